@@ -1,0 +1,184 @@
+"""Domains: what one parameter of a search space may be, in Optuna's own words.
+
+A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range.
+"""
+
+import math
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from nas.allowed import Allowed, Interval
+from nas.errors import SearchSpaceError
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[Value, ...]
+
+    def draw(self, rng: Random) -> Value:
+        """A value, each as likely."""
+        return self.values[int(rng.random() * len(self.values))]
+
+    def grid(self) -> tuple[Value, ...]:
+        """The values worth trying in a search along one parameter: here all."""
+        return self.values
+
+    def holds(self, value: object) -> bool:
+        """Whether it is one of the values, of the same type."""
+        return any(type(value) is type(x) and value == x for x in self.values)
+
+    def suggest(self, trial: "Trial", name: str) -> Value:
+        """The trial's value."""
+        value: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
+        return value
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's counterpart."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class IntRange:
+    """Whole numbers from low to high, both included, drawn evenly or evenly in the logarithm."""
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+    def draw(self, rng: Random) -> int:
+        """A number of the range."""
+        if self.log:
+            drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            return min(max(round(drawn), self.low), self.high)
+        return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
+
+    def grid(self) -> tuple[int, ...]:
+        """Every number of the range."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
+    def holds(self, value: object) -> bool:
+        """Whether it is a number of the range."""
+        return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def suggest(self, trial: "Trial", name: str) -> int:
+        """The trial's value."""
+        return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's counterpart."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRange:
+    """Numbers from low to high, in steps, evenly, or evenly in the logarithm."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def draw(self, rng: Random) -> float:
+        """A number of the range."""
+        if self.log:
+            return min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
+        if self.step is None:
+            return rng.uniform(self.low, self.high)
+        steps = round((self.high - self.low) / self.step)
+        # Rounded, so that 0.1 + 2 * 0.05 is 0.2, as in Optuna.
+        return round(self.low + self.step * int(rng.random() * (steps + 1)), 12)
+
+    def grid(self) -> tuple[float, ...]:
+        """Both ends."""
+        return self.low, self.high
+
+    def holds(self, value: object) -> bool:
+        """Whether it is a number between low and high."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def suggest(self, trial: "Trial", name: str) -> float:
+        """The trial's value."""
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's counterpart."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+Domain = Choice | IntRange | FloatRange
+
+
+def read(data: object, allowed: Allowed, where: str) -> Domain | Value:
+    """The domain, or the fixed value, in a TOML value; raises `SearchSpaceError` beginning with `where`."""
+    if isinstance(data, dict):
+        return _range(data, allowed, where)
+    if not isinstance(data, list):
+        return _value(data, allowed, where)
+    if not data:
+        raise SearchSpaceError(f"{where}: an empty list, allowed: at least one of: {allowed}")
+    values = tuple(_value(item, allowed, where) for item in data)
+    if len(set(values)) < len(values):
+        raise SearchSpaceError(f"{where}: {data} names a value twice")
+    return Choice(values) if len(values) > 1 else values[0]
+
+
+def _value(data: Any, allowed: Allowed, where: str) -> Value:
+    if not allowed.holds(data):
+        raise SearchSpaceError(f"{where}: {data!r}, allowed: {allowed}")
+    # One type a parameter: 0 and 0.0 would be two choices to Optuna's storage.
+    value: Value = float(data) if isinstance(allowed, Interval) and allowed.kind is float else data
+    return value
+
+
+def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value:
+    if not isinstance(allowed, Interval):
+        raise SearchSpaceError(f"{where}: a range, allowed: a value or a list of: {allowed}")
+    if unknown := data.keys() - {"low", "high", "step", "log"}:
+        raise SearchSpaceError(f"{where}: unknown key {', '.join(sorted(unknown))}, allowed: low, high, step, log")
+    if missing := {"low", "high"} - data.keys():
+        raise SearchSpaceError(f"{where}: {' and '.join(sorted(missing))} missing from a range")
+    low, high = (_value(data[key], allowed, f"{where}: {key}") for key in ("low", "high"))
+    log = data.get("log", False)
+    if not isinstance(log, bool):
+        raise SearchSpaceError(f"{where}: log: {log!r}, allowed: true, false")
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    if low > high:
+        raise SearchSpaceError(f"{where}: low ({low}) is above high ({high})")
+    if log and low <= 0:
+        raise SearchSpaceError(f"{where}: low ({low}) with log, allowed: above 0")
+    if low == high:
+        return low
+    step = data.get("step")
+    if step is not None:
+        _check_step(step, allowed.kind, low, high, log, where)
+    if allowed.kind is int:
+        return IntRange(int(low), int(high), step or 1, log)
+    return FloatRange(low, high, float(step) if step is not None else None, log)
+
+
+def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where: str) -> None:
+    positive = Interval(float, 0, open_low=True) if kind is float else Interval(int, 1)
+    if not positive.holds(step):
+        raise SearchSpaceError(f"{where}: step: {step!r}, allowed: {positive}")
+    if log:
+        raise SearchSpaceError(f"{where}: step and log together, allowed: one of them")
+    steps = (high - low) / step
+    if abs(steps - round(steps)) > 1e-9:
+        raise SearchSpaceError(f"{where}: high ({high}) is not low ({low}) plus a whole number of steps of {step}")

@@ -1,0 +1,166 @@
+"""Samplers that hand out only candidates that keep the limits and are new to the study.
+
+Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one
+misleads them and wastes trials. Here discarding happens inside the sampling, before Optuna has a trial to spend:
+the first candidates are drawn at random until one is feasible; later ones are proposed by TPE and, where a
+proposal misses a limit, changed a few parameters at a time until it keeps it.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.constraints import Constraint
+from nas.domains import Value
+from nas.errors import NasError
+from nas.screening import DUPLICATE, Verdict, judge
+from nas.search_space import Candidate, SearchSpace
+
+NUM_STARTUP = 20
+MAX_TRIES = 20_000
+NUM_PROPOSALS = 4  # of TPE before the last is mended: each costs as much as some 200 judgements
+
+
+class NothingNewError(NasError):
+    """No feasible candidate that the study does not have yet was found in many tries."""
+
+
+class Discard(NamedTuple):
+    """A candidate that was drawn and not trained."""
+
+    values: dict[str, Value]
+    verdict: Verdict
+
+
+class FeasibleSampler(BaseSampler):
+    """Hands Optuna only feasible, new candidates of a search space; learns by TPE from the trained ones.
+
+    Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
+    resumed study goes on as if it had never stopped. `seen` holds the fingerprints of those candidates.
+    `sample_relative` raises `NothingNewError` after `MAX_TRIES` draws; the trial that asked is then still running.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        constraints: Sequence[Constraint],
+        *,
+        seed: int,
+        seen: set[str] | None = None,
+        num_startup: int = NUM_STARTUP,
+    ) -> None:
+        self.space = space
+        self.constraints = tuple(constraints)
+        self.seed = seed
+        self.seen = set() if seen is None else seen
+        self.num_startup = num_startup
+        self.counts: Counter[str] = Counter()  # discards by reason since they were last taken
+        self.discards: list[Discard] = []
+        self.keep = 0  # how many more discards to keep whole
+        self.num_draws = 0
+        self._distributions = space.distributions()
+        self._independent = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, always: it is flat and static."""
+        return self._distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Values of every parameter of a feasible, new candidate; none for an enqueued trial, which has its own."""
+        if "fixed_params" in trial.system_attrs:
+            return {}
+        rng = Random(f"{self.seed} {len(self.seen)}")
+        self.num_draws = 0
+        trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(trained) < self.num_startup:
+            drawn = self._screen(self.space.draw(rng) for _ in range(MAX_TRIES))
+        else:
+            drawn = self._learned(self._proposals(study, trial, rng), rng)
+        if drawn is None:
+            raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
+        return drawn
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value for a parameter that is not of the space."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Draws of a copy in another process differ from now on."""
+        self.seed = Random().getrandbits(32)
+        self._independent.reseed_rng()
+
+    def take_discards(self) -> tuple[Counter[str], list[Discard]]:
+        """The discards since the last call: all of them counted by reason, the first `keep` whole."""
+        counts, discards = self.counts, self.discards
+        self.counts, self.discards = Counter(), []
+        return counts, discards
+
+    def _proposals(self, study: optuna.Study, trial: FrozenTrial, rng: Random) -> Iterator[dict[str, Any]]:
+        # A sampler of its own for each candidate: Optuna does not save a sampler's random state, the seed here
+        # comes from the study. constant_liar would write to the storage at every proposal.
+        tpe = TPESampler(multivariate=True, constant_liar=False, n_startup_trials=1, seed=rng.getrandbits(32))
+        for _ in range(NUM_PROPOSALS):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                yield tpe.sample_relative(study, trial, self._distributions)
+
+    def _screen(self, proposals: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The first feasible, new proposal."""
+        return next((values for values in proposals if self._judge(values).reason == ""), None)
+
+    def _learned(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
+        """The first proposal that is feasible and new, or the one that comes closest, mended."""
+        least, closest = math.inf, self.space.draw(rng)
+        for values in proposals:
+            verdict = self._judge(values)
+            if not verdict.reason:
+                return values
+            if verdict.violation <= least:
+                least, closest = verdict.violation, values
+        while self.num_draws < MAX_TRIES:
+            mended = self._mend(least, closest, rng)
+            if mended is not None:
+                return mended
+            least, closest = math.inf, self.space.draw(rng)
+        return None
+
+    def _mend(self, violation: float, values: dict[str, Any], rng: Random, tries: int = 1_000) -> dict[str, Any] | None:
+        """A feasible, new candidate near `values`: random changes, kept while they bring it no further from the limits."""
+        names = list(self.space.domains)
+        for _ in range(tries):
+            changed = dict(values)
+            for name in rng.sample(names, min(len(names), 1 + int(rng.expovariate(0.5)))):
+                changed[name] = self.space.domains[name].draw(rng)
+            verdict = self._judge(changed)
+            if not verdict.reason:
+                return changed
+            if verdict.violation <= violation:
+                violation, values = verdict.violation, changed
+        return None
+
+    def _judge(self, values: dict[str, Any]) -> Verdict:
+        """The verdict, "duplicate" where the study has the candidate already; discards are counted, the first kept."""
+        self.num_draws += 1
+        verdict = judge(self.space, self.constraints, values)
+        if verdict.architecture is not None and not verdict.reason:
+            fingerprint = Candidate(verdict.architecture, self.space.recipe(values)).fingerprint()
+            if fingerprint not in self.seen:
+                self.seen.add(fingerprint)
+                return verdict
+            verdict = verdict._replace(reason=DUPLICATE)
+        self.counts[verdict.reason] += 1
+        if len(self.discards) < self.keep:
+            self.discards.append(Discard(values, verdict))
+        return verdict

@@ -1,0 +1,180 @@
+"""Screening: whether a drawn candidate keeps the limits, and what a whole search space makes of them.
+
+Neither torch nor Optuna here: a judgement takes some 100 microseconds.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from nas.architecture import Architecture
+from nas.constraints import Constraint, worst
+from nas.cost import Cost, cost_of
+from nas.domains import Value
+from nas.errors import ShapeError
+from nas.search_space import SearchSpace
+
+IMPOSSIBLE_SHAPE = "impossible_shape"
+DUPLICATE = "duplicate"
+
+
+class Verdict(NamedTuple):
+    """What screening says of a candidate. `reason` is empty for a feasible one, else why it is discarded:
+    a constraint's metric or "impossible_shape" (then there is no cost)."""
+
+    architecture: Architecture | None
+    cost: Cost | None
+    reason: str
+    violation: float  # the sum of what the constraints are missed by; infinite for an impossible shape
+
+
+def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Verdict:
+    """The verdict on the candidate that the values stand for; no module is built."""
+    try:
+        architecture = space.architecture(values)
+        cost = cost_of(architecture)
+    except ShapeError:
+        return Verdict(None, None, IMPOSSIBLE_SHAPE, math.inf)
+    binding = worst(constraints, cost)
+    if binding is None:
+        return Verdict(architecture, cost, "", 0.0)
+    violation = sum(max(0.0, constraint.violation(cost)) for constraint in constraints)
+    return Verdict(architecture, cost, binding.metric, violation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReport:
+    """One constraint against the space.
+
+    `share_alone` of all draws keep it. `admits_one_percent` is the bound, everything else as it is, at which
+    1 % of all draws would be feasible; None where the other limits alone admit less.
+    """
+
+    constraint: Constraint
+    share_alone: float
+    admits_one_percent: int | None
+    binds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceReport:
+    """What a search space makes of limits, from `num_draws` random draws.
+
+    `smallest` is the network with the fewest parameters that was found in the space, `smallest_within_limits`
+    the one with the fewest among those that keep every limit on other metrics (None: none was found).
+    `discards` counts draws by reason.
+    """
+
+    space: str
+    num_draws: int
+    num_feasible: int
+    discards: Mapping[str, int]
+    limits: tuple[LimitReport, ...]
+    smallest: Cost | None
+    smallest_within_limits: Cost | None
+
+    @property
+    def feasible_share(self) -> float:
+        """Share of the draws that keep all limits."""
+        return self.num_feasible / self.num_draws
+
+    def lines(self) -> list[str]:
+        """The report as text, a fact a line."""
+        share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
+        lines = [f"space {self.space}: {share}"]
+        if self.discards:
+            lines.append("discarded: " + ", ".join(f"{reason} {count:,}" for reason, count in self.discards.items()))
+        for limit in self.limits:
+            text = f"{limit.constraint}: kept by {limit.share_alone:.2%} of the draws"
+            if limit.binds:
+                text += "; this limit binds"
+                text += (
+                    f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent} would admit 1 %"
+                    if limit.admits_one_percent is not None
+                    else "; no value of it would admit 1 %, the other limits alone leave less"
+                )
+            lines.append(text)
+        for label, cost in (
+            ("smallest network of the space", self.smallest),
+            ("smallest within the other limits", self.smallest_within_limits),
+        ):
+            if cost is not None:
+                lines.append(f"{label}: {cost.params:,} parameters, receptive field {cost.receptive_field}")
+        return lines
+
+
+def survey(
+    space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
+) -> SpaceReport:
+    """What the space makes of the limits: feasible share, smallest network, the limit that binds. 1 to 3 seconds."""
+    rng = Random(seed)
+    discards: Counter[str] = Counter()
+    possible: list[tuple[Cost, dict[str, Value]]] = []
+    num_feasible = 0
+    for _ in range(num_draws):
+        values = space.draw(rng)
+        verdict = judge(space, constraints, values)
+        if verdict.cost is not None:
+            possible.append((verdict.cost, values))
+        if verdict.reason:
+            discards[verdict.reason] += 1
+        else:
+            num_feasible += 1
+    costs = [cost for cost, _ in possible]
+    shares = [sum(c.violation(cost) <= 0 for cost in costs) / num_draws for c in constraints]
+    binding = min(range(len(shares)), key=shares.__getitem__, default=None)
+    others = [c for c in constraints if c.metric != "params"]
+    starts = sorted(possible, key=lambda item: item[0].params)
+    within = [item for item in starts if worst(others, item[0]) is None]
+    return SpaceReport(
+        space=space.name,
+        num_draws=num_draws,
+        num_feasible=num_feasible,
+        discards=dict(discards.most_common()),
+        limits=tuple(
+            LimitReport(
+                constraint=constraint,
+                share_alone=shares[index],
+                admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
+                binds=index == binding,
+            )
+            for index, constraint in enumerate(constraints)
+        ),
+        smallest=_smallest(space, (), [values for _, values in starts[:3]]),
+        smallest_within_limits=_smallest(space, others, [values for _, values in within[:3]]) if constraints else None,
+    )
+
+
+def _admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:
+    constraint = constraints[index]
+    others = [c for i, c in enumerate(constraints) if i != index]
+    values = sorted(
+        (getattr(cost, constraint.metric) for cost in costs if worst(others, cost) is None),
+        reverse=constraint.relation == ">=",
+    )
+    return values[wanted - 1] if len(values) >= wanted else None
+
+
+def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
+    """The cost with the fewest parameters that changing one value at a time leads to from any start."""
+    best: Cost | None = None
+    for start in starts:
+        values, cost = dict(start), judge(space, (), start).cost
+        assert cost is not None
+        improved = True
+        while improved:
+            improved = False
+            for name, domain in space.domains.items():
+                if name.startswith("recipe."):
+                    continue
+                for value in domain.grid():
+                    changed = {**values, name: value}
+                    verdict = judge(space, constraints, changed)
+                    if not verdict.reason and verdict.cost is not None and verdict.cost.params < cost.params:
+                        values, cost, improved = changed, verdict.cost, True
+        if best is None or cost.params < best.params:
+            best = cost
+    return best
