@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import reprlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+MAX_DEPTH = 20  # of layers within layers in a file: far more than is of use, far less than Python's stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,9 @@ class Architecture:
         """The architecture in what `to_json` gave; raises `ArchitectureError` beginning with `where`."""
         try:
             fields = _object(data, required={"version", "input_shape", "layers"})
-            if fields["version"] != VERSION:
-                raise ArchitectureError(f"version is {fields['version']!r}, allowed: {VERSION}")
+            version = fields["version"]
+            if type(version) is not int or version != VERSION:
+                raise ArchitectureError(f"version is {reprlib.repr(version)}, allowed: {VERSION}")
             architecture = cls(
                 input_shape=_input_shape(fields["input_shape"]),
                 layers=_layers_from_json(fields["layers"], "layers"),
@@ -106,6 +109,8 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
 def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
     if not isinstance(data, list) or not data:
         raise ArchitectureError(f"{position}: {_short(data)} found, allowed: a list of at least one layer")
+    if position.count("layers") > MAX_DEPTH:
+        raise ArchitectureError(f"{position}: too deep, allowed: {MAX_DEPTH} lists of layers within one another")
     layers = []
     for index, item in enumerate(data):
         where = f"{position}[{index}]"
@@ -151,5 +156,5 @@ def _input_shape(data: object) -> Shape:
 
 
 def _short(data: object) -> str:
-    text = repr(data)
+    text = reprlib.repr(data)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,6 @@
 """Layers made of layers, and the table of all kinds."""
 
+import reprlib
 from dataclasses import dataclass
 
 from nas.errors import ArchitectureError, ShapeError
@@ -9,6 +10,7 @@ from nas.layers import (
     BatchNorm,
     Call,
     Conv,
+    Convolution,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -34,47 +36,47 @@ def sequential(layers: tuple[Layer, ...], shape: Shape) -> Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DepthwiseSeparable(Layer):
+class DepthwiseSeparable(Convolution):
     """A convolution per channel, then a 1x1 convolution across channels."""
 
     kind = "depthwise_separable"
-    out_channels: int
-    kernel_size: int
-    stride: int = 1
-    padding: int | str = 0
-    dilation: int = 1
-    bias: bool = True
 
-    def __post_init__(self) -> None:
-        self._check_counts("out_channels")
-        depthwise = self._depthwise(1)  # checks the rest
-        object.__setattr__(self, "padding", depthwise.padding)
-
-    def _depthwise(self, channels: int) -> Conv:
-        return Conv(
+    def _parts(self, shape: Shape) -> tuple[Layer, ...]:
+        channels, _, _ = feature_map(self.kind, shape)
+        depthwise = Conv(
             out_channels=channels,
             kernel_size=self.kernel_size,
             stride=self.stride,
-            padding=self.padding,  # type: ignore[arg-type]  # Conv checks it
+            padding=self.padding,
             dilation=self.dilation,
             groups=channels,
             bias=self.bias,
         )
-
-    def _parts(self, shape: Shape) -> tuple[Layer, ...]:
-        channels, _, _ = feature_map(self.kind, shape)
-        return self._depthwise(channels), Conv(out_channels=self.out_channels, kernel_size=1, bias=self.bias)
+        return depthwise, Conv(out_channels=self.out_channels, kernel_size=1, bias=self.bias)
 
     def measure(self, shape: Shape) -> Measure:
-        return chain(self._parts(shape), shape)
+        try:
+            return chain(self._parts(shape), shape)
+        except ShapeError as error:
+            raise ShapeError(f"{self.kind}'s {error.text}" if error.position else error.text) from None
 
     def module(self, shape: Shape) -> Call:
         return sequential(self._parts(shape), shape)
 
 
+MAX_REPEATED = 1000
+
+
 def _check_layers(layer: "Residual | Repeat") -> None:
     good = type(layer.layers) is tuple and len(layer.layers) > 0 and all(isinstance(x, Layer) for x in layer.layers)
     layer._check(good, "layers", "at least one layer")
+    if ends := [x.kind for x in layer.layers if x.ends_features]:
+        raise ArchitectureError(f"{layer.kind}: layers holds {ends[0]}, allowed: layers that keep a feature map a map")
+
+
+def _num_layers(layers: tuple[Layer, ...]) -> int:
+    """Number of layers with every repetition written out."""
+    return sum(getattr(x, "times", 1) * _num_layers(x.children()) or 1 for x in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +104,8 @@ class Residual(Layer):
                 f"residual's branch turns {shape} into {branch.output_shape}, its {way} into {shortcut.output_shape}"
             )
         # The input stays alive while the branch runs, the branch's output while the shortcut does.
-        peak, inner, held = 0, shape, 0
-        for layer in self.layers:
-            m = layer.measure(inner)
-            peak, inner, held = max(peak, m.peak_elements + held), m.output_shape, size(shape)
-        out = size(branch.output_shape)
-        if self.projection:
-            peak = max(peak, size(shape) + 2 * out)
+        held, out = size(shape), size(branch.output_shape)
+        peak = max(branch.held_peak_elements, held + 2 * out if self.projection else 0)
         return Measure(
             output_shape=branch.output_shape,
             params=branch.params + shortcut.params,
@@ -117,6 +114,7 @@ class Residual(Layer):
             peak_elements=max(peak, 3 * out),
             extent=branch.extent,
             stride=branch.stride,
+            held_peak_elements=max(peak, 3 * out + (held if self.projection else 0)),
         )
 
     def module(self, shape: Shape) -> Call:
@@ -143,14 +141,15 @@ class Repeat(Layer):
     def __post_init__(self) -> None:
         _check_layers(self)
         self._check_counts("times")
+        self._check(_num_layers((self,)) <= MAX_REPEATED, "times", f"what makes at most {MAX_REPEATED} layers in all")
         self._check(type(self.shared) is bool, "shared", "true or false")
 
     def measure(self, shape: Shape) -> Measure:
-        total = chain(self.layers * self.times, shape)
-        if not self.shared:
+        total = chain(self.layers, shape, self.times)
+        if not self.shared or self.times == 1:
             return total
         once = chain(self.layers, shape)
-        if self.times > 1 and once.output_shape[0] != shape[0]:
+        if once.output_shape[0] != shape[0]:
             raise ShapeError(
                 f"repeat with shared weights turns {shape} into {once.output_shape}, which its layers cannot take again"
             )
@@ -188,5 +187,5 @@ KINDS: dict[str, type[Layer]] = {
 def kind_of(name: object) -> type[Layer]:
     """The layer class of a kind's name."""
     if not isinstance(name, str) or name not in KINDS:
-        raise ArchitectureError(f"kind is {name!r}, allowed: {', '.join(KINDS)}")
+        raise ArchitectureError(f"kind is {reprlib.repr(name)}, allowed: {', '.join(KINDS)}")
     return KINDS[name]

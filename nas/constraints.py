@@ -76,3 +76,27 @@ def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
         if relation == ">=" and upper is not None and lower.bound > upper.bound:
             raise ConstraintError(f"limits contradict: {lower} and {upper}")
     return tuple(tightest.values())
+
+
+def limits(
+    input_shape: Sequence[int],
+    *,
+    max_params: int | None = None,
+    min_receptive_field: int | None = None,
+    max_macs: int | None = None,
+    max_activation_bytes: int | None = None,
+    max_weight_bytes: int | None = None,
+    constraints: Sequence[str | Constraint] = (),
+) -> tuple[Constraint, ...]:
+    """The constraints that the options stand for; the receptive field must cover the image unless told otherwise."""
+    side = max(input_shape[1:])
+    bounds = (
+        ("params", "<=", max_params),
+        ("receptive_field", ">=", side if min_receptive_field is None else min_receptive_field),
+        ("macs", "<=", max_macs),
+        ("peak_activation_bytes", "<=", max_activation_bytes),
+        ("weight_bytes", "<=", max_weight_bytes),
+    )
+    named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
+    others = [Constraint.parse(c) if isinstance(c, str) else c for c in constraints]
+    return combine([*named, *others])

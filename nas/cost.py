@@ -51,8 +51,7 @@ def cost_of(architecture: Architecture) -> Cost:
         params += m.params
         macs += m.macs
         buffer_bytes += m.buffer_bytes
-        if m.peak_elements > peak:
-            peak = m.peak_elements
+        peak = max(peak, m.peak_elements)
         extent += (m.extent - 1) * jump
         jump *= m.stride
     return Cost(params, macs, receptive_field or extent, peak * FLOAT_BYTES, params * FLOAT_BYTES + buffer_bytes)

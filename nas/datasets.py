@@ -6,17 +6,18 @@ Whole datasets are held in memory as bytes; `nas.training` scales and augments t
 import contextlib
 import difflib
 import hashlib
+import math
 import os
 import socket
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import DatasetError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 SPLIT_SEED = 0  # of its own: a study's seed must not move examples between train, val and test
@@ -70,9 +71,10 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
         return name, f"{name} was asked for"
     mnist, root = PUBLISHED["mnist"], _data_root(data_root)
     place = root / mnist.folder
-    if not mnist.missing(root, test=False):
+    url, archives = mnist.archives(root)
+    if _exist(mnist.unpacked(root, test=False)) or _exist(archives):
         return "mnist", f"MNIST found in {place}"
-    if not (reason := _unreachable(mnist.url()) if download else "downloads are off"):
+    if not (reason := _unreachable(url) if download else "downloads are off"):
         return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
     digits = "scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
     return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): using {digits}"
@@ -82,7 +84,7 @@ def load(name: str | None = None, *, data_root: str | Path | None = None, downlo
     """The dataset of that name (or the one that `resolve` picks), split into train and val, the same every time."""
     name, _ = resolve(name, data_root=data_root, download=download)
     pool, classes = _read(name, data_root, download=download, test=False)
-    kept, held_out = _hold_out(pool.labels, classes, parts=6, where=name)
+    kept, held_out = _hold_out(pool.labels, classes, parts=6, where=f"{name}, train and val")
     train, val = (Split(images=pool.images[i], labels=pool.labels[i]) for i in (kept, held_out))
     mean, std = _statistics(train.images)
     return Dataset(
@@ -131,16 +133,17 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
     """The test split or everything else, and the names of the classes."""
     if name == "digits":
         return _read_digits(test=test)
-    if name.startswith("folder:"):
-        return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
-    source, root = PUBLISHED[name], _data_root(data_root)
-    source.provide(name, root, download=download, test=test)
-    return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
+    try:
+        if name.startswith("folder:"):
+            return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
+        source, root = PUBLISHED[name], _data_root(data_root)
+        _provide(name, source, root, download=download, test=test)
+        return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
+    except OSError as error:
+        raise DatasetError(f"{error.filename}: {error.strerror}") from None
 
 
-def _hold_out(
-    labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str, least: int | None = None
-) -> tuple["Tensor", "Tensor"]:
+def _hold_out(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
     """Indices, each ascending: of what is kept, and of one part in `parts` held out, stratified.
 
     Rounding up, and `parts` of each class at the least, leave no class without an example on either side.
@@ -148,10 +151,9 @@ def _hold_out(
     import torch
     from sklearn.model_selection import train_test_split
 
-    least = least or parts
     for label, count in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True):
-        if count < least:
-            raise DatasetError(f"{where}: class {label!r} has {count} images to split, allowed: at least {least}")
+        if count < parts:
+            raise DatasetError(f"{where}: class {label!r} has {count} images to split, allowed: at least {parts}")
     size = -(-len(labels) // parts)
     sides = train_test_split(range(len(labels)), test_size=size, random_state=SPLIT_SEED, stratify=labels.numpy())
     kept, held_out = (torch.tensor(sorted(side)) for side in sides)
@@ -162,14 +164,13 @@ def _statistics(images: "Tensor") -> tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation per channel, of 0..1; from histograms, thus exact and the same on every machine."""
     import torch
 
-    means, stds = [], []
+    values, means, stds = torch.arange(256), [], []
     for channel in images.unbind(1):
-        counts = torch.bincount(channel.flatten(), minlength=256).tolist()
-        total = sum(counts)
-        mean = sum(value * count for value, count in enumerate(counts)) / total
-        variance = sum((value - mean) ** 2 * count for value, count in enumerate(counts)) / total
-        means.append(mean / 255)
-        stds.append(variance**0.5 / 255 or 1.0)  # a constant channel says nothing; dividing by 1 keeps it finite
+        counts, total = torch.bincount(channel.flatten(), minlength=256), channel.numel()
+        first, second = int((counts * values).sum()), int((counts * values**2).sum())
+        means.append(first / total / 255)
+        # exact up to the root; a constant channel says nothing, and dividing it by 1 keeps it finite
+        stds.append(math.sqrt(second * total - first**2) / total / 255 or 1.0)
     return tuple(means), tuple(stds)
 
 
@@ -177,8 +178,8 @@ def _fingerprint(*splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(tuple(split.images.shape)).encode())
-        digest.update(split.images.contiguous().numpy())
-        digest.update(split.labels.numpy())
+        digest.update(split.images.numpy().data)
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -187,113 +188,91 @@ def _fingerprint(*splits: Split) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Published:
-    kind: str  # the class in torchvision.datasets
-    folder: str  # where, below the data root, torchvision unpacks
+    """kind: the class in torchvision.datasets; folder: where it unpacks to; stems: of the names of its idx files."""
+
+    kind: str
+    folder: str
     classes: tuple[str, ...]
-    train: tuple[str, ...] = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    test: tuple[str, ...] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    options: Mapping[str, str] = field(default_factory=dict)
-    transposed: bool = False
+    stems: tuple[str, str] = ("train", "t10k")
 
     def torchvision_class(self) -> Any:
         import torchvision
 
         return getattr(torchvision.datasets, self.kind)
 
-    def url(self) -> str:
-        """Address of the (first) archive."""
+    def archives(self, root: Path) -> tuple[str, dict[Path, str]]:
+        """Address of the first archive, and the MD5 of each by its path."""
         kind = self.torchvision_class()
-        return str(kind.url if hasattr(kind, "url") else kind.mirrors[0] + kind.resources[0][0])
-
-    def archives(self, root: Path) -> dict[Path, str]:
-        """MD5 of each archive, by its path."""
-        kind = self.torchvision_class()
-        if hasattr(kind, "tgz_md5"):  # CIFAR10
-            return {root / kind.filename: kind.tgz_md5}
-        if hasattr(kind, "url"):  # EMNIST: one for all its parts
-            return {root / self.folder / Path(kind.url).name: kind.md5}
-        return {root / self.folder / filename: md5 for filename, md5 in kind.resources}
+        if self.kind == "CIFAR10":
+            return kind.url, {root / kind.filename: kind.tgz_md5}
+        if self.kind == "EMNIST":
+            return kind.url, {root / self.folder / Path(kind.url).name: kind.md5}
+        files = {root / self.folder / filename: md5 for filename, md5 in kind.resources}
+        return kind.mirrors[0] + kind.resources[0][0], files
 
     def unpacked(self, root: Path, *, test: bool) -> list[Path]:
-        """Paths of the files to read."""
-        return [root / self.folder / filename for filename in (self.test if test else self.train)]
+        if self.kind == "CIFAR10":
+            return [root / self.folder / "batches.meta"]  # torchvision itself checks the others
+        stem = self.stems[test]
+        return [root / self.folder / f"{stem}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
-    def missing(self, root: Path, *, test: bool) -> list[Path]:
-        """Archives that would have to be downloaded; none where the unpacked files are already there."""
-        if all(path.is_file() for path in self.unpacked(root, test=test)):
-            return []
-        return [path for path in self.archives(root) if not path.is_file()]
 
-    def provide(self, name: str, root: Path, *, download: bool, test: bool) -> None:
-        """Nothing; afterwards the unpacked files are there."""
-        from http.client import HTTPException
+def _provide(name: str, source: _Published, root: Path, *, download: bool, test: bool) -> None:
+    """Nothing; afterwards the unpacked files are there."""
+    from http.client import HTTPException
 
-        if all(path.is_file() for path in self.unpacked(root, test=test)):
-            return
-        archives, missing = self.archives(root), self.missing(root, test=test)
-        for path, md5 in archives.items():
-            # torchvision would take a damaged archive for a missing one, and go to the network
-            if path not in missing and (found := _md5(path)) != md5:
-                raise DatasetError(f"{path}: MD5 is {found}, allowed: {md5}; delete it and run again to download it")
-        if missing and (reason := _unreachable(self.url()) if download else "downloads are off"):
-            files = ", ".join(str(path.relative_to(root)) for path in archives)
-            raise DatasetError(f"{name}: not in {root}: {reason}; allowed there: {files}; {ELSEWHERE}")
-        try:
-            (root / self.folder).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=root / self.folder).close()
-        except OSError as error:
-            advice = f"copy the data to a writable place; {ELSEWHERE}"
-            raise DatasetError(f"{root / self.folder}: cannot be written ({error.strerror}): {advice}") from None
-        try:
-            with _socket_timeout():
-                self.torchvision_class()(root, train=not test, download=True, **self.options)
-        except (OSError, RuntimeError, HTTPException) as error:
-            for path in missing:  # half an archive would stand in the way of the next attempt
-                if path.is_file() and _md5(path) != archives[path]:
-                    path.unlink()
-            reason = " ".join(str(error).split())
-            raise DatasetError(f"{name}: not downloaded and unpacked to {root / self.folder}: {reason}") from None
+    if _exist(source.unpacked(root, test=test)):
+        return
+    folder, (url, archives) = root / source.folder, source.archives(root)
+    missing = [path for path in archives if not path.is_file()]
+    for path, md5 in archives.items():
+        # torchvision would take a damaged archive for a missing one, and go to the network
+        if path not in missing and (found := _md5(path)) != md5:
+            raise DatasetError(f"{path}: MD5 is {found}, allowed: {md5}; delete it and run again to download it anew")
+    if missing and (reason := _unreachable(url) if download else "downloads are off"):
+        files = ", ".join(str(path.relative_to(root)) for path in archives)
+        raise DatasetError(f"{name}: not in {root}, and {reason}; allowed there: {files}; {ELSEWHERE}")
+    options = {"split": "digits"} if source.kind == "EMNIST" else {}
+    timeout = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(SILENCE_SECONDS)
+        source.torchvision_class()(root, train=not test, download=True, **options)
+    except (OSError, RuntimeError, HTTPException) as error:
+        for path in missing:  # half an archive would stand in the way of the next attempt
+            if path.is_file() and _md5(path) != archives[path]:
+                path.unlink()
+        text = f"cannot be downloaded and unpacked there ({_one_line(error)}); it must be writable; {ELSEWHERE}"
+        raise DatasetError(f"{folder}: {name} {text}") from None
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def _unreachable(url: str) -> str:
     """Why nothing can be downloaded from there; empty where it can. torchvision itself would wait for ever."""
-    import urllib.error
-    import urllib.request
     from http.client import HTTPException
+    from urllib import request
 
     host = url.split("/")[2]
     try:
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        return f"{url} answers {error.code}"
+        request.urlopen(request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
+        reason = getattr(error, "reason", error)  # of an URLError, what it wraps
         if isinstance(reason, socket.gaierror):
             return f"could not resolve host {host}"
-        if isinstance(reason, TimeoutError):
-            return f"no answer from {host} in {PROBE_SECONDS:g} s"
-        return f"{host}: {reason}"
+        return f"could not reach {host}: {_one_line(reason)}"
     return ""
 
 
-@contextlib.contextmanager
-def _socket_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _exist(paths: Iterable[Path]) -> bool:
+    return all(path.is_file() for path in paths)
 
 
 def _md5(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from None
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
@@ -301,9 +280,9 @@ def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
     images, labels = _idx(images_path, num_axes=3), _idx(labels_path, num_axes=1).long()
     if len(images) != len(labels):
         raise DatasetError(f"{labels_path}: {len(labels)} labels found, allowed: {len(images)}, one an image")
-    if len(labels) and (highest := int(labels.max())) >= len(source.classes):
+    if (highest := int(labels.max())) >= len(source.classes):
         raise DatasetError(f"{labels_path}: label {highest} found, allowed: 0 to {len(source.classes) - 1}")
-    if source.transposed:
+    if source.kind == "EMNIST":  # stored on their side
         images = images.transpose(1, 2)
     return Split(images=images.unsqueeze(1).contiguous(), labels=labels)
 
@@ -312,19 +291,13 @@ def _idx(path: Path, *, num_axes: int) -> "Tensor":
     """The uint8 array in an unpacked idx file, whose size must be what its header says: never half a dataset."""
     import torch
 
-    try:
-        data = bytearray(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from None
+    data = bytearray(path.read_bytes())
     start = 4 + 4 * num_axes
     if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) <= start:
         raise DatasetError(f"{path}: not an idx file of bytes with {num_axes} axes; delete it and run again")
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4)]
-    expected = start + torch.Size(shape).numel()
-    if len(data) != expected:
-        raise DatasetError(
-            f"{path}: {len(data)} bytes found, allowed: {expected} by its header; delete it and run again"
-        )
+    if len(data) != (size := start + math.prod(shape)):
+        raise DatasetError(f"{path}: {len(data)} bytes found, allowed: {size} by its header; delete it and run again")
     return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
 
 
@@ -333,15 +306,11 @@ def _read_cifar10(source: _Published, root: Path, *, test: bool) -> Split:
 
     try:
         data = source.torchvision_class()(root, train=not test)  # checks every file's MD5
-    except (OSError, RuntimeError):
-        folder = root / source.folder
-        raise DatasetError(
-            f"{folder}: damaged, a file's MD5 is not the published one; delete it and run again"
-        ) from None
-    return Split(images=torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), labels=torch.tensor(data.targets))
-
-
-# What needs no download.
+    except RuntimeError:
+        text = "a file is missing, or its MD5 is not the published one; delete the folder and run again"
+        raise DatasetError(f"{root / source.folder}: {text}") from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images=images, labels=torch.tensor(data.targets))
 
 
 def _read_digits(*, test: bool) -> tuple[Split, tuple[str, ...]]:
@@ -368,8 +337,7 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
             found = "train/ has none of that name" if odd[0] in test_classes else "in train/ only"
             raise DatasetError(f"{path / 'test'}: class {odd[0]!r}: {found}, allowed: {', '.join(classes)}")
     else:
-        # of 8 at most 2 go to test, and the 6 that are left can be split into train and val
-        kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"), least=8)
+        kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
         test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
         files, labels = [files[i] for i in kept.tolist()], labels[kept]
     mode = _common_mode([*files, *test_files])  # reads headers only: a misfit in test/ must not surface after a search
@@ -385,9 +353,8 @@ def _list(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
 
     try:
         listing = ImageFolder(folder, allow_empty=True)
-    except OSError:
-        layout = f"{folder}/CLASS/*.png"
-        raise DatasetError(f"{folder}: no folder with a folder for each class found, allowed: {layout}") from None
+    except FileNotFoundError:
+        raise DatasetError(f"{folder}: no folder with a folder for each class, allowed: {folder}/CLASS/*.png") from None
     labels = torch.tensor([label for _, label in listing.samples], dtype=torch.int64)
     for label, count in zip(listing.classes, torch.bincount(labels, minlength=len(listing.classes)), strict=True):
         if not count:
@@ -397,27 +364,16 @@ def _list(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
     return [Path(file) for file, _ in listing.samples], labels, tuple(listing.classes)
 
 
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise DatasetError(f"{file}: not a readable image ({' '.join(str(error).split())})") from None
-
-
 def _common_mode(files: list[Path]) -> str:
-    """ "L" if every image is grey, else "RGB"; all must have one size."""
-    size, mode = None, "L"
+    """Pillow's mode that holds every image: "L" if all are grey, else "RGB"; raises unless all have one size."""
+    first, mode = None, "L"
     for file in files:
         with _opened(file) as image:
-            found, kind = image.size, image.mode
+            size, kind = image.size, image.mode
         if kind.startswith(("I", "F")):  # Pillow would clip them
             raise DatasetError(f"{file}: mode {kind} found, allowed: 8 bits a channel")
-        if found != (size := size or found):
-            text = f"{found[0]}x{found[1]} pixels found, allowed: {size[0]}x{size[1]}, the size of {files[0]}"
+        if size != (first := first or size):
+            text = f"{size[0]}x{size[1]} pixels found, allowed: {first[0]}x{first[1]}, the size of {files[0]}"
             raise DatasetError(f"{file}: {text}")
         if kind not in ("1", "L", "LA"):
             mode = "RGB"
@@ -434,31 +390,26 @@ def _pixels(file: Path, mode: str) -> "Tensor":
     return pixels
 
 
+@contextlib.contextmanager
+def _opened(file: Path) -> "Iterator[Image.Image]":
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{file}: not a readable image ({_one_line(error)})") from None
+
+
 TEN = tuple("0123456789")
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+EMNIST_STEMS = ("emnist-digits-train", "emnist-digits-test")
 PUBLISHED = {
     "mnist": _Published(kind="MNIST", folder="MNIST/raw", classes=TEN),
-    "fashion-mnist": _Published(
-        kind="FashionMNIST",
-        folder="FashionMNIST/raw",
-        classes=tuple("t-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()),
-    ),
-    "kmnist": _Published(
-        kind="KMNIST", folder="KMNIST/raw", classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-    ),
-    "emnist-digits": _Published(
-        kind="EMNIST",
-        folder="EMNIST/raw",
-        classes=TEN,
-        train=("emnist-digits-train-images-idx3-ubyte", "emnist-digits-train-labels-idx1-ubyte"),
-        test=("emnist-digits-test-images-idx3-ubyte", "emnist-digits-test-labels-idx1-ubyte"),
-        options={"split": "digits"},
-        transposed=True,
-    ),
-    "cifar10": _Published(
-        kind="CIFAR10",
-        folder="cifar-10-batches-py",
-        classes=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
-        train=tuple(f"data_batch_{i}" for i in range(1, 6)),
-        test=("test_batch",),
-    ),
+    "fashion-mnist": _Published(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
+    "kmnist": _Published(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
+    "emnist-digits": _Published(kind="EMNIST", folder="EMNIST/raw", classes=TEN, stems=EMNIST_STEMS),
+    "cifar10": _Published(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
 }

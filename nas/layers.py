@@ -6,9 +6,11 @@ else in the package knows the kinds apart. To add one, write its class here or, 
 layers, in `composites.py`, and name it in the table at the end of `composites.py`.
 """
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from nas.errors import ArchitectureError, ShapeError
@@ -24,7 +26,8 @@ class Measure(NamedTuple):
 
     `extent` is the side of the window of its input that one output unit sees and `stride` the step
     between the windows of neighbours, both in input pixels of the layer. `peak_elements` is the largest
-    number of values alive at once (inputs + outputs) while it runs.
+    number of values alive at once (inputs + outputs) while it runs, `held_peak_elements` the same where its
+    input must outlive it (0: no difference).
     """
 
     output_shape: Shape
@@ -34,6 +37,7 @@ class Measure(NamedTuple):
     peak_elements: int = 0
     extent: int = 1
     stride: int = 1
+    held_peak_elements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Layer(ABC):
 
     def _check(self, good: bool, field: str, allowed: str) -> None:
         if not good:
-            raise ArchitectureError(f"{self.kind}: {field} is {getattr(self, field)!r}, allowed: {allowed}")
+            raise ArchitectureError(f"{self.kind}: {field} is {reprlib.repr(getattr(self, field))}, allowed: {allowed}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
@@ -90,15 +94,17 @@ class Layer(ABC):
             self._check(type(value) is int and value >= 1, field, "a whole number of at least 1")
 
 
-def chain(layers: Sequence[Layer], shape: Shape) -> Measure:
-    """The layers in a row, measured as one."""
-    params = macs = buffer_bytes = peak = 0
+def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
+    """The layers in a row, `times` over, measured as one."""
+    params = macs = buffer_bytes = peak = held_peak = held = 0
     extent = stride = 1
-    for index, layer in enumerate(layers):
+    for _, (index, layer) in product(range(times), enumerate(layers)):
         try:
             m = layer.measure(shape)
         except ShapeError as error:
             raise error.inside(f"layers[{index}]") from None
+        held_peak = max(held_peak, m.peak_elements + held if held else m.held_peak_elements or m.peak_elements)
+        held = held or size(shape)
         shape = m.output_shape
         params += m.params
         macs += m.macs
@@ -106,7 +112,7 @@ def chain(layers: Sequence[Layer], shape: Shape) -> Measure:
         peak = max(peak, m.peak_elements)
         extent += (m.extent - 1) * stride
         stride *= m.stride
-    return Measure(shape, params, macs, buffer_bytes, peak, extent, stride)
+    return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
 
 
 def size(shape: Shape) -> int:
@@ -134,20 +140,21 @@ def _slide(kind: str, shape: Shape, window: int, stride: int, total_padding: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conv(Layer):
-    """2-d convolution. Padding is a number, "valid" (0) or "same" (stride 1 only), kept as the number where it is one."""
+class Convolution(Layer):
+    """What all convolutions have.
 
-    kind = "conv"
+    Padding is a number, "valid" (0) or "same" (stride 1 only), and kept as the number where it is one.
+    """
+
     out_channels: int
     kernel_size: int
     stride: int = 1
     padding: int | Literal["same", "valid"] = 0
     dilation: int = 1
-    groups: int = 1
     bias: bool = True
 
     def __post_init__(self) -> None:
-        self._check_counts("out_channels", "kernel_size", "stride", "dilation", "groups")
+        self._check_counts("out_channels", "kernel_size", "stride", "dilation")
         self._check(type(self.bias) is bool, "bias", "true or false")
         if self.padding == "valid":
             object.__setattr__(self, "padding", 0)
@@ -158,6 +165,18 @@ class Conv(Layer):
         else:
             good = type(self.padding) is int and self.padding >= 0
             self._check(good, "padding", '"same", "valid" or a whole number of at least 0')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv(Convolution):
+    """2-d convolution."""
+
+    kind = "conv"
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        Convolution.__post_init__(self)
+        self._check_counts("groups")
         self._check(self.out_channels % self.groups == 0, "groups", f"a divisor of out_channels ({self.out_channels})")
 
     def measure(self, shape: Shape) -> Measure:
@@ -215,7 +234,7 @@ class Activation(Layer):
     function: str = "relu"
 
     def __post_init__(self) -> None:
-        self._check(self.function in ACTIVATIONS, "function", ", ".join(ACTIVATIONS))
+        self._check(isinstance(self.function, str) and self.function in ACTIVATIONS, "function", ", ".join(ACTIVATIONS))
 
     def measure(self, shape: Shape) -> Measure:
         return Measure(shape, peak_elements=2 * size(shape))
@@ -235,6 +254,7 @@ class Dropout(Layer):
     def __post_init__(self) -> None:
         good = type(self.rate) in (int, float) and 0 <= self.rate < 1
         self._check(good, "rate", "a number of at least 0 and below 1")
+        object.__setattr__(self, "rate", abs(float(self.rate)))  # 0, 0.0 and -0.0 are equal, so written alike
         self._check(self.per in ("element", "channel"), "per", "element, channel")
 
     def measure(self, shape: Shape) -> Measure:

@@ -137,7 +137,7 @@ class FeasibleSampler(BaseSampler):
         return None
 
     def _mend(self, violation: float, values: dict[str, Any], rng: Random, tries: int = 1_000) -> dict[str, Any] | None:
-        """A feasible, new candidate near `values`: random changes, kept while they bring it no further from the limits."""
+        """A feasible, new candidate near `values`: random changes, kept unless they lead away from the limits."""
         names = list(self.space.domains)
         for _ in range(tries):
             changed = dict(values)

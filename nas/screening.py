@@ -6,9 +6,9 @@ Neither torch nor Optuna here: a judgement takes some 100 microseconds.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nas.architecture import Architecture
 from nas.constraints import Constraint, worst
@@ -80,6 +80,22 @@ class SpaceReport:
     def feasible_share(self) -> float:
         """Share of the draws that keep all limits."""
         return self.num_feasible / self.num_draws
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "space": self.space,
+            "num_draws": self.num_draws,
+            "num_feasible": self.num_feasible,
+            "feasible_share": self.feasible_share,
+            "discards": dict(self.discards),
+            "limits": [
+                {**asdict(limit), "constraint": str(limit.constraint), "metric": limit.constraint.metric}
+                for limit in self.limits
+            ],
+            "smallest": asdict(self.smallest) if self.smallest else None,
+            "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
+        }
 
     def lines(self) -> list[str]:
         """The report as text, a fact a line."""

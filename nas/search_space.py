@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,7 @@ class SearchSpace:
 
     @classmethod
     def from_toml(cls, data: Mapping[str, Any], *, where: str = "search space", name: str = "") -> "SearchSpace":
-        """The space in parsed TOML; raises `SearchSpaceError` that names `where`, the key, the value and what is allowed."""
+        """The space in parsed TOML; a `SearchSpaceError` names `where`, the key, the value and what is allowed."""
         tables = {"network": NETWORK, "block": BLOCK, "conv": CONV, "recipe": RECIPE}
         allowed_keys = ("input_shape", "num_classes", *tables)
         _no_unknown(data, allowed_keys, where)
@@ -273,19 +273,19 @@ def _most(value: Domain | Value) -> int:
 # Layers are values, so candidates share them: made and checked once, not once a draw.
 
 
-@lru_cache(maxsize=None)
+@cache
 def _conv(width: int, kernel: int, padding: str, convolution: str, bias: bool) -> Layer:
     kind = DepthwiseSeparable if convolution == "separable" else Conv
     return kind(out_channels=width, kernel_size=kernel, padding=padding, bias=bias)  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _after(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
     parts: dict[str, Layer] = {"norm": BatchNorm(), "act": Activation(function=activation)}
     return tuple(parts[part] for part in ORDERS[order]) + ((Dropout(rate=dropout),) if dropout else ())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unit(
     width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
@@ -293,7 +293,7 @@ def _unit(
     return _conv(width, kernel, padding, convolution, order == "act"), *_after(order, activation, dropout)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shared(
     width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
@@ -304,6 +304,6 @@ def _shared(
     return repeat, *norm, *((Dropout(rate=dropout),) if dropout else ())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _classifier(num_classes: int) -> Conv:
     return Conv(out_channels=num_classes, kernel_size=1, bias=False)

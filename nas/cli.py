@@ -1,0 +1,406 @@
+"""The command line: parse, call one function, print. The only place that exits.
+
+Everything heavy is imported inside the commands, so that `nas --help` answers at once.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.errors import NasError, RecipeError, TrainingDiverged
+from nas.options import (
+    SEARCH,
+    Constraints,
+    DataRoot,
+    Dataset,
+    Device,
+    Epochs,
+    File,
+    Json,
+    MaxActivationBytes,
+    MaxMacs,
+    MaxParams,
+    MaxWeightBytes,
+    MinReceptiveField,
+    Results,
+    Space,
+    Storage,
+    Study,
+    TableFormat,
+)
+
+if TYPE_CHECKING:
+    from nas.records import TrialRecord
+
+app = typer.Typer(
+    name="nas",
+    help="Neural architecture search under hard constraints: find, train and take home small CNNs that keep limits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(epilog="Example: [bold]nas search --max-params 8000 --epochs 15[/bold]; the same command resumes.")
+def search(
+    max_params: MaxParams = None,
+    min_receptive_field: MinReceptiveField = None,
+    max_macs: MaxMacs = None,
+    max_activation_bytes: MaxActivationBytes = None,
+    max_weight_bytes: MaxWeightBytes = None,
+    constraint: Constraints = None,
+    trials: Annotated[int, typer.Option(help="Trained candidates in the whole study.", rich_help_panel=SEARCH)] = 20,
+    space: Space = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH)] = 0,
+    keep_discards: Annotated[
+        int, typer.Option(help="Discards stored as trials to browse.", rich_help_panel=SEARCH)
+    ] = 100,
+    epochs: Epochs = 15,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    use_json: Annotated[bool, typer.Option("--json", help="Print every event as a line of JSON.")] = False,
+) -> None:
+    """Draw candidates, discard those that miss a limit, train the others, record all of it."""
+    import nas.searching
+    from nas.display import discards_text, showing
+    from nas.tables import print_table, trial_table
+
+    _quiet_optuna()
+    signal.signal(signal.SIGTERM, _interrupt)
+    with showing(use_json=use_json, use_quiet=quiet) as show:
+        result = nas.searching.search(
+            max_params=max_params,
+            epochs=epochs,
+            trials=trials,
+            dataset=dataset,
+            data_root=data_root,
+            space=space,
+            min_receptive_field=min_receptive_field,
+            max_macs=max_macs,
+            max_activation_bytes=max_activation_bytes,
+            max_weight_bytes=max_weight_bytes,
+            constraints=constraint or (),
+            keep_discards=keep_discards,
+            seed=seed,
+            device=device,
+            results=results,
+            storage=storage,
+            study=study,
+            on_event=show,
+        )
+    if use_json:
+        summary = {
+            "event": "SearchFinished",
+            "num_trained": result.num_trained,
+            "budget": result.budget,
+            "interrupted": result.interrupted,
+            "exhausted": result.exhausted,
+            "discards": dict(result.discards),
+            "best": [trial.number for trial in result.best],
+        }
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo(f"\n{result.num_trained} of {result.budget} trained, {discards_text(result.discards)}")
+        if result.best:
+            print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
+            options = _study_options(results, storage, study)
+            typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}.")
+            typer.echo(f"Next: nas trials{options}   nas dashboard{options}   nas export{options}")
+    if result.interrupted:
+        typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
+        raise typer.Exit(130)
+    if result.exhausted:
+        raise NasError(
+            f"the search ran dry with {result.num_trained} of {result.budget} trained: {result.exhausted};"
+            " widen the limits or the space"
+        )
+
+
+@app.command(epilog="Example: [bold]nas space --max-params 8000[/bold]")
+def space(
+    max_params: MaxParams = None,
+    min_receptive_field: MinReceptiveField = None,
+    max_macs: MaxMacs = None,
+    max_activation_bytes: MaxActivationBytes = None,
+    max_weight_bytes: MaxWeightBytes = None,
+    constraint: Constraints = None,
+    space: Annotated[str, typer.Option(help="The name of a search space that comes along, or a TOML file.")] = "mnist",
+    draws: Annotated[int, typer.Option(help="Random draws.", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    use_json: Json = False,
+) -> None:
+    """Tell what limits leave of a search space, before anyone trains: feasible share, smallest network, what binds."""
+    from nas.constraints import limits
+    from nas.screening import survey
+    from nas.search_space import SearchSpace
+
+    loaded = SearchSpace.load(space)
+    constraints = limits(
+        loaded.input_shape,
+        max_params=max_params,
+        min_receptive_field=min_receptive_field,
+        max_macs=max_macs,
+        max_activation_bytes=max_activation_bytes,
+        max_weight_bytes=max_weight_bytes,
+        constraints=constraint or (),
+    )
+    report = survey(loaded, constraints, num_draws=draws, seed=seed)
+    typer.echo(json.dumps(report.to_json(), indent=2) if use_json else "\n".join(report.lines()))
+
+
+@app.command(epilog="Example: [bold]nas cost search_spaces/published/mnist-7825.json[/bold]")
+def cost(file: File, use_json: Json = False) -> None:
+    """Tell what a network costs: parameters, MACs, receptive field, bytes."""
+    from nas.architecture import Architecture
+    from nas.cost import cost_of
+
+    found = dataclasses.asdict(cost_of(Architecture.load(file)))
+    typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
+
+
+@app.command(epilog="Example: [bold]nas show search_spaces/published/mnist-7825.json[/bold]")
+def show(file: File) -> None:
+    """Show a network's layers with output shape, parameters, MACs and receptive field."""
+    from nas.architecture import Architecture
+    from nas.cost import cost_of
+    from nas.tables import architecture_table, print_table
+
+    architecture = Architecture.load(file)
+    cost = cost_of(architecture)
+    print_table(architecture_table(architecture))
+    typer.echo(f"\n{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field} pixels")
+    typer.echo(f"{cost.weight_bytes:,} bytes of weights, {cost.peak_activation_bytes:,} of activations at the peak")
+
+
+@app.command(epilog="Example: [bold]nas train search_spaces/published/mnist-7825.json --set rotation=7[/bold]")
+def train(
+    file: File,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file (JSON), as `nas export` writes it.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the recipe, such as learning_rate=0.05; give it as often as you like.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="the recipe's, or 15")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    test: Annotated[
+        bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Export the trained network to this folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Train one architecture file with one recipe."""
+    from nas.architecture import Architecture
+    from nas.display import epoch_line
+    from nas.exporting import export
+    from nas.fitting import train as fit
+    from nas.training import consistent_accuracy, objective
+
+    architecture = Architecture.load(file)
+    chosen = _recipe(recipe, set_ or [], epochs)
+    judged_on = "test" if test else "val"
+    fitted = fit(
+        architecture,
+        chosen,
+        dataset=dataset,
+        data_root=data_root,
+        seed=seed,
+        device=device,
+        test=test,
+        on_dataset=lambda name, note: typer.echo(f"dataset {name}: {note}"),
+        on_epoch=lambda metrics: typer.echo(epoch_line(metrics, chosen.epochs, judged_on)),
+    )
+    accuracies = [metrics.val_accuracy for metrics in fitted.history]
+    last = min(5, len(accuracies))
+    summary = (
+        f"{judged_on} accuracy: final {accuracies[-1]:.2%}, mean of the last {last} epochs"
+        f" {objective(accuracies, last):.2%}, lowest of them {consistent_accuracy(accuracies, last):.2%} (seed {seed})"
+    )
+    typer.echo(summary)
+    if output is not None:
+        facts = [f"Trained on {fitted.dataset}, {chosen.epochs} epochs, seed {seed}.", f"{summary}."]
+        folder = export(
+            architecture,
+            fitted.weights,
+            output=output,
+            recipe=chosen,
+            mean=fitted.mean,
+            std=fitted.std,
+            facts=facts,
+        )
+        typer.echo(f"written to {folder}")
+
+
+@app.command(epilog="Example: [bold]nas trials --format csv > trials.csv[/bold]")
+def trials(
+    format_: Annotated[TableFormat, typer.Option("--format", help="csv and json hold stored discards too.")] = (
+        TableFormat.table
+    ),
+    discards: Annotated[bool, typer.Option("--discards", help="Stored discards in the table, too.")] = False,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+) -> None:
+    """List the trials of a study."""
+    from nas.display import discards_text
+    from nas.records import StudyRecords
+    from nas.tables import print_table, trial_table
+
+    records = StudyRecords.open(results=results, storage=storage, study=study)
+    rows = records.trials()
+    if format_ is TableFormat.json:
+        typer.echo(json.dumps([row.to_json() for row in rows]))
+    elif format_ is TableFormat.csv:
+        import pandas as pd
+
+        typer.echo(pd.DataFrame([_flat(row) for row in rows], columns=_FLAT).to_csv(index=False), nl=False)
+    else:
+        settings = records.settings
+        typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
+        typer.echo(f"space {settings.space}, limits {', '.join(settings.constraints)}, {settings.epochs} epochs")
+        shown = [row for row in rows if discards or row.outcome != "discarded"]
+        print_table(trial_table(shown, title=f"Study {records.study.study_name}"))
+        typer.echo(discards_text(records.discards()))
+
+
+@app.command(epilog="Example: [bold]nas dashboard --port 8080[/bold]")
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+) -> None:
+    """Browse a study in optuna-dashboard, served to this machine alone."""
+    from nas.dashboard import serve_dashboard
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with suppress(KeyboardInterrupt):
+        serve_dashboard(
+            results=results,
+            storage=storage,
+            study=study,
+            port=port,
+            on_ready=lambda address: print(f"{address}   (Ctrl-C stops it)", flush=True),
+        )
+
+
+@app.command(epilog="Example: [bold]nas export --trial best --output model[/bold]")
+def export(
+    trial: Annotated[str, typer.Option(help="Number of a trial, or best.")] = "best",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write.", show_default="RESULTS/export/STUDY-trial-N")
+    ] = None,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+) -> None:
+    """Take a trained network home: architecture JSON, a model.py that needs only torch, its weights."""
+    from nas.exporting import export_trial
+
+    if trial != "best" and not trial.isdecimal():
+        raise NasError(f"--trial is {trial!r}, allowed: a number, or best")
+    number = None if trial == "best" else int(trial)
+    folder = export_trial(number, results=results, storage=storage, study=study, output=output)
+    typer.echo(f"{folder}:")
+    for path in sorted(folder.iterdir()):
+        typer.echo(f"  {path.name:<20} {path.stat().st_size:>9,} bytes")
+    typer.echo(f"Try: python {folder / 'model.py'}")
+
+
+def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> Any:
+    from nas.recipe import ALLOWED, Recipe
+
+    fields: dict[str, Any] = {}
+    if file is not None:
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{file}: {error}") from None
+        Recipe.from_json(fields, where=str(file))
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in ALLOWED:
+            raise RecipeError(f"--set {setting}: allowed: FIELD=VALUE with a field of {', '.join(ALLOWED)}")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value  # a word
+    if epochs is not None:
+        fields["epochs"] = epochs
+    return Recipe.from_json(fields)
+
+
+_FLAT = [
+    "number",
+    "state",
+    "outcome",
+    "objective",
+    "consistent_accuracy",
+    "params",
+    "macs",
+    "receptive_field",
+    "peak_activation_bytes",
+    "weight_bytes",
+    "seconds",
+    "num_draws",
+    "seed",
+    "reason",
+]
+
+
+def _flat(trial: "TrialRecord") -> dict[str, Any]:
+    return {name: getattr(trial, name) for name in _FLAT}
+
+
+def _study_options(results: Path, storage: str | None, study: str | None) -> str:
+    options = [("--results", str(results)) if results != Path("results") else None]
+    options += [("--storage", storage) if storage else None, ("--study", study) if study else None]
+    return "".join(f" {option[0]} {option[1]}" for option in options if option)
+
+
+def _quiet_optuna() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line on standard error and exit status 2."""
+    try:
+        app()
+    except (NasError, TrainingDiverged) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`nas trials | head`): nothing is left to say, also not at exit.
+        sys.stdout = None
+        sys.exit(0)

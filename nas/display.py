@@ -1,0 +1,194 @@
+"""What a search shows while it runs: a live display in a terminal, plain lines elsewhere, JSON for scripts."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from nas.cost import Cost
+from nas.records import TrialRecord
+from nas.searching import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
+from nas.training import EpochMetrics
+
+Show = Callable[[Event], None]
+
+
+def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> str:
+    """One epoch on one line; the same for `nas train` and `nas search`."""
+    return (
+        f"epoch {metrics.epoch:>2}/{epochs}  train loss {metrics.train_loss:.4f}  train {metrics.train_accuracy:.2%}"
+        f"  {judged_on} loss {metrics.val_loss:.4f}  {judged_on} {metrics.val_accuracy:.2%}"
+        f"  lr {metrics.learning_rate:.2g}  {metrics.seconds:.1f} s"
+    )
+
+
+def cost_text(cost: Cost | TrialRecord) -> str:
+    """Parameters, MACs and receptive field in a few words."""
+    return f"{cost.params:,} params, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
+
+
+def result_text(trial: TrialRecord) -> str:
+    """How a trial ended, in a few words."""
+    if trial.objective is None:
+        return trial.reason
+    return f"{trial.objective:.2%} (lowest {trial.consistent_accuracy:.2%}) in {trial.seconds:.0f} s"
+
+
+def discards_text(discards: Mapping[str, int]) -> str:
+    """Discards by reason, most frequent first."""
+    total = sum(discards.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
+    return f"{total:,} discarded ({reasons})" if total else "none discarded"
+
+
+def start_lines(event: SearchStarted) -> list[str]:
+    """What a search is about to do."""
+    return [
+        f"dataset {event.dataset}: {event.dataset_note}",
+        f"space {event.space}, limits {', '.join(event.constraints)}",
+        f"{event.epochs} epochs a candidate on {event.device}, seed {event.seed}",
+        f"study {event.study} in {event.storage}: {event.num_trained} of {event.budget} trained"
+        + (f", {event.num_requeued} interrupted to run again" if event.num_requeued else ""),
+    ]
+
+
+def quiet(event: Event) -> None:
+    """Shows nothing."""
+
+
+def as_json(event: Event) -> None:
+    """Prints the event as one line of JSON."""
+    data: dict[str, Any] = {"event": type(event).__name__}
+    if isinstance(event, TrialStarted):
+        data |= {
+            "number": event.number,
+            **dataclasses.asdict(event.cost),
+            "discards": dict(event.discards),
+            "recipe": event.candidate.recipe.to_json(),
+            "architecture": event.candidate.architecture.to_json(),
+        }
+    elif isinstance(event, EpochFinished):
+        data |= {"number": event.number, **event.metrics.to_json()}
+    elif isinstance(event, TrialFinished):
+        best = event.best
+        data |= event.trial.to_json() | {"num_trained": event.num_trained, "best": best.number if best else None}
+    else:
+        data |= dataclasses.asdict(event)
+    print(json.dumps(data), flush=True)
+
+
+class Plain:
+    """Lines without colour or movement."""
+
+    def __init__(self) -> None:
+        self.epochs = self.budget = 0
+
+    def __call__(self, event: Event) -> None:
+        for line in self.lines(event):
+            print(line, flush=True)
+
+    def lines(self, event: Event) -> list[str]:
+        """The lines of one event."""
+        if isinstance(event, SearchStarted):
+            self.epochs, self.budget = event.epochs, event.budget
+            return start_lines(event)
+        if isinstance(event, TrialStarted):
+            return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
+        if isinstance(event, EpochFinished):
+            return ["  " + epoch_line(event.metrics, self.epochs)]
+        best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
+        return [f"trial {event.trial.number}: {result_text(event.trial)}; {event.num_trained}/{self.budget}{best}"]
+
+
+class LivePanel:
+    """Trained/budget, the running trial, the best, the discards and the time left, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started: SearchStarted | None = None
+        self.trial: TrialStarted | None = None
+        self.metrics: EpochMetrics | None = None
+        self.best: TrialRecord | None = None
+        self.num_trained = 0
+        self.durations: list[float] = []
+        self.trial_began = time.monotonic()
+        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, SearchStarted):
+            self.started, self.num_trained = event, event.num_trained
+            for line in start_lines(event):
+                self.console.print(line, highlight=False)
+        elif isinstance(event, TrialStarted):
+            self.trial, self.metrics, self.trial_began = event, None, time.monotonic()
+        elif isinstance(event, EpochFinished):
+            self.metrics = event.metrics
+        else:
+            self.durations.append(time.monotonic() - self.trial_began)
+            self.trial, self.metrics = None, None
+            self.num_trained, self.best = event.num_trained, event.best
+            trial = event.trial
+            mark = "green" if trial.objective is not None else "red"
+            text = f"trial {trial.number}: {cost_text(trial)}: [{mark}]{result_text(trial)}[/{mark}]"
+            self.console.print(text, highlight=False)
+
+    def render(self) -> RenderableType:
+        """The panel as it stands now."""
+        if self.started is None:
+            return Text("loading the data, drawing the first candidates ...", style="dim")
+        budget = self.started.budget
+        bar = Progress(TextColumn("trained"), BarColumn(bar_width=30), TextColumn(f"{self.num_trained}/{budget}"))
+        bar.add_task("", total=budget, completed=self.num_trained)
+        facts = Table.grid(padding=(0, 2))
+        if self.trial is not None:
+            facts.add_row("now", f"trial {self.trial.number}, {cost_text(self.trial.cost)}")
+            if self.metrics is None:
+                facts.add_row("", f"epoch 1/{self.started.epochs}")
+            else:
+                done = f"epoch {self.metrics.epoch}/{self.started.epochs} done"
+                facts.add_row("", f"{done}, val {self.metrics.val_accuracy:.2%}, {self.metrics.seconds:.1f} s an epoch")
+        if self.best is not None:
+            facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
+        if self.trial is not None:
+            facts.add_row("drawn", discards_text(self.trial.discards))
+        facts.add_row("left", self.time_left())
+        facts.add_row("", Text("Ctrl-C stops it; the same command goes on", style="dim"))
+        return Group(bar, facts)
+
+    def time_left(self) -> str:
+        """An estimate from the trials and epochs of this session."""
+        assert self.started is not None
+        if self.durations:
+            each = sum(self.durations) / len(self.durations)
+        elif self.metrics is not None:
+            each = self.metrics.seconds * self.started.epochs
+        else:
+            return "unknown until an epoch is done"
+        running = time.monotonic() - self.trial_began if self.trial is not None else 0.0
+        seconds = max(0.0, each * (self.started.budget - self.num_trained) - min(running, each))
+        hours, minutes = divmod(int(seconds) // 60, 60)
+        if hours:
+            return f"about {hours} h {minutes} min"
+        return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
+
+
+@contextmanager
+def showing(*, use_json: bool = False, use_quiet: bool = False) -> Iterator[Show]:
+    """What shows a search's events here: JSON or nothing if asked, live in a terminal, lines elsewhere."""
+    if use_json or use_quiet:
+        yield as_json if use_json else quiet
+    elif sys.stdout.isatty():
+        panel = LivePanel(Console())
+        with panel.live:
+            yield panel
+    else:
+        yield Plain()

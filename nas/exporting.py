@@ -1,0 +1,208 @@
+"""Export: a trained network as files that need nothing of ours."""
+
+import importlib.util
+import inspect
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.architecture import Architecture
+from nas.cost import cost_of
+from nas.errors import NasError, StudyError
+from nas.layers import Call, Shape
+from nas.recipe import Recipe
+from nas.records import StudyRecords
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LINE = 100
+
+
+def export_trial(
+    trial: int | None = None,
+    *,
+    results: str | Path = "results",
+    storage: str | None = None,
+    study: str | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """Exports a finished trial of a study, the best one if None; the folder written."""
+    records = StudyRecords.open(results=results, storage=storage, study=study)
+    if trial is None:
+        best = records.best(1)
+        if not best:
+            raise StudyError(f"study {records.study.study_name!r} has no finished trial to export yet")
+        trial = best[0].number
+    record = records.trial(trial)
+    weights = records.weights(trial)
+    assert record.architecture is not None
+    assert record.recipe is not None
+    normalisation = records.study.user_attrs["normalisation"]
+    settings = records.settings
+    facts = [
+        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}.",
+        f"Accuracy on the validation split: mean {record.objective:.4f} over the last {settings.consistency} epochs,"
+        f" lowest of them {record.consistent_accuracy:.4f}. One run, chosen by this figure among the study's trials:",
+        "expect a little less on new images.",
+        f"From trial {trial} of study {records.study.study_name!r}.",
+    ]
+    return export(
+        record.architecture,
+        weights,
+        output=output or Path(results) / "export" / f"{records.study.study_name}-trial-{trial}",
+        recipe=record.recipe,
+        mean=tuple(normalisation["mean"]),
+        std=tuple(normalisation["std"]),
+        facts=facts,
+    )
+
+
+def export(
+    architecture: Architecture,
+    weights: "Mapping[str, Tensor]",
+    *,
+    output: str | Path,
+    recipe: Recipe | None = None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    facts: list[str],
+) -> Path:
+    """Writes `architecture.json`, `model.py` and `weights.pt` into the folder `output`, which it returns.
+
+    `model.py` needs only torch; `weights.pt` is a state dict that loads with `weights_only=True`. `facts` are lines
+    for its docstring. Before anything appears under `output`, the written files are loaded again and must give the
+    same outputs, bit for bit, as the network they came from.
+    """
+    import torch
+
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise NasError(f"{output}: not a folder, allowed: a new or existing folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
+            folder = Path(temporary)
+            (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
+            if recipe is not None:
+                (folder / "recipe.json").write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+            text = model_source(architecture, mean=mean, std=std, facts=facts)
+            (folder / "model.py").write_text(text, encoding="utf-8")
+            torch.save(dict(weights), folder / "weights.pt")
+            _prove(folder, architecture, weights)
+            output.mkdir(exist_ok=True)
+            for name in ("architecture.json", "recipe.json", "model.py", "weights.pt"):
+                if (folder / name).exists():
+                    shutil.move(folder / name, output / name)
+    except OSError as error:
+        raise NasError(f"{error.filename or output}: {error.strerror}") from None
+    return output
+
+
+def model_source(
+    architecture: Architecture, *, mean: tuple[float, ...], std: tuple[float, ...], facts: list[str]
+) -> str:
+    """Python source of a module with a class `Network`, equal in its state dict to what `architecture.build` gives."""
+    cost = cost_of(architecture)
+    calls = list(_calls(architecture))
+    own = sorted({name for call, _ in calls for name in _own_names(call)})
+    channels, height, width = architecture.input_shape
+    (classes,) = architecture.output_shape
+    lines = [
+        f'"""A network of {cost.params:,} parameters for images of {channels}x{height}x{width}, {classes} classes.',
+        "",
+        *facts,
+        "",
+        f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
+        f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
+        f"Output: (N, {classes}) logits.",
+        '"""',
+        "",
+        "from pathlib import Path",
+        "",
+        "import torch",
+        "from torch import Tensor, nn" if own else "from torch import nn",
+        "",
+        f"MEAN = {tuple(round(x, 6) for x in mean)}",
+        f"STD = {tuple(round(x, 6) for x in std)}",
+        "",
+        "",
+    ]
+    for name in own:
+        lines += [*_own_source(name).splitlines(), "", ""]
+    lines += ["class Network(nn.Sequential):", "    def __init__(self) -> None:", "        super().__init__("]
+    for call, shape in calls:
+        text = _wrapped(call, 12)
+        lines += [*text[:-1], f"{text[-1]},  # {' x '.join(map(str, shape))}"]
+    lines += [
+        "        )",
+        "",
+        "",
+        "def load(weights: str | Path = Path(__file__).with_name('weights.pt')) -> Network:".replace("'", '"'),
+        '    """The trained network, ready for inference."""',
+        "    network = Network()",
+        '    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))',
+        "    return network.eval()",
+        "",
+        "",
+        'if __name__ == "__main__":',
+        "    network = load()",
+        f"    print(network(torch.zeros(1, {channels}, {height}, {width})).softmax(1))",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _calls(architecture: Architecture) -> Iterator[tuple[Call, Shape]]:
+    shape = architecture.input_shape
+    for layer in architecture.layers:
+        call = layer.module(shape)
+        shape = layer.measure(shape).output_shape
+        yield call, shape
+
+
+def _own_names(call: Call) -> Iterator[str]:
+    if not call.name.startswith("nn."):
+        yield call.name
+    for arg in call.args:
+        if isinstance(arg, Call):
+            yield from _own_names(arg)
+
+
+def _own_source(name: str) -> str:
+    from nas import modules
+
+    return inspect.getsource(getattr(modules, name))
+
+
+def _wrapped(call: Call, indent: int) -> list[str]:
+    """The call's source, nested calls on lines of their own where one line is too long."""
+    line = " " * indent + call.source()
+    if len(line) <= LINE or not any(isinstance(arg, Call) for arg in call.args):
+        return [line]
+    lines = [" " * indent + call.name + "("]
+    for arg in call.args:
+        inner = _wrapped(arg, indent + 4) if isinstance(arg, Call) else [" " * (indent + 4) + repr(arg)]
+        lines += [*inner[:-1], inner[-1] + ","]
+    return [*lines, " " * indent + ")"]
+
+
+def _prove(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> None:
+    """Raises unless the files in `folder` give the outputs of the network they were written from."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    exported: nn.Module = module.load(folder / "weights.pt")
+    original = Architecture.load(folder / "architecture.json").build()
+    original.load_state_dict(weights)
+    original.eval()
+    images = torch.rand(4, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.equal(exported(images), original(images)):
+            raise AssertionError(f"{folder}: the exported model differs from the network it was written from")

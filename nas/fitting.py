@@ -1,0 +1,91 @@
+"""One architecture, one recipe, one training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas import datasets
+from nas.architecture import Architecture
+from nas.errors import ArchitectureError
+from nas.recipe import Recipe
+from nas.training import EpochMetrics, TrainingData, initialise, pick_device, state_dict_on_cpu
+from nas.training import train as run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A trained network. `judged_on` is the split that the history's val figures are of: "val" or "test"."""
+
+    architecture: Architecture
+    recipe: Recipe
+    dataset: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    judged_on: str
+    seed: int
+    history: tuple[EpochMetrics, ...]
+    weights: "Mapping[str, Tensor]" = field(repr=False)
+
+
+def train(
+    architecture: Architecture,
+    recipe: Recipe,
+    *,
+    dataset: str | None = None,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    test: bool = False,
+    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> Fit:
+    """Trains on the train split and judges on the val split after every epoch; raises `TrainingDiverged`.
+
+    With `test`, trains on train + val and opens the test split to judge on it: for checking a published figure,
+    not for choosing. `on_dataset` hears the dataset's name and why it was taken before anything is trained.
+    """
+    picked = pick_device(device)
+    name, note = datasets.resolve(dataset, data_root=data_root)
+    on_dataset(name, note)
+    loaded = datasets.load(name, data_root=data_root)
+    _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
+    data = TrainingData.of(loaded)
+    if test:
+        every, opened = datasets.merged(loaded), datasets.load_test(name, data_root=data_root)
+        data = TrainingData(
+            train_images=every.images,
+            train_labels=every.labels,
+            val_images=opened.images,
+            val_labels=opened.labels,
+            mean=data.mean,
+            std=data.std,
+        )
+    module = initialise(architecture, seed=seed)
+    history = []
+    for metrics in run(module, recipe, data, seed=seed, device=picked):
+        history.append(metrics)
+        on_epoch(metrics)
+    return Fit(
+        architecture=architecture,
+        recipe=recipe,
+        dataset=name,
+        mean=data.mean,
+        std=data.std,
+        judged_on="test" if test else "val",
+        seed=seed,
+        history=tuple(history),
+        weights=state_dict_on_cpu(module),
+    )
+
+
+def _check_fits(architecture: Architecture, shape: tuple[int, ...], num_classes: int, dataset: str) -> None:
+    if architecture.input_shape != shape:
+        raise ArchitectureError(f"the architecture takes {architecture.input_shape}, {dataset} has images of {shape}")
+    if architecture.output_shape != (num_classes,):
+        raise ArchitectureError(
+            f"the architecture's output is {architecture.output_shape}, {dataset} needs ({num_classes},)"
+        )

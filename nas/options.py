@@ -1,0 +1,85 @@
+"""The command line's options: each one's type, help and default text, shared by the commands that take it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
+
+File = Annotated[Path, typer.Argument(help="An architecture file (JSON).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+MaxParams = Annotated[
+    int | None, typer.Option(help="Most trainable parameters.", rich_help_panel=LIMITS, show_default=False)
+]
+MinReceptiveField = Annotated[
+    int | None,
+    typer.Option(help="Smallest receptive field, in pixels.", rich_help_panel=LIMITS, show_default="the images' side"),
+]
+MaxMacs = Annotated[
+    int | None,
+    typer.Option(help="Most multiply-accumulates an image.", rich_help_panel=LIMITS, show_default=False),
+]
+MaxActivationBytes = Annotated[
+    int | None, typer.Option(help="Most bytes of activations alive.", rich_help_panel=LIMITS, show_default=False)
+]
+MaxWeightBytes = Annotated[
+    int | None, typer.Option(help="Most bytes of stored weights.", rich_help_panel=LIMITS, show_default=False)
+]
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constraint",
+        metavar="METRIC<=VALUE",
+        help="A limit on any metric, also >=; give it as often as you like.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
+]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="Search space: the name of one that comes along, or a TOML file.",
+        rich_help_panel=SEARCH,
+        show_default="mnist for grey images, colour for others",
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png.",
+        rich_help_panel=DATA,
+        show_default="mnist if it can be had, else digits",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where datasets lie and are downloaded to.",
+        rich_help_panel=DATA,
+        show_default="$NAS_DATA, or the user's cache",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, cuda:N, mps or cpu.", rich_help_panel=DATA)
+]
+Epochs = Annotated[int, typer.Option(help="Epochs a candidate.", rich_help_panel=DATA)]
+Results = Annotated[Path, typer.Option(help="Folder of studies, weights, exports.", rich_help_panel=STUDY)]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Database URL of the study.",
+        rich_help_panel=STUDY,
+        show_default="SQLite in the results folder",
+    ),
+]
+Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_panel=STUDY, show_default="search")]
+
+
+class TableFormat(StrEnum):
+    """How `nas trials` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"

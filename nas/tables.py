@@ -1,0 +1,47 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from nas.architecture import Architecture
+from nas.cost import layer_table
+from nas.records import TrialRecord
+
+
+def architecture_table(architecture: Architecture) -> Table:
+    """A row a layer: output shape, parameters, MACs and receptive field; a composite's layers are indented."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for name in ("output shape", "params", "MACs", "receptive field"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("input", "x".join(map(str, architecture.input_shape)), "", "", "1")
+    for row in layer_table(architecture):
+        numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
+        shape = "x".join(map(str, row.output_shape))
+        style = "dim" if row.depth else None
+        table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
+    return table
+
+
+def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
+    """A row a trial."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("trial", "val accuracy", "lowest", "params", "MACs", "receptive field", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for trial in trials:
+        percent = [f"{x:.2%}" if x is not None else "" for x in (trial.objective, trial.consistent_accuracy)]
+        counts = [f"{x:,}" if x is not None else "" for x in (trial.params, trial.macs, trial.receptive_field)]
+        seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
+        note = trial.reason or (trial.state.lower() if trial.state in ("RUNNING", "WAITING") else "")
+        table.add_row(str(trial.number), *percent, *counts, seconds, note)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table as wide as the terminal."""
+    # Off a terminal, where rich would fold it to 80 columns, every row stays one line.
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table)

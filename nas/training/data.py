@@ -1,0 +1,58 @@
+"""The images a training sees, kept as bytes on its device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nas.datasets import Dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingData:
+    """Two splits, on one device: images uint8 (N, C, H, W), labels int64 (N,); mean and std of each channel in 0..1."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val"):
+            images, labels = getattr(self, f"{name}_images"), getattr(self, f"{name}_labels")
+            if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64:
+                raise ValueError(f"{name}: images {images.dtype} {tuple(images.shape)}, labels {labels.dtype}")
+            if not len(images) == len(labels) >= 1:
+                raise ValueError(f"{name}: {len(images)} images and {len(labels)} labels")
+
+    @classmethod
+    def of(cls, dataset: "Dataset") -> "TrainingData":
+        """The splits of a dataset that a search may see."""
+        return cls(
+            train_images=dataset.train.images,
+            train_labels=dataset.train.labels,
+            val_images=dataset.val.images,
+            val_labels=dataset.val.labels,
+            mean=tuple(dataset.mean),
+            std=tuple(dataset.std),
+        )
+
+    def to(self, device: torch.device) -> "TrainingData":
+        """The same data on `device`; uint8, so all of MNIST takes 55 MB there."""
+        return replace(
+            self,
+            train_images=self.train_images.to(device),
+            train_labels=self.train_labels.to(device),
+            val_images=self.val_images.to(device),
+            val_labels=self.val_labels.to(device),
+        )
+
+
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(1, C, 1, 1): one value for each channel of a batch of images, on `device`."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

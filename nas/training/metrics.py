@@ -1,0 +1,44 @@
+"""What a training reports of each epoch."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from nas.errors import StudyError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """One epoch, counted from 1. Accuracies are fractions in 0..1.
+
+    train_loss, train_accuracy: means over the epoch's augmented batches while the weights changed, label smoothing
+        included.
+    val_loss, val_accuracy: after the epoch, un-augmented and unsmoothed.
+    learning_rate: that of the epoch's last step.
+    seconds: wall time of training and validation.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object, *, where: str = "epoch metrics") -> "EpochMetrics":
+        """The metrics in what `to_json` gave."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(data, dict) or data.keys() != set(fields):
+            found = ", ".join(sorted(map(str, data))) if isinstance(data, dict) else repr(data)
+            raise StudyError(f"{where}: {found} found, allowed: an object with {', '.join(fields)}")
+        for name, value in data.items():
+            if type(value) is not int and (type(value) is not float or name == "epoch"):
+                kind = "a whole number" if name == "epoch" else "a number"
+                raise StudyError(f"{where}: {name} is {value!r}, allowed: {kind}")
+        return cls(**data)
