@@ -1,6 +1,7 @@
 """Which values a field may take: one object that checks, and says in words what it allows."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 
@@ -20,7 +21,7 @@ class Interval:
             return False
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
+        return above and below and abs(value) <= sys.float_info.max  # no infinity, nor a whole number beyond a float
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"

@@ -37,7 +37,7 @@ class Constraint:
             )
         metric, relation, value = match.groups()
         try:
-            number = float(value)
+            number = int(value) if value.isdecimal() else float(value)
         except ValueError:
             number = math.nan
         if not number.is_integer():  # nan and inf are none

@@ -1,7 +1,4 @@
-"""Datasets by name or folder: train and val to search on and, by a door of its own, the test split.
-
-Whole datasets are held in memory as bytes; `nas.training` scales and augments them.
-"""
+"""Datasets by name or folder, in memory as bytes: train and val to search on and, by its own door, the test split."""
 
 import contextlib
 import difflib
@@ -9,7 +6,7 @@ import hashlib
 import math
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,12 +69,12 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
     mnist, root = PUBLISHED["mnist"], _data_root(data_root)
     place = root / mnist.folder
     url, archives = mnist.archives(root)
-    if _exist(mnist.unpacked(root, test=False)) or _exist(archives):
+    if any(all(path.is_file() for path in paths) for paths in (mnist.unpacked(root, test=False), archives)):
         return "mnist", f"MNIST found in {place}"
     if not (reason := _unreachable(url) if download else "downloads are off"):
         return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
-    digits = "scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
-    return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): using {digits}"
+    digits = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
+    return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): {digits}"
 
 
 def load(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -183,17 +180,13 @@ def _fingerprint(*splits: Split) -> str:
     return digest.hexdigest()[:16]
 
 
-# Published datasets: torchvision downloads and unpacks them; what it leaves unchecked is checked here.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Published:
-    """kind: the class in torchvision.datasets; folder: where it unpacks to; stems: of the names of its idx files."""
+    """kind: the class in torchvision.datasets, which downloads and unpacks; folder: where to, below the data root."""
 
     kind: str
     folder: str
     classes: tuple[str, ...]
-    stems: tuple[str, str] = ("train", "t10k")
 
     def torchvision_class(self) -> Any:
         import torchvision
@@ -213,15 +206,15 @@ class _Published:
     def unpacked(self, root: Path, *, test: bool) -> list[Path]:
         if self.kind == "CIFAR10":
             return [root / self.folder / "batches.meta"]  # torchvision itself checks the others
-        stem = self.stems[test]
-        return [root / self.folder / f"{stem}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        stems = ("emnist-digits-train", "emnist-digits-test") if self.kind == "EMNIST" else ("train", "t10k")
+        return [root / self.folder / f"{stems[test]}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
 def _provide(name: str, source: _Published, root: Path, *, download: bool, test: bool) -> None:
     """Nothing; afterwards the unpacked files are there."""
     from http.client import HTTPException
 
-    if _exist(source.unpacked(root, test=test)):
+    if all(path.is_file() for path in source.unpacked(root, test=test)):
         return
     folder, (url, archives) = root / source.folder, source.archives(root)
     missing = [path for path in archives if not path.is_file()]
@@ -241,8 +234,9 @@ def _provide(name: str, source: _Published, root: Path, *, download: bool, test:
         for path in missing:  # half an archive would stand in the way of the next attempt
             if path.is_file() and _md5(path) != archives[path]:
                 path.unlink()
-        text = f"cannot be downloaded and unpacked there ({_one_line(error)}); it must be writable; {ELSEWHERE}"
-        raise DatasetError(f"{folder}: {name} {text}") from None
+        reason = " ".join(str(error).split())  # torchvision's has lines
+        text = f"{name} cannot be downloaded and unpacked there ({reason}), allowed: a writable folder; {ELSEWHERE}"
+        raise DatasetError(f"{folder}: {text}") from None
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -257,22 +251,12 @@ def _unreachable(url: str) -> str:
         request.urlopen(request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)  # of an URLError, what it wraps
-        if isinstance(reason, socket.gaierror):
-            return f"could not resolve host {host}"
-        return f"could not reach {host}: {_one_line(reason)}"
+        return f"could not {'resolve' if isinstance(reason, socket.gaierror) else 'reach'} host {host}: {reason}"
     return ""
-
-
-def _exist(paths: Iterable[Path]) -> bool:
-    return all(path.is_file() for path in paths)
 
 
 def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
 
 
 def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
@@ -334,8 +318,10 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
     if (path / "test").is_dir():
         test_files, test_labels, test_classes = _list(path / "test")
         if odd := sorted(set(test_classes) ^ set(classes)):
-            found = "train/ has none of that name" if odd[0] in test_classes else "in train/ only"
-            raise DatasetError(f"{path / 'test'}: class {odd[0]!r}: {found}, allowed: {', '.join(classes)}")
+            found = "found" if odd[0] in test_classes else "missing"
+            raise DatasetError(
+                f"{path / 'test'}: class {odd[0]!r} {found}, allowed: those of train, {', '.join(classes)}"
+            )
     else:
         kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
         test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
@@ -373,7 +359,7 @@ def _common_mode(files: list[Path]) -> str:
         if kind.startswith(("I", "F")):  # Pillow would clip them
             raise DatasetError(f"{file}: mode {kind} found, allowed: 8 bits a channel")
         if size != (first := first or size):
-            text = f"{size[0]}x{size[1]} pixels found, allowed: {first[0]}x{first[1]}, the size of {files[0]}"
+            text = "{}x{} pixels found, allowed: {}x{}, the size of {}".format(*size, *first, files[0])
             raise DatasetError(f"{file}: {text}")
         if kind not in ("1", "L", "LA"):
             mode = "RGB"
@@ -398,18 +384,17 @@ def _opened(file: Path) -> "Iterator[Image.Image]":
         with Image.open(file) as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file}: not a readable image ({_one_line(error)})") from None
+        raise DatasetError(f"{file}: not a readable image ({error})") from None
 
 
 TEN = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-EMNIST_STEMS = ("emnist-digits-train", "emnist-digits-test")
 PUBLISHED = {
     "mnist": _Published(kind="MNIST", folder="MNIST/raw", classes=TEN),
     "fashion-mnist": _Published(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
     "kmnist": _Published(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
-    "emnist-digits": _Published(kind="EMNIST", folder="EMNIST/raw", classes=TEN, stems=EMNIST_STEMS),
+    "emnist-digits": _Published(kind="EMNIST", folder="EMNIST/raw", classes=TEN),
     "cifar10": _Published(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
 }

@@ -65,8 +65,9 @@ class IntRange:
         return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
 
     def grid(self) -> tuple[int, ...]:
-        """Every number of the range."""
-        return tuple(range(self.low, self.high + 1, self.step))
+        """Every number of the range; of more than 100 an even sample with both ends."""
+        every = range(self.low, self.high + 1, self.step)
+        return *every[: -1 : 1 + (len(every) - 1) // 100], self.high
 
     def holds(self, value: object) -> bool:
         """Whether it is a number of the range."""
@@ -99,8 +100,12 @@ class FloatRange:
         if self.step is None:
             return rng.uniform(self.low, self.high)
         steps = round((self.high - self.low) / self.step)
-        # Rounded, so that 0.1 + 2 * 0.05 is 0.2, as in Optuna.
-        return round(self.low + self.step * int(rng.random() * (steps + 1)), 12)
+        return self.short(self.low + self.step * int(rng.random() * (steps + 1)))
+
+    def short(self, value: float) -> float:
+        """The number without digits that mean nothing: 3 significant ones, or of a step's multiple those it has."""
+        digits = 3 if self.step is None else 12  # TPE says 0.15000000000000002 for 0.15
+        return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
     def grid(self) -> tuple[float, ...]:
         """Both ends."""
@@ -163,11 +168,11 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
         raise SearchSpaceError(f"{where}: low ({low}) is above high ({high})")
     if log and low <= 0:
         raise SearchSpaceError(f"{where}: low ({low}) with log, allowed: above 0")
-    if low == high:
-        return low
     step = data.get("step")
     if step is not None:
         _check_step(step, allowed.kind, low, high, log, where)
+    if low == high:
+        return low
     if allowed.kind is int:
         return IntRange(int(low), int(high), step or 1, log)
     return FloatRange(low, high, float(step) if step is not None else None, log)

@@ -2,8 +2,8 @@
 
 Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one
 misleads them and wastes trials. Here discarding happens inside the sampling, before Optuna has a trial to spend:
-the first candidates are drawn at random until one is feasible; later ones are proposed by TPE and, where a
-proposal misses a limit, changed a few parameters at a time until it keeps it.
+the first candidates are drawn at random, later ones proposed by TPE, and where no draw or proposal keeps the
+limits, the closest is changed a few parameters at a time until it does.
 """
 
 import math
@@ -26,6 +26,7 @@ from nas.search_space import Candidate, SearchSpace
 
 NUM_STARTUP = 20
 MAX_TRIES = 20_000
+NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_PROPOSALS = 4  # of TPE before the last is mended: each costs as much as some 200 judgements
 
 
@@ -83,9 +84,9 @@ class FeasibleSampler(BaseSampler):
         self.num_draws = 0
         trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(trained) < self.num_startup:
-            drawn = self._screen(self.space.draw(rng) for _ in range(MAX_TRIES))
+            drawn = self._feasible((self.space.draw(rng) for _ in range(NUM_RANDOM)), rng)
         else:
-            drawn = self._learned(self._proposals(study, trial, rng), rng)
+            drawn = self._feasible(self._proposals(study, trial, rng), rng)
         if drawn is None:
             raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
         return drawn
@@ -116,11 +117,7 @@ class FeasibleSampler(BaseSampler):
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 yield tpe.sample_relative(study, trial, self._distributions)
 
-    def _screen(self, proposals: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The first feasible, new proposal."""
-        return next((values for values in proposals if self._judge(values).reason == ""), None)
-
-    def _learned(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
+    def _feasible(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
         """The first proposal that is feasible and new, or the one that comes closest, mended."""
         least, closest = math.inf, self.space.draw(rng)
         for values in proposals:

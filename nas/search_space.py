@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nas.allowed import COUNT, RATE, Allowed, Flag, Interval, Words
 from nas.architecture import Architecture
 from nas.composites import DepthwiseSeparable, Repeat, Residual
-from nas.domains import Domain, Value, read
+from nas.domains import Domain, FloatRange, Value, read
 from nas.errors import SearchSpaceError
 from nas.layers import (
     ACTIVATIONS,
@@ -48,7 +48,7 @@ POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "gap")
 
 NETWORK: dict[str, tuple[Allowed, Value | None]] = {
-    "num_blocks": (COUNT, None),
+    "num_blocks": (Interval(int, 1, 20), None),
     "activation": (Words(tuple(ACTIVATIONS)), "relu"),
     "order": (Words(tuple(ORDERS)), "norm_act"),
     "pool": (Words(tuple(POOLS)), "max"),
@@ -56,11 +56,11 @@ NETWORK: dict[str, tuple[Allowed, Value | None]] = {
     "residual": (Flag(), False),
 }
 BLOCK: dict[str, tuple[Allowed, Value | None]] = {
-    "num_convs": (COUNT, None),
+    "num_convs": (Interval(int, 1, 100), None),
     "kernel_size": (COUNT, 3),
     "padding": (Words(("same", "valid")), "same"),
     "convolution": (Words(("full", "separable")), "full"),
-    "shared_repeats": (Interval(int, 0), 0),
+    "shared_repeats": (Interval(int, 0, 100), 0),
     "transition": (Words(("none", "before_pool", "after_pool")), "none"),
     "transition_channels": (COUNT, 8),
     "dropout": (RATE, 0.0),
@@ -175,13 +175,12 @@ class SearchSpace:
         return Candidate(self.architecture(values), self.recipe(values))
 
     def recipe(self, values: Mapping[str, Value]) -> Recipe:
-        """The recipe that the values stand for, numbers to 3 significant digits: what is printed is what is trained."""
+        """The recipe that the values stand for; continuous ones to 3 significant digits: what is printed is trained."""
         every = {**self.fixed, **values}
-        chosen = {key: every[f"recipe.{key}"] for key in RECIPE}
+        chosen = {key: self._short(f"recipe.{key}", every) for key in RECIPE}
         by_sgd, by_adam = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
         chosen["learning_rate"] = by_sgd if chosen["optimizer"] == "sgd" else by_adam
-        short = {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in chosen.items()}
-        return Recipe(epochs=self.epochs, **short)  # type: ignore[arg-type]
+        return Recipe(epochs=self.epochs, **chosen)  # type: ignore[arg-type]
 
     def architecture(self, values: Mapping[str, Value]) -> Architecture:
         """The network that the values stand for.
@@ -201,7 +200,7 @@ class SearchSpace:
             if last and head == "gap":
                 widths[-1] = self.num_classes
             kernel, padding = v[block + "kernel_size"], v[block + "padding"]
-            style = kernel, padding, v[block + "convolution"], order, activation, v[block + "dropout"]
+            style = kernel, padding, v[block + "convolution"], order, activation, self._short(block + "dropout", v)
             body: tuple[Layer, ...] = ()
             for width in widths:
                 body += _unit(width, *style)
@@ -221,6 +220,10 @@ class SearchSpace:
                     layers += (*unit, pool) if transition == "before_pool" else (pool, *unit)
         layers += self._head(head, layers)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
+
+    def _short(self, name: str, values: Mapping[str, Any]) -> Any:
+        domain = self.domains.get(name)
+        return domain.short(values[name]) if isinstance(domain, FloatRange) else values[name]
 
     def _head(self, head: str, features: list[Layer]) -> tuple[Layer, ...]:
         if head == "gap_conv":

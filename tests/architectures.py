@@ -51,7 +51,9 @@ def draw_layers(rng: Random, shape: Shape, kinds: tuple[str, ...], number: int, 
     return tuple(layers)
 
 
-def draw_layer(rng: Random, kind: str, shape: Shape, kinds: tuple[str, ...] = ON_MAPS, depth: int = 0) -> Layer:
+def draw_layer(  # noqa: PLR0911, PLR0912  # a branch a kind
+    rng: Random, kind: str, shape: Shape, kinds: tuple[str, ...] = ON_MAPS, depth: int = 0
+) -> Layer:
     """A layer of a kind, its options drawn; whether it fits the shape is not looked at."""
     channels = shape[0]
     match kind:

@@ -44,8 +44,8 @@ TEXT = """{
     {"kind": "conv", "out_channels": 4, "kernel_size": 3, "padding": 1, "bias": false},
     {"kind": "batch_norm"},
     {"kind": "activation"},
-    {"kind": "residual", "layers": [{"kind": "repeat", "layers": [{"kind": "conv", "out_channels": 4, "kernel_size": 3, \
-"padding": 1}], "times": 2, "shared": true}]},
+    {"kind": "residual", "layers": [{"kind": "repeat", "layers": [\
+{"kind": "conv", "out_channels": 4, "kernel_size": 3, "padding": 1}], "times": 2, "shared": true}]},
     {"kind": "max_pool", "kernel_size": 2, "stride": 2},
     {"kind": "squeeze_excite", "reduction": 2},
     {"kind": "dropout", "rate": 0.1},
@@ -111,7 +111,13 @@ def test_the_fingerprint_is_the_same_in_every_process_and_session():
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
-            [sys.executable, "-c", code], input=TEXT, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            input=TEXT,
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.strip() == FINGERPRINT
     assert EXAMPLE.fingerprint() == FINGERPRINT
@@ -133,7 +139,7 @@ def test_a_rate_of_0_has_one_fingerprint_however_it_is_written():
 
 
 def test_build_is_torchs_default_initialisation():
-    architecture = Architecture(input_shape=(3, 8, 8), layers=(Conv(out_channels=5, kernel_size=3, groups=1), Flatten()))
+    architecture = Architecture(input_shape=(3, 8, 8), layers=(Conv(out_channels=5, kernel_size=3),))
     torch.manual_seed(7)
     alone = nn.Conv2d(3, 5, 3)
     torch.manual_seed(7)
@@ -187,6 +193,7 @@ def test_a_shape_error_names_the_position_when_made_in_code():
 
 
 RELU = {"kind": "activation"}
+REPEAT = {"kind": "repeat", "times": 2}
 CONV = {"kind": "conv", "out_channels": 1, "kernel_size": 3}
 ALL_KINDS = (
     "conv, depthwise_separable, batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, "
@@ -239,16 +246,19 @@ A_LIST = "a list of at least one layer"
             f"layers[1].layers[1]: kind is 'elu', allowed: {ALL_KINDS}",
         ),
         (
-            file_of(RELU, {"kind": "residual", "layers": [{"kind": "repeat", "times": 2, "layers": []}]}),
+            file_of(RELU, {"kind": "residual", "layers": [{**REPEAT, "layers": []}]}),
             f"layers[1].layers[0].layers: [] found, allowed: {A_LIST}",
         ),
         (
-            file_of(RELU, {"kind": "residual", "layers": [{"kind": "repeat", "times": 2, "layers": [RELU, CONV | {"x": 1}]}]}),
+            file_of(
+                RELU,
+                {"kind": "residual", "layers": [{"kind": "repeat", "times": 2, "layers": [RELU, CONV | {"x": 1}]}]},
+            ),
             "layers[1].layers[0].layers[1]: unknown key x, allowed: "
             "bias, dilation, groups, kernel_size, kind, out_channels, padding, stride",
         ),
         (
-            file_of({"kind": "repeat", "times": 2, "layers": [{"kind": "flatten"}]}),
+            file_of({**REPEAT, "layers": [{"kind": "flatten"}]}),
             "layers[0]: repeat: layers holds flatten, allowed: layers that keep a feature map a map",
         ),
         (
@@ -267,7 +277,10 @@ def test_what_is_wrong_in_a_file_is_named(data, text):
 
 def test_a_long_value_is_shortened():
     text = error_of(file_of(layers={f"key {number}": number for number in range(100)}))
-    assert text == f"architecture: layers: {{'key 0': 0, 'key 1': 1, 'key 10': 10, 'key 11': 11, ...}} found, allowed: {A_LIST}"
+    assert (
+        text
+        == f"architecture: layers: {{'key 0': 0, 'key 1': 1, 'key 10': 10, 'key 11': 11, ...}} found, allowed: {A_LIST}"
+    )
     assert error_of("x" * 500).startswith("architecture: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' found, allowed: ")
 
 
@@ -299,7 +312,9 @@ def test_nested_lists_without_end_are_shortened():
         deep = [deep]
     assert error_of(deep) == f"architecture: [[[[[[[...]]]]]]] found, allowed: {NEEDED}"
     assert error_of(file_of(deep)) == "architecture: layers[0]: [[[[[[[...]]]]]]] found, allowed: an object with kind"
-    assert error_of(file_of({**CONV, "stride": deep})).startswith("architecture: layers[0]: conv: stride is [[[[[[[...]")
+    assert error_of(file_of({**CONV, "stride": deep})).startswith(
+        "architecture: layers[0]: conv: stride is [[[[[[[...]"
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,16 @@ from nas.layers import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Thousands of tiny networks: waking a second thread takes longer than the work, ten times so on a busy machine."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
+
+
 # Each worked out by hand: output shape, params, macs, buffer bytes, peak elements, extent, stride.
 MEASURES = [
     (Conv(out_channels=4, kernel_size=3), (2, 7, 5), ((4, 5, 3), 76, 1080, 0, 130, 3, 1)),
@@ -111,7 +121,10 @@ HALF = "a whole number from 0 to half the kernel size"
 FUNCTIONS = "relu, leaky_relu, gelu, silu, hardswish"
 COUNTS = (0, -1, True, 1.0, "3", None, [3])
 BAD_VALUES = [
-    *(("conv", CONV, field, COUNTS, COUNT) for field in ("out_channels", "kernel_size", "stride", "dilation", "groups")),
+    *(
+        ("conv", CONV, field, COUNTS, COUNT)
+        for field in ("out_channels", "kernel_size", "stride", "dilation", "groups")
+    ),
     ("conv", CONV, "padding", (-1, False, 1.0, "full", None, []), PADDING),
     ("conv", CONV, "bias", (0, 1, None, "true"), "true or false"),
     ("conv", CONV | {"padding": "same"}, "stride", (2,), 'only 1 with padding "same"'),
@@ -147,7 +160,11 @@ def test_a_bad_value_is_named_with_what_is_allowed(kind, others, field, values, 
 @pytest.mark.parametrize(
     ("layer", "shape", "text"),
     [
-        (Conv(out_channels=1, kernel_size=1), (10,), "conv needs a feature map (channels, height, width), met shape (10,)"),
+        (
+            Conv(out_channels=1, kernel_size=1),
+            (10,),
+            "conv needs a feature map (channels, height, width), met shape (10,)",
+        ),
         (
             Conv(out_channels=1, kernel_size=3, dilation=3, padding=1),
             (1, 9, 4),

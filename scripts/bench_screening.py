@@ -1,0 +1,184 @@
+"""How fast candidates are drawn, costed and judged, beside the usual way.
+
+The usual way builds the module inside the objective, counts its parameters and raises `TrialPruned`.
+
+    python scripts/bench_screening.py [--json] [--seed 0]
+
+Three figures, in one run on one machine:
+- random: candidates drawn at random, costed and judged, against modules built and counted, the same candidates.
+- learning: seconds of sampling a survivor, at limits that 0.4 % of the default space keep, with 500 trained trials
+  in the study (SQLite, as `nas search` keeps it).
+- usual: the same limits, Optuna's TPE and `TrialPruned`: trials that it takes for a survivor, and seconds.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from random import Random
+
+import optuna
+import torch
+
+from nas.constraints import Constraint
+from nas.cost import cost_of
+from nas.errors import ShapeError
+from nas.records import open_storage
+from nas.samplers import FeasibleSampler
+from nas.screening import judge, survey
+from nas.search_space import SearchSpace
+
+NUM_SCREENED, NUM_BUILT = 10_000, 500
+NUM_TRAINED, NUM_SURVIVORS = 500, 30
+USUAL_SECONDS = 60
+
+
+def limits_at(space: SearchSpace, share: float) -> tuple[Constraint, ...]:
+    """A receptive field of 28 and as many parameters as leave that share of the space."""
+    receptive_field = Constraint("receptive_field", ">=", 28)
+    rng = Random(1)
+    verdicts = (judge(space, (receptive_field,), space.draw(rng)) for _ in range(2 * NUM_SCREENED))
+    params = sorted(verdict.cost.params for verdict in verdicts if verdict.cost is not None and not verdict.reason)
+    return Constraint("params", "<=", params[int(share * 2 * NUM_SCREENED)]), receptive_field
+
+
+def bench_random(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+    rng = Random(seed)
+    start = time.perf_counter()
+    feasible = sum(not judge(space, limits, space.draw(rng)).reason for _ in range(NUM_SCREENED))
+    screened = NUM_SCREENED / (time.perf_counter() - start)
+    rng = Random(seed)
+    start = time.perf_counter()
+    for _ in range(NUM_BUILT):
+        try:
+            module = space.architecture(space.draw(rng)).build()
+            sum(p.numel() for p in module.parameters() if p.requires_grad)
+        except ShapeError:
+            pass
+    built = NUM_BUILT / (time.perf_counter() - start)
+    return {
+        "feasible_share": feasible / NUM_SCREENED,
+        "screened_per_second": screened,
+        "built_per_second": built,
+        "screened_to_built_ratio": screened / built,
+    }
+
+
+def objective_of(space: SearchSpace, values: dict[str, object]) -> float:
+    """Something to learn that costs nothing: more arithmetic and a fitting learning rate are better."""
+    candidate = space.candidate(values)  # type: ignore[arg-type]
+    return cost_of(candidate.architecture).macs / 1e6 - abs(candidate.recipe.learning_rate - 0.05)
+
+
+def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        sampler = FeasibleSampler(space, limits, seed=seed)
+        storage = open_storage(f"sqlite:///{folder}/studies.db")
+        study = optuna.create_study(direction="maximize", storage=storage, sampler=sampler)
+        distributions = space.distributions()
+        rng = Random(seed)
+        trained = []
+        while len(trained) < NUM_TRAINED:
+            values = space.draw(rng)
+            if not judge(space, limits, values).reason:
+                trained.append(
+                    optuna.trial.create_trial(
+                        value=objective_of(space, values), params=values, distributions=distributions
+                    )
+                )
+        study.add_trials(trained)
+        seconds, draws = [], []
+        for _ in range(NUM_SURVIVORS):
+            trial = study.ask()
+            start = time.perf_counter()
+            values = sampler.sample_relative(study, study.get_trials(deepcopy=False)[trial.number], distributions)
+            seconds.append(time.perf_counter() - start)
+            draws.append(sampler.num_draws)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            study.add_trial(
+                optuna.trial.create_trial(
+                    value=objective_of(space, values), params=values, distributions=distributions
+                )
+            )
+        storage.engine.dispose()
+    return {
+        "num_trained": NUM_TRAINED,
+        "num_survivors": NUM_SURVIVORS,
+        "sampling_seconds_median": statistics.median(seconds),
+        "sampling_seconds_max": max(seconds),
+        "draws_per_survivor": statistics.mean(draws),
+    }
+
+
+def bench_usual(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+    sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    num_trials = num_survivors = 0
+    distinct = set()
+
+    def objective(trial: optuna.Trial) -> float:
+        nonlocal num_survivors
+        try:
+            candidate = space.suggest(trial)
+            module = candidate.architecture.build()
+        except ShapeError:
+            raise optuna.TrialPruned from None
+        num_params = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        receptive_field = cost_of(candidate.architecture).receptive_field
+        if num_params > limits[0].bound or receptive_field < limits[1].bound:
+            raise optuna.TrialPruned
+        num_survivors += 1
+        distinct.add(candidate.fingerprint())
+        return objective_of(space, trial.params)
+
+    start = time.perf_counter()
+    while time.perf_counter() - start < USUAL_SECONDS:
+        study.optimize(objective, n_trials=10)
+        num_trials += 10
+    elapsed = time.perf_counter() - start
+    return {
+        "usual_trials": num_trials,
+        "usual_survivors": num_survivors,
+        "usual_distinct_survivors": len(distinct),
+        "usual_seconds_for_each_survivor": elapsed / max(1, num_survivors),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SearchSpace.load("mnist")
+    main_job = (Constraint("params", "<=", 8000), Constraint("receptive_field", ">=", 28))
+    tight = limits_at(space, 0.004)
+    figures: dict[str, object] = {
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "seed": options.seed,
+        "random": bench_random(space, main_job, options.seed),
+        "tight_limits": [str(limit) for limit in tight],
+        "tight_feasible_share": survey(space, tight, seed=2).feasible_share,
+        "learning": bench_learning(space, tight, options.seed),
+        "usual": bench_usual(space, tight, options.seed),
+    }
+    usual, learning = figures["usual"], figures["learning"]
+    assert isinstance(usual, dict)
+    assert isinstance(learning, dict)
+    figures["usual_to_ours_seconds_ratio"] = (
+        usual["usual_seconds_for_each_survivor"] / learning["sampling_seconds_median"]
+    )
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return
+    for name, value in figures.items():
+        rows = value.items() if isinstance(value, dict) else [("", value)]
+        for key, number in rows:
+            text = f"{number:,.4g}" if isinstance(number, float) else number
+            print(f"{name + ' ' + key:<45} {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.errors import RecipeError
+from nas.recipe import ALLOWED, Recipe
+
+COUNT = "a whole number of at least 1"
+RATE = "a number of at least 0 and below 1"
+DEGREES = "a number of at least 0 and at most"
+# field: what is allowed in words, the least and the largest good value, bad values beside those that are no number
+FIELDS = {
+    "epochs": (COUNT, [1, 1000], [0, -1, 1.0, 1.5]),
+    "optimizer": ("sgd, adam, adamw", ["sgd", "adam", "adamw"], ["SGD", "rmsprop", "", 1]),
+    "learning_rate": ("a number above 0", [1e-9, 0.1, 1, 1000], [0, 0.0, -0.1]),
+    "momentum": (RATE, [0, 0.0, 0.999], [-0.1, 1, 1.0]),
+    "weight_decay": ("a number of at least 0", [0, 10], [-1e-9]),
+    "schedule": ("constant, step, cosine, one_cycle", ["constant", "step", "cosine", "one_cycle"], ["linear", 0]),
+    "warmup": (RATE, [0, 0.999], [-0.1, 1]),
+    "step_epochs": (COUNT, [1, 1000], [0, 2.0]),
+    "step_gamma": ("a number above 0 and at most 1", [1e-9, 1, 1.0], [0, 1.1]),
+    "batch_size": (COUNT, [1, 4096], [0, 128.0]),
+    "label_smoothing": (RATE, [0, 0.999], [-0.1, 1]),
+    "rotation": (f"{DEGREES} 180", [0, 180], [-1, 180.5]),
+    "translation": (f"{DEGREES} 1", [0, 1], [-0.1, 1.1]),
+    "scale": (RATE, [0, 0.999], [-0.1, 1]),
+    "shear": (f"{DEGREES} 45", [0, 45], [-1, 46]),
+    "brightness": (f"{DEGREES} 1", [0, 1], [-0.1, 1.1]),
+    "contrast": (f"{DEGREES} 1", [0, 1], [-0.1, 1.1]),
+}
+NEVER = [None, True, False, "0.5", [], {}, [0.5], math.nan, math.inf, -math.inf]
+
+
+def test_every_field_is_held_to_something():
+    assert list(FIELDS) == [field.name for field in dataclasses.fields(Recipe)]
+    assert list(ALLOWED) == list(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_good_values_are_kept(field):
+    _, good, _ = FIELDS[field]
+    for value in good:
+        assert getattr(Recipe(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_bad_value_is_named_with_what_is_allowed(field):
+    allowed, _, bad = FIELDS[field]
+    for value in [*bad, *NEVER]:
+        with pytest.raises(RecipeError) as caught:
+            Recipe(**{field: value})
+        assert str(caught.value) == f"{field} is {value!r}, allowed: {allowed}"
+        with pytest.raises(RecipeError) as caught:
+            Recipe.from_json({field: value}, where="recipe.json")
+        assert str(caught.value) == f"recipe.json: {field} is {value!r}, allowed: {allowed}"
+
+
+@pytest.mark.xfail(
+    raises=OverflowError, strict=True, reason="nas/allowed.py asks math.isfinite of an int too large for it"
+)
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "epochs"])
+def test_a_number_too_large_for_a_float_is_refused(field):
+    with pytest.raises(RecipeError):
+        Recipe(**{field: 10**400})
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (None, "recipe: None found, allowed: an object"),
+        ([], "recipe: [] found, allowed: an object"),
+        ("sgd", "recipe: 'sgd' found, allowed: an object"),
+        ({"lr": 0.1, "bs": 1}, f"recipe: unknown key bs, lr, allowed: {', '.join(FIELDS)}"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(data, text):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_json(data)
+    assert str(caught.value) == text
+
+
+def test_nested_lists_without_end_are_shortened():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_json(deep)
+    assert str(caught.value) == "recipe: [[[[[[[...]]]]]]] found, allowed: an object"
+    with pytest.raises(RecipeError) as caught:
+        Recipe(epochs=deep)
+    assert str(caught.value) == f"epochs is [[[[[[[...]]]]]]], allowed: {COUNT}"
+
+
+def test_the_default_recipe_in_json():
+    assert Recipe().to_json() == {
+        "epochs": 15,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "schedule": "one_cycle",
+        "warmup": 0.2,
+        "step_epochs": 6,
+        "step_gamma": 0.1,
+        "batch_size": 128,
+        "label_smoothing": 0.0,
+        "rotation": 0.0,
+        "translation": 0.0,
+        "scale": 0.0,
+        "shear": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+    }
+    assert Recipe.from_json({}) == Recipe()
+    assert Recipe.from_json({"epochs": 3}) == Recipe(epochs=3)
+
+
+def test_a_recipe_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().epochs = 3
+
+
+NUMBERS = {
+    int: st.integers(1, 10**6),
+    float: st.floats(0.001, 0.999),
+    str: st.nothing(),
+}
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.sampled_from(good) | NUMBERS[type(getattr(Recipe(), name))]
+            for name, (_, good, _) in FIELDS.items()
+        },
+    )
+)
+def test_any_recipe_survives_json_and_text(fields):
+    recipe = Recipe(**fields)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["sgd", "step"])
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
+
+
+@given(ANYTHING | st.dictionaries(st.sampled_from(list(FIELDS)), ANYTHING, max_size=3))
+def test_any_json_is_read_or_refused(data):
+    try:
+        recipe = Recipe.from_json(data)
+    except RecipeError:
+        return
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert all(math.isfinite(value) for value in recipe.to_json().values() if not isinstance(value, str))
