@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `nas --help` answers a
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -276,7 +277,8 @@ def trials(
     elif format_ is TableFormat.csv:
         import pandas as pd
 
-        typer.echo(pd.DataFrame([_flat(row) for row in rows], columns=_FLAT).to_csv(index=False), nl=False)
+        frame = pd.DataFrame([_flat(row) for row in rows], columns=_FLAT)
+        typer.echo(frame.convert_dtypes().to_csv(index=False), nl=False)  # counts stay whole where some are missing
     else:
         settings = records.settings
         typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
@@ -393,6 +395,9 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def main() -> None:
     """Runs the command line; a user's mistake is one line on standard error and exit status 2."""
+    # Read when torch is imported, later. OpenMP's threads wait by spinning unless told otherwise: where anything else
+    # runs on the same cores, an epoch then takes several times as long (results/README.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except (NasError, TrainingDiverged) as error:

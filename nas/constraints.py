@@ -40,7 +40,7 @@ class Constraint:
             number = int(value) if value.isdecimal() else float(value)
         except ValueError:
             number = math.nan
-        if not number.is_integer():  # nan and inf are none
+        if number % 1 != 0:  # nan, and inf whose remainder is nan, among them
             raise ConstraintError(f"constraint {text!r}: {value!r} is not a whole number")
         return cls(metric, relation, int(number))
 

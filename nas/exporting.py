@@ -43,12 +43,13 @@ def export_trial(
     assert record.recipe is not None
     normalisation = records.study.user_attrs["normalisation"]
     settings = records.settings
+    last = min(settings.consistency, settings.epochs)
     facts = [
-        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}.",
-        f"Accuracy on the validation split: mean {record.objective:.4f} over the last {settings.consistency} epochs,"
-        f" lowest of them {record.consistent_accuracy:.4f}. One run, chosen by this figure among the study's trials:",
-        "expect a little less on new images.",
-        f"From trial {trial} of study {records.study.study_name!r}.",
+        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}:",
+        f"trial {trial} of study {records.study.study_name!r}.",
+        f"Accuracy on the validation split: mean {record.objective:.4f} of the last {last} epochs,"
+        f" lowest of them {record.consistent_accuracy:.4f}.",
+        "One run, and chosen by this figure among many: expect a little less on new images.",
     ]
     return export(
         record.architecture,

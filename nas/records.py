@@ -1,11 +1,10 @@
 """Records: the only reader and writer of what a study stores: attributes, trials, weights.
 
-A study is Optuna's, in a database. The network, the recipe and the epochs of a trial are kept in its user
-attributes, its weights in Optuna's artifact store beside the database, so optuna-dashboard shows all of it.
+A study is Optuna's, in a database: figures are user attributes, which optuna-dashboard shows; the network, the recipe
+and the epochs of a trial are system attributes; its weights lie in Optuna's artifact store beside the database.
 """
 
 import dataclasses
-import json
 import tempfile
 import warnings
 from collections import Counter
@@ -102,6 +101,7 @@ class TrialRecord:
 def read_trial(trial: FrozenTrial) -> TrialRecord:
     """The record in a trial of Optuna's."""
     attrs = trial.user_attrs
+    network, recipe, history = (_noted(trial, key) for key in ("architecture", "recipe", "history"))
     numbers = {
         key: attrs.get(key)
         for key in (*Cost.__dataclass_fields__, "consistent_accuracy", "seconds", "num_draws", "seed")
@@ -112,11 +112,16 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
         outcome=attrs.get("outcome", ""),
         objective=trial.value if trial.state == TrialState.COMPLETE else None,
         reason=attrs.get("reason", ""),
-        recipe=Recipe.from_json(json.loads(attrs["recipe"])) if "recipe" in attrs else None,
-        architecture=Architecture.from_json(json.loads(attrs["architecture"])) if "architecture" in attrs else None,
-        history=tuple(EpochMetrics.from_json(row) for row in json.loads(attrs.get("history", "[]"))),
+        recipe=Recipe.from_json(recipe) if recipe else None,
+        architecture=Architecture.from_json(network) if network else None,
+        history=tuple(EpochMetrics.from_json(row) for row in history or []),
         **numbers,
     )
+
+
+def _noted(trial: FrozenTrial, key: str) -> Any:
+    """What `StudyRecords` noted under the key, None if nothing."""
+    return trial.system_attrs.get(f"nas:{key}")
 
 
 def default_storage(results: str | Path) -> str:
@@ -263,7 +268,7 @@ class StudyRecords:
         import torch
 
         trial = self.study.get_trials(deepcopy=False)[number]
-        artifact = trial.user_attrs.get("weights")
+        artifact = _noted(trial, "weights")
         if artifact is None:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
         with tempfile.TemporaryDirectory() as folder:
@@ -327,8 +332,8 @@ class StudyRecords:
             trial.set_user_attr(key, value)
         trial.set_user_attr("num_draws", num_draws)
         trial.set_user_attr("seed", seed)
-        trial.set_user_attr("architecture", json.dumps(candidate.architecture.to_json()))
-        trial.set_user_attr("recipe", json.dumps(candidate.recipe.to_json()))
+        self._note(trial, "architecture", candidate.architecture.to_json())
+        self._note(trial, "recipe", candidate.recipe.to_json())
         # Last: a trial without it was killed before it began, and is drawn again rather than run again.
         trial.set_user_attr("fingerprint", candidate.fingerprint())
 
@@ -347,7 +352,7 @@ class StudyRecords:
             )
         consistency = self.settings.consistency
         accuracies = [metrics.val_accuracy for metrics in history]
-        trial.set_user_attr("weights", artifact)
+        self._note(trial, "weights", artifact)
         trial.set_user_attr("consistent_accuracy", consistent_accuracy(accuracies, consistency))
         self._end(trial, "trained", history)
         self.study.tell(trial, objective(accuracies, consistency))
@@ -359,9 +364,13 @@ class StudyRecords:
         self.study.tell(trial, state=TrialState.FAIL)
 
     def _end(self, trial: optuna.Trial, outcome: str, history: Sequence[EpochMetrics]) -> None:
-        trial.set_user_attr("history", json.dumps([metrics.to_json() for metrics in history]))
+        self._note(trial, "history", [metrics.to_json() for metrics in history])
         trial.set_user_attr("seconds", round(sum(metrics.seconds for metrics in history), 3))
         trial.set_user_attr("outcome", outcome)
+
+    def _note(self, trial: optuna.Trial, key: str, value: Any) -> None:
+        """Keeps what is for us alone in a system attribute: long texts would bury the figures in the dashboard."""
+        self.study._storage.set_trial_system_attr(trial._trial_id, f"nas:{key}", value)
 
     def requeue_interrupted(self) -> int:
         """Puts the trials that no process finished back into the queue, with their parameters; how many.
@@ -434,8 +443,8 @@ def _readable(url: str) -> Iterator[None]:
         yield
     except StudyError:
         raise
-    except ModuleNotFoundError as error:
-        raise StudyError(f"{url}: its driver is not installed: {error.name}") from None
+    except ImportError:
+        raise StudyError(f"{url}: the driver of this database is not installed") from None
     except OSError as error:
         raise StudyError(f"{database or url}: {error.strerror}") from None
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:

@@ -180,7 +180,7 @@ class SearchSpace:
         chosen = {key: self._short(f"recipe.{key}", every) for key in RECIPE}
         by_sgd, by_adam = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
         chosen["learning_rate"] = by_sgd if chosen["optimizer"] == "sgd" else by_adam
-        return Recipe(epochs=self.epochs, **chosen)  # type: ignore[arg-type]
+        return Recipe(epochs=self.epochs, **chosen)
 
     def architecture(self, values: Mapping[str, Value]) -> Architecture:
         """The network that the values stand for.
@@ -301,6 +301,8 @@ def _shared(
     width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
     """One more convolution applied several times, with the norm outside: its statistics differ each time."""
+    if times == 1:
+        return _unit(width, kernel, padding, convolution, order, activation, dropout)
     conv = _conv(width, kernel, padding, convolution, order == "act")
     repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
     norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()

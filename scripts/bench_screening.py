@@ -98,9 +98,7 @@ def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], seed: int
             draws.append(sampler.num_draws)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             study.add_trial(
-                optuna.trial.create_trial(
-                    value=objective_of(space, values), params=values, distributions=distributions
-                )
+                optuna.trial.create_trial(value=objective_of(space, values), params=values, distributions=distributions)
             )
         storage.engine.dispose()
     return {

@@ -7,6 +7,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+# Before torch is imported. Two threads that wait by spinning, on two cores that others use too, take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

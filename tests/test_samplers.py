@@ -1,0 +1,261 @@
+import math
+from collections import Counter
+from random import Random
+
+import optuna
+import pytest
+import torch
+from optuna.testing.pytest_samplers import BasicSamplerTestCase
+from optuna.trial import TrialState
+
+from nas import samplers
+from nas.constraints import Constraint, limits
+from nas.cost import cost_of
+from nas.errors import NasError
+from nas.samplers import FeasibleSampler, NothingNewError
+from nas.screening import judge
+from nas.search_space import SearchSpace
+
+LIMITS = {
+    "loose": ("mnist", ["params<=30000"]),
+    "the main job": ("mnist", ["params<=8000", "receptive_field>=28"]),
+    "wide": ("mnist_wide", ["params<=8000", "receptive_field>=28"]),
+    "colour": ("colour", ["params<=12000", "receptive_field>=32"]),
+    "several": ("mnist", ["params<=8000", "receptive_field>=28", "macs<=200000", "peak_activation_bytes<=60000"]),
+    "two sides": ("mnist", ["params<=5200", "params>=5000"]),
+    "tight": ("mnist", ["params<=1500", "receptive_field>=28"]),
+    "very tight": ("mnist", ["params<=700", "receptive_field>=28"]),  # 1 of 10,000 random draws
+}
+MAIN = limits((1, 28, 28), max_params=8000)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return SearchSpace.load("mnist")
+
+
+def tiny(widths=(4, 6, 8)):
+    """A space of as many candidates as widths."""
+    data = {"network": {"num_blocks": 1}, "block": {"num_convs": 1}, "conv": {"channels": list(widths)}}
+    return SearchSpace.from_toml({"input_shape": [1, 8, 8], **data}, name="tiny")
+
+
+def closeness(candidate):
+    """0 at 5,000 parameters and a learning rate of 0.1, below elsewhere."""
+    params = abs(cost_of(candidate.architecture).params - 5000) / 5000
+    return -params - abs(math.log10(candidate.recipe.learning_rate / 0.1))
+
+
+def run(study, sampler, number, objective=closeness):
+    """The next candidates of a study, each with its trial's values, all told."""
+    study.sampler = sampler
+    given = []
+    for _ in range(number):
+        trial = study.ask()
+        candidate = sampler.space.suggest(trial)
+        given.append((candidate, trial.params))
+        study.tell(trial, objective(candidate))
+    return given
+
+
+def new_study():
+    return optuna.create_study(direction="maximize")
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_candidate_is_feasible_new_and_of_the_space(name):
+    space_name, texts = LIMITS[name]
+    space, constraints = SearchSpace.load(space_name), [Constraint.parse(text) for text in texts]
+    sampler = FeasibleSampler(space, constraints, seed=1, num_startup=8)
+    given = run(new_study(), sampler, 24)
+    for candidate, params in given:
+        cost = cost_of(candidate.architecture)
+        assert [str(c) for c in constraints if c.violation(cost) > 0] == []
+        assert params.keys() == space.domains.keys()
+        assert [key for key, value in params.items() if not space.domains[key].holds(value)] == []
+        assert candidate == space.candidate(params)
+    fingerprints = {candidate.fingerprint() for candidate, _ in given}
+    assert len(fingerprints) == 24
+    assert sampler.seen == fingerprints
+
+
+def test_nothing_is_built_while_sampling(mnist, monkeypatch):
+    def built(self, *args, **kwargs):
+        raise AssertionError(f"{type(self).__name__} built")
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", built)
+    sampler = FeasibleSampler(mnist, MAIN, seed=0, num_startup=6)
+    given = run(new_study(), sampler, 12)
+    assert sampler.counts.total() > 10
+    with pytest.raises(AssertionError, match="^Conv2d built$"):  # the spy sees what is built
+        given[0][0].architecture.build()
+
+
+def test_the_seed_decides_everything(mnist):
+    def given(seed):
+        return run(new_study(), FeasibleSampler(mnist, MAIN, seed=seed, num_startup=8), 16)
+
+    assert given(5) == given(5)
+    assert not {c.fingerprint() for c, _ in given(5)} & {c.fingerprint() for c, _ in given(6)}
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 5, 8, 13])
+def test_a_resumed_study_goes_on_as_if_never_stopped(mnist, interrupted_after):
+    def sampler(seen=None):
+        return FeasibleSampler(mnist, MAIN, seed=2, num_startup=8, seen=seen)
+
+    whole = run(new_study(), sampler(), 18)
+    study = new_study()
+    before = run(study, sampler(), interrupted_after)
+    after = run(study, sampler({candidate.fingerprint() for candidate, _ in before}), 18 - interrupted_after)
+    assert before + after == whole
+
+
+def test_what_the_study_has_is_not_given_again(mnist):
+    first, *_ = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
+    seen = {first[0].fingerprint(), "another"}
+    sampler = FeasibleSampler(mnist, MAIN, seed=0, seen=seen)
+    others = run(new_study(), sampler, 5)
+    assert first[0] not in [candidate for candidate, _ in others]
+    assert seen == {first[0].fingerprint(), "another"} | {candidate.fingerprint() for candidate, _ in others}
+    fresh = FeasibleSampler(tiny(), (), seed=0, seen={tiny().candidate(dict.fromkeys(tiny().domains, 4)).fingerprint()})
+    widths = [next(iter(params.values())) for _, params in run(new_study(), fresh, 2)]
+    assert sorted(widths) == [6, 8]
+    assert fresh.counts.keys() <= {"duplicate"}
+
+
+def test_every_draw_is_counted_once(mnist):
+    constraints = limits((1, 28, 28), max_params=2000)
+    sampler, study = FeasibleSampler(mnist, constraints, seed=0, num_startup=6), new_study()
+    num_draws, counts = 0, Counter()
+    for _ in range(12):
+        run(study, sampler, 1)
+        num_draws += sampler.num_draws
+        taken, discards = sampler.take_discards()
+        assert discards == []  # none was to be kept
+        assert taken.total() + 1 == sampler.num_draws
+        counts += taken
+    assert counts.total() + 12 == num_draws
+    assert counts.keys() == {"params", "receptive_field", "impossible_shape"}
+    assert sampler.take_discards() == (Counter(), [])
+
+
+def test_the_first_discards_are_kept_whole(mnist):
+    sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=2000), seed=0)
+    sampler.keep = 25
+    run(new_study(), sampler, 3)
+    counts, discards = sampler.take_discards()
+    assert counts.total() > 25
+    assert len(discards) == 25
+    for values, verdict in discards:
+        assert verdict == judge(mnist, sampler.constraints, values)
+        assert verdict.reason in {"params", "receptive_field", "impossible_shape"}
+        assert verdict.violation > 0
+    # Drawn by the seed alone, so the first discards are the draws themselves.
+    rng = Random("0 0")
+    drawn = [mnist.draw(rng) for _ in range(40)]
+    assert all(values in drawn for values, _ in discards)
+    run(new_study(), sampler, 1)
+    assert len(sampler.take_discards()[1]) <= 25
+
+
+def test_few_discards_are_all_kept(mnist):
+    sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=30_000), seed=0)
+    sampler.keep = 10_000
+    run(new_study(), sampler, 5)
+    counts, discards = sampler.take_discards()
+    assert Counter(discard.verdict.reason for discard in discards) == counts
+    assert counts.total() > 0
+
+
+@pytest.mark.parametrize("num_startup", [1, 20])
+def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
+    monkeypatch.setattr(samplers, "MAX_TRIES", 3_000)
+    monkeypatch.setattr(samplers, "NUM_RANDOM", 1_000)
+    space = tiny()
+    sampler, study = FeasibleSampler(space, (), seed=0, num_startup=num_startup), new_study()
+    sampler.keep = 10_000
+    given = run(study, sampler, 3)
+    assert sorted(params["block1.conv1.channels"] for _, params in given) == [4, 6, 8]
+    sampler.take_discards()
+    trial = study.ask()
+    with pytest.raises(NothingNewError) as caught:
+        space.suggest(trial)
+    num_draws = 3_000 if num_startup == 20 else 3_004  # 4 proposals of TPE, then thousands of changes
+    assert str(caught.value) == f"none of {num_draws:,} more draws is feasible and new"
+    assert isinstance(caught.value, NasError)
+    counts, discards = sampler.take_discards()
+    assert counts == {"duplicate": num_draws}
+    assert {verdict.reason for _, verdict in discards} == {"duplicate"}
+    assert all(verdict.violation == 0 for _, verdict in discards)
+    assert study.trials[trial.number].state == TrialState.RUNNING
+
+
+def test_infeasible_ones_of_a_tiny_space_are_never_handed_out(monkeypatch):
+    monkeypatch.setattr(samplers, "MAX_TRIES", 1_000)
+    space = tiny(range(4, 24))
+    sampler = FeasibleSampler(space, (Constraint("params", "<=", 200),), seed=0, num_startup=3)
+    study = new_study()
+    widths = [params["block1.conv1.channels"] for _, params in run(study, sampler, 6)]
+    assert sorted(widths) == [4, 5, 6, 7, 8, 9]  # 9 w + 2 w + 10 w parameters
+    with pytest.raises(NothingNewError):
+        run(study, sampler, 1)
+
+
+def test_an_enqueued_trial_keeps_its_own_values(mnist):
+    rng = Random(7)
+    infeasible = next(v for v in iter(lambda: mnist.draw(rng), None) if judge(mnist, MAIN, v).reason == "params")
+    sampler, study = FeasibleSampler(mnist, MAIN, seed=0), new_study()
+    study.sampler = sampler
+    study.enqueue_trial(infeasible)
+    trial = study.ask()
+    candidate = mnist.suggest(trial)
+    assert trial.params == infeasible
+    assert candidate == mnist.candidate(infeasible)
+    study.tell(trial, 0.0)
+    assert (sampler.num_draws, sampler.counts, sampler.seen) == (0, Counter(), set())
+    # What follows is what would have come without it.
+    assert run(study, sampler, 2) == run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 2)
+
+
+def test_a_copy_for_another_process_draws_otherwise(mnist):
+    sampler = FeasibleSampler(mnist, MAIN, seed=0)
+    sampler.reseed_rng()
+    assert run(new_study(), sampler, 1) != run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
+
+
+@pytest.mark.parametrize(("seed", "max_params"), [(0, 8000), (1, 8000), (2, 2500)])
+def test_the_sampler_learns_which_recipes_are_good(mnist, seed, max_params):
+    constraints = limits((1, 28, 28), max_params=max_params)
+
+    def rate(candidate):
+        return -abs(math.log(candidate.recipe.learning_rate / 0.1))
+
+    study = new_study()
+    run(study, FeasibleSampler(mnist, constraints, seed=seed), 80, rate)
+    values = [trial.value for trial in study.trials]
+    startup, late = sum(values[:20]) / 20, sum(values[40:]) / 40
+    assert late > startup / 2  # random draws come out at -1.4 to -2.1, these at -0.4
+
+
+def test_the_sampler_learns_which_networks_are_good(mnist):
+    study = new_study()
+    run(study, FeasibleSampler(mnist, MAIN, seed=0), 80)
+    values = [trial.value for trial in study.trials]
+    assert sum(values[40:]) / 40 > 0.7 * sum(values[:20]) / 20
+
+
+class TestOptunasOwnSuite(BasicSamplerTestCase):
+    """What Optuna asks of every sampler, for parameters outside the space."""
+
+    @pytest.fixture
+    def sampler(self, mnist):
+        return lambda: FeasibleSampler(mnist, (), seed=0)
