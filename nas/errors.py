@@ -61,6 +61,6 @@ class TrainingDiverged(Exception):
     """The loss stopped being finite: an outcome of a training, not a user's mistake."""
 
     def __init__(self, epoch: int, loss: float) -> None:
-        super().__init__(f"diverged: training loss {loss} in epoch {epoch}")
+        super().__init__(f"diverged: loss {loss} in epoch {epoch}")
         self.epoch = epoch
         self.loss = loss

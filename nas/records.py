@@ -337,6 +337,14 @@ class StudyRecords:
         # Last: a trial without it was killed before it began, and is drawn again rather than run again.
         trial.set_user_attr("fingerprint", candidate.fingerprint())
 
+    def discard(self, trial: optuna.Trial, cost: Cost, missed: Constraint, constraints: Sequence[Constraint]) -> None:
+        """Ends a trial that misses a limit: one that was enqueued by hand, since the sampler hands out none."""
+        for constraint in constraints:
+            trial.set_constraint(str(constraint), constraint.violation(cost))
+        for key, value in {**dataclasses.asdict(cost), "outcome": "discarded", "reason": missed.metric}.items():
+            trial.set_user_attr(key, value)
+        self.study.tell(trial, state=TrialState.PRUNED)
+
     def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: "Mapping[str, Tensor]") -> None:
         """Stores a finished training; the trial is COMPLETE only once everything else is stored."""
         import torch

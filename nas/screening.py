@@ -114,8 +114,8 @@ class SpaceReport:
                 )
             lines.append(text)
         for label, cost in (
-            ("smallest network of the space", self.smallest),
-            ("smallest within the other limits", self.smallest_within_limits),
+            ("smallest network found in the space", self.smallest),
+            ("smallest found within the other limits", self.smallest_within_limits),
         ):
             if cost is not None:
                 lines.append(f"{label}: {cost.params:,} parameters, receptive field {cost.receptive_field}")

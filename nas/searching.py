@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import optuna
 
 from nas import datasets
-from nas.constraints import Constraint, limits
+from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
-from nas.errors import InfeasibleError, NasError, StudyError, TrainingDiverged
+from nas.errors import InfeasibleError, NasError, ShapeError, StudyError, TrainingDiverged
 from nas.records import Settings, StudyRecords, TrialRecord, default_storage
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import survey
@@ -272,6 +272,9 @@ class _Loop:
         trial = study.ask()
         try:
             candidate = self.space.suggest(trial)
+        except ShapeError as error:  # like a missed limit: only parameters that someone else enqueued can do this
+            self.records.fail(trial, "unused", str(error))
+            return ""
         except NothingNewError as error:
             # Optuna's trial is there already; it ends unused, so that none stays RUNNING.
             self._take_discards()
@@ -279,6 +282,9 @@ class _Loop:
             raise
         num_draws = self._take_discards() + 1
         cost = cost_of(candidate.architecture)
+        if (missed := worst(self.constraints, cost)) is not None:
+            self.records.discard(trial, cost, missed, self.constraints)
+            return ""
         seed = _training_seed(self.seed, candidate)
         self.records.start(trial, candidate, cost, self.constraints, seed=seed, num_draws=num_draws)
         self.on_event(

@@ -52,3 +52,49 @@ def _only_files(urlopen):
         return response
 
     return offline
+
+
+TINY = """
+[network]
+num_blocks = 2
+
+[block]
+num_convs = { low = 1, high = 2 }
+kernel_size = [3, 5]
+
+[conv]
+channels = { low = 2, high = 5 }
+
+[recipe]
+sgd_learning_rate = { low = 0.05, high = 0.5, log = true }
+batch_size = [128, 256]
+"""
+
+
+@pytest.fixture
+def tiny_space(tmp_path):
+    """The path of a space whose networks train on digits within a second an epoch."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory):
+    """A results folder with a study of two trained trials on digits. Read only: tests share it."""
+    from nas.searching import search
+
+    folder = tmp_path_factory.mktemp("study")
+    space = folder / "tiny.toml"
+    space.write_text(TINY)
+    search(
+        max_params=900,
+        min_receptive_field=10,
+        dataset="digits",
+        space=str(space),
+        epochs=2,
+        trials=2,
+        results=folder / "results",
+        device="cpu",
+    )
+    return folder / "results"

@@ -137,7 +137,7 @@ def test_combined_limits_keep_the_same_networks(several, some):
         if bounds[metric, ">="] and bounds[metric, "<="]
     )
     if contradictory:
-        with pytest.raises(ConstraintError, match="^limits contradict: "):
+        with pytest.raises(ConstraintError, match=r"^limits contradict: "):
             combine(several)
         return
     combined = combine(several)
@@ -182,9 +182,8 @@ def test_limits_that_contradict():
         ((1, 28, 28), {"min_receptive_field": 40, "max_params": 8000}, ["params<=8000", "receptive_field>=40"]),
         (
             (3, 32, 32),
-            {"max_macs": 10**6, "max_activation_bytes": 2**16, "max_weight_bytes": 2**15, "max_params": 8000},
-            ["params<=8000", "receptive_field>=32", "macs<=1000000"]
-            + ["peak_activation_bytes<=65536", "weight_bytes<=32768"],
+            {"max_macs": 10**6, "max_activation_bytes": 2**16, "max_weight_bytes": 2**15},
+            ["receptive_field>=32", "macs<=1000000", "peak_activation_bytes<=65536", "weight_bytes<=32768"],
         ),
         (
             (1, 28, 28),

@@ -48,13 +48,12 @@ def train(
             loss, accuracy = _train_epoch(
                 module, optimizer, recipe=recipe, data=data, epoch=epoch, generator=order_and_augmentation
             )
-        if not math.isfinite(loss):
-            raise TrainingDiverged(epoch, loss)
         val_loss, val_accuracy = evaluate(
             module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=device
         )
-        if not math.isfinite(val_loss):  # the epoch's very last steps can be the ones that diverge
-            raise TrainingDiverged(epoch, val_loss)
+        for found in (loss, val_loss):  # after the epoch's last step only the val loss can tell
+            if not math.isfinite(found):
+                raise TrainingDiverged(epoch, found)
         yield EpochMetrics(
             epoch=epoch,
             train_loss=loss,

@@ -1,0 +1,229 @@
+"""What a user types and reads. Errors: one clear line on standard error, exit status 2, nothing lost."""
+
+import csv
+import io
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas import cli
+from nas.records import trials
+
+PUBLISHED = Path(__file__).parents[1] / "search_spaces" / "published"
+
+
+@pytest.fixture
+def nas(monkeypatch, capsys):
+    """Runs a command line in this process; exit status, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["search", "space", "cost", "show", "train", "trials", "dashboard", "export"])
+def test_every_command_has_help_with_an_example(nas, command):
+    status, out, _ = nas(command, "--help")
+    assert status == 0
+    assert f"Example: nas {command} " in out
+
+
+def test_cost(nas):
+    status, out, _ = nas("cost", PUBLISHED / "mnist-7825.json", "--json")
+    assert status == 0
+    assert json.loads(out) == {
+        "params": 7825,
+        "macs": 1302433,
+        "receptive_field": 32,
+        "peak_activation_bytes": 68992,
+        "weight_bytes": 31948,
+    }
+    assert "params                        7,825\n" in nas("cost", PUBLISHED / "mnist-7825.json")[1]
+
+
+def test_show_is_a_line_a_layer(nas):
+    status, out, _ = nas("show", PUBLISHED / "mnist-6136.json")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["layer", "output", "shape", "params", "MACs", "receptive", "field"]
+    assert lines[2].split() == ["nn.Conv2d(1,", "8,", "3,", "bias=False)", "8x26x26", "72", "48,672", "3"]
+    assert lines[-2] == "6,136 parameters, 918,016 MACs, receptive field 22 pixels"
+
+
+def test_space(nas):
+    status, out, _ = nas("space", "--max-params", "8000", "--draws", "300", "--json")
+    assert status == 0
+    report = json.loads(out)
+    assert report["num_draws"] == 300
+    assert report["num_feasible"] + sum(report["discards"].values()) == 300
+    assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
+
+
+def test_trials_as_json_and_csv_and_table(nas, study_folder):
+    status, out, _ = nas("trials", "--results", study_folder, "--format", "json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    wanted = {"number", "state", "objective", "consistent_accuracy", "params", "macs", "receptive_field", "reason"}
+    assert all(wanted <= row.keys() for row in rows)
+    assert {row["state"] for row in rows} == {"COMPLETE", "PRUNED"}
+    _, out, _ = nas("trials", "--results", study_folder, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [int(row["number"]) for row in table] == [row["number"] for row in rows]
+    assert [row["params"] for row in table] == ["" if row["params"] is None else str(row["params"]) for row in rows]
+    _, out, _ = nas("trials", "--results", study_folder)
+    assert out.startswith("dataset digits: digits was asked for\n")
+    assert sum("%" in line for line in out.splitlines()) == 2
+    _, out, _ = nas("trials", "--results", study_folder, "--discards")
+    assert "impossible_shape" in out or "receptive_field" in out
+
+
+def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_path, tiny_space):
+    given = ["--space", tiny_space, "--epochs", "1", "--trials", "1", "--max-params", "900"]
+    given += ["--min-receptive-field", "10", "--results", tmp_path / "results", "--device", "cpu"]
+    status, out, err = nas("search", *given)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("dataset digits: MNIST is neither in ")
+    assert lines[0].endswith("using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)")
+    assert lines[-1].startswith(f"Next: nas trials --results {tmp_path / 'results'}")
+    status, out, _ = nas("search", *given, "--quiet")
+    assert status == 0
+    assert out.startswith("\n1 of 1 trained, ")
+
+
+def test_train_and_its_export(nas, tmp_path):
+    file = PUBLISHED / "mnist-3928.json"
+    status, out, _ = nas(
+        "train", file, "--dataset", "digits", "--epochs", "1", "--set", "batch_size=256", "--output", tmp_path / "model"
+    )
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].startswith("epoch  1/1  train loss ")
+    assert lines[2].startswith("val accuracy: final ")
+    assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
+    again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
+    assert again.splitlines()[2] == lines[2]  # the same seed and recipe, the same numbers
+
+
+def test_train_opens_the_test_split_only_when_told(nas):
+    out = nas("train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--test")[1]
+    assert "  test loss " in out
+    assert "test accuracy: final " in out
+
+
+BAD_JSON = PUBLISHED.parent / "mnist.toml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["search", "--epochs", "0"], "epochs is 0, allowed: a whole number of at least 1"),
+        (["search", "--trials", "0"], "trials is 0, allowed: a whole number of at least 1"),
+        (["search", "--seed", "-1"], "seed is -1, allowed: a whole number of at least 0"),
+        (["search", "--max-params", "0"], "params<=0: allowed: a whole number of at least 1"),
+        (["search", "--device", "tpu"], "device 'tpu' is not available here; available: "),
+        (["search", "--storage", "x"], "--storage 'x', allowed: a database URL such as sqlite:///results/studies.db"),
+        (
+            ["search", "--storage", "oracle://host/x", "--dataset", "digits"],
+            "oracle://host/x: the driver of this database is not installed",
+        ),
+        (
+            ["search", "--space", "mnits"],
+            "no search space 'mnits', allowed: colour, mnist, mnist_wide, or a .toml file",
+        ),
+        (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
+        (["cost", "no.json"], "no.json: No such file or directory"),
+        (["cost", BAD_JSON], f"{BAD_JSON}: not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (
+            ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
+            "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
+            " weight_decay, schedule, warmup, step_epochs, step_gamma, batch_size, label_smoothing, rotation,"
+            " translation, scale, shear, brightness, contrast",
+        ),
+        (
+            ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],
+            "recipe: schedule is 'slow', allowed: constant, step, cosine, one_cycle",
+        ),
+        (["export", "--trial", "last"], "--trial is 'last', allowed: a number, or best"),
+        (
+            ["trials"],
+            "results/studies.db: no such database; `nas search` makes one, --results or --storage names another",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(nas, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "search":
+        arguments = [arguments[0], "--dataset", "digits", *arguments[1:]]
+    status, out, err = nas(*arguments)
+    assert (status, out) == (2, "")
+    # The devices there are depend on the machine; every other text is whole.
+    assert err.startswith(f"error: {text}") if text.endswith(": ") else err == f"error: {text}\n"
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_explicit_mnist_never_falls_back(nas, tmp_path):
+    status, out, err = nas("search", "--dataset", "mnist", "--results", tmp_path / "results")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: mnist: not in ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_damaged_database_is_said_and_left_alone(nas, study_folder, tmp_path):
+    whole = (study_folder / "studies.db").read_bytes()
+    # The first page is whole, the rest is torn.
+    torn = whole[:4096] + bytes(len(whole) // 2)
+    for content in (b"not a database at all", torn):
+        (tmp_path / "studies.db").write_bytes(content)
+        for command in (["trials"], ["export"], ["search", "--dataset", "digits"]):
+            status, out, err = nas(*command, "--results", tmp_path)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"error: {tmp_path / 'studies.db'}: ")
+            assert err.count("\n") == 1
+        assert (tmp_path / "studies.db").read_bytes() == content
+
+
+def test_a_study_of_another_tool_is_refused(nas, tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name="search", storage=url)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    for command in (["trials"], ["export"], ["search", "--dataset", "digits"]):
+        status, _, err = nas(*command, "--results", tmp_path)
+        assert status == 2
+        assert err == f"error: {url}: study 'search' was not made by nas; take another --study NAME\n"
+
+
+def test_an_unknown_study_lists_those_there_are(nas, study_folder):
+    status, _, err = nas("trials", "--results", study_folder, "--study", "x")
+    assert (status, err) == (2, f"error: sqlite:///{study_folder / 'studies.db'}: no study 'x', allowed: search\n")
+
+
+def test_results_that_cannot_be_written(nas, tmp_path, tiny_space):
+    (tmp_path / "file").write_text("mine")
+    given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10"]
+    status, _, err = nas("search", *given, "--results", tmp_path / "file")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_database_is_in_wal_mode(study_folder):
+    connection = sqlite3.connect(study_folder / "studies.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    assert len(trials(results=study_folder)) > 2
