@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.composites import kind_of
 from nas.errors import ArchitectureError, ShapeError
+from nas.json_file import read_json
 from nas.layers import Layer, Shape, chain
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ class Architecture:
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
         """The architecture in a JSON file."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"not JSON ({error})"
-            raise ArchitectureError(f"{path}: {reason}") from None
-        return cls.from_json(data, where=str(path))
+        return cls.from_json(read_json(path, ArchitectureError), where=str(path))
 
     def dumps(self) -> str:
         """The JSON text of a file, one layer a line."""

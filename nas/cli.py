@@ -10,7 +10,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,7 @@ from nas.options import (
 )
 
 if TYPE_CHECKING:
-    from nas.records import TrialRecord
+    from nas.recipe import Recipe
 
 app = typer.Typer(
     name="nas",
@@ -277,7 +277,7 @@ def trials(
     elif format_ is TableFormat.csv:
         import pandas as pd
 
-        frame = pd.DataFrame([_flat(row) for row in rows], columns=_FLAT)
+        frame = pd.DataFrame([row.to_json() for row in rows]).drop(columns=["recipe", "architecture", "history"])
         typer.echo(frame.convert_dtypes().to_csv(index=False), nl=False)  # counts stay whole where some are missing
     else:
         settings = records.settings
@@ -332,16 +332,10 @@ def export(
     typer.echo(f"Try: python {folder / 'model.py'}")
 
 
-def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> Any:
+def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> "Recipe":
     from nas.recipe import ALLOWED, Recipe
 
-    fields: dict[str, Any] = {}
-    if file is not None:
-        try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{file}: {error}") from None
-        Recipe.from_json(fields, where=str(file))
+    fields = Recipe.load(file).to_json() if file is not None else {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in ALLOWED:
@@ -353,28 +347,6 @@ def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> Any:
     if epochs is not None:
         fields["epochs"] = epochs
     return Recipe.from_json(fields)
-
-
-_FLAT = [
-    "number",
-    "state",
-    "outcome",
-    "objective",
-    "consistent_accuracy",
-    "params",
-    "macs",
-    "receptive_field",
-    "peak_activation_bytes",
-    "weight_bytes",
-    "seconds",
-    "num_draws",
-    "seed",
-    "reason",
-]
-
-
-def _flat(trial: "TrialRecord") -> dict[str, Any]:
-    return {name: getattr(trial, name) for name in _FLAT}
 
 
 def _study_options(results: Path, storage: str | None, study: str | None) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 import reprlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.allowed import COUNT, RATE, Allowed, Interval, Words
 from nas.errors import RecipeError
+from nas.json_file import read_json
 
 ALLOWED: dict[str, Allowed] = {
     "epochs": COUNT,
@@ -81,3 +83,8 @@ class Recipe:
             return cls(**data)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """The recipe in a JSON file."""
+        return cls.from_json(read_json(path, RecipeError), where=str(path))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import sqlalchemy
 from filelock import FileLock, Timeout  # torch brings it
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -27,6 +26,7 @@ from nas.errors import StudyError
 from nas.recipe import Recipe
 from nas.samplers import Discard
 from nas.search_space import Candidate
+from nas.storage import default_storage, open_storage, readable, sqlite_file
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_STUDY = "search"
-DATABASE = "studies.db"
 ARTIFACTS = "artifacts"
 
 TRAINED = ("trained", "diverged")
@@ -124,11 +123,6 @@ def _noted(trial: FrozenTrial, key: str) -> Any:
     return trial.system_attrs.get(f"nas:{key}")
 
 
-def default_storage(results: str | Path) -> str:
-    """The URL of the SQLite database in a results folder."""
-    return f"sqlite:///{Path(results) / DATABASE}"
-
-
 class StudyRecords:
     """One study, opened."""
 
@@ -146,10 +140,10 @@ class StudyRecords:
         """The study of that name, or None where there is none (nothing is created then)."""
         url = storage or default_storage(results)
         name = study or DEFAULT_STUDY
-        database = _sqlite_file(url)
+        database = sqlite_file(url)
         if database is not None and not database.exists():
             return None
-        with _readable(url):
+        with readable(url):
             opened = open_storage(url)
             if name not in optuna.get_all_study_names(opened):
                 return None
@@ -165,12 +159,12 @@ class StudyRecords:
         if found is not None:
             return found
         url = storage or default_storage(results)
-        database = _sqlite_file(url)
+        database = sqlite_file(url)
         if database is not None and not database.exists():
             raise StudyError(
                 f"{database}: no such database; `nas search` makes one, --results or --storage names another"
             )
-        with _readable(url):
+        with readable(url):
             names = optuna.get_all_study_names(open_storage(url))
         raise StudyError(f"{url}: no study {study or DEFAULT_STUDY!r}, allowed: {', '.join(names) or 'none yet'}")
 
@@ -186,7 +180,7 @@ class StudyRecords:
     ) -> "StudyRecords":
         """A new study; `notes` are further attributes for people to read."""
         url = storage or default_storage(results)
-        with _readable(url):
+        with readable(url):
             opened = open_storage(url)
             created = optuna.create_study(study_name=study or DEFAULT_STUDY, storage=opened, direction="maximize")
             metric = f"mean val accuracy, last {settings.consistency} epochs"
@@ -409,69 +403,3 @@ def trials(
 ) -> list[TrialRecord]:
     """Every trial of a study, stored discards included, by number."""
     return StudyRecords.open(results=results, storage=storage, study=study).trials()
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at a URL; SQLite in WAL mode, so that readers and the one writer don't wait for each other."""
-    database = _sqlite_file(url)
-    if database is None:
-        return optuna.storages.RDBStorage(url)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def set_pragmas(connection: Any, _: object) -> None:
-        # With WAL, NORMAL loses nothing when a process dies; only a power cut may cost the last commits.
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # so that the first connection, too, is made anew with the pragmas
-    return storage
-
-
-def _sqlite_file(url: str) -> Path | None:
-    try:
-        parsed = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise StudyError(f"--storage {url!r}, allowed: a database URL such as sqlite:///results/studies.db") from None
-    if not parsed.drivername.startswith("sqlite"):
-        return None
-    if not parsed.database:
-        raise StudyError(f"--storage {url!r}: an in-memory database would lose the study, name a file")
-    return Path(parsed.database)
-
-
-@contextmanager
-def _readable(url: str) -> Iterator[None]:
-    """Turns what a missing, damaged or foreign database raises into a `StudyError`."""
-    database = _sqlite_file(url)
-    try:
-        if database is not None and database.exists():
-            _check_sqlite(database)
-        yield
-    except StudyError:
-        raise
-    except ImportError:
-        raise StudyError(f"{url}: the driver of this database is not installed") from None
-    except OSError as error:
-        raise StudyError(f"{database or url}: {error.strerror}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
-        raise StudyError(f"{database or url}: not a database that can be used: {cause}") from None
-
-
-def _check_sqlite(database: Path) -> None:
-    import sqlite3
-
-    if database.is_dir():
-        raise StudyError(f"{database}: a folder, allowed: an SQLite database")
-    try:
-        connection = sqlite3.connect(database, timeout=60)
-        try:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        raise StudyError(f"{database}: not a database that can be used: {error}") from None
-    if found != "ok":
-        raise StudyError(f"{database}: a damaged database: {found}")

@@ -15,10 +15,11 @@ from nas import datasets
 from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
 from nas.errors import InfeasibleError, NasError, ShapeError, StudyError, TrainingDiverged
-from nas.records import Settings, StudyRecords, TrialRecord, default_storage
+from nas.records import Settings, StudyRecords, TrialRecord
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import survey
 from nas.search_space import Candidate, SearchSpace
+from nas.storage import default_storage
 from nas.training import (
     EpochMetrics,
     TrainingData,

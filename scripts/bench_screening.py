@@ -25,10 +25,10 @@ import torch
 from nas.constraints import Constraint
 from nas.cost import cost_of
 from nas.errors import ShapeError
-from nas.records import open_storage
 from nas.samplers import FeasibleSampler
 from nas.screening import judge, survey
 from nas.search_space import SearchSpace
+from nas.storage import open_storage
 
 NUM_SCREENED, NUM_BUILT = 10_000, 500
 NUM_TRAINED, NUM_SURVIVORS = 500, 30

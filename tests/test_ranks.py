@@ -10,13 +10,14 @@ import pytest
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
     {"errors", "allowed", "modules"},
+    {"json_file"},
     {"layers", "recipe", "domains"},
     {"composites"},
     {"architecture"},
     {"cost"},
     {"constraints", "datasets"},
     {"search_space"},
-    {"screening", "training"},
+    {"screening", "training", "storage"},
     {"samplers"},
     {"records"},
     {"searching", "fitting", "exporting", "dashboard"},
