@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.architecture import Architecture as Architecture
     from nas.constraints import Constraint as Constraint
+    from nas.constraints import limits as limits
     from nas.cost import Cost as Cost
     from nas.cost import cost_of as cost_of
     from nas.cost import layer_table as layer_table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "nas.architecture",
     "Constraint": "nas.constraints",
+    "limits": "nas.constraints",
     "Cost": "nas.cost",
     "cost_of": "nas.cost",
     "layer_table": "nas.cost",

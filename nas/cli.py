@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,10 @@ def search(
     constraint: Constraints = None,
     trials: Annotated[int, typer.Option(help="Trained candidates in the whole study.", rich_help_panel=SEARCH)] = 20,
     space: Space = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH, show_default="the study's, or 0"),
+    ] = None,
     keep_discards: Annotated[
         int, typer.Option(help="Discards stored as trials to browse.", rich_help_panel=SEARCH)
     ] = 100,
@@ -80,7 +84,6 @@ def search(
     from nas.tables import print_table, trial_table
 
     _quiet_optuna()
-    signal.signal(signal.SIGTERM, _interrupt)
     with showing(use_json=use_json, use_quiet=quiet) as show:
         result = nas.searching.search(
             max_params=max_params,
@@ -114,19 +117,20 @@ def search(
         }
         typer.echo(json.dumps(summary))
     else:
-        typer.echo(f"\n{result.num_trained} of {result.budget} trained, {discards_text(result.discards)}")
+        gap = "" if quiet else "\n"
+        typer.echo(f"{gap}{result.num_trained} of {result.budget} trained, {discards_text(result.discards)}")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
             options = _study_options(results, storage, study)
-            typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}.")
-            typer.echo(f"Next: nas trials{options}   nas dashboard{options}   nas export{options}")
+            typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
+            for command in ("trials", "dashboard", "export"):
+                typer.echo(f"  nas {command}{options}")
     if result.interrupted:
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
         raise typer.Exit(130)
     if result.exhausted:
         raise NasError(
-            f"the search ran dry with {result.num_trained} of {result.budget} trained: {result.exhausted};"
-            " widen the limits or the space"
+            f"the search ran dry with {result.num_trained} of {result.budget} trained (kept): {result.exhausted}"
         )
 
 
@@ -216,13 +220,15 @@ def train(
     """Train one architecture file with one recipe."""
     from nas.architecture import Architecture
     from nas.display import epoch_line
-    from nas.exporting import export
+    from nas.exporting import check_output, export
     from nas.fitting import train as fit
     from nas.training import consistent_accuracy, objective
 
     architecture = Architecture.load(file)
     chosen = _recipe(recipe, set_ or [], epochs)
     judged_on = "test" if test else "val"
+    if output is not None:
+        check_output(output)
     fitted = fit(
         architecture,
         chosen,
@@ -250,6 +256,7 @@ def train(
             recipe=chosen,
             mean=fitted.mean,
             std=fitted.std,
+            classes=fitted.classes,
             facts=facts,
         )
         typer.echo(f"written to {folder}")
@@ -298,7 +305,6 @@ def dashboard(
     """Browse a study in optuna-dashboard, served to this machine alone."""
     from nas.dashboard import serve_dashboard
 
-    signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt):
         serve_dashboard(
             results=results,
@@ -320,14 +326,14 @@ def export(
     study: Study = None,
 ) -> None:
     """Take a trained network home: architecture JSON, a model.py that needs only torch, its weights."""
-    from nas.exporting import export_trial
+    from nas.exporting import FILES, export_trial
 
     if trial != "best" and not trial.isdecimal():
         raise NasError(f"--trial is {trial!r}, allowed: a number, or best")
     number = None if trial == "best" else int(trial)
     folder = export_trial(number, results=results, storage=storage, study=study, output=output)
     typer.echo(f"{folder}:")
-    for path in sorted(folder.iterdir()):
+    for path in (folder / name for name in FILES):
         typer.echo(f"  {path.name:<20} {path.stat().st_size:>9,} bytes")
     typer.echo(f"Try: python {folder / 'model.py'}")
 
@@ -347,6 +353,20 @@ def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> "Reci
     if epochs is not None:
         fields["epochs"] = epochs
     return Recipe.from_json(fields)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nas {version('nas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version_: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None: ...
 
 
 def _study_options(results: Path, storage: str | None, study: str | None) -> str:
@@ -370,14 +390,12 @@ def main() -> None:
     # Read when torch is imported, later. OpenMP's threads wait by spinning unless told otherwise: where anything else
     # runs on the same cores, an epoch then takes several times as long (results/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _interrupt)  # ended politely or by Ctrl-C is the same
     try:
         app()
     except (NasError, TrainingDiverged) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone (`nas trials | head`): nothing is left to say, also not at exit.
-        sys.stdout = None
-        sys.exit(0)

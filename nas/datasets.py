@@ -66,11 +66,12 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
     if name is not None:
         _check_name(name)
         return name, f"{name} was asked for"
-    mnist, root = PUBLISHED["mnist"], _data_root(data_root)
+    mnist = PUBLISHED["mnist"]
+    root = _data_root(data_root, mnist)
     place = root / mnist.folder
-    url, archives = mnist.archives(root)
-    if any(all(path.is_file() for path in paths) for paths in (mnist.unpacked(root, test=False), archives)):
+    if place.is_dir() and any(place.iterdir()):  # where files are missing or damaged, `load` says which
         return "mnist", f"MNIST found in {place}"
+    url, _ = mnist.archives(root)
     if not (reason := _unreachable(url) if download else "downloads are off"):
         return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
     digits = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
@@ -119,11 +120,14 @@ def _check_name(name: str) -> None:
     raise DatasetError(f"dataset {name!r} is unknown{guess} allowed: {', '.join(names)}")
 
 
-def _data_root(argument: str | Path | None) -> Path:
-    """The one place where published datasets are looked for and downloaded to."""
-    if place := argument or os.environ.get("NAS_DATA"):
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+def _data_root(argument: str | Path | None, dataset: "_Published") -> Path:
+    """The place named, else the first of $NAS_DATA and the user's cache that has the dataset; the first if none has."""
+    if argument:
+        return Path(argument).expanduser()
+    named = os.environ.get("NAS_DATA")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+    places = [Path(named).expanduser(), cache] if named else [cache]
+    return next((place for place in places if (place / dataset.folder).is_dir()), places[0])
 
 
 def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool) -> tuple[Split, tuple[str, ...]]:
@@ -133,7 +137,8 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
     try:
         if name.startswith("folder:"):
             return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
-        source, root = PUBLISHED[name], _data_root(data_root)
+        source = PUBLISHED[name]
+        root = _data_root(data_root, source)
         _provide(name, source, root, download=download, test=test)
         return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
     except OSError as error:

@@ -57,7 +57,7 @@ def start_lines(event: SearchStarted) -> list[str]:
         f"space {event.space}, limits {', '.join(event.constraints)}",
         f"{event.epochs} epochs a candidate on {event.device}, seed {event.seed}",
         f"study {event.study} in {event.storage}: {event.num_trained} of {event.budget} trained"
-        + (f", {event.num_requeued} interrupted to run again" if event.num_requeued else ""),
+        + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
     ]
 
 
@@ -82,7 +82,9 @@ def as_json(event: Event) -> None:
         best = event.best
         data |= event.trial.to_json() | {"num_trained": event.num_trained, "best": best.number if best else None}
     else:
-        data |= dataclasses.asdict(event)
+        best = event.best
+        data |= {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        data |= {"discards": dict(event.discards), "best": best.number if best else None}
     print(json.dumps(data), flush=True)
 
 
@@ -118,28 +120,32 @@ class LivePanel:
         self.trial: TrialStarted | None = None
         self.metrics: EpochMetrics | None = None
         self.best: TrialRecord | None = None
+        self.discards: Mapping[str, int] = {}
         self.num_trained = 0
         self.durations: list[float] = []
         self.trial_began = time.monotonic()
-        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4)
+        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SearchStarted):
             self.started, self.num_trained = event, event.num_trained
+            self.best, self.discards = event.best, event.discards
             for line in start_lines(event):
-                self.console.print(line, highlight=False)
+                self.console.print(Text(line))
         elif isinstance(event, TrialStarted):
             self.trial, self.metrics, self.trial_began = event, None, time.monotonic()
+            self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.metrics = event.metrics
         else:
-            self.durations.append(time.monotonic() - self.trial_began)
+            trial = event.trial
+            if event.num_trained > self.num_trained:
+                self.durations.append(time.monotonic() - self.trial_began)
             self.trial, self.metrics = None, None
             self.num_trained, self.best = event.num_trained, event.best
-            trial = event.trial
-            mark = "green" if trial.objective is not None else "red"
-            text = f"trial {trial.number}: {cost_text(trial)}: [{mark}]{result_text(trial)}[/{mark}]"
-            self.console.print(text, highlight=False)
+            style = "green" if trial.objective is not None else "red"
+            text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
+            self.console.print(text)
 
     def render(self) -> RenderableType:
         """The panel as it stands now."""
@@ -158,8 +164,7 @@ class LivePanel:
                 facts.add_row("", f"{done}, val {self.metrics.val_accuracy:.2%}, {self.metrics.seconds:.1f} s an epoch")
         if self.best is not None:
             facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
-        if self.trial is not None:
-            facts.add_row("drawn", discards_text(self.trial.discards))
+        facts.add_row("drawn", discards_text(self.discards))
         facts.add_row("left", self.time_left())
         facts.add_row("", Text("Ctrl-C stops it; the same command goes on", style="dim"))
         return Group(bar, facts)

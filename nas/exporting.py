@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LINE = 100
+FILES = ("model.py", "weights.pt", "architecture.json", "recipe.json")
 
 
 def export_trial(
@@ -47,6 +48,7 @@ def export_trial(
     facts = [
         f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}:",
         f"trial {trial} of study {records.study.study_name!r}.",
+        *(["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (settings.dataset == "digits")),
         f"Accuracy on the validation split: mean {record.objective:.4f} of the last {last} epochs,"
         f" lowest of them {record.consistent_accuracy:.4f}.",
         "One run, and chosen by this figure among many: expect a little less on new images.",
@@ -58,6 +60,7 @@ def export_trial(
         recipe=record.recipe,
         mean=tuple(normalisation["mean"]),
         std=tuple(normalisation["std"]),
+        classes=tuple(records.study.user_attrs["classes"]),
         facts=facts,
     )
 
@@ -67,12 +70,13 @@ def export(
     weights: "Mapping[str, Tensor]",
     *,
     output: str | Path,
-    recipe: Recipe | None = None,
+    recipe: Recipe,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    classes: tuple[str, ...],
     facts: list[str],
 ) -> Path:
-    """Writes `architecture.json`, `model.py` and `weights.pt` into the folder `output`, which it returns.
+    """Writes `FILES` into the folder `output`, which it returns; those of an earlier export are replaced.
 
     `model.py` needs only torch; `weights.pt` is a state dict that loads with `weights_only=True`. `facts` are lines
     for its docstring. Before anything appears under `output`, the written files are loaded again and must give the
@@ -81,45 +85,58 @@ def export(
     import torch
 
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise NasError(f"{output}: not a folder, allowed: a new or existing folder")
+    check_output(output)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
             folder = Path(temporary)
             (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
-            if recipe is not None:
-                (folder / "recipe.json").write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
-            text = model_source(architecture, mean=mean, std=std, facts=facts)
+            (folder / "recipe.json").write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+            text = model_source(architecture, mean=mean, std=std, classes=classes, facts=facts)
             (folder / "model.py").write_text(text, encoding="utf-8")
             torch.save(dict(weights), folder / "weights.pt")
             _prove(folder, architecture, weights)
             output.mkdir(exist_ok=True)
-            for name in ("architecture.json", "recipe.json", "model.py", "weights.pt"):
-                if (folder / name).exists():
-                    shutil.move(folder / name, output / name)
+            for name in FILES:
+                shutil.move(folder / name, output / name)
     except OSError as error:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
     return output
 
 
+def check_output(output: Path) -> None:
+    """Raises unless a folder can be written there: to be asked before a long training, not after it."""
+    if output.exists() and not output.is_dir():
+        raise NasError(f"{output}: not a folder, allowed: a new or existing folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent):
+            pass
+    except OSError as error:
+        raise NasError(f"{error.filename or output}: {error.strerror}") from None
+
+
 def model_source(
-    architecture: Architecture, *, mean: tuple[float, ...], std: tuple[float, ...], facts: list[str]
+    architecture: Architecture,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    classes: tuple[str, ...],
+    facts: list[str],
 ) -> str:
     """Python source of a module with a class `Network`, equal in its state dict to what `architecture.build` gives."""
     cost = cost_of(architecture)
     calls = list(_calls(architecture))
     own = sorted({name for call, _ in calls for name in _own_names(call)})
     channels, height, width = architecture.input_shape
-    (classes,) = architecture.output_shape
+    images = f"{channels}x{height}x{width}"
     lines = [
-        f'"""A network of {cost.params:,} parameters for images of {channels}x{height}x{width}, {classes} classes.',
+        f'"""A network of {cost.params:,} parameters for images of {images}, {len(classes)} classes.',
         "",
         *facts,
         "",
         f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
         f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
-        f"Output: (N, {classes}) logits.",
+        f"Output: (N, {len(classes)}) logits, in the order of CLASSES.",
         '"""',
         "",
         "from pathlib import Path",
@@ -129,6 +146,7 @@ def model_source(
         "",
         f"MEAN = {tuple(round(x, 6) for x in mean)}",
         f"STD = {tuple(round(x, 6) for x in std)}",
+        *_tuple_lines("CLASSES", classes),
         "",
         "",
     ]
@@ -154,6 +172,11 @@ def model_source(
         f"    print(network(torch.zeros(1, {channels}, {height}, {width})).softmax(1))",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tuple_lines(name: str, words: tuple[str, ...]) -> list[str]:
+    line = f"{name} = {words!r}"
+    return [line] if len(line) <= LINE else [f"{name} = (", *(f"    {word!r}," for word in words), ")"]
 
 
 def _calls(architecture: Architecture) -> Iterator[tuple[Call, Shape]]:

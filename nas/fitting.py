@@ -25,6 +25,7 @@ class Fit:
     dataset: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...]
     judged_on: str
     seed: int
     history: tuple[EpochMetrics, ...]
@@ -75,6 +76,7 @@ def train(
         dataset=name,
         mean=data.mean,
         std=data.std,
+        classes=loaded.classes,
         judged_on="test" if test else "val",
         seed=seed,
         history=tuple(history),

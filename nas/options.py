@@ -48,7 +48,8 @@ Space = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png.",
+        help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png"
+        " and, if there is one, test/CLASS/*.png.",
         rich_help_panel=DATA,
         show_default="mnist if it can be had, else digits",
     ),

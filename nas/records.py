@@ -5,17 +5,16 @@ and the epochs of a trial are system attributes; its weights lie in Optuna's art
 """
 
 import dataclasses
+import pickle
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from filelock import FileLock, Timeout  # torch brings it
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -26,7 +25,7 @@ from nas.errors import StudyError
 from nas.recipe import Recipe
 from nas.samplers import Discard
 from nas.search_space import Candidate
-from nas.storage import default_storage, open_storage, readable, sqlite_file
+from nas.storage import default_storage, open_storage, opening, shown, sqlite_file
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_STUDY = "search"
 ARTIFACTS = "artifacts"
 
+NOTE = "nas:"
+"""How the names of our system attributes begin."""
 TRAINED = ("trained", "diverged")
 """Outcomes that cost budget: the candidate was trained, to its end or until its loss was no number."""
 
@@ -52,13 +53,20 @@ class Settings:
     epochs: int
     consistency: int
     constraints: tuple[str, ...]
+    seed: int
 
     def differences(self, other: "Settings") -> list[str]:
         """Where the other settings differ, as `field: this, not that`."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
+        # A fingerprint says something only where the name is the same.
+        contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
         return [
-            f"{field.name}: {_text(getattr(self, field.name))}, not {_text(getattr(other, field.name))}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            f"{contents[name]}: {getattr(self, contents[name])} is not what it was"
+            if name in contents
+            else f"{name}: {_text(getattr(self, name))}, not {_text(getattr(other, name))}"
+            for name in unlike
+            if contents.get(name) not in unlike
         ]
 
 
@@ -120,7 +128,7 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
 
 def _noted(trial: FrozenTrial, key: str) -> Any:
     """What `StudyRecords` noted under the key, None if nothing."""
-    return trial.system_attrs.get(f"nas:{key}")
+    return trial.system_attrs.get(NOTE + key)
 
 
 class StudyRecords:
@@ -143,13 +151,15 @@ class StudyRecords:
         database = sqlite_file(url)
         if database is not None and not database.exists():
             return None
-        with readable(url):
+        with opening(url):
             opened = open_storage(url)
             if name not in optuna.get_all_study_names(opened):
                 return None
             loaded = optuna.load_study(study_name=name, storage=opened)
             if "settings" not in loaded.user_attrs:
-                raise StudyError(f"{url}: study {name!r} was not made by nas; take another --study NAME")
+                if not loaded.get_trials(deepcopy=False):
+                    return None  # killed while it was created
+                raise StudyError(f"{shown(url)}: study {name!r} was not made by nas; take another --study NAME")
         return cls(loaded, opened, Path(results))
 
     @classmethod
@@ -164,9 +174,11 @@ class StudyRecords:
             raise StudyError(
                 f"{database}: no such database; `nas search` makes one, --results or --storage names another"
             )
-        with readable(url):
+        with opening(url):
             names = optuna.get_all_study_names(open_storage(url))
-        raise StudyError(f"{url}: no study {study or DEFAULT_STUDY!r}, allowed: {', '.join(names) or 'none yet'}")
+        raise StudyError(
+            f"{shown(url)}: no study {study or DEFAULT_STUDY!r}, allowed: {', '.join(names) or 'none yet'}"
+        )
 
     @classmethod
     def create(
@@ -180,10 +192,12 @@ class StudyRecords:
     ) -> "StudyRecords":
         """A new study; `notes` are further attributes for people to read."""
         url = storage or default_storage(results)
-        with readable(url):
+        with opening(url):
             opened = open_storage(url)
-            created = optuna.create_study(study_name=study or DEFAULT_STUDY, storage=opened, direction="maximize")
-            metric = f"mean val accuracy, last {settings.consistency} epochs"
+            name = study or DEFAULT_STUDY
+            # Where one is there already it has neither settings nor trials: it was killed while it was created.
+            created = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
+            metric = f"mean val accuracy, last {min(settings.consistency, settings.epochs)} epochs"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 created.set_metric_names([metric])
@@ -194,22 +208,6 @@ class StudyRecords:
             created.set_user_attr("settings", dataclasses.asdict(settings))
         return cls(created, opened, Path(results))
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the study for one search; released by the system when the process dies, however it dies."""
-        path = self.results / f"{self.study.study_name.replace('/', '_')}.lock"
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StudyError(f"{path}: another search is at work on study {self.study.study_name!r}") from None
-        except OSError as error:
-            raise StudyError(f"{path}: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
     # -- reading ---------------------------------------------------------------------------------------------
 
     @property
@@ -217,11 +215,6 @@ class StudyRecords:
         """What the study was begun with."""
         data = dict(self.study.user_attrs["settings"])
         return Settings(**{**data, "constraints": tuple(data["constraints"])})
-
-    @property
-    def seed(self) -> int:
-        """The seed the study was begun with."""
-        return int(self.study.user_attrs["seed"])
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, stored discards included, by number."""
@@ -236,8 +229,9 @@ class StudyRecords:
 
     def best(self, count: int) -> list[TrialRecord]:
         """The finished trials with the highest objective, smaller networks first among equals."""
-        done = [trial for trial in self.trials() if trial.state == "COMPLETE"]
-        return sorted(done, key=lambda trial: (-(trial.objective or 0.0), trial.params or 0))[:count]
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done.sort(key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["params"]))
+        return [read_trial(trial) for trial in done[:count]]
 
     def num_trained(self) -> int:
         """Trials that cost budget."""
@@ -249,13 +243,23 @@ class StudyRecords:
         return {trial["fingerprint"] for trial in attrs if "fingerprint" in trial}
 
     def discards(self) -> Counter[str]:
-        """Number of discards by reason, over all sessions of the study."""
-        return Counter(self.study.user_attrs.get("discards", {}))
+        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
+        total: Counter[str] = Counter()
+        for trial in self.study.get_trials(deepcopy=False):
+            # Without a fingerprint the candidate was never handed out: the same discards will be drawn again.
+            if "fingerprint" in trial.user_attrs or trial.user_attrs.get("outcome") == "discarded":
+                total.update(_noted(trial, "discards") or {})
+        return total
 
-    def num_kept_discards(self) -> int:
-        """Number of discards that are stored as trials."""
+    def num_queued(self) -> int:
+        """Number of trials that wait to be run: interrupted ones, or some that a user enqueued."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def num_kept_discards(self, drawn_for: Callable[[int], bool]) -> int:
+        """Number of stored discards that were drawn for candidates of such an index."""
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        return sum(trial.user_attrs.get("outcome") == "discarded" for trial in trials)
+        indices = (_noted(trial, "drawn_for") for trial in trials)
+        return sum(index is not None and drawn_for(index) for index in indices)
 
     def weights(self, number: int) -> "dict[str, Tensor]":
         """The trained weights of a trial, a state dict on the CPU."""
@@ -263,7 +267,7 @@ class StudyRecords:
 
         trial = self.study.get_trials(deepcopy=False)[number]
         artifact = _noted(trial, "weights")
-        if artifact is None:
+        if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.pt"
@@ -272,42 +276,43 @@ class StudyRecords:
             except optuna.artifacts.exceptions.ArtifactNotFound:
                 where = self.results / ARTIFACTS / artifact
                 raise StudyError(f"{where}: missing, it held the weights of trial {number}") from None
-            state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, EOFError, RuntimeError, OSError):  # as the damage is
+                where = self.results / ARTIFACTS / artifact
+                raise StudyError(f"{where}: damaged, it held the weights of trial {number}") from None
         return state
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def add_discards(
+    def keep_discards(
         self,
-        counts: Mapping[str, int],
         discards: Sequence[Discard],
         constraints: Sequence[Constraint],
         distributions: "Mapping[str, BaseDistribution]",
+        *,
+        drawn_for: int,
     ) -> None:
-        """Counts discards by reason and stores those given as PRUNED trials, to be browsed."""
-        if not counts:
-            return
-        stored = []
-        for values, verdict in discards:
+        """Stores discards as PRUNED trials, to be browsed; those that a killed session stored are not stored again.
+
+        `drawn_for` is the index of the candidate that was found after them: the same draws have the same index.
+        """
+        stored = self.num_kept_discards(lambda index: index == drawn_for)
+        for values, verdict in discards[stored:]:
             attrs: dict[str, Any] = {"outcome": "discarded", "reason": verdict.reason}
-            violations: dict[str, float] | None = None
+            # An impossible shape has no cost to measure: it counts as missing every limit by all of it.
+            violations = {str(c): c.violation(verdict.cost) if verdict.cost else 1.0 for c in constraints}
             if verdict.cost is not None:
                 attrs |= dataclasses.asdict(verdict.cost)
-                violations = {str(c): c.violation(verdict.cost) for c in constraints}
-            else:
-                # No cost, so no violation to measure: as bad as missing every limit by all of it.
-                violations = {str(c): 1.0 for c in constraints}
-            stored.append(
-                create_trial(
-                    state=TrialState.PRUNED,
-                    params=dict(values),
-                    distributions=dict(distributions),
-                    user_attrs=attrs,
-                    constraints=violations,
-                )
+            trial = create_trial(
+                state=TrialState.PRUNED,
+                params=dict(values),
+                distributions=dict(distributions),
+                user_attrs=attrs,
+                system_attrs={f"{NOTE}drawn_for": drawn_for},
+                constraints=violations,
             )
-        self.study.add_trials(stored)
-        self.study.set_user_attr("discards", dict(self.discards() + Counter(counts)))
+            self.study.add_trial(trial)
 
     def start(
         self,
@@ -317,26 +322,30 @@ class StudyRecords:
         constraints: Sequence[Constraint],
         *,
         seed: int,
-        num_draws: int,
+        discards: Mapping[str, int],
     ) -> None:
-        """Notes what the trial is about to train."""
+        """Notes what the trial is about to train, and the discards that were drawn before it."""
         for constraint in constraints:
             trial.set_constraint(str(constraint), constraint.violation(cost))
         for key, value in dataclasses.asdict(cost).items():
             trial.set_user_attr(key, value)
-        trial.set_user_attr("num_draws", num_draws)
+        if "num_draws" not in trial.user_attrs:  # a trial that is run again brings it along
+            trial.set_user_attr("num_draws", sum(discards.values()) + 1)
+            self._note(trial, "discards", dict(discards))
         trial.set_user_attr("seed", seed)
         self._note(trial, "architecture", candidate.architecture.to_json())
         self._note(trial, "recipe", candidate.recipe.to_json())
         # Last: a trial without it was killed before it began, and is drawn again rather than run again.
         trial.set_user_attr("fingerprint", candidate.fingerprint())
+        self.study.set_user_attr("discards", dict(self.discards()))
 
-    def discard(self, trial: optuna.Trial, cost: Cost, missed: Constraint, constraints: Sequence[Constraint]) -> None:
-        """Ends a trial that misses a limit: one that was enqueued by hand, since the sampler hands out none."""
+    def discard(self, trial: optuna.Trial, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
+        """Ends a trial that is not to be trained: one enqueued by hand, since the sampler hands out no other."""
         for constraint in constraints:
             trial.set_constraint(str(constraint), constraint.violation(cost))
-        for key, value in {**dataclasses.asdict(cost), "outcome": "discarded", "reason": missed.metric}.items():
+        for key, value in {**dataclasses.asdict(cost), "outcome": "discarded", "reason": reason}.items():
             trial.set_user_attr(key, value)
+        self._note(trial, "discards", {reason: 1})
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: "Mapping[str, Tensor]") -> None:
@@ -360,7 +369,7 @@ class StudyRecords:
         self.study.tell(trial, objective(accuracies, consistency))
 
     def fail(self, trial: optuna.Trial, outcome: str, reason: str, history: Sequence[EpochMetrics] = ()) -> None:
-        """Stores a trial that gave no network: diverged, failed, or interrupted; an interrupted one is queued again."""
+        """Stores a trial that gave no network."""
         trial.set_user_attr("reason", reason)
         self._end(trial, outcome, history)
         self.study.tell(trial, state=TrialState.FAIL)
@@ -372,25 +381,41 @@ class StudyRecords:
 
     def _note(self, trial: optuna.Trial, key: str, value: Any) -> None:
         """Keeps what is for us alone in a system attribute: long texts would bury the figures in the dashboard."""
-        self.study._storage.set_trial_system_attr(trial._trial_id, f"nas:{key}", value)
+        self.study._storage.set_trial_system_attr(trial._trial_id, NOTE + key, value)
 
-    def requeue_interrupted(self) -> int:
-        """Puts the trials that no process finished back into the queue, with their parameters; how many.
+    def settle(self) -> None:
+        """Ends what a session that is gone left RUNNING; what it had not finished goes back into the queue.
 
-        Call it under `lock`: what is RUNNING then was left by a process that is gone.
+        Call it while the study is locked: then no trial is running.
         """
-        requeued = 0
         queued = {trial.user_attrs.get("retry_of") for trial in self.study.get_trials(deepcopy=False)}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            fingerprint = trial.user_attrs.get("fingerprint")
+            attrs = trial.user_attrs
+            if "outcome" in attrs:  # everything was stored, only the last word was missing
+                self._tell(trial, attrs["outcome"], _noted(trial, "history") or [])
+                continue
+            fixed = trial.system_attrs.get("fixed_params", {})
+            again = "fingerprint" in attrs or bool(fixed)
             # First queued, then ended: killed in between, the trial is found again and not queued twice.
-            if fingerprint is not None and trial.number not in queued:
-                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-                self.study.enqueue_trial(params, user_attrs={"retry_of": trial.number, "fingerprint": fingerprint})
-            requeued += fingerprint is not None
-            handle = optuna.Trial(self.study, trial._trial_id)
-            self.fail(handle, "interrupted", "interrupted; its parameters went back into the queue")
-        return requeued
+            if again and trial.number not in queued:
+                kept: dict[str, Any] = {key: attrs[key] for key in ("fingerprint", "num_draws") if key in attrs}
+                self.study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number, **kept})
+            what = "its parameters went back into the queue" if again else "before it began; it is drawn again"
+            self.fail(optuna.Trial(self.study, trial._trial_id), "interrupted", f"interrupted; {what}")
+
+    def _tell(self, trial: FrozenTrial, outcome: str, history: Sequence[Mapping[str, Any]]) -> None:
+        if outcome == "trained":
+            accuracies = [row["val_accuracy"] for row in history]
+            self.study.tell(trial.number, objective(accuracies, self.settings.consistency))
+        else:
+            state = TrialState.PRUNED if outcome == "discarded" else TrialState.FAIL
+            self.study.tell(trial.number, state=state)
+
+    def prepare_artifacts(self) -> None:
+        """Makes the folder of the weights; raises `OSError` where they could not be written."""
+        self._artifacts()
+        with tempfile.TemporaryFile(dir=self.results / ARTIFACTS):
+            pass
 
     def _artifacts(self) -> FileSystemArtifactStore:
         folder = self.results / ARTIFACTS

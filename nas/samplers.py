@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.constraints import Constraint
 from nas.domains import Value
@@ -46,7 +47,7 @@ class FeasibleSampler(BaseSampler):
 
     Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
     resumed study goes on as if it had never stopped. `seen` holds the fingerprints of those candidates.
-    `sample_relative` raises `NothingNewError` after `MAX_TRIES` draws; the trial that asked is then still running.
+    `prepare` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative` where it was not called.
     """
 
     def __init__(
@@ -69,10 +70,19 @@ class FeasibleSampler(BaseSampler):
         self.num_draws = 0
         self._distributions = space.distributions()
         self._independent = RandomSampler(seed=seed)
+        self._prepared: dict[str, Any] | None = None
+        # What TPE learns from: the trained trials alone. Discards and interruptions that the study stores would
+        # count towards how many of them it takes for good ones.
+        self._trained = InMemoryStorage()
+        self._learned: set[int] = set()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, always: it is flat and static."""
         return self._distributions
+
+    def prepare(self, study: optuna.Study) -> None:
+        """Draws the candidate of the next trial, before there is one that could be left behind unused."""
+        self._prepared = self._draw(study)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -80,13 +90,18 @@ class FeasibleSampler(BaseSampler):
         """Values of every parameter of a feasible, new candidate; none for an enqueued trial, which has its own."""
         if "fixed_params" in trial.system_attrs:
             return {}
+        drawn = self._draw(study) if self._prepared is None else self._prepared
+        self._prepared = None
+        return drawn
+
+    def _draw(self, study: optuna.Study) -> dict[str, Any]:
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
         trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(trained) < self.num_startup:
             drawn = self._feasible((self.space.draw(rng) for _ in range(NUM_RANDOM)), rng)
         else:
-            drawn = self._feasible(self._proposals(study, trial, rng), rng)
+            drawn = self._feasible(self._proposals(study, trained, rng), rng)
         if drawn is None:
             raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
         return drawn
@@ -108,14 +123,25 @@ class FeasibleSampler(BaseSampler):
         self.counts, self.discards = Counter(), []
         return counts, discards
 
-    def _proposals(self, study: optuna.Study, trial: FrozenTrial, rng: Random) -> Iterator[dict[str, Any]]:
+    def _proposals(self, study: optuna.Study, trained: Sequence[FrozenTrial], rng: Random) -> Iterator[dict[str, Any]]:
+        # Loaded anew each time: a study caches its trials from one ask to the next, and this one is never asked.
+        memory = optuna.create_study(
+            storage=self._trained, study_name="trained", direction=study.direction, load_if_exists=True
+        )
+        for trial in trained:
+            if trial.number not in self._learned:
+                self._learned.add(trial.number)
+                memory.add_trial(
+                    create_trial(value=trial.value, params=trial.params, distributions=trial.distributions)
+                )
         # A sampler of its own for each candidate: Optuna does not save a sampler's random state, the seed here
-        # comes from the study. constant_liar would write to the storage at every proposal.
+        # comes from the study.
         tpe = TPESampler(multivariate=True, constant_liar=False, n_startup_trials=1, seed=rng.getrandbits(32))
+        asking = create_trial(state=TrialState.WAITING)
         for _ in range(NUM_PROPOSALS):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                yield tpe.sample_relative(study, trial, self._distributions)
+                yield tpe.sample_relative(memory, asking, self._distributions)
 
     def _feasible(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
         """The first proposal that is feasible and new, or the one that comes closest, mended."""

@@ -65,7 +65,8 @@ class SpaceReport:
 
     `smallest` is the network with the fewest parameters that was found in the space, `smallest_within_limits`
     the one with the fewest among those that keep every limit on other metrics (None: none was found).
-    `discards` counts draws by reason.
+    `discards` counts draws by reason. `admitting_together` are the limits, all widened by one factor, that 1 % of the
+    draws keep; empty where they do so as they are, or where too few draws can be built.
     """
 
     space: str
@@ -73,6 +74,7 @@ class SpaceReport:
     num_feasible: int
     discards: Mapping[str, int]
     limits: tuple[LimitReport, ...]
+    admitting_together: tuple[Constraint, ...]
     smallest: Cost | None
     smallest_within_limits: Cost | None
 
@@ -93,6 +95,7 @@ class SpaceReport:
                 {**asdict(limit), "constraint": str(limit.constraint), "metric": limit.constraint.metric}
                 for limit in self.limits
             ],
+            "admitting_together": [str(constraint) for constraint in self.admitting_together],
             "smallest": asdict(self.smallest) if self.smallest else None,
             "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
         }
@@ -107,12 +110,15 @@ class SpaceReport:
             text = f"{limit.constraint}: kept by {limit.share_alone:.2%} of the draws"
             if limit.binds:
                 text += "; this limit binds"
-                text += (
-                    f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent} would admit 1 %"
-                    if limit.admits_one_percent is not None
-                    else "; no value of it would admit 1 %, the other limits alone leave less"
-                )
+            if limit.admits_one_percent is not None:
+                text += f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent}"
+                text += " would admit 1 % of the space"
             lines.append(text)
+        if self.limits and all(limit.admits_one_percent is None for limit in self.limits):
+            wider = (
+                f"{' and '.join(map(str, self.admitting_together))} together" if self.admitting_together else "nothing"
+            )
+            lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
         for label, cost in (
             ("smallest network found in the space", self.smallest),
             ("smallest found within the other limits", self.smallest_within_limits),
@@ -159,6 +165,7 @@ def survey(
             )
             for index, constraint in enumerate(constraints)
         ),
+        admitting_together=_widened(constraints, costs, math.ceil(num_draws / 100)),
         smallest=_smallest(space, (), [values for _, values in starts[:3]]),
         smallest_within_limits=_smallest(space, others, [values for _, values in within[:3]]) if constraints else None,
     )
@@ -172,6 +179,25 @@ def _admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Co
         reverse=constraint.relation == ">=",
     )
     return values[wanted - 1] if len(values) >= wanted else None
+
+
+def _widened(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> tuple[Constraint, ...]:
+    factors = sorted(max((_factor(c, cost) for c in constraints), default=1.0) for cost in costs)
+    if len(factors) < wanted or factors[wanted - 1] <= 1:
+        return ()
+    factor = factors[wanted - 1]
+    return tuple(
+        Constraint(
+            c.metric, c.relation, math.ceil(c.bound * factor) if c.relation == "<=" else max(1, int(c.bound / factor))
+        )
+        for c in constraints
+    )
+
+
+def _factor(constraint: Constraint, cost: Cost) -> float:
+    """By how much the bound would have to be widened to admit the cost; at most 1 where it does already."""
+    value: int = getattr(cost, constraint.metric)
+    return value / constraint.bound if constraint.relation == "<=" else constraint.bound / max(value, 1)
 
 
 def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:

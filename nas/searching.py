@@ -4,22 +4,22 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import optuna
 
 from nas import datasets
 from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
-from nas.errors import InfeasibleError, NasError, ShapeError, StudyError, TrainingDiverged
-from nas.records import Settings, StudyRecords, TrialRecord
+from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError, TrainingDiverged
+from nas.records import DEFAULT_STUDY, Settings, StudyRecords, TrialRecord
 from nas.samplers import FeasibleSampler, NothingNewError
-from nas.screening import survey
+from nas.screening import DUPLICATE, survey
 from nas.search_space import Candidate, SearchSpace
-from nas.storage import default_storage
+from nas.storage import default_storage, first_line, shown, study_lock, usable
 from nas.training import (
     EpochMetrics,
     TrainingData,
@@ -32,6 +32,7 @@ from nas.training import (
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 CONSISTENCY = 5
 MAX_FAILURES = 3
@@ -51,8 +52,10 @@ class SearchStarted:
     epochs: int
     budget: int
     num_trained: int
-    num_requeued: int
+    num_queued: int
     seed: int
+    discards: Mapping[str, int]
+    best: TrialRecord | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,7 @@ def search(
     max_weight_bytes: int | None = None,
     constraints: Sequence[str | Constraint] = (),
     keep_discards: int = 100,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     results: str | Path = "results",
     storage: str | None = None,
@@ -128,15 +131,16 @@ def search(
 ) -> SearchResult:
     """Draws, discards, trains and records until the study has `trials` trained candidates; resumes a study there is.
 
-    Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None
-    is the study's own, or MNIST where it can be had, or scikit-learn's digits. Accuracies are those on a
-    validation split; the test split is not touched. Ctrl-C ends the search with `interrupted` set and the
-    running trial back in the queue. Raises `NasError` for what a user can mend, `InfeasibleError` among them
-    where (almost) nothing in the space keeps the limits.
+    Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
+    study's own, or MNIST where it can be had, or scikit-learn's digits; `seed` None is the study's own, or 0.
+    Accuracies are those on a validation split; the test split is not touched. Ctrl-C ends the search with
+    `interrupted` set and the running trial back in the queue. Raises `NasError` for what a user can mend,
+    `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
     """
-    _check_counts(epochs=(epochs, 1), trials=(trials, 1), keep_discards=(keep_discards, 0), seed=(seed, 0))
+    _check_counts(epochs=(epochs, 1), trials=(trials, 1), keep_discards=(keep_discards, 0), seed=(seed or 0, 0))
     picked = pick_device(device)
-    existing = StudyRecords.find(results=results, storage=storage, study=study)
+    place: _Place = {"results": results, "storage": storage, "study": study}
+    existing = StudyRecords.find(**place)
     if dataset is None and existing is not None:
         name, note = existing.settings.dataset, existing.study.user_attrs["dataset_note"]
     else:
@@ -164,45 +168,61 @@ def search(
         epochs=epochs,
         consistency=CONSISTENCY,
         constraints=tuple(str(constraint) for constraint in kept),
+        seed=existing.settings.seed if seed is None and existing is not None else seed or 0,
     )
-    if existing is not None:
-        if differences := existing.settings.differences(settings):
+    if existing is None:
+        report = survey(bound, kept)
+        if report.num_feasible == 0:
+            lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
+            raise InfeasibleError("\n".join(lines))
+    url = storage or default_storage(results)
+    with study_lock(url, study or DEFAULT_STUDY, Path(results)), usable(url):
+        # Looked for again: another search may have made it since.
+        records = StudyRecords.find(**place) or StudyRecords.create(
+            settings,
+            **place,
+            notes={
+                "dataset_note": note,
+                "normalisation": {"mean": loaded.mean, "std": loaded.std},
+                "classes": loaded.classes,
+                "command": shlex.join(shown(url) if word == storage else word for word in sys.argv),
+                "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
+            },
+        )
+        if differences := records.settings.differences(settings):
             raise StudyError(
-                f"study {existing.study.study_name!r} holds other results: {'; '.join(differences)};"
+                f"study {records.study.study_name!r} holds other results: {'; '.join(differences)};"
                 " give the options it was begun with, or another --study NAME"
             )
-        records = existing
-    else:
-        _refuse_infeasible(bound, kept)
-        notes = {
-            "dataset_note": note,
-            "normalisation": {"mean": loaded.mean, "std": loaded.std},
-            "seed": seed,
-            "command": shlex.join(sys.argv),
-            "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
-        }
-        records = StudyRecords.create(settings, results=results, storage=storage, study=study, notes=notes)
-    with records.lock():
-        loop = _Loop(records, bound, kept, TrainingData.of(loaded).to(picked), picked, seed, keep_discards, on_event)
-        started = SearchStarted(
-            study=records.study.study_name,
-            storage=storage or default_storage(results),
-            dataset=loaded.name,
-            dataset_note=note,
-            space=bound.name,
-            constraints=settings.constraints,
-            device=describe(picked),
-            epochs=epochs,
-            budget=trials,
-            num_trained=records.num_trained(),
-            num_requeued=records.requeue_interrupted(),
-            seed=seed,
+        records.prepare_artifacts()
+        records.settle()
+        best = records.best(1)
+        on_event(
+            SearchStarted(
+                study=records.study.study_name,
+                storage=shown(url),
+                dataset=loaded.name,
+                dataset_note=note,
+                space=bound.name,
+                constraints=settings.constraints,
+                device=describe(picked),
+                epochs=epochs,
+                budget=trials,
+                num_trained=records.num_trained(),
+                num_queued=records.num_queued(),
+                seed=settings.seed,
+                discards=records.discards(),
+                best=best[0] if best else None,
+            )
         )
-        on_event(started)
+        data = TrainingData.of(loaded).to(picked)
+        loop = _Loop(records, bound, kept, data, picked, settings.seed, keep_discards, on_event)
         interrupted, exhausted = loop.run(trials)
+        if exhausted:
+            exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])
         return SearchResult(
-            study=started.study,
-            storage=started.storage,
+            study=records.study.study_name,
+            storage=shown(url),
             results=Path(results),
             num_trained=records.num_trained(),
             budget=trials,
@@ -213,16 +233,20 @@ def search(
         )
 
 
+class _Place(TypedDict):
+    results: str | Path
+    storage: str | None
+    study: str | None
+
+
 def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if type(value) is not int or value < least:
             raise NasError(f"{name.replace('_', '-')} is {value}, allowed: a whole number of at least {least}")
 
 
-def _refuse_infeasible(space: SearchSpace, constraints: Sequence[Constraint]) -> None:
-    report = survey(space, constraints)
-    if report.num_feasible == 0:
-        raise InfeasibleError("(almost) nothing in the search space keeps the limits\n" + "\n".join(report.lines()))
+class _TrainingFailedError(Exception):
+    """A training ended by an error of its own, which this one's text names."""
 
 
 class _Loop:
@@ -247,7 +271,8 @@ class _Loop:
         self.seed = seed
         self.on_event = on_event
         self.sampler = FeasibleSampler(space, constraints, seed=seed, seen=records.fingerprints())
-        self.sampler.keep = max(0, keep_discards - records.num_kept_discards())
+        candidate = len(self.sampler.seen)
+        self.sampler.keep = max(0, keep_discards - records.num_kept_discards(lambda index: index < candidate))
         records.study.sampler = self.sampler
 
     def run(self, budget: int) -> tuple[bool, str]:
@@ -263,67 +288,87 @@ class _Loop:
                 if failures == MAX_FAILURES:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
         except KeyboardInterrupt:
-            self.records.requeue_interrupted()
+            self.records.settle()
             return True, ""
         return False, ""
 
     def _one_trial(self) -> str:
         """Trains one candidate; the cause if it failed, empty for any other outcome."""
-        study = self.records.study
+        records, study = self.records, self.records.study
+        discards: Mapping[str, int] = {}
+        queued = records.num_queued() > 0
+        if not queued:
+            drawn_for = len(self.sampler.seen)
+            self.sampler.prepare(study)
+            discards, kept = self.sampler.take_discards()
+            self.sampler.keep -= len(kept)
+            records.keep_discards(kept, self.constraints, self.space.distributions(), drawn_for=drawn_for)
         trial = study.ask()
         try:
             candidate = self.space.suggest(trial)
-        except ShapeError as error:  # like a missed limit: only parameters that someone else enqueued can do this
-            self.records.fail(trial, "unused", str(error))
+            cost = cost_of(candidate.architecture)
+        except ArchitectureError as error:  # only parameters that a user enqueued can do this
+            records.fail(trial, "unused", first_line(error))
             return ""
-        except NothingNewError as error:
-            # Optuna's trial is there already; it ends unused, so that none stays RUNNING.
-            self._take_discards()
-            self.records.fail(trial, "unused", str(error))
-            raise
-        num_draws = self._take_discards() + 1
-        cost = cost_of(candidate.architecture)
-        if (missed := worst(self.constraints, cost)) is not None:
-            self.records.discard(trial, cost, missed, self.constraints)
+        if queued and (reason := self._why_not(trial, candidate, cost)):
+            records.discard(trial, cost, reason, self.constraints)
             return ""
         seed = _training_seed(self.seed, candidate)
-        self.records.start(trial, candidate, cost, self.constraints, seed=seed, num_draws=num_draws)
-        self.on_event(
-            TrialStarted(number=trial.number, candidate=candidate, cost=cost, discards=self.records.discards())
-        )
+        records.start(trial, candidate, cost, self.constraints, seed=seed, discards=discards)
+        self.on_event(TrialStarted(number=trial.number, candidate=candidate, cost=cost, discards=records.discards()))
         failure = self._train(trial, candidate, seed)
-        record = self.records.trial(trial.number)
-        best = self.records.best(1)
+        best = records.best(1)
         self.on_event(
-            TrialFinished(trial=record, num_trained=self.records.num_trained(), best=best[0] if best else None)
+            TrialFinished(
+                trial=records.trial(trial.number),
+                num_trained=records.num_trained(),
+                best=best[0] if best else None,
+            )
         )
         return failure
 
+    def _why_not(self, trial: optuna.Trial, candidate: Candidate, cost: Cost) -> str:
+        """Why a queued trial is not to be trained: a user may enqueue what the sampler would not hand out."""
+        missed = worst(self.constraints, cost)
+        if missed is not None:
+            return missed.metric
+        fingerprint = candidate.fingerprint()
+        if fingerprint in self.sampler.seen and trial.user_attrs.get("fingerprint") != fingerprint:
+            return DUPLICATE
+        self.sampler.seen.add(fingerprint)
+        return ""
+
     def _train(self, trial: optuna.Trial, candidate: Candidate, seed: int) -> str:
         history: list[EpochMetrics] = []
+        weights: dict[str, Tensor] = {}
         try:
-            module = initialise(candidate.architecture, seed=seed)
-            for metrics in train(module, candidate.recipe, self.data, seed=seed, device=self.device):
+            for metrics in self._epochs(candidate, seed, weights):
                 history.append(metrics)
                 trial.report(metrics.val_accuracy, metrics.epoch)
                 self.on_event(EpochFinished(number=trial.number, metrics=metrics))
-            weights = state_dict_on_cpu(module)
         except TrainingDiverged as error:
             self.records.fail(trial, "diverged", str(error), history)
             return ""
-        except Exception as error:  # whatever a network does to torch belongs to its trial, not to the search
-            cause = f"{type(error).__name__}: {error}"
-            self.records.fail(trial, "failed", cause, history)
-            return cause
+        except _TrainingFailedError as error:
+            self.records.fail(trial, "failed", str(error), history)
+            return str(error)
         self.records.finish(trial, history, weights)
         return ""
 
-    def _take_discards(self) -> int:
-        """Stores the discards since the last call; how many there were."""
-        counts, discards = self.sampler.take_discards()
-        self.sampler.keep -= len(discards)
-        self.records.add_discards(counts, discards, self.constraints, self.space.distributions())
-        return sum(counts.values())
+    def _epochs(self, candidate: Candidate, seed: int, weights: "dict[str, Tensor]") -> Iterator[EpochMetrics]:
+        """Trains the candidate, and fills `weights` in the end.
+
+        Whatever the network does to torch belongs to its trial. What storage or display raise between two epochs does
+        not pass through here.
+        """
+        try:
+            module = initialise(candidate.architecture, seed=seed)
+            yield from train(module, candidate.recipe, self.data, seed=seed, device=self.device)
+            weights |= state_dict_on_cpu(module)
+        except TrainingDiverged:
+            raise
+        except Exception as error:
+            raise _TrainingFailedError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _training_seed(seed: int, candidate: Candidate) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock, Timeout  # torch brings it
 
 from nas.errors import StudyError
 
@@ -23,7 +24,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at a URL; SQLite in WAL mode, so that readers and the one writer don't wait for each other."""
     database = sqlite_file(url)
     if database is None:
-        return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     database.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
@@ -45,28 +46,71 @@ def sqlite_file(url: str) -> Path | None:
         raise StudyError(f"--storage {url!r}, allowed: a database URL such as sqlite:///results/studies.db") from None
     if not parsed.drivername.startswith("sqlite"):
         return None
-    if not parsed.database:
+    if parsed.database in (None, "", ":memory:"):
         raise StudyError(f"--storage {url!r}: an in-memory database would lose the study, name a file")
-    return Path(parsed.database)
+    return Path(str(parsed.database))
+
+
+def shown(url: str) -> str:
+    """The URL for people's eyes: without its password."""
+    return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
 
 
 @contextmanager
-def readable(url: str) -> Iterator[None]:
-    """Turns what a missing, damaged or foreign database raises into a `StudyError`."""
+def opening(url: str) -> Iterator[None]:
+    """Turns what opening a missing, damaged or foreign database raises into a `StudyError`."""
     database = sqlite_file(url)
+    with usable(url):
+        try:
+            if database is not None and database.exists():
+                _check_sqlite(database)
+            yield
+        except ImportError:
+            raise StudyError(f"{shown(url)}: the driver of this database is not installed") from None
+        except RuntimeError as error:  # Optuna's, of a database that another version of it made
+            raise StudyError(f"{shown(url)}: not a database that can be used: {first_line(error)}") from None
+
+
+@contextmanager
+def usable(url: str) -> Iterator[None]:
+    """Turns what a database or a disk that fails raises into a `StudyError`."""
     try:
-        if database is not None and database.exists():
-            _check_sqlite(database)
         yield
-    except StudyError:
+    except BrokenPipeError:  # of who reads our output
         raise
-    except ImportError:
-        raise StudyError(f"{url}: the driver of this database is not installed") from None
     except OSError as error:
-        raise StudyError(f"{database or url}: {error.strerror}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
-        raise StudyError(f"{database or url}: not a database that can be used: {cause}") from None
+        raise StudyError(f"{error.filename or shown(url)}: {error.strerror}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError) else error
+        raise StudyError(f"{shown(url)}: the database cannot be used: {first_line(cause)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of its story."""
+    return (str(getattr(error, "orig", error)).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def study_lock(url: str, study: str, results: Path) -> Iterator[None]:
+    """Holds the study for one search on this machine; the system releases it however the process dies.
+
+    The lock lies beside an SQLite database, whichever results folder a search names; for other databases in the
+    results folder.
+    """
+    database = sqlite_file(url)
+    place = results / "study" if database is None else database
+    path = place.with_name(f"{place.name}.{study.replace('/', '_')}.lock")
+    with usable(url):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StudyError(f"{path}: another search is at work on study {study!r}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_sqlite(database: Path) -> None:
@@ -76,9 +120,12 @@ def _check_sqlite(database: Path) -> None:
         connection = sqlite3.connect(database, timeout=60)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
         raise StudyError(f"{database}: not a database that can be used: {error}") from None
     if found != "ok":
         raise StudyError(f"{database}: a damaged database: {found}")
+    if tables and "studies" not in tables:
+        raise StudyError(f"{database}: a database of another program, allowed: one of Optuna's, or a new file")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nas.architecture import Architecture
@@ -36,7 +37,7 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         counts = [f"{x:,}" if x is not None else "" for x in (trial.params, trial.macs, trial.receptive_field)]
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
         note = trial.reason or (trial.state.lower() if trial.state in ("RUNNING", "WAITING") else "")
-        table.add_row(str(trial.number), *percent, *counts, seconds, note)
+        table.add_row(str(trial.number), *percent, *counts, seconds, escape(note))
     return table
 
 

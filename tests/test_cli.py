@@ -98,10 +98,10 @@ def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_pa
     lines = out.splitlines()
     assert lines[0].startswith("dataset digits: MNIST is neither in ")
     assert lines[0].endswith("using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)")
-    assert lines[-1].startswith(f"Next: nas trials --results {tmp_path / 'results'}")
+    assert lines[-1] == f"  nas export --results {tmp_path / 'results'}"
     status, out, _ = nas("search", *given, "--quiet")
     assert status == 0
-    assert out.startswith("\n1 of 1 trained, ")
+    assert out.startswith("1 of 1 trained, ")
 
 
 def test_train_and_its_export(nas, tmp_path):

@@ -37,6 +37,7 @@ def test_the_panel_tells_how_far_it_is(events):
         text = shown(panel)
         assert "Ctrl-C stops it; the same command goes on" in text
         assert max(map(len, text.splitlines())) <= 80
+        assert "discarded" in text
         if isinstance(event, TrialStarted):
             assert f"trial {event.number}, {event.cost.params:,} params" in text
             assert "epoch 1/2" in text

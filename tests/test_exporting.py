@@ -51,6 +51,8 @@ def test_the_best_trial_is_exported_and_runs_without_this_package(study_folder, 
     assert f"A network of {best.params:,} parameters for images of 1x28x28, 10 classes." in text
     assert f"mean {best.objective:.4f} of the last 2 epochs, lowest of them {best.consistent_accuracy:.4f}." in text
     assert "Trained on digits" in text
+    assert "not MNIST" in text
+    assert run_alone(folder, "import model; print(model.CLASSES)") == f"{tuple(map(str, range(10)))}\n"
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -70,8 +72,17 @@ def test_every_kind_of_network_can_be_exported(seed, tmp_path):
     torch.manual_seed(seed)
     channels = architecture.input_shape[0]
     normalisation = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    classes = tuple(f"class {index}" for index in range(architecture.output_shape[0]))
     weights = architecture.build().state_dict()
-    export(architecture, weights, output=tmp_path / "model", recipe=Recipe(), facts=["Untrained."], **normalisation)
+    export(
+        architecture,
+        weights,
+        output=tmp_path / "model",
+        recipe=Recipe(),
+        facts=["Untrained."],
+        classes=classes,
+        **normalisation,
+    )
     state = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
     assert all(torch.equal(state[name], weights[name]) for name in weights)
 

@@ -216,6 +216,7 @@ def test_the_report_is_plain_data(texts):
         "feasible_share",
         "discards",
         "limits",
+        "admitting_together",
         "smallest",
         "smallest_within_limits",
     ]
@@ -238,7 +239,7 @@ def test_where_nothing_is_feasible_the_report_names_the_limit_that_binds():
     assert lines[0] == "space mnist: 0 of 500 random draws keep the limits (0.00%)"
     assert (
         f"params<=100: kept by 0.00% of the draws; this limit binds; params<={params.admits_one_percent} "
-        "would admit 1 %" in lines
+        "would admit 1 % of the space" in lines
     )
     assert lines[-2:] == [
         f"smallest network found in the space: 121 parameters, receptive field {report.smallest.receptive_field}",
@@ -262,8 +263,8 @@ def test_a_space_in_which_nothing_fits():
     assert report.lines() == [
         "space void: 0 of 50 random draws keep the limits (0.00%)",
         "discarded: impossible_shape 50",
-        "params<=8000: kept by 0.00% of the draws; this limit binds; no value of it would admit 1 %, "
-        "the other limits alone leave less",
+        "params<=8000: kept by 0.00% of the draws; this limit binds",
+        "no value of one limit would admit 1 % of the space; nothing would",
     ]
 
 
@@ -278,14 +279,27 @@ def test_the_lines_of_a_report():
             LimitReport(constraint=params, share_alone=0.2383, admits_one_percent=2133, binds=True),
             LimitReport(constraint=field, share_alone=0.25, admits_one_percent=108, binds=False),
         ),
+        admitting_together=(),
         smallest=Cost(121, 19_920, 8, 21_632, 564),
         smallest_within_limits=Cost(1309, 78_440, 28, 25_088, 1356),
     )
     assert report.lines() == [
         "space mnist: 1,295 of 10,000 random draws keep the limits (12.95%)",
         "discarded: impossible_shape 4,774, params 2,843, receptive_field 1,088",
-        "params<=8000: kept by 23.83% of the draws; this limit binds; params<=2133 would admit 1 %",
-        "receptive_field>=28: kept by 25.00% of the draws",
+        "params<=8000: kept by 23.83% of the draws; this limit binds; params<=2133 would admit 1 % of the space",
+        "receptive_field>=28: kept by 25.00% of the draws; receptive_field>=108 would admit 1 % of the space",
         "smallest network found in the space: 121 parameters, receptive field 8",
         "smallest found within the other limits: 1,309 parameters, receptive field 28",
     ]
+
+
+def test_two_tight_limits_are_widened_together():
+    space = SearchSpace.load("mnist")
+    report = survey(space, parse("params<=300", "macs<=1000"), num_draws=500)
+    assert [limit.admits_one_percent for limit in report.limits] == [None, None]
+    params, macs = report.admitting_together
+    assert params.bound / 300 == pytest.approx(macs.bound / 1000, rel=0.01)
+    assert survey(space, report.admitting_together, num_draws=500).feasible_share >= 0.01
+    tighter = parse(f"params<={int(params.bound * 0.97)}", f"macs<={int(macs.bound * 0.97)}")
+    assert survey(space, tighter, num_draws=500).feasible_share < 0.01
+    assert f"no value of one limit would admit 1 % of the space; {params} and {macs} together would" in report.lines()

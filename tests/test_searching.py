@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
+from random import Random
 
 import optuna
 import pytest
 import torch
+from optuna.storages import RDBStorage
 
 from nas import datasets, searching
 from nas.architecture import Architecture
@@ -16,8 +20,10 @@ from nas.constraints import Constraint, worst
 from nas.cost import cost_of
 from nas.errors import ConstraintError, InfeasibleError, NasError, StudyError
 from nas.records import StudyRecords, trials
+from nas.samplers import FeasibleSampler
 from nas.search_space import SearchSpace
 from nas.searching import EpochFinished, SearchStarted, TrialFinished, TrialStarted, search
+from nas.storage import default_storage, study_lock
 from nas.training import evaluate
 
 
@@ -182,7 +188,8 @@ def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
     ("change", "difference"),
     [
         ({"epochs": 3}, "epochs: 2, not 3"),
-        ({"space": "mnist"}, "space: tiny, not mnist; space_fingerprint: "),
+        ({"space": "mnist"}, "space: tiny, not mnist"),
+        ({"seed": 3}, "seed: 0, not 3"),
         ({"max_params": 800}, "constraints: params<=900 and receptive_field>=10, not params<=800 and "),
     ],
 )
@@ -199,7 +206,7 @@ def test_unlike_results_are_not_mixed(tmp_path, tiny_space, change, difference):
 def test_another_dataset_is_not_mixed_in(tmp_path, tiny_space, mnist_root):
     begun = options(tmp_path, tiny_space, trials=1)
     search(**begun)
-    with pytest.raises(StudyError, match="dataset: digits, not mnist; data_fingerprint: "):
+    with pytest.raises(StudyError, match="other results: dataset: digits, not mnist; split: "):
         search(**{**begun, "dataset": "mnist"})
     # Without a name, the study's own is taken, though MNIST is at hand now.
     assert search(**{**begun, "dataset": None}).num_trained == 1
@@ -209,7 +216,7 @@ def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_s
     with pytest.raises(InfeasibleError) as caught:
         search(**options(tmp_path, tiny_space, max_params=30))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "(almost) nothing in the search space keeps the limits"
+    assert lines[0] == "fewer than 1 in 10,000 candidates of the search space keep the limits"
     assert lines[1] == "space tiny: 0 of 10,000 random draws keep the limits (0.00%)"
     assert any(line.startswith("params<=30: kept by 0.00% of the draws; this limit binds; params<=") for line in lines)
     assert any(line.startswith("smallest found within the other limits: ") for line in lines)
@@ -227,9 +234,14 @@ def test_a_space_that_runs_dry_says_so(tmp_path):
     given = options(tmp_path, str(space), trials=5, min_receptive_field=3, epochs=1)
     result = search(**given)
     assert result.num_trained == 2
-    assert result.exhausted == "none of 20,000 more draws is feasible and new"
-    assert result.discards["duplicate"] >= 20_000
-    assert [trial.outcome for trial in trials(results=result.results) if trial.state == "FAIL"] == ["unused"]
+    lines = result.exhausted.splitlines()
+    assert lines[0] == "none of 20,000 more draws is feasible and new"
+    assert lines[1].startswith("space two: 10,000 of 10,000 random draws keep the limits (100.00%)")
+    # It leaves nothing behind, however often it is tried.
+    before = trials(results=result.results)
+    assert search(**given).discards == result.discards
+    assert trials(results=result.results) == before
+    assert [trial.outcome for trial in before if trial.state != "PRUNED"] == ["trained", "trained"]
 
 
 def test_a_diverged_trial_counts_as_trained_and_the_search_goes_on(tmp_path):
@@ -262,11 +274,13 @@ def test_three_failures_in_a_row_stop_the_search(tmp_path, tiny_space, monkeypat
 def test_one_search_at_a_time(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
-    with (
-        StudyRecords.open(results=tmp_path / "results").lock(),
-        pytest.raises(StudyError, match=r"search\.lock: another search is at work on study 'search'$"),
-    ):
-        search(**{**given, "trials": 2})
+    url = default_storage(tmp_path / "results")
+    for results in (tmp_path / "results", tmp_path / "elsewhere"):
+        with (
+            study_lock(url, "search", tmp_path),
+            pytest.raises(StudyError, match=r"studies\.db\.search\.lock: another search is at work on study 'search'$"),
+        ):
+            search(**{**given, "trials": 2, "storage": url, "results": results})
 
 
 @pytest.mark.parametrize("name", ["epochs", "trials"])
@@ -293,3 +307,131 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
     assert [(trial.state, trial.reason) for trial in pruned] == [("PRUNED", "params")]
     assert len(built) == 1
     assert cost_of(built[0]).params <= 900
+
+
+def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tiny_space, monkeypatch):
+    """With as many stored discards as there are, TPE must propose what it proposes with none."""
+    monkeypatch.setattr(searching, "FeasibleSampler", partial(FeasibleSampler, num_startup=3))
+    kept = options(tmp_path, tiny_space, trials=6, max_params=250, epochs=1, keep_discards=1000)
+    none = {**kept, "keep_discards": 0, "results": tmp_path / "none"}
+    assert search(**kept).discards == search(**none).discards
+    assert outcome(trials(results=kept["results"])) == outcome(trials(results=none["results"]))
+    assert not any(trial.state == "PRUNED" for trial in trials(results=none["results"]))
+
+
+class Killed(BaseException):
+    """Ends the search where it stands, as kill -9 would: nothing of ours catches it."""
+
+
+WRITES = ["set_trial_user_attr", "set_trial_system_attr", "set_trial_param", "create_new_trial"]
+WRITES += ["set_trial_state_values", "set_study_user_attr", "set_study_system_attr", "create_new_study"]
+
+
+def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, monkeypatch):
+    given = options(tmp_path, tiny_space, trials=2, max_params=250, epochs=1, keep_discards=5)
+    whole = search(**{**given, "results": tmp_path / "whole"})
+    wanted = outcome(trials(results=tmp_path / "whole"))
+    number_of_writes = count_writes(monkeypatch, lambda: search(**{**given, "results": tmp_path / "counted"}))
+    assert number_of_writes > 40
+    for kill_at in sorted(Random(0).sample(range(number_of_writes), 12)):
+        here = {**given, "results": tmp_path / f"killed-{kill_at}"}
+        with pytest.raises(Killed):
+            count_writes(monkeypatch, lambda here=here: search(**here), kill_at)
+        resumed = search(**here)
+        records = trials(results=here["results"])
+        assert outcome(records) == wanted, kill_at
+        assert resumed.num_trained == 2
+        assert resumed.discards == whole.discards, kill_at
+        assert sum(trial.outcome == "discarded" for trial in records) == 5, kill_at
+        assert {trial.state for trial in records} <= {"COMPLETE", "PRUNED", "FAIL"}
+        trained = [trial for trial in records if trial.outcome == "trained"]
+        assert sum(trial.num_draws for trial in trained) == 2 + sum(whole.discards.values()), kill_at
+
+
+def count_writes(monkeypatch, run, kill_at=None):
+    """How many writes to the storage `run` makes; `Killed` instead of the one with that index."""
+    done = 0
+
+    def counted(write):
+        def either(*args, **kwargs):
+            nonlocal done
+            if done == kill_at:
+                raise Killed
+            done += 1
+            return write(*args, **kwargs)
+
+        return either
+
+    with monkeypatch.context() as patched:
+        for name in WRITES:
+            patched.setattr(RDBStorage, name, counted(getattr(RDBStorage, name)))
+        run()
+    return done
+
+
+def test_a_broken_display_is_not_the_networks_fault(tmp_path, tiny_space):
+    def broken(event):
+        if isinstance(event, EpochFinished):
+            raise ZeroDivisionError("of the notebook")
+
+    with pytest.raises(ZeroDivisionError):
+        search(**options(tmp_path, tiny_space), on_event=broken)
+    assert not any(trial.outcome == "failed" for trial in trials(results=tmp_path / "results"))
+
+
+def test_a_space_of_one_candidate_trains_it_once(tmp_path):
+    space = tmp_path / "one.toml"
+    space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = 3\n")
+    result = search(**options(tmp_path, str(space), min_receptive_field=3, epochs=1))
+    assert result.num_trained == 1
+    assert result.exhausted
+
+
+def test_what_someone_enqueued_twice_is_trained_once(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1, epochs=1)
+    search(**given)
+    study = StudyRecords.open(results=tmp_path / "results").study
+    study.enqueue_trial(study.best_trial.params)
+    result = search(**{**given, "trials": 2})
+    assert result.discards["duplicate"] == 1
+    trained = [trial for trial in trials(results=tmp_path / "results") if trial.outcome == "trained"]
+    assert trained[0].architecture != trained[1].architecture or trained[0].recipe != trained[1].recipe
+
+
+def test_artifacts_that_cannot_be_written_are_said_before_anything_is_trained(tmp_path, tiny_space):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "artifacts").write_text("mine")
+    with pytest.raises(StudyError, match=r"/artifacts: File exists$"):
+        search(**options(tmp_path, tiny_space))
+    assert trials(results=tmp_path / "results") == []
+
+
+def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1)
+    search(**given)
+    path = Path(tiny_space)
+    path.write_text(path.read_text().replace("high = 5", "high = 6"))
+    with pytest.raises(StudyError, match="holds other results: space: tiny is not what it was; give the options"):
+        search(**given)
+
+
+def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1, epochs=1)
+    (tmp_path / "results").mkdir()
+    optuna.create_study(study_name="search", storage=default_storage(tmp_path / "results"), direction="maximize")
+    assert search(**given).num_trained == 1
+
+
+def test_damaged_weights_are_named(tmp_path, tiny_space):
+    search(**options(tmp_path, tiny_space, trials=1, epochs=1))
+    records = StudyRecords.open(results=tmp_path / "results")
+    (artifact,) = (tmp_path / "results" / "artifacts").iterdir()
+    (trial,) = records.best(1)
+    for content in (b"", b"x", artifact.read_bytes()[:-100]):
+        artifact.write_bytes(content)
+        with pytest.raises(StudyError) as caught:
+            records.weights(trial.number)
+        assert str(caught.value) == f"{artifact}: damaged, it held the weights of trial {trial.number}"
+    artifact.unlink()
+    with pytest.raises(StudyError, match=f"^{artifact}: missing, it held the weights of trial {trial.number}$"):
+        records.weights(trial.number)
