@@ -13,6 +13,7 @@ from nas.composites import kind_of
 from nas.errors import ArchitectureError, ShapeError
 from nas.json_file import read_json
 from nas.layers import Layer, Shape, chain
+from nas.shipped import shipped_or_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +77,10 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
-        """The architecture in a JSON file."""
+        """The architecture in a JSON file, or the published one of that name, such as "mnist-7825"."""
+        path = shipped_or_file(
+            path, folder="published", suffix=".json", what="published network", error=ArchitectureError
+        )
         return cls.from_json(read_json(path, ArchitectureError), where=str(path))
 
     def dumps(self) -> str:

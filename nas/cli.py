@@ -166,7 +166,7 @@ def space(
     typer.echo(json.dumps(report.to_json(), indent=2) if use_json else "\n".join(report.lines()))
 
 
-@app.command(epilog="Example: [bold]nas cost search_spaces/published/mnist-7825.json[/bold]")
+@app.command(epilog="Example: [bold]nas cost mnist-7825[/bold]")
 def cost(file: File, use_json: Json = False) -> None:
     """Tell what a network costs: parameters, MACs, receptive field, bytes."""
     from nas.architecture import Architecture
@@ -176,7 +176,7 @@ def cost(file: File, use_json: Json = False) -> None:
     typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
 
 
-@app.command(epilog="Example: [bold]nas show search_spaces/published/mnist-7825.json[/bold]")
+@app.command(epilog="Example: [bold]nas show mnist-7825[/bold]")
 def show(file: File) -> None:
     """Show a network's layers with output shape, parameters, MACs and receptive field."""
     from nas.architecture import Architecture
@@ -190,7 +190,7 @@ def show(file: File) -> None:
     typer.echo(f"{cost.weight_bytes:,} bytes of weights, {cost.peak_activation_bytes:,} of activations at the peak")
 
 
-@app.command(epilog="Example: [bold]nas train search_spaces/published/mnist-7825.json --set rotation=7[/bold]")
+@app.command(epilog="Example: [bold]nas train mnist-7825 --set rotation=7[/bold]")
 def train(
     file: File,
     recipe: Annotated[

@@ -8,7 +8,9 @@ import typer
 
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
-File = Annotated[Path, typer.Argument(help="An architecture file (JSON).", show_default=False)]
+File = Annotated[
+    Path, typer.Argument(help="An architecture file (JSON), or the name of a published network.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 MaxParams = Annotated[
     int | None, typer.Option(help="Most trainable parameters.", rich_help_panel=LIMITS, show_default=False)

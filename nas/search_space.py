@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from nas.layers import (
     chain,
 )
 from nas.recipe import ALLOWED, Recipe
+from nas.shipped import shipped_or_file
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -107,14 +107,7 @@ class SearchSpace:
     @classmethod
     def load(cls, name_or_path: str) -> "SearchSpace":
         """The space in a TOML file, or of that name among those that come with the package."""
-        path = Path(name_or_path)
-        if not path.suffix and "/" not in name_or_path:
-            shipped = {file.stem: file for file in sorted(spaces_folder().glob("*.toml"))}
-            if name_or_path not in shipped:
-                raise SearchSpaceError(
-                    f"no search space {name_or_path!r}, allowed: {', '.join(shipped)}, or a .toml file"
-                )
-            path = shipped[name_or_path]
+        path = shipped_or_file(name_or_path, folder="", suffix=".toml", what="search space", error=SearchSpaceError)
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -243,13 +236,6 @@ class SearchSpace:
         entries = [VERSION, list(self.input_shape), self.num_classes, sorted(self.fixed.items())]
         text = json.dumps([*entries, sorted((name, repr(domain)) for name, domain in self.domains.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def spaces_folder() -> Path:
-    """Where the search spaces lie: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def _no_unknown(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
     {"errors", "allowed", "modules"},
-    {"json_file"},
+    {"json_file", "shipped"},
     {"layers", "recipe", "domains"},
     {"composites"},
     {"architecture"},

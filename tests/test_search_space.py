@@ -10,7 +10,8 @@ from optuna.trial import FixedTrial
 from nas.cost import cost_of
 from nas.domains import FloatRange
 from nas.errors import ShapeError
-from nas.search_space import BLOCK, SearchSpace, spaces_folder
+from nas.search_space import BLOCK, SearchSpace
+from nas.shipped import spaces_folder
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 SHIPPED = ["colour", "mnist", "mnist_wide"]
