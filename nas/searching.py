@@ -185,7 +185,7 @@ def search(
                 "dataset_note": note,
                 "normalisation": {"mean": loaded.mean, "std": loaded.std},
                 "classes": loaded.classes,
-                "command": shlex.join(shown(url) if word == storage else word for word in sys.argv),
+                "command": shlex.join(sys.argv).replace(url, shown(url)),  # a password is nobody else's business
                 "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
             },
         )
