@@ -11,11 +11,11 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nas.errors import NasError, RecipeError, TrainingDiverged
+from nas.errors import NasError, TrainingDiverged
 from nas.options import (
     SEARCH,
     Constraints,
@@ -35,10 +35,8 @@ from nas.options import (
     Storage,
     Study,
     TableFormat,
+    chosen_recipe,
 )
-
-if TYPE_CHECKING:
-    from nas.recipe import Recipe
 
 app = typer.Typer(
     name="nas",
@@ -225,7 +223,7 @@ def train(
     from nas.training import consistent_accuracy, objective
 
     architecture = Architecture.load(file)
-    chosen = _recipe(recipe, set_ or [], epochs)
+    chosen = chosen_recipe(recipe, set_ or [], epochs)
     judged_on = "test" if test else "val"
     if output is not None:
         check_output(output)
@@ -336,23 +334,6 @@ def export(
     for path in (folder / name for name in FILES):
         typer.echo(f"  {path.name:<20} {path.stat().st_size:>9,} bytes")
     typer.echo(f"Try: python {folder / 'model.py'}")
-
-
-def _recipe(file: Path | None, settings: list[str], epochs: int | None) -> "Recipe":
-    from nas.recipe import ALLOWED, Recipe
-
-    fields = Recipe.load(file).to_json() if file is not None else {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in ALLOWED:
-            raise RecipeError(f"--set {setting}: allowed: FIELD=VALUE with a field of {', '.join(ALLOWED)}")
-        try:
-            fields[name] = json.loads(value)
-        except ValueError:
-            fields[name] = value  # a word
-    if epochs is not None:
-        fields["epochs"] = epochs
-    return Recipe.from_json(fields)
 
 
 def _version(wanted: bool) -> None:

@@ -1,20 +1,18 @@
 """Datasets by name or folder, in memory as bytes: train and val to search on and, by its own door, the test split."""
 
-import contextlib
 import difflib
 import hashlib
 import math
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import DatasetError
+from nas.image_folder import common_mode, list_images, pixels
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
 SPLIT_SEED = 0  # of its own: a study's seed must not move examples between train, val and test
@@ -319,9 +317,9 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
     """PATH/train/CLASS/* and PATH/test/CLASS/*; without test/, a sixth of train/ is its test split."""
     import torch
 
-    files, labels, classes = _list(path / "train")
+    files, labels, classes = list_images(path / "train")
     if (path / "test").is_dir():
-        test_files, test_labels, test_classes = _list(path / "test")
+        test_files, test_labels, test_classes = list_images(path / "test")
         if odd := sorted(set(test_classes) ^ set(classes)):
             found = "found" if odd[0] in test_classes else "missing"
             raise DatasetError(
@@ -331,65 +329,10 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
         kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
         test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
         files, labels = [files[i] for i in kept.tolist()], labels[kept]
-    mode = _common_mode([*files, *test_files])  # reads headers only: a misfit in test/ must not surface after a search
+    mode = common_mode([*files, *test_files])  # reads headers only: a misfit in test/ must not surface after a search
     if test:
         files, labels = test_files, test_labels
-    return Split(images=torch.stack([_pixels(file, mode) for file in files]), labels=labels), classes
-
-
-def _list(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
-    """Image files, their labels (N,), and the names of the classes."""
-    import torch
-    from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder
-
-    try:
-        listing = ImageFolder(folder, allow_empty=True)
-    except FileNotFoundError:
-        raise DatasetError(f"{folder}: no folder with a folder for each class, allowed: {folder}/CLASS/*.png") from None
-    labels = torch.tensor([label for _, label in listing.samples], dtype=torch.int64)
-    for label, count in zip(listing.classes, torch.bincount(labels, minlength=len(listing.classes)), strict=True):
-        if not count:
-            raise DatasetError(f"{folder / label}: no images found, allowed: {', '.join(IMG_EXTENSIONS)}")
-    if len(listing.classes) < 2:
-        raise DatasetError(f"{folder}: only class {listing.classes[0]!r} found, allowed: at least 2 classes")
-    return [Path(file) for file, _ in listing.samples], labels, tuple(listing.classes)
-
-
-def _common_mode(files: list[Path]) -> str:
-    """Pillow's mode that holds every image: "L" if all are grey, else "RGB"; raises unless all have one size."""
-    first, mode = None, "L"
-    for file in files:
-        with _opened(file) as image:
-            size, kind = image.size, image.mode
-        if kind.startswith(("I", "F")):  # Pillow would clip them
-            raise DatasetError(f"{file}: mode {kind} found, allowed: 8 bits a channel")
-        if size != (first := first or size):
-            text = "{}x{} pixels found, allowed: {}x{}, the size of {}".format(*size, *first, files[0])
-            raise DatasetError(f"{file}: {text}")
-        if kind not in ("1", "L", "LA"):
-            mode = "RGB"
-    return mode
-
-
-def _pixels(file: Path, mode: str) -> "Tensor":
-    """uint8 (channels, height, width)."""
-    from torchvision.transforms.functional import pil_to_tensor
-
-    with _opened(file) as image:
-        opaque = image.convert("RGBA") if image.mode == "P" else image  # a palette may hold transparency
-        pixels: Tensor = pil_to_tensor(opaque.convert(mode))
-    return pixels
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> "Iterator[Image.Image]":
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file}: not a readable image ({error})") from None
+    return Split(images=torch.stack([pixels(file, mode) for file in files]), labels=labels), classes
 
 
 TEN = tuple("0123456789")

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.cost import Cost
-from nas.records import TrialRecord
 from nas.searching import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
+from nas.stored import TrialRecord
 from nas.training import EpochMetrics
 
 Show = Callable[[Event], None]

@@ -1,10 +1,14 @@
 """The command line's options: each one's type, help and default text, shared by the commands that take it."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from nas.errors import RecipeError
+from nas.recipe import ALLOWED, Recipe
 
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
@@ -86,3 +90,19 @@ class TableFormat(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+
+
+def chosen_recipe(file: Path | None, settings: list[str], epochs: int | None) -> Recipe:
+    """The recipe of a file, or the default one, with `FIELD=VALUE` settings and a number of epochs put over it."""
+    fields = Recipe.load(file).to_json() if file is not None else {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in ALLOWED:
+            raise RecipeError(f"--set {setting}: allowed: FIELD=VALUE with a field of {', '.join(ALLOWED)}")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value  # a word
+    if epochs is not None:
+        fields["epochs"] = epochs
+    return Recipe.from_json(fields)

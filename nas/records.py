@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,13 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.architecture import Architecture
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError
-from nas.recipe import Recipe
 from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.storage import default_storage, open_storage, opening, shown, sqlite_file
+from nas.stored import NOTE, Settings, TrialRecord, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -35,100 +33,8 @@ if TYPE_CHECKING:
 DEFAULT_STUDY = "search"
 ARTIFACTS = "artifacts"
 
-NOTE = "nas:"
-"""How the names of our system attributes begin."""
 TRAINED = ("trained", "diverged")
 """Outcomes that cost budget: the candidate was trained, to its end or until its loss was no number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What all trials of a study have in common; results under different settings are not comparable."""
-
-    dataset: str
-    data_fingerprint: str
-    split: str
-    space: str
-    space_fingerprint: str
-    epochs: int
-    consistency: int
-    constraints: tuple[str, ...]
-    seed: int
-
-    def differences(self, other: "Settings") -> list[str]:
-        """Where the other settings differ, as `field: this, not that`."""
-        fields = [field.name for field in dataclasses.fields(self)]
-        unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
-        # A fingerprint says something only where the name is the same.
-        contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
-        return [
-            f"{contents[name]}: {getattr(self, contents[name])} is not what it was"
-            if name in contents
-            else f"{name}: {_text(getattr(self, name))}, not {_text(getattr(other, name))}"
-            for name in unlike
-            if contents.get(name) not in unlike
-        ]
-
-
-def _text(value: object) -> str:
-    return " and ".join(value) if isinstance(value, tuple) else str(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRecord:
-    """A trial as people and scripts read it. `state` is Optuna's name; accuracies are fractions."""
-
-    number: int
-    state: str
-    outcome: str
-    objective: float | None
-    consistent_accuracy: float | None
-    params: int | None
-    macs: int | None
-    receptive_field: int | None
-    peak_activation_bytes: int | None
-    weight_bytes: int | None
-    seconds: float | None
-    num_draws: int | None
-    seed: int | None
-    reason: str
-    recipe: Recipe | None
-    architecture: Architecture | None
-    history: tuple[EpochMetrics, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
-        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        row["recipe"] = self.recipe.to_json() if self.recipe else None
-        row["architecture"] = self.architecture.to_json() if self.architecture else None
-        row["history"] = [metrics.to_json() for metrics in self.history]
-        return row
-
-
-def read_trial(trial: FrozenTrial) -> TrialRecord:
-    """The record in a trial of Optuna's."""
-    attrs = trial.user_attrs
-    network, recipe, history = (_noted(trial, key) for key in ("architecture", "recipe", "history"))
-    numbers = {
-        key: attrs.get(key)
-        for key in (*Cost.__dataclass_fields__, "consistent_accuracy", "seconds", "num_draws", "seed")
-    }
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state.name,
-        outcome=attrs.get("outcome", ""),
-        objective=trial.value if trial.state == TrialState.COMPLETE else None,
-        reason=attrs.get("reason", ""),
-        recipe=Recipe.from_json(recipe) if recipe else None,
-        architecture=Architecture.from_json(network) if network else None,
-        history=tuple(EpochMetrics.from_json(row) for row in history or []),
-        **numbers,
-    )
-
-
-def _noted(trial: FrozenTrial, key: str) -> Any:
-    """What `StudyRecords` noted under the key, None if nothing."""
-    return trial.system_attrs.get(NOTE + key)
 
 
 class StudyRecords:
@@ -248,7 +154,7 @@ class StudyRecords:
         for trial in self.study.get_trials(deepcopy=False):
             # Without a fingerprint the candidate was never handed out: the same discards will be drawn again.
             if "fingerprint" in trial.user_attrs or trial.user_attrs.get("outcome") == "discarded":
-                total.update(_noted(trial, "discards") or {})
+                total.update(noted(trial, "discards") or {})
         return total
 
     def num_queued(self) -> int:
@@ -258,7 +164,7 @@ class StudyRecords:
     def num_kept_discards(self, drawn_for: Callable[[int], bool]) -> int:
         """Number of stored discards that were drawn for candidates of such an index."""
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        indices = (_noted(trial, "drawn_for") for trial in trials)
+        indices = (noted(trial, "drawn_for") for trial in trials)
         return sum(index is not None and drawn_for(index) for index in indices)
 
     def weights(self, number: int) -> "dict[str, Tensor]":
@@ -266,7 +172,7 @@ class StudyRecords:
         import torch
 
         trial = self.study.get_trials(deepcopy=False)[number]
-        artifact = _noted(trial, "weights")
+        artifact = noted(trial, "weights")
         if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
         with tempfile.TemporaryDirectory() as folder:
@@ -392,7 +298,7 @@ class StudyRecords:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             attrs = trial.user_attrs
             if "outcome" in attrs:  # everything was stored, only the last word was missing
-                self._tell(trial, attrs["outcome"], _noted(trial, "history") or [])
+                self._tell(trial, attrs["outcome"], noted(trial, "history") or [])
                 continue
             fixed = trial.system_attrs.get("fixed_params", {})
             again = "fingerprint" in attrs or bool(fixed)

@@ -15,11 +15,12 @@ from nas import datasets
 from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
 from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError, TrainingDiverged
-from nas.records import DEFAULT_STUDY, Settings, StudyRecords, TrialRecord
+from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE, survey
 from nas.search_space import Candidate, SearchSpace
 from nas.storage import default_storage, first_line, shown, study_lock, usable
+from nas.stored import Settings, TrialRecord
 from nas.training import (
     EpochMetrics,
     TrainingData,

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.cost import layer_table
-from nas.records import TrialRecord
+from nas.stored import TrialRecord
 
 
 def architecture_table(architecture: Architecture) -> Table:

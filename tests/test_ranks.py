@@ -10,7 +10,7 @@ import pytest
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
     {"errors", "allowed", "modules"},
-    {"json_file", "shipped"},
+    {"json_file", "shipped", "image_folder"},
     {"layers", "recipe", "domains"},
     {"composites"},
     {"architecture"},
@@ -18,7 +18,7 @@ RANKS = [
     {"constraints", "datasets"},
     {"search_space"},
     {"screening", "training", "storage"},
-    {"samplers"},
+    {"samplers", "stored"},
     {"records"},
     {"searching", "fitting", "exporting", "dashboard"},
     {"display", "tables"},

@@ -1,0 +1,105 @@
+"""What a study stores, as values: the settings its trials have in common, and a trial."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.architecture import Architecture
+from nas.cost import Cost
+from nas.recipe import Recipe
+from nas.training import EpochMetrics
+
+NOTE = "nas:"
+"""How the names of our system attributes begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all trials of a study have in common; results under different settings are not comparable."""
+
+    dataset: str
+    data_fingerprint: str
+    split: str
+    space: str
+    space_fingerprint: str
+    epochs: int
+    consistency: int
+    constraints: tuple[str, ...]
+    seed: int
+
+    def differences(self, other: "Settings") -> list[str]:
+        """Where the other settings differ, as `field: this, not that`."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
+        # A fingerprint says something only where the name is the same.
+        contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
+        return [
+            f"{contents[name]}: {getattr(self, contents[name])} is not what it was"
+            if name in contents
+            else f"{name}: {_text(getattr(self, name))}, not {_text(getattr(other, name))}"
+            for name in unlike
+            if contents.get(name) not in unlike
+        ]
+
+
+def _text(value: object) -> str:
+    return " and ".join(value) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial as people and scripts read it. `state` is Optuna's name; accuracies are fractions."""
+
+    number: int
+    state: str
+    outcome: str
+    objective: float | None
+    consistent_accuracy: float | None
+    params: int | None
+    macs: int | None
+    receptive_field: int | None
+    peak_activation_bytes: int | None
+    weight_bytes: int | None
+    seconds: float | None
+    num_draws: int | None
+    seed: int | None
+    reason: str
+    recipe: Recipe | None
+    architecture: Architecture | None
+    history: tuple[EpochMetrics, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        row["recipe"] = self.recipe.to_json() if self.recipe else None
+        row["architecture"] = self.architecture.to_json() if self.architecture else None
+        row["history"] = [metrics.to_json() for metrics in self.history]
+        return row
+
+
+def read_trial(trial: FrozenTrial) -> TrialRecord:
+    """The record in a trial of Optuna's."""
+    attrs = trial.user_attrs
+    network, recipe, history = (noted(trial, key) for key in ("architecture", "recipe", "history"))
+    numbers = {
+        key: attrs.get(key)
+        for key in (*Cost.__dataclass_fields__, "consistent_accuracy", "seconds", "num_draws", "seed")
+    }
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        outcome=attrs.get("outcome", ""),
+        objective=trial.value if trial.state == TrialState.COMPLETE else None,
+        reason=attrs.get("reason", ""),
+        recipe=Recipe.from_json(recipe) if recipe else None,
+        architecture=Architecture.from_json(network) if network else None,
+        history=tuple(EpochMetrics.from_json(row) for row in history or []),
+        **numbers,
+    )
+
+
+def noted(trial: FrozenTrial, key: str) -> Any:
+    """What `StudyRecords` noted under the key, None if nothing."""
+    return trial.system_attrs.get(NOTE + key)
