@@ -273,6 +273,7 @@ def trials(
     """List the trials of a study."""
     from nas.display import discards_text
     from nas.records import StudyRecords
+    from nas.stored import FIELDS
     from nas.tables import print_table, trial_table
 
     records = StudyRecords.open(results=results, storage=storage, study=study)
@@ -282,7 +283,8 @@ def trials(
     elif format_ is TableFormat.csv:
         import pandas as pd
 
-        frame = pd.DataFrame([row.to_json() for row in rows]).drop(columns=["recipe", "architecture", "history"])
+        columns = [name for name in FIELDS if name not in ("recipe", "architecture", "history")]
+        frame = pd.DataFrame([row.to_json() for row in rows], columns=columns)
         typer.echo(frame.convert_dtypes().to_csv(index=False), nl=False)  # counts stay whole where some are missing
     else:
         settings = records.settings

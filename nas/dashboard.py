@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
-from optuna.artifacts import FileSystemArtifactStore
 
 from nas.errors import NasError
-from nas.records import ARTIFACTS, StudyRecords
+from nas.records import StudyRecords
 
 HOST = "127.0.0.1"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -66,9 +65,7 @@ def serve_dashboard(
     `on_ready` hears the address of the study's page.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
-    artifacts = Path(results) / ARTIFACTS
-    artifacts.mkdir(parents=True, exist_ok=True)
-    application = optuna_dashboard.wsgi(records.storage, artifact_store=FileSystemArtifactStore(str(artifacts)))
+    application = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifact_store())
     try:
         server = make_server(HOST, port, loopback_only(application), _Server, _QuietHandler)
     except (OSError, OverflowError) as error:

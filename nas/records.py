@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from nas.constraints import Constraint
 from nas.cost import Cost
@@ -176,16 +176,14 @@ class StudyRecords:
         if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
+            path, where = Path(folder) / "weights.pt", self.results / ARTIFACTS / artifact
             try:
-                download_artifact(artifact_store=self._artifacts(), file_path=str(path), artifact_id=artifact)
+                download_artifact(artifact_store=self.artifact_store(), file_path=str(path), artifact_id=artifact)
             except optuna.artifacts.exceptions.ArtifactNotFound:
-                where = self.results / ARTIFACTS / artifact
                 raise StudyError(f"{where}: missing, it held the weights of trial {number}") from None
             try:
                 state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, EOFError, RuntimeError, OSError):  # as the damage is
-                where = self.results / ARTIFACTS / artifact
                 raise StudyError(f"{where}: damaged, it held the weights of trial {number}") from None
         return state
 
@@ -231,10 +229,7 @@ class StudyRecords:
         discards: Mapping[str, int],
     ) -> None:
         """Notes what the trial is about to train, and the discards that were drawn before it."""
-        for constraint in constraints:
-            trial.set_constraint(str(constraint), constraint.violation(cost))
-        for key, value in dataclasses.asdict(cost).items():
-            trial.set_user_attr(key, value)
+        _set_cost(trial, cost, constraints)
         if "num_draws" not in trial.user_attrs:  # a trial that is run again brings it along
             trial.set_user_attr("num_draws", sum(discards.values()) + 1)
             self._note(trial, "discards", dict(discards))
@@ -247,12 +242,11 @@ class StudyRecords:
 
     def discard(self, trial: optuna.Trial, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
         """Ends a trial that is not to be trained: one enqueued by hand, since the sampler hands out no other."""
-        for constraint in constraints:
-            trial.set_constraint(str(constraint), constraint.violation(cost))
-        for key, value in {**dataclasses.asdict(cost), "outcome": "discarded", "reason": reason}.items():
-            trial.set_user_attr(key, value)
+        _set_cost(trial, cost, constraints)
+        trial.set_user_attr("reason", reason)
         self._note(trial, "discards", {reason: 1})
-        self.study.tell(trial, state=TrialState.PRUNED)
+        trial.set_user_attr("outcome", "discarded")
+        self._tell(trial.number, "discarded")
 
     def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: "Mapping[str, Tensor]") -> None:
         """Stores a finished training; the trial is COMPLETE only once everything else is stored."""
@@ -262,23 +256,22 @@ class StudyRecords:
             path = Path(folder) / "weights.pt"
             torch.save(dict(weights), path)
             artifact = upload_artifact(
-                artifact_store=self._artifacts(),
+                artifact_store=self.artifact_store(),
                 file_path=str(path),
                 study_or_trial=trial,
                 mimetype="application/octet-stream",
             )
-        consistency = self.settings.consistency
         accuracies = [metrics.val_accuracy for metrics in history]
         self._note(trial, "weights", artifact)
-        trial.set_user_attr("consistent_accuracy", consistent_accuracy(accuracies, consistency))
+        trial.set_user_attr("consistent_accuracy", consistent_accuracy(accuracies, self.settings.consistency))
         self._end(trial, "trained", history)
-        self.study.tell(trial, objective(accuracies, consistency))
+        self._tell(trial.number, "trained", accuracies)
 
     def fail(self, trial: optuna.Trial, outcome: str, reason: str, history: Sequence[EpochMetrics] = ()) -> None:
         """Stores a trial that gave no network."""
         trial.set_user_attr("reason", reason)
         self._end(trial, outcome, history)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._tell(trial.number, outcome)
 
     def _end(self, trial: optuna.Trial, outcome: str, history: Sequence[EpochMetrics]) -> None:
         self._note(trial, "history", [metrics.to_json() for metrics in history])
@@ -298,7 +291,8 @@ class StudyRecords:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             attrs = trial.user_attrs
             if "outcome" in attrs:  # everything was stored, only the last word was missing
-                self._tell(trial, attrs["outcome"], noted(trial, "history") or [])
+                accuracies = [row["val_accuracy"] for row in noted(trial, "history") or []]
+                self._tell(trial.number, attrs["outcome"], accuracies)
                 continue
             fixed = trial.system_attrs.get("fixed_params", {})
             again = "fingerprint" in attrs or bool(fixed)
@@ -309,24 +303,31 @@ class StudyRecords:
             what = "its parameters went back into the queue" if again else "before it began; it is drawn again"
             self.fail(optuna.Trial(self.study, trial._trial_id), "interrupted", f"interrupted; {what}")
 
-    def _tell(self, trial: FrozenTrial, outcome: str, history: Sequence[Mapping[str, Any]]) -> None:
+    def _tell(self, number: int, outcome: str, accuracies: Sequence[float] = ()) -> None:
+        """The last word on a trial, whichever session has it: Optuna's state follows from the outcome."""
         if outcome == "trained":
-            accuracies = [row["val_accuracy"] for row in history]
-            self.study.tell(trial.number, objective(accuracies, self.settings.consistency))
+            self.study.tell(number, objective(accuracies, self.settings.consistency))
         else:
-            state = TrialState.PRUNED if outcome == "discarded" else TrialState.FAIL
-            self.study.tell(trial.number, state=state)
+            self.study.tell(number, state=TrialState.PRUNED if outcome == "discarded" else TrialState.FAIL)
 
     def prepare_artifacts(self) -> None:
         """Makes the folder of the weights; raises `OSError` where they could not be written."""
-        self._artifacts()
+        self.artifact_store()
         with tempfile.TemporaryFile(dir=self.results / ARTIFACTS):
             pass
 
-    def _artifacts(self) -> FileSystemArtifactStore:
+    def artifact_store(self) -> FileSystemArtifactStore:
+        """Where the weights lie; its folder is made where it is missing."""
         folder = self.results / ARTIFACTS
         folder.mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(str(folder))
+
+
+def _set_cost(trial: optuna.Trial, cost: Cost, constraints: Sequence[Constraint]) -> None:
+    for constraint in constraints:
+        trial.set_constraint(str(constraint), constraint.violation(cost))
+    for key, value in dataclasses.asdict(cost).items():
+        trial.set_user_attr(key, value)
 
 
 def trials(

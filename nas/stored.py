@@ -79,6 +79,9 @@ class TrialRecord:
         return row
 
 
+FIELDS = tuple(TrialRecord.__dataclass_fields__)
+
+
 def read_trial(trial: FrozenTrial) -> TrialRecord:
     """The record in a trial of Optuna's."""
     attrs = trial.user_attrs

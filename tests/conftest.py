@@ -54,6 +54,17 @@ def _only_files(urlopen):
     return offline
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny tensors gain nothing from a second thread, and on a busy machine lose tenfold by waiting for it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 TINY = """
 [network]
 num_blocks = 2

@@ -90,6 +90,18 @@ def test_trials_as_json_and_csv_and_table(nas, study_folder):
     assert "impossible_shape" in out or "receptive_field" in out
 
 
+def test_a_study_without_trials_is_an_empty_table(nas, tmp_path, tiny_space):
+    (tmp_path / "artifacts").write_text("in the way")  # the study is made, then the search stops
+    given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10", "--results", tmp_path]
+    assert nas("search", *given)[0] == 2
+    assert nas("trials", "--results", tmp_path, "--format", "json")[:2] == (0, "[]\n")
+    status, out, _ = nas("trials", "--results", tmp_path, "--format", "csv")
+    assert status == 0
+    assert out.startswith("number,state,outcome,objective,consistent_accuracy,params,")
+    assert out.count("\n") == 1
+    assert nas("trials", "--results", tmp_path)[0] == 0
+
+
 def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_path, tiny_space):
     given = ["--space", tiny_space, "--epochs", "1", "--trials", "1", "--max-params", "900"]
     given += ["--min-receptive-field", "10", "--results", tmp_path / "results", "--device", "cpu"]

@@ -28,16 +28,10 @@ from nas.layers import (
 )
 from nas.modules import SqueezeExcite as SqueezeExciteModule
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Thousands of tiny networks: waking a second thread takes longer than the work, ten times so on a busy machine."""
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(number)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 ROOT = Path(__file__).parent.parent

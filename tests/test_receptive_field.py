@@ -25,16 +25,10 @@ from nas.layers import (
     SqueezeExcite,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Thousands of tiny networks: waking a second thread takes longer than the work, ten times so on a busy machine."""
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(number)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def window(layers: tuple[Layer, ...], low: int, high: int, shortcuts: bool = True) -> tuple[int, int]:

@@ -3,10 +3,10 @@ import math
 from collections import Counter
 from dataclasses import replace
 from itertools import product
-from random import Random
 
 import pytest
 import torch
+from draws import draws
 
 from nas import screening
 from nas.constraints import Constraint, limits, worst
@@ -37,11 +37,6 @@ def cost_or_none(space, values):
         return cost_of(space.architecture(values))
     except ShapeError:
         return None
-
-
-def draws(space, number, seed=0):
-    rng = Random(seed)
-    return [space.draw(rng) for _ in range(number)]
 
 
 def everything(space):

@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 import torch
+from draws import architecture_or_none, draws
 from optuna.trial import FixedTrial
 
-from nas.cost import cost_of
 from nas.domains import FloatRange
 from nas.errors import ShapeError
 from nas.search_space import BLOCK, SearchSpace
@@ -21,21 +21,6 @@ NUM_DRAWS = 300
 @pytest.fixture(params=SHIPPED)
 def space(request):
     return SearchSpace.load(request.param)
-
-
-def draws(space, number=NUM_DRAWS):
-    rng = Random(0)
-    return [space.draw(rng) for _ in range(number)]
-
-
-def architecture_or_none(space, values):
-    """The network, or None where its layers do not fit."""
-    try:
-        architecture = space.architecture(values)
-        cost_of(architecture)
-    except ShapeError:
-        return None
-    return architecture
 
 
 # The shipped spaces
@@ -64,7 +49,7 @@ def test_a_shipped_space_is_loaded_by_name_and_by_path(name, input_shape, num_pa
 
 
 def test_every_network_of_a_shipped_space_gives_a_score_a_class(space):
-    architectures = [architecture_or_none(space, values) for values in draws(space)]
+    architectures = [architecture_or_none(space, values) for values in draws(space, NUM_DRAWS)]
     possible = [architecture for architecture in architectures if architecture is not None]
     assert len(possible) > NUM_DRAWS / 4
     assert {architecture.output_shape for architecture in possible} == {(10,)}
@@ -116,7 +101,7 @@ def test_the_same_parameters_are_asked_for_every_candidate(space):
 
 
 def test_a_trial_gets_the_candidate_of_its_values(space):
-    for values in draws(space):
+    for values in draws(space, NUM_DRAWS):
         if architecture_or_none(space, values) is None:
             continue
         trial = FixedTrial(values)
@@ -131,7 +116,7 @@ def test_a_trial_gets_the_candidate_of_its_values(space):
 def test_every_draw_is_in_optunas_distributions(space):
     distributions = space.distributions()
     seen = {name: set() for name in distributions}
-    for values in draws(space):
+    for values in draws(space, NUM_DRAWS):
         assert values.keys() == distributions.keys()
         for name, value in values.items():
             assert space.domains[name].holds(value)

@@ -4,12 +4,12 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from draws import architecture_or_none, draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.cost import cost_of
 from nas.domains import Choice
-from nas.errors import SearchSpaceError, ShapeError
+from nas.errors import SearchSpaceError
 from nas.layers import Dropout
 from nas.recipe import Recipe
 from nas.search_space import BLOCK, NETWORK, RECIPE, SearchSpace
@@ -28,21 +28,6 @@ channels = { low = 4, high = 8, step = 2 }
 optimizer = ["sgd", "adamw"]
 sgd_learning_rate = { low = 0.01, high = 1.0, log = true }
 """
-
-
-def draws(space, number):
-    rng = Random(0)
-    return [space.draw(rng) for _ in range(number)]
-
-
-def architecture_or_none(space, values):
-    """The network, or None where its layers do not fit."""
-    try:
-        architecture = space.architecture(values)
-        cost_of(architecture)
-    except ShapeError:
-        return None
-    return architecture
 
 
 # What a file says

@@ -1,8 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
+from draws import draws
 
 from nas.architecture import Architecture
 from nas.composites import DepthwiseSeparable, Repeat, Residual
@@ -12,11 +12,6 @@ from nas.layers import Activation, AvgPool, BatchNorm, Conv, Dropout, Flatten, G
 from nas.search_space import SearchSpace
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
-
-
-def draws(space, number):
-    rng = Random(0)
-    return [space.draw(rng) for _ in range(number)]
 
 
 # Published networks

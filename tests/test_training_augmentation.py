@@ -1,7 +1,6 @@
 """Augmentation: torchvision as oracle for the geometry, properties for the draws."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,14 +13,7 @@ from torchvision.transforms import functional as oracle
 from nas.recipe import Recipe
 from nas.training import affine, augment
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from a second thread, and on a busy machine lose tenfold by waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(count: int = 4, channels: int = 1, height: int = 16, width: int = 16) -> Tensor:
