@@ -14,7 +14,7 @@ from torch.nn import functional
 from nas.architecture import Architecture
 from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
-from nas.training.augmentation import augment
+from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
 from nas.training.random_state import as_global
@@ -39,9 +39,7 @@ def train(
     data = data.to(device)
     module.to(device).to(memory_format=_memory_format(module, device))
     optimizer = _optimizer(module, recipe)
-    order_and_augmentation = torch.Generator(device).manual_seed(seed)
-    dropout_seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
-    dropout = torch.Generator(device).manual_seed(dropout_seed)
+    order_and_augmentation, dropout = generators(seed, device)
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
         with as_global(dropout):
@@ -63,6 +61,12 @@ def train(
             learning_rate=optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - start,
         )
+
+
+def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
+    """Random numbers for a training: those of the order and the augmentation, and those of dropout."""
+    dropout_seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    return torch.Generator(device).manual_seed(seed), torch.Generator(device).manual_seed(dropout_seed)
 
 
 def evaluate(
@@ -112,21 +116,12 @@ def _train_epoch(
     module.train()
     device = data.train_images.device
     memory_format = _memory_format(module, device)
-    mean, std = per_channel(data.mean, device), per_channel(data.std, device)
-    num_examples = len(data.train_images)
-    batch_size = min(recipe.batch_size, num_examples)
-    # Batches of one size: the rest of this permutation is left out, and the next has other examples there.
-    num_steps = num_examples // batch_size
-    order = torch.randperm(num_examples, generator=generator, device=device)
+    batch_size, num_steps = batch_size_and_steps(recipe, len(data.train_images))
     loss_sum = torch.zeros((), device=device)
     num_correct = torch.zeros((), dtype=torch.int64, device=device)
-    for step in range(num_steps):
+    for step, (x, y) in enumerate(batches(data, recipe, generator), start=(epoch - 1) * num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (epoch - 1) * num_steps + step, num_steps)
-        chosen = order[step * batch_size : (step + 1) * batch_size]
-        pixels = data.train_images.index_select(0, chosen).float().div_(255)
-        x = (augment(pixels, recipe, generator=generator) - mean) / std
-        y = data.train_labels.index_select(0, chosen)
+            group["lr"] = learning_rate(recipe, step, num_steps)
         logits = module(x.contiguous(memory_format=memory_format))
         loss = functional.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()

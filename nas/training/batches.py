@@ -1,0 +1,29 @@
+"""An epoch's batches, as every trainer sees them: equal seeds give all of them equal images in equal order."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nas.recipe import Recipe
+from nas.training.augmentation import augment
+from nas.training.data import TrainingData, per_channel
+
+
+def batch_size_and_steps(recipe: Recipe, num_examples: int) -> tuple[int, int]:
+    """Examples a batch and batches an epoch; a recipe's batch may be larger than all there is."""
+    batch_size = min(recipe.batch_size, num_examples)
+    # Batches of one size: the rest of a permutation is left out, and the next has other examples there.
+    return batch_size, num_examples // batch_size
+
+
+def batches(data: TrainingData, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch of the train split in a new order: augmented, normalised images (N, C, H, W) and labels (N,)."""
+    device = data.train_images.device
+    mean, std = per_channel(data.mean, device), per_channel(data.std, device)
+    batch_size, num_steps = batch_size_and_steps(recipe, len(data.train_images))
+    order = torch.randperm(len(data.train_images), generator=generator, device=device)
+    for step in range(num_steps):
+        chosen = order[step * batch_size : (step + 1) * batch_size]
+        pixels = data.train_images.index_select(0, chosen).float().div_(255)
+        yield (augment(pixels, recipe, generator=generator) - mean) / std, data.train_labels.index_select(0, chosen)

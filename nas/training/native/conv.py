@@ -1,0 +1,192 @@
+"""Convolution kernels: outputs, gradients of inputs and of weights, each a block at a time.
+
+A tile of outputs stays in registers while everything that adds to it is read: with four channels by six columns,
+24 fused multiply-adds need ten loads, and the processor's arithmetic is the limit, whatever the channel counts.
+"""
+
+from llvmlite import ir
+
+from nas.training.native.emit import POINTER, Emitter, Index, Machine
+from nas.training.native.graph import Geometry
+from nas.training.native.layout import Layout, tiles
+
+
+def forward(module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, output: Layout) -> ir.Function:
+    """f(input, weights, bias or null, output)."""
+    return _correlate(
+        module,
+        machine,
+        name,
+        groups=geometry.groups,
+        kernel_size=geometry.kernel_size,
+        padding=geometry.padding,
+        input_=input_,
+        output=output,
+        weight_of=_weight_strides(geometry, input_, output),
+        has_bias=geometry.has_bias,
+        accumulate=False,
+    )
+
+
+def input_gradient(
+    module: ir.Module,
+    machine: Machine,
+    name: str,
+    geometry: Geometry,
+    gradient: Layout,
+    output: Layout,
+    *,
+    accumulate: bool,
+) -> ir.Function:
+    """f(gradient of the outputs, weights, null, gradient of the inputs): the weights mirrored, their axes swapped."""
+    to_output, to_input, _ = _weight_strides(geometry, output, gradient)
+    return _correlate(
+        module,
+        machine,
+        name,
+        groups=geometry.groups,
+        kernel_size=geometry.kernel_size,
+        padding=geometry.kernel_size - 1 - geometry.padding,
+        input_=gradient,
+        output=output,
+        weight_of=(to_input, to_output, True),
+        has_bias=False,
+        accumulate=accumulate,
+    )
+
+
+def _weight_strides(geometry: Geometry, input_: Layout, output: Layout) -> tuple[int, int, bool]:
+    """Floats from one output channel's weights to the next, from one input channel's to the next; mirrored or not."""
+    taps = geometry.kernel_size**2
+    return input_.channels // geometry.groups * taps, taps, False
+
+
+def _correlate(
+    module: ir.Module,
+    machine: Machine,
+    name: str,
+    *,
+    groups: int,
+    kernel_size: int,
+    padding: int,
+    input_: Layout,
+    output: Layout,
+    weight_of: tuple[int, int, bool],
+    has_bias: bool,
+    accumulate: bool,
+) -> ir.Function:
+    e = Emitter(module, machine, name, [POINTER] * 4)
+    source, weights, bias, target = e.args
+    ins, outs = input_.channels // groups, output.channels // groups
+    to_output, to_input, mirrored = weight_of
+    taps = kernel_size**2
+    most_columns, most_channels = _tile(machine, outs, output.width)
+
+    def tile(channel: Index, group: Index, y: Index, x: Index, num_channels: int, num_columns: int) -> None:
+        first = e.affine((group, outs), (channel, 1))
+        sums = []
+        for i in range(num_channels):
+            for j in range(num_columns):
+                if accumulate:
+                    start = e.load(target, output.index(e, e.affine((first, 1), (i, 1)), y, e.affine((x, 1), (j, 1))))
+                elif has_bias:
+                    start = e.spread(bias, e.affine((first, 1), (i, 1)))
+                else:
+                    start = e.const(0)
+                sums.append(e.variable(e.vector, start))
+        with e.loop(ins) as c, e.loop(kernel_size) as ky:
+            row = e.affine((y, 1), (ky, 1), (-padding, 1))
+            from_ = input_.index(e, e.affine((group, ins), (c, 1)), row, e.affine((x, 1), (-padding, 1)))
+            columns = [
+                e.load(source, e.affine((from_, 1), (j * machine.lanes, 1)))
+                for j in range(num_columns + kernel_size - 1)
+            ]
+            where = e.affine((group, outs * ins * taps), (channel, to_output), (c, to_input))
+            across = e.affine((where, 1), (ky, -kernel_size if mirrored else kernel_size))
+            for kx in range(kernel_size):
+                for i in range(num_channels):
+                    tap = taps - 1 - kx if mirrored else kx
+                    weight = e.spread(weights, e.affine((across, 1), (i * to_output + tap, 1)))
+                    for j in range(num_columns):
+                        e.add_product(sums[i * num_columns + j], columns[j + kx], weight)
+        for i in range(num_channels):
+            for j in range(num_columns):
+                place = output.index(e, e.affine((first, 1), (i, 1)), y, e.affine((x, 1), (j, 1)))
+                e.store(e.value(sums[i * num_columns + j]), target, place)
+
+    with e.loop(groups) as group:
+        for num_channels, first_channel, channel_tiles in tiles(outs, most_channels):
+            with e.loop(channel_tiles) as t, e.loop(output.height) as y:
+                channel = e.affine((t, num_channels), (first_channel, 1))
+                for num_columns, first_column, column_tiles in tiles(output.width, most_columns):
+                    with e.loop(column_tiles) as u:
+                        x = e.affine((u, num_columns), (first_column, 1))
+                        tile(channel, group, y, x, num_channels, num_columns)
+    return e.finish()
+
+
+def _tile(machine: Machine, channels: int, width: int) -> tuple[int, int]:
+    """Columns and channels of a tile: sums fill three quarters of the registers, the fewest loads a product wins."""
+    room = machine.registers * 3 // 4
+
+    def loads_a_product(columns: int, rows: int) -> tuple[float, int]:
+        return (1 / columns + 1 / rows, -columns)
+
+    shapes = [(min(columns, width), min(room // columns, channels)) for columns in (2, 3, 4, 5, 6, 8, 12, room)]
+    return min(shapes, key=lambda shape: loads_a_product(*shape))
+
+
+def weight_gradient(
+    module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, gradient: Layout
+) -> ir.Function:
+    """f(input, gradient of the outputs, gradient of the weights, of the bias or null): adds to the last two."""
+    e = Emitter(module, machine, name, [POINTER] * 4)
+    source, upper, weights, bias = e.args
+    size, groups = geometry.kernel_size, geometry.groups
+    ins, outs = input_.channels // groups, gradient.channels // groups
+    room = machine.registers - 4
+    rows = size if size**2 <= room else max(1, room // size)  # of the kernel at a time
+    num_taps = rows * size
+    most_outs = max(1, min(outs, room // num_taps if num_taps > 1 else int(room**0.5)))
+    most_ins = max(1, min(ins, room // (num_taps * most_outs)))
+
+    def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:
+        taps = [(a, ky, kx) for a in range(num_ins) for ky in range(num_rows) for kx in range(size)]
+        sums = [e.variable(e.vector, e.const(0)) for _ in range(num_outs * len(taps))]
+        with e.loop(gradient.height) as y, e.loop(gradient.width) as x:
+            above = [
+                e.load(upper, gradient.index(e, e.affine((group, outs), (o, 1), (b, 1)), y, x)) for b in range(num_outs)
+            ]
+            for t, (a, ky, kx) in enumerate(taps):
+                row = e.affine((y, 1), (top, 1), (ky - geometry.padding, 1))
+                column = e.affine((x, 1), (kx - geometry.padding, 1))
+                pixel = e.load(source, input_.index(e, e.affine((group, ins), (i, 1), (a, 1)), row, column))
+                for b in range(num_outs):
+                    e.add_product(sums[b * len(taps) + t], pixel, above[b])
+        for b in range(num_outs):
+            for t, (a, ky, kx) in enumerate(taps):
+                out_channel = e.affine((group, outs), (o, 1), (b, 1))
+                in_channel = e.affine((i, 1), (a, 1))
+                place = e.affine(
+                    (out_channel, ins * size**2), (in_channel, size**2), (top, size), (ky * size + kx, 1)
+                )
+                e.add_scalar(e.total(e.value(sums[b * len(taps) + t])), weights, place)
+
+    with e.loop(groups) as group:
+        for num_outs, first_out, out_tiles in tiles(outs, most_outs):
+            with e.loop(out_tiles) as t:
+                o = e.affine((t, num_outs), (first_out, 1))
+                for num_ins, first_in, in_tiles in tiles(ins, most_ins):
+                    with e.loop(in_tiles) as u:
+                        i = e.affine((u, num_ins), (first_in, 1))
+                        for num_rows, first_row, row_tiles in tiles(size, rows):
+                            with e.loop(row_tiles) as v:
+                                top = e.affine((v, num_rows), (first_row, 1))
+                                tile(group, o, i, top, num_rows, num_outs, num_ins)
+    if geometry.has_bias:
+        with e.loop(gradient.channels) as c:
+            total = e.variable(e.vector, e.const(0))
+            with e.loop(gradient.height) as y, e.loop(gradient.width) as x:
+                e.add_to(total, e.load(upper, gradient.index(e, c, y, x)))
+            e.add_scalar(e.total(e.value(total)), bias, c)
+    return e.finish()

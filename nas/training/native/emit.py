@@ -1,0 +1,228 @@
+"""Writing machine code: a thin layer over llvmlite's builder in which the kernels of this package are written.
+
+Everything works on vectors of `lanes` floats, one lane an example, so no kernel ever shuffles between lanes and
+a network's channel counts need not be multiples of anything.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+F32, F64, I32, I64, POINTER = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
+VOID = ir.VoidType()
+
+Index = ir.Value | int
+"""Of floats from a pointer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the code is written for: floats a vector register holds, and how many of those registers there are."""
+
+    name: str
+    features: str
+    lanes: int
+    registers: int
+
+    def dividing(self, batch_size: int) -> "Machine":
+        """This machine with as many lanes used as divide the batch; a vector of one is still right, and slow."""
+        return replace(self, lanes=math.gcd(self.lanes, batch_size))
+
+    @classmethod
+    def host(cls) -> "Machine | None":
+        """This processor, or None where it has no fused multiply-add that we know of."""
+        name, found = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
+        arm = llvm.get_default_triple().startswith(("aarch64", "arm64"))
+        # Some processors are said to prefer half their registers' width; these kernels do not.
+        features = ",".join(filter(None, [found.flatten(), "" if arm else "-prefer-256-bit"]))
+        if arm:
+            return cls(name=name, features=features, lanes=4, registers=32)
+        if found.get("avx512f") and found.get("avx512vl"):
+            return cls(name=name, features=features, lanes=16, registers=32)
+        if found.get("avx2") and found.get("fma"):
+            return cls(name=name, features=features, lanes=8, registers=16)
+        return None
+
+
+class Emitter:
+    """One function being written."""
+
+    def __init__(self, module: ir.Module, machine: Machine, name: str, arguments: Sequence[ir.Type]) -> None:
+        self.machine = machine
+        self.function = ir.Function(module, ir.FunctionType(VOID, arguments), name)
+        self.args = self.function.args
+        for argument in self.args:
+            if isinstance(argument.type, ir.PointerType):
+                argument.add_attribute("noalias")
+        self.vector = ir.VectorType(F32, machine.lanes)
+        self.entry = self.function.append_basic_block("entry")
+        self.builder = ir.IRBuilder(self.function.append_basic_block("body"))
+
+    def finish(self) -> ir.Function:
+        """The function, whole."""
+        self.builder.ret_void()
+        with self.builder.goto_block(self.entry):
+            self.builder.branch(self.function.basic_blocks[1])
+        return self.function
+
+    # -- control -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loop(self, count: Index, step: int = 1) -> Iterator[ir.Value]:
+        """Runs its body for 0, step, ... below `count`."""
+        b = self.builder
+        before = b.block
+        body, after = (self.function.append_basic_block(name) for name in ("loop", "after"))
+        end = self.index(count)
+        b.cbranch(b.icmp_signed("<", I64(0), end), body, after)
+        b.position_at_end(body)
+        i = b.phi(I64)
+        i.add_incoming(I64(0), before)
+        yield i
+        following = b.add(i, I64(step), flags=("nsw",))
+        i.add_incoming(following, b.block)
+        b.cbranch(b.icmp_signed("<", following, end), body, after)
+        b.position_at_end(after)
+
+    def variable(self, type_: ir.Type, start: ir.Value) -> ir.Value:
+        """A place on the stack, which the optimiser turns into a register."""
+        with self.builder.goto_block(self.entry):
+            place = self.builder.alloca(type_, name="variable")
+        self.builder.store(start, place)
+        return place
+
+    # -- addresses and numbers -----------------------------------------------------------------------------------
+
+    def index(self, value: Index) -> ir.Value:
+        return I64(value) if isinstance(value, int) else value
+
+    def affine(self, *terms: tuple[Index, int]) -> Index:
+        """The sum of value * factor."""
+        constant, total = 0, None
+        for value, factor in terms:
+            if isinstance(value, int):
+                constant += value * factor
+                continue
+            product = self.builder.mul(value, I64(factor), flags=("nsw",)) if factor != 1 else value
+            total = product if total is None else self.builder.add(total, product, flags=("nsw",))
+        if total is None:
+            return constant
+        return self.builder.add(total, I64(constant), flags=("nsw",)) if constant else total
+
+    def at(self, pointer: ir.Value, index: Index) -> ir.Value:
+        if index == 0 and isinstance(index, int):
+            return pointer
+        return self.builder.gep(pointer, [self.index(index)], inbounds=True, source_etype=F32)
+
+    def load(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
+        """The vector of floats at `pointer[index]`."""
+        return self.builder.load(self.at(pointer, index), typ=self.vector, align=4 * self.machine.lanes)
+
+    def store(self, value: ir.Value, pointer: ir.Value, index: Index = 0) -> None:
+        self.builder.store(value, self.at(pointer, index), align=4 * self.machine.lanes)
+
+    def scalar(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
+        return self.builder.load(self.at(pointer, index), typ=F32, align=4)
+
+    def spread(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
+        """The float at `pointer[index]` in every lane."""
+        return self.splat(self.scalar(pointer, index))
+
+    def splat(self, value: ir.Value) -> ir.Value:
+        """The number in every lane."""
+        nothing = ir.Constant(ir.VectorType(value.type, self.machine.lanes), ir.Undefined)
+        first = ir.Constant(ir.VectorType(I32, self.machine.lanes), None)
+        return self.builder.shuffle_vector(self.builder.insert_element(nothing, value, I32(0)), nothing, first)
+
+    def const(self, value: float) -> ir.Value:
+        return ir.Constant(self.vector, [F32(value)] * self.machine.lanes)
+
+    def each(self, *values: float) -> tuple[ir.Value, ...]:
+        return tuple(self.const(value) for value in values)
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.fadd(a, b)
+
+    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.fsub(a, b)
+
+    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.fmul(a, b)
+
+    def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.fdiv(a, b)
+
+    def choose(self, comparison: str, a: ir.Value, b: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
+        """Lane by lane `yes` where a compares to b, else, and where either is not a number, `no`."""
+        return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
+
+    def value(self, variable: ir.Value) -> ir.Value:
+        return self.builder.load(variable, typ=self.vector)
+
+    def add_to(self, variable: ir.Value, value: ir.Value) -> None:
+        """variable += value."""
+        self.builder.store(self.builder.fadd(self.value(variable), value), variable)
+
+    def add_product(self, variable: ir.Value, a: ir.Value, b: ir.Value) -> None:
+        """variable += a * b."""
+        self.builder.store(self.fma(a, b, self.value(variable)), variable)
+
+    def add_scalar(self, value: ir.Value, pointer: ir.Value, index: Index) -> None:
+        """pointer[index] += value, one float."""
+        place = self.at(pointer, index)
+        self.builder.store(self.builder.fadd(self.builder.load(place, typ=F32, align=4), value), place, align=4)
+
+    def total(self, vector: ir.Value) -> ir.Value:
+        """The sum of the lanes, pairwise."""
+        name = f"llvm.vector.reduce.fadd.v{self.machine.lanes}f32"
+        module = self.function.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(F32, [F32, self.vector]), name)
+        return self.builder.call(function, [F32(-0.0), vector], fastmath=("reassoc",))
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c, rounded once."""
+        return self.call("llvm.fma", a, b, c)
+
+    def call(self, intrinsic: str, *values: ir.Value) -> ir.Value:
+        """LLVM's intrinsic function on floats or vectors of them, lane by lane."""
+        kind = values[0].type
+        suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
+        name = f"{intrinsic}.{suffix}"
+        known = self.function.module.globals.get(name)
+        declared = known or ir.Function(
+            self.function.module, ir.FunctionType(kind, [value.type for value in values]), name
+        )
+        return self.builder.call(declared, values)
+
+
+class Compiled:
+    """Machine code in memory, for as long as this lives."""
+
+    def __init__(self, module: ir.Module, machine: Machine) -> None:
+        _initialise()
+        target = llvm.Target.from_default_triple().create_target_machine(
+            cpu=machine.name, features=machine.features, opt=3, jit=True
+        )
+        module.triple = target.triple
+        parsed = llvm.parse_assembly(str(module))
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+        passes = llvm.create_pass_builder(target, options)
+        passes.getModulePassManager().run(parsed, passes)
+        self.engine = llvm.create_mcjit_compiler(parsed, target)
+        self.engine.finalize_object()
+        self.target, self.parsed = target, parsed
+
+    def function(self, name: str, *arguments: type) -> Callable[..., None]:
+        """The function of that name; calls let other threads run."""
+        return ctypes.CFUNCTYPE(None, *arguments)(self.engine.get_function_address(name))
+
+
+def _initialise() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()

@@ -1,0 +1,273 @@
+"""A network as the few operations that kernels are written for: convolution, pointwise chain, mean, sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from nas import modules
+
+Shape = tuple[int, int, int]
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+
+
+class UnsupportedError(Exception):
+    """The network holds something that no kernel here does; the text names it."""
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """What flows between two operations: (channels, height, width) an example, `halo` zeros around each channel."""
+
+    shape: Shape
+    halo: int = 0
+    is_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What a kernel of a convolution depends on, besides its maps."""
+
+    kernel_size: int
+    padding: int
+    groups: int
+    has_bias: bool
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Conv:
+    """Stride 1; a linear layer is one on a map of 1 x 1."""
+
+    input: Value
+    output: Value
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    geometry: Geometry
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Batch normalisation; whose, the operation knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    rate: float
+    per_channel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    kind: str  # "max" or "avg"
+    size: int
+
+
+Stage = Norm | Activation | Dropout
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Pointwise:
+    """Elementwise stages, at most one norm among them, then perhaps a pool whose windows do not overlap."""
+
+    input: Value
+    output: Value
+    stages: list[Stage] = field(default_factory=list)
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
+    pool: Pool = Pool("max", 1)
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.input,)
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Mean:
+    """Global average pooling."""
+
+    input: Value
+    output: Value
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.input,)
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Add:
+    left: Value
+    right: Value
+    output: Value
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.left, self.right)
+
+
+Operation = Conv | Pointwise | Mean | Add
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Operations in an order in which they can run, from the images to the logits."""
+
+    image: Value
+    operations: tuple[Operation, ...]
+    logits: Value
+
+    def consumers(self, value: Value) -> list[Operation]:
+        return [operation for operation in self.operations if value in operation.inputs]
+
+
+def lower(module: nn.Module, input_shape: Shape) -> Graph:
+    """The operations of a network; raises `UnsupportedError`."""
+    image = Value(input_shape, is_image=True)
+    lowering = _Lowering()
+    logits = lowering.add(module, image)
+    if logits.shape[1:] != (1, 1):
+        raise UnsupportedError(f"logits of shape {logits.shape}")
+    if not lowering.operations or not isinstance(lowering.operations[0], Conv):
+        raise UnsupportedError("a network that does not begin with a convolution")
+    graph = Graph(image=image, operations=tuple(lowering.operations), logits=logits)
+    for operation in graph.operations:
+        if isinstance(operation, Conv):
+            operation.input.halo = max(operation.input.halo, operation.geometry.padding)
+    return graph
+
+
+class _Lowering:
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.kept: list[Value] = []  # read again later, so nothing may be fused into them
+
+    def add(self, module: nn.Module, value: Value) -> Value:
+        """Adds what `module` does to `value`, and gives what comes out."""
+        if isinstance(module, nn.Sequential):
+            for child in module:
+                value = self.add(child, value)
+            return value
+        if isinstance(module, modules.SharedRepeat):
+            for _ in range(module.times):
+                value = self.add(module.body, value)
+            return value
+        if isinstance(module, modules.Residual):
+            self.kept.append(value)
+            left = self.add(module.branch, value)
+            self.kept.append(left)
+            right = self.add(module.shortcut, value)
+            output = Value(left.shape)
+            self.operations.append(Add(left=left, right=right, output=output))
+            return output
+        if isinstance(module, nn.Conv2d):
+            return self._conv(module, value)
+        if isinstance(module, nn.Linear):
+            return self._add_conv(value, module.weight, module.bias, 1, 0, 1)
+        if isinstance(module, modules.GlobalAvgPool):
+            output = Value((value.shape[0], 1, 1))
+            self.operations.append(Mean(input=value, output=output))
+            return output
+        if isinstance(module, nn.Flatten):
+            return self._flatten(value)
+        if isinstance(module, nn.Identity):
+            return value
+        return self._pointwise(module, value)
+
+    def _conv(self, module: nn.Conv2d, value: Value) -> Value:
+        size, padding = module.kernel_size, module.padding
+        plain = (
+            module.stride == (1, 1)
+            and module.dilation == (1, 1)
+            and size[0] == size[1]
+            and isinstance(padding, tuple)
+            and padding[0] == padding[1] < size[0]
+        )
+        if not plain:
+            raise UnsupportedError(str(module))
+        return self._add_conv(value, module.weight, module.bias, size[0], int(padding[0]), module.groups)
+
+    def _add_conv(
+        self, value: Value, weight: nn.Parameter, bias: nn.Parameter | None, size: int, padding: int, groups: int
+    ) -> Value:
+        _, height, width = value.shape
+        grown = 2 * padding - size + 1
+        output = Value((len(weight), height + grown, width + grown))
+        self.operations.append(
+            Conv(
+                input=value,
+                output=output,
+                weight=weight,
+                bias=bias,
+                geometry=Geometry(size, padding, groups, bias is not None),
+            )
+        )
+        return output
+
+    def _flatten(self, value: Value) -> Value:
+        channels, height, width = value.shape
+        if (height, width) == (1, 1):
+            return value
+        # The same numbers in the same order; a pointwise chain of no stages gives them a buffer without a halo.
+        output = Value((channels * height * width, 1, 1))
+        self.operations.append(Pointwise(input=value, output=output))
+        return output
+
+    def _pointwise(self, module: nn.Module, value: Value) -> Value:
+        stage = _stage(module)
+        last = self.operations[-1] if self.operations else None
+        fits = (
+            isinstance(last, Pointwise)
+            and last.output is value
+            and value not in self.kept
+            and last.output.shape[1:] == last.input.shape[1:]
+            and last.pool.size == 1
+            and not (isinstance(stage, Norm) and last.norm)
+        )
+        if not fits:
+            last = Pointwise(input=value, output=Value(value.shape))
+            self.operations.append(last)
+        assert isinstance(last, Pointwise)
+        if isinstance(stage, Pool):
+            channels, height, width = value.shape
+            last.pool = stage
+            last.output.shape = (channels, height // stage.size, width // stage.size)
+            return last.output
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            last.norm = module
+        last.stages.append(stage)
+        return last.output
+
+
+def _stage(module: nn.Module) -> Stage | Pool:
+    if type(module) in ACTIVATIONS:
+        return Activation(ACTIVATIONS[type(module)])
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return Norm()
+    if isinstance(module, nn.Dropout | nn.Dropout2d):
+        return Dropout(module.p, isinstance(module, nn.Dropout2d))
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        size = _number(module.kernel_size)
+        if size is not None and _number(module.stride) == size and _number(module.padding) == 0:
+            return Pool("max" if isinstance(module, nn.MaxPool2d) else "avg", size)
+    raise UnsupportedError(str(module))
+
+
+def _number(sides: int | Sequence[int]) -> int | None:
+    """The one number that all sides have."""
+    if isinstance(sides, int):
+        return sides
+    return sides[0] if len(set(sides)) == 1 else None

@@ -1,0 +1,303 @@
+"""Kernels of pointwise chains: norm, activation, dropout and pool in one pass over a block that lies in the cache.
+
+Backward passes compute the chain again from its input rather than read what the forward pass might have stored:
+arithmetic is cheaper here than memory. Dropout's mask is a hash of where a number stands and of the step's key, so
+it is neither drawn in order nor kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from nas.training.native.emit import I32, I64, POINTER, Emitter, Index, Machine
+from nas.training.native.functions import ACTIVATIONS
+from nas.training.native.graph import Activation, Dropout, Norm, Pointwise, Pool, Stage
+from nas.training.native.layout import Layout
+
+Back = Callable[[ir.Value], ir.Value]
+
+# What a norm keeps of each channel, one array after another: f(…, norm, …) takes where the first begins.
+MEAN, SCALE, GAMMA, BETA, SUM, PRODUCT_SUM = range(6)
+NUM_KEPT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """What the stages of one channel need."""
+
+    index: Index
+    norm: Sequence[ir.Value]
+    keys: ir.Value
+    first_element: ir.Value  # of the batch's elements, that of the block's first
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What the kernels of a pointwise operation depend on, and their writer."""
+
+    stages: tuple[Stage, ...]
+    pool: Pool
+    input: Layout
+    output: Layout
+
+    @property
+    def norm_at(self) -> int:
+        """Position of the norm, behind the last stage where there is none."""
+        return next((i for i, stage in enumerate(self.stages) if isinstance(stage, Norm)), len(self.stages))
+
+    @property
+    def has_norm(self) -> bool:
+        return self.norm_at < len(self.stages)
+
+    @property
+    def before(self) -> tuple[Stage, ...]:
+        """The stages whose results the norm takes statistics of."""
+        return self.stages[: self.norm_at]
+
+    @property
+    def after(self) -> tuple[Stage, ...]:
+        """The stages behind the norm, all where there is none."""
+        return self.stages[self.norm_at + 1 :] if self.has_norm else self.stages
+
+    @property
+    def rows(self) -> int:
+        return self.input.height // self.pool.size
+
+    @property
+    def columns(self) -> int:
+        return self.input.width // self.pool.size
+
+    def pooled(self, layout: Layout) -> Layout:
+        """The map that comes out, in memory laid out as `layout`.
+
+        A flattened one's channels are the numbers of the map in their order: without a halo it lies the same.
+        """
+        return Layout(self.input.channels, self.rows, self.columns, layout.halo, layout.lanes)
+
+    # -- kernels ---------------------------------------------------------------------------------------------
+
+    def forward(self, module: ir.Module, machine: Machine, name: str) -> ir.Function:
+        """f(input, norm, keys, first element, output)."""
+        e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, I64, POINTER])
+        source, norm, keys, first, target = e.args
+        with e.loop(self.input.channels) as c:
+            channel = self._channel(e, c, norm, keys, first)
+            with e.loop(self.rows) as y, e.loop(self.columns) as x:
+                window = [self._run(e, self.stages, channel, source, *place)[0] for place in self._window(e, y, x)]
+                e.store(self._pooled(e, window), target, self.pooled(self.output).index(e, c, y, x))
+        return e.finish()
+
+    def statistics(self, module: ir.Module, machine: Machine, name: str) -> ir.Function:
+        """f(input, norm, keys, first element, statistics): mean and sum of squared deviations of each channel.
+
+        Two passes over a channel that lies in the cache: exact where a sum of squares would cancel.
+        """
+        e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, I64, POINTER])
+        source, norm, keys, first, target = e.args
+        count = self.input.height * self.input.width * e.machine.lanes
+        with e.loop(self.input.channels) as c:
+            channel = self._channel(e, c, norm, keys, first)
+            total, squares = e.variable(e.vector, e.const(0)), e.variable(e.vector, e.const(0))
+            with e.loop(self.input.height) as y, e.loop(self.input.width) as x:
+                e.add_to(total, self._run(e, self.before, channel, source, y, x)[0])
+            mean = e.builder.fmul(e.total(e.value(total)), ir.Constant(ir.FloatType(), 1 / count))
+            centre = e.splat(mean)
+            with e.loop(self.input.height) as y, e.loop(self.input.width) as x:
+                deviation = e.sub(self._run(e, self.before, channel, source, y, x)[0], centre)
+                e.add_product(squares, deviation, deviation)
+            e.builder.store(mean, e.at(target, e.affine((c, 2))))
+            e.builder.store(e.total(e.value(squares)), e.at(target, e.affine((c, 2), (1, 1))))
+        return e.finish()
+
+    def gradient_sums(self, module: ir.Module, machine: Machine, name: str, upper_layout: Layout) -> ir.Function:
+        """f(input, gradient of the output, norm, keys, first element): adds to the norm's two sums."""
+        e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, POINTER, I64])
+        source, upper, norm, keys, first = e.args
+        with e.loop(self.input.channels) as c:
+            channel = self._channel(e, c, norm, keys, first)
+            plain, product = e.variable(e.vector, e.const(0)), e.variable(e.vector, e.const(0))
+            with e.loop(self.rows) as y, e.loop(self.columns) as x:
+                above = e.load(upper, self.pooled(upper_layout).index(e, c, y, x))
+                for (row, column), gradient in self._shared_out(e, channel, source, above, y, x):
+                    normal = self._normal(e, channel, source, row, column)
+                    e.add_to(plain, gradient)
+                    e.add_product(product, gradient, normal)
+            for kind, variable in ((SUM, plain), (PRODUCT_SUM, product)):
+                place = e.affine((c, 1), (kind * self.input.channels, 1))
+                e.add_scalar(e.total(e.value(variable)), norm, place)
+        return e.finish()
+
+    def gradient(
+        self,
+        module: ir.Module,
+        machine: Machine,
+        name: str,
+        upper_layout: Layout,
+        target_layout: Layout,
+        *,
+        num_examples: int,
+        accumulate: bool,
+    ) -> ir.Function:
+        """f(input, gradient of the output, norm, keys, first element, gradient of the input)."""
+        arguments = [POINTER, POINTER, POINTER, POINTER, I64, POINTER]
+        e = Emitter(module, machine, name, arguments)
+        source, upper, norm, keys, first, target = e.args
+        count = num_examples * self.input.height * self.input.width
+        with e.loop(self.input.channels) as c:
+            channel = self._channel(e, c, norm, keys, first)
+            if self.has_norm:
+                _, scale, gamma, _, plain, product = channel.norm
+                factor = e.mul(scale, gamma)
+                plain, product = (e.mul(total, e.const(1 / count)) for total in (plain, product))
+
+            def put(row: Index, column: Index, gradient: ir.Value) -> None:
+                if self.has_norm:
+                    normal = self._normal(e, channel, source, row, column)
+                    rest = e.sub(e.sub(gradient, plain), e.mul(normal, product))
+                    gradient = e.mul(factor, rest)
+                    if self.before:
+                        gradient = self._run(e, self.before, channel, source, row, column)[1](gradient)
+                place = target_layout.index(e, c, row, column)
+                if accumulate:
+                    gradient = e.add(gradient, e.load(target, place))
+                e.store(gradient, target, place)
+
+            with e.loop(self.rows) as y, e.loop(self.columns) as x:
+                above = e.load(upper, self.pooled(upper_layout).index(e, c, y, x))
+                for (row, column), gradient in self._shared_out(e, channel, source, above, y, x):
+                    put(row, column, gradient)
+            # What no window covers has a gradient through the norm's statistics alone.
+            covered_rows, covered_columns = self.rows * self.pool.size, self.columns * self.pool.size
+            with e.loop(self.input.height - covered_rows) as y, e.loop(self.input.width) as x:
+                put(e.affine((y, 1), (covered_rows, 1)), x, e.const(0))
+            with e.loop(covered_rows) as y, e.loop(self.input.width - covered_columns) as x:
+                put(y, e.affine((x, 1), (covered_columns, 1)), e.const(0))
+        return e.finish()
+
+    # -- parts of them ----------------------------------------------------------------------------------------
+
+    def _channel(self, e: Emitter, c: Index, norm: ir.Value, keys: ir.Value, first: ir.Value) -> _Channel:
+        kept: list[ir.Value] = []
+        if self.has_norm:
+            kept = [e.spread(norm, e.affine((c, 1), (kind * self.input.channels, 1))) for kind in range(NUM_KEPT)]
+        return _Channel(c, kept, keys, first)
+
+    def _window(self, e: Emitter, y: Index, x: Index) -> list[tuple[Index, Index]]:
+        size = self.pool.size
+        return [
+            (e.affine((y, size), (dy, 1)), e.affine((x, size), (dx, 1))) for dy in range(size) for dx in range(size)
+        ]
+
+    def _run(
+        self, e: Emitter, stages: Sequence[Stage], channel: _Channel, source: ir.Value, y: Index, x: Index
+    ) -> tuple[ir.Value, Back]:
+        """What the stages, from the first on, make of one vector of the input, and their backward pass."""
+        value = e.load(source, self.input.index(e, channel.index, y, x))
+        return self._chain(e, stages, channel, value, y, x)
+
+    def _chain(
+        self, e: Emitter, stages: Sequence[Stage], channel: _Channel, value: ir.Value, y: Index, x: Index
+    ) -> tuple[ir.Value, Back]:
+        slopes: list[ir.Value] = []
+        for stage in stages:
+            if isinstance(stage, Norm):
+                mean, scale, gamma, beta = channel.norm[:4]
+                value = e.fma(e.mul(e.sub(value, mean), scale), gamma, beta)
+            elif isinstance(stage, Activation):
+                function, slope = ACTIVATIONS[stage.name]
+                slopes.append(slope(e, value))
+                value = function(e, value)
+            else:
+                kept = self._kept(e, stage, channel, y, x)
+                slopes.append(kept)
+                value = e.mul(value, kept)
+
+        def back(gradient: ir.Value) -> ir.Value:
+            for slope in reversed(slopes):
+                gradient = e.mul(gradient, slope)
+            return gradient
+
+        return value, back
+
+    def _normal(self, e: Emitter, channel: _Channel, source: ir.Value, y: Index, x: Index) -> ir.Value:
+        """The norm's input, brought to mean 0 and variance 1."""
+        value, _ = self._run(e, self.before, channel, source, y, x)
+        return e.mul(e.sub(value, channel.norm[MEAN]), channel.norm[SCALE])
+
+    def _shared_out(
+        self,
+        e: Emitter,
+        channel: _Channel,
+        source: ir.Value,
+        above: ir.Value,
+        y: Index,
+        x: Index,
+    ) -> list[tuple[tuple[Index, Index], ir.Value]]:
+        """Each place of a window, and its share of the pooled gradient, taken back through the stages after the norm."""
+        before = self.stages[: self.norm_at + 1] if self.has_norm else ()
+        runs = []
+        for place in self._window(e, y, x):
+            value, _ = self._run(e, before, channel, source, *place)
+            runs.append((place, *self._chain(e, self.after, channel, value, *place)))
+        if len(runs) == 1:
+            shares = [above]
+        elif self.pool.kind == "avg":
+            shares = [e.mul(above, e.const(1 / len(runs)))] * len(runs)
+        else:  # the first of the largest has it all, as in torch
+            b = e.builder
+            largest = self._pooled(e, [value for _, value, _ in runs])
+            free = ir.Constant(ir.VectorType(ir.IntType(1), e.machine.lanes), [1] * e.machine.lanes)
+            shares = []
+            for _, value, _ in runs:
+                hit = b.and_(free, b.fcmp_ordered("==", value, largest))
+                free = b.and_(free, b.not_(hit))
+                shares.append(b.select(hit, above, e.const(0)))
+        return [(place, back(share)) for (place, _, back), share in zip(runs, shares, strict=True)]
+
+    def _pooled(self, e: Emitter, window: Sequence[ir.Value]) -> ir.Value:
+        result = window[0]
+        for value in window[1:]:
+            if self.pool.kind == "avg":
+                result = e.add(result, value)
+            else:
+                result = e.choose(">", value, result, value, result)
+        return e.mul(result, e.const(1 / len(window))) if self.pool.kind == "avg" else result
+
+    def _kept(self, e: Emitter, stage: Dropout, channel: _Channel, y: Index, x: Index) -> ir.Value:
+        """1 / (1 - rate) where dropout keeps a number, 0 where it does not."""
+        b, lanes = e.builder, e.machine.lanes
+        height, width = (1, 1) if stage.per_channel else (self.input.height, self.input.width)
+        y, x = (0, 0) if stage.per_channel else (y, x)
+        element = e.affine(
+            (channel.first_element, height * width),
+            (channel.index, height * width * lanes),
+            (y, width * lanes),
+            (x, lanes),
+        )
+        integers = ir.VectorType(I32, lanes)
+        dropouts = [s for s in self.stages if isinstance(s, Dropout)]
+        number = next(i for i, s in enumerate(dropouts) if s is stage)
+        key = b.load(e.at(channel.keys, number), typ=I32, align=4)
+        places = b.add(e.splat(b.trunc(e.index(element), I32)), ir.Constant(integers, [I32(i) for i in range(lanes)]))
+        hashed = hash32(e, places, e.splat(key))
+        threshold = ir.Constant(integers, [I32(round((1 - stage.rate) * 2**32) - 1)] * lanes)
+        keep = b.icmp_unsigned("<=", hashed, threshold)
+        return b.select(keep, e.const(1 / (1 - stage.rate)), e.const(0))
+
+
+def hash32(e: Emitter, x: ir.Value, key: ir.Value) -> ir.Value:
+    """32 bits that look random for each 32-bit number, no two alike; other bits for another key.
+
+    C. Wellons, "Prospecting for Hash Functions" (2018): the function lowbias32, here with a key.
+    """
+    b = e.builder
+
+    def const(value: int) -> ir.Constant:
+        return ir.Constant(x.type, [I32(value)] * e.machine.lanes)
+
+    x = b.add(x, key)
+    x = b.mul(b.xor(x, b.lshr(x, const(16))), const(0x7FEB352D))
+    x = b.add(x, key)
+    x = b.mul(b.xor(x, b.lshr(x, const(15))), const(0x846CA68B))
+    return b.xor(x, b.lshr(x, const(16)))

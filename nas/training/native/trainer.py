@@ -1,0 +1,125 @@
+"""The engine for processors: the reference trainer's results from machine code written for each network."""
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import TrainingDiverged
+from nas.recipe import Recipe
+from nas.training.batches import batch_size_and_steps, batches
+from nas.training.data import TrainingData, per_channel
+from nas.training.metrics import EpochMetrics
+from nas.training.native.emit import Machine
+from nas.training.native.graph import UnsupportedError, lower
+from nas.training.native.layout import Layout
+from nas.training.native.optimizer import NUM_RATES, rates
+from nas.training.native.program import Program
+from nas.training.reference import generators
+from nas.training.schedule import learning_rate
+
+CHUNK = 2048
+"""Examples that are prepared at a time: some 7 MB, and a call of machine code lasts a tenth of a second."""
+
+
+class NativeTrainer:
+    """One network's training, in this thread; raises `UnsupportedError` where the network or machine has no kernels.
+
+    `build_seconds` is what writing and compiling the machine code took.
+    """
+
+    def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int) -> None:
+        start = time.perf_counter()
+        self.module, self.recipe, self.data = module, recipe, data
+        self.batch_size, self.num_steps = batch_size_and_steps(recipe, len(data.train_images))
+        machine = Machine.host()
+        if machine is None:
+            raise UnsupportedError("this processor")
+        machine = machine.dividing(self.batch_size)
+        graph = lower(module, tuple(data.train_images.shape[1:]))
+        self.program = Program(module, graph, recipe, batch_size=self.batch_size, machine=machine)
+        self.order_and_augmentation, self.dropout = generators(seed, torch.device("cpu"))
+        self.build_seconds = time.perf_counter() - start
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """As `reference.train` yields them."""
+        for epoch in range(1, self.recipe.epochs + 1):
+            start = time.perf_counter()
+            losses, num_correct = self._train_epoch((epoch - 1) * self.num_steps)
+            val_loss, val_accuracy = self._evaluate()
+            self.program.save(self.module)
+            loss = losses / (self.num_steps * self.batch_size)
+            for found in (loss, val_loss):
+                if not math.isfinite(found):
+                    raise TrainingDiverged(epoch, found)
+            yield EpochMetrics(
+                epoch=epoch,
+                train_loss=loss,
+                train_accuracy=num_correct / (self.num_steps * self.batch_size),
+                val_loss=val_loss,
+                val_accuracy=val_accuracy,
+                learning_rate=learning_rate(self.recipe, epoch * self.num_steps - 1, self.num_steps),
+                seconds=time.perf_counter() - start,
+            )
+
+    def _train_epoch(self, first_step: int) -> tuple[float, int]:
+        """Sums over the epoch's examples: the loss, and the right answers."""
+        program, size = self.program, self.batch_size
+        steps = max(1, CHUNK // size)
+        images, interior = blocks(program.image_layout, steps, size // program.machine.lanes)
+        labels = torch.empty(steps, size, dtype=torch.int32)
+        results = torch.zeros(self.num_steps, 2, dtype=torch.float64)
+        keys = torch.randint(
+            -(2**31), 2**31, (self.num_steps, program.num_keys), dtype=torch.int32, generator=self.dropout
+        )
+        every_rate = rates(
+            self.recipe,
+            (learning_rate(self.recipe, first_step + i, self.num_steps) for i in range(self.num_steps)),
+            first_step,
+        )
+        table = torch.tensor(every_rate).view(self.num_steps, NUM_RATES)
+        epoch = batches(self.data, self.recipe, self.order_and_augmentation)
+        for start in range(0, self.num_steps, steps):
+            count = 0
+            for count, (x, y) in enumerate(islice(epoch, steps), start=1):
+                interior[count - 1].copy_(in_lanes(x, program.machine.lanes))
+                labels[count - 1] = y
+            rows = slice(start, start + count)
+            program.run_training(images[:count], labels[:count], keys[rows], table[rows], results[rows])
+        return results[:, 0].sum().item(), round(results[:, 1].sum().item())
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Mean cross entropy and accuracy on the val split."""
+        program, data = self.program, self.data
+        lanes = program.machine.lanes
+        mean, std = per_channel(data.mean, torch.device("cpu")), per_channel(data.std, torch.device("cpu"))
+        size = CHUNK // lanes * lanes
+        images, interior = blocks(program.image_layout, 1, size // lanes)
+        results = torch.zeros(2, dtype=torch.float64)
+        for start in range(0, len(data.val_images), size):
+            x = (data.val_images[start : start + size].float().div_(255) - mean) / std
+            labels = data.val_labels[start : start + size].int()
+            if missing := -len(x) % lanes:
+                x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+                labels = torch.cat([labels, labels.new_full((missing,), -1)])
+            used = len(x) // lanes
+            interior[0, :used].copy_(in_lanes(x, lanes))
+            program.run_evaluation(images[0, :used], labels, results)
+        loss, num_correct = results.tolist()
+        return loss / len(data.val_images), num_correct / len(data.val_images)
+
+
+def blocks(layout: Layout, steps: int, num_blocks: int) -> tuple[Tensor, Tensor]:
+    """Zeros, (steps, blocks, channels, height, width, lanes) with the halo, and a view of them without it."""
+    sides = (layout.height + 2 * layout.halo, layout.width + 2 * layout.halo)
+    whole = torch.zeros(steps, num_blocks, layout.channels, *sides, layout.lanes)
+    inside = (slice(layout.halo, layout.halo + side) for side in (layout.height, layout.width))
+    return whole, whole[(slice(None), slice(None), slice(None), *inside)]
+
+
+def in_lanes(images: Tensor, lanes: int) -> Tensor:
+    """(N, C, H, W) seen as (N / lanes, C, H, W, lanes)."""
+    return images.view(-1, lanes, *images.shape[1:]).permute(0, 2, 3, 4, 1)

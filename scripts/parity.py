@@ -1,0 +1,91 @@
+"""Does the engine reach what the reference trainer reaches? Trains both with the same seeds, and compares.
+
+    python scripts/parity.py --seeds 10 --output results/parity.jsonl
+
+A line of JSON a training; what the file holds already is not trained again, so the script can be stopped and run again.
+Several may write to one file where their --trainers or --networks differ.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+
+import torch
+
+from nas import datasets
+from nas.architecture import Architecture
+from nas.recipe import Recipe
+from nas.training import TrainingData, describe, initialise, pick_device, reference
+
+TRAINERS = {"reference": reference.train}
+RECIPE = Recipe(epochs=15, rotation=7.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["mnist-7825", "mnist-6136"])
+    parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=TRAINERS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data-root")
+    parser.add_argument("--output", type=Path, default=Path("results/parity.jsonl"))
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    device = pick_device(args.device)
+    data = TrainingData.of(datasets.load("mnist", data_root=args.data_root))
+    for seed in range(args.seeds):
+        for network in args.networks:
+            for trainer in args.trainers:
+                if any(key(row) == (network, trainer, seed) for row in rows(args.output)):
+                    continue
+                module = initialise(Architecture.load(network), seed=seed)
+                history = list(TRAINERS[trainer](module, RECIPE, data, seed=seed, device=device))
+                row = {
+                    "network": network,
+                    "trainer": trainer,
+                    "seed": seed,
+                    "machine": describe(device),
+                    "torch": torch.__version__,
+                    "seconds": round(sum(metrics.seconds for metrics in history), 1),
+                    "val_accuracies": [metrics.val_accuracy for metrics in history],
+                }
+                with args.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{network} {trainer} seed {seed}: {history[-1].val_accuracy:.2%} {row['seconds']} s", flush=True)
+    for line in table(rows(args.output)):
+        print(line)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def key(row: dict) -> tuple[str, str, int]:
+    return row["network"], row["trainer"], row["seed"]
+
+
+def table(found: list[dict]) -> list[str]:
+    """Mean final val accuracy by network and trainer, and the difference with its standard error."""
+    lines = ["| network | trainer | seeds | final val accuracy, mean ± sd | difference ± standard error |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for network in sorted({row["network"] for row in found}):
+        finals = {
+            trainer: {row["seed"]: 100 * row["val_accuracies"][-1] for row in found if key(row)[:2] == (network, trainer)}
+            for trainer in TRAINERS
+        }
+        for trainer, by_seed in finals.items():
+            if len(by_seed) < 2:
+                continue
+            both = [(by_seed[seed] - finals["reference"][seed]) for seed in by_seed.keys() & finals["reference"].keys()]
+            error = statistics.stdev(both) / math.sqrt(len(both)) if len(both) > 1 else math.nan
+            gap = "" if trainer == "reference" else f"{statistics.fmean(both):+.3f} ± {error:.3f} points"
+            spread = f"{statistics.fmean(by_seed.values()):.3f} ± {statistics.stdev(by_seed.values()):.3f} %"
+            lines.append(f"| {network} | {trainer} | {len(by_seed)} | {spread} | {gap} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
