@@ -73,7 +73,9 @@ def table(found: list[dict]) -> list[str]:
     lines.append("| --- | --- | --- | --- | --- |")
     for network in sorted({row["network"] for row in found}):
         finals = {
-            trainer: {row["seed"]: 100 * row["val_accuracies"][-1] for row in found if key(row)[:2] == (network, trainer)}
+            trainer: {
+                row["seed"]: 100 * row["val_accuracies"][-1] for row in found if key(row)[:2] == (network, trainer)
+            }
             for trainer in TRAINERS
         }
         for trainer, by_seed in finals.items():

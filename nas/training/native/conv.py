@@ -11,7 +11,9 @@ from nas.training.native.graph import Geometry
 from nas.training.native.layout import Layout, tiles
 
 
-def forward(module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, output: Layout) -> ir.Function:
+def forward(
+    module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, output: Layout
+) -> ir.Function:
     """f(input, weights, bias or null, output)."""
     return _correlate(
         module,
@@ -126,14 +128,38 @@ def _correlate(
 
 
 def _tile(machine: Machine, channels: int, width: int) -> tuple[int, int]:
-    """Columns and channels of a tile: sums fill three quarters of the registers, the fewest loads a product wins."""
+    """Columns and channels of a tile: sums in three quarters of the registers, few enough loads, little code.
+
+    Two loads and two products fit in a cycle, so beyond somewhat fewer loads than products nothing is gained.
+    """
     room = machine.registers * 3 // 4
+    shapes = [
+        (columns, rows) for columns in range(1, width + 1) for rows in range(1, channels + 1) if columns * rows <= room
+    ]
 
-    def loads_a_product(columns: int, rows: int) -> tuple[float, int]:
-        return (1 / columns + 1 / rows, -columns)
+    def cost(shape: tuple[int, int]) -> tuple[float, ...]:
+        columns, rows = shape
+        loads = 1 / columns + 1 / rows
+        return max(loads, 0.75), _num_sizes(width, columns) * _num_sizes(channels, rows), loads
 
-    shapes = [(min(columns, width), min(room // columns, channels)) for columns in (2, 3, 4, 5, 6, 8, 12, room)]
-    return min(shapes, key=lambda shape: loads_a_product(*shape))
+    return min(shapes, key=cost)
+
+
+def _weight_tile(room: int, num_taps: int, outs: int, ins: int) -> tuple[int, int]:
+    """Output and input channels of a tile of `room` sums for each of `num_taps` taps, chosen as `_tile` does."""
+    shapes = [(o, i) for o in range(1, outs + 1) for i in range(1, ins + 1) if o * i <= room]
+
+    def cost(shape: tuple[int, int]) -> tuple[float, ...]:
+        o, i = shape
+        loads = 1 / (num_taps * i) + 1 / o
+        return max(loads, 0.75), _num_sizes(outs, o) * _num_sizes(ins, i), loads
+
+    return min(shapes, key=cost)
+
+
+def _num_sizes(total: int, most: int) -> int:
+    """How many sizes of tiles there are, for each of which the code is written out once."""
+    return len(list(tiles(total, most)))
 
 
 def weight_gradient(
@@ -147,8 +173,7 @@ def weight_gradient(
     room = machine.registers - 4
     rows = size if size**2 <= room else max(1, room // size)  # of the kernel at a time
     num_taps = rows * size
-    most_outs = max(1, min(outs, room // num_taps if num_taps > 1 else int(room**0.5)))
-    most_ins = max(1, min(ins, room // (num_taps * most_outs)))
+    most_outs, most_ins = _weight_tile(room // num_taps, num_taps, outs, ins)
 
     def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:
         taps = [(a, ky, kx) for a in range(num_ins) for ky in range(num_rows) for kx in range(size)]
@@ -167,9 +192,7 @@ def weight_gradient(
             for t, (a, ky, kx) in enumerate(taps):
                 out_channel = e.affine((group, outs), (o, 1), (b, 1))
                 in_channel = e.affine((i, 1), (a, 1))
-                place = e.affine(
-                    (out_channel, ins * size**2), (in_channel, size**2), (top, size), (ky * size + kx, 1)
-                )
+                place = e.affine((out_channel, ins * size**2), (in_channel, size**2), (top, size), (ky * size + kx, 1))
                 e.add_scalar(e.total(e.value(sums[b * len(taps) + t])), weights, place)
 
     with e.loop(groups) as group:

@@ -59,6 +59,7 @@ def _integers(e: Emitter, value: int) -> ir.Constant:
 
 
 def sigmoid(e: Emitter, x: ir.Value) -> ir.Value:
+    """1 / (1 + e to the -x)."""
     return e.div(e.const(1), e.add(e.const(1), exp(e, e.sub(e.const(0), x))))
 
 

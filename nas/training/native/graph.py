@@ -1,7 +1,8 @@
 """A network as the few operations that kernels are written for: convolution, pointwise chain, mean, sum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -63,18 +64,24 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
+    """One of those that `functions.ACTIVATIONS` has code for."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
+    """Zeroes numbers, or whole channels of an example, with probability `rate`."""
+
     rate: float
     per_channel: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    kind: str  # "max" or "avg"
+    """The "max" or "avg" (`kind`) of windows of `size` by `size` beside one another."""
+
+    kind: str
     size: int
 
 
@@ -110,6 +117,8 @@ class Mean:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Add:
+    """The sum of two values."""
+
     left: Value
     right: Value
     output: Value
@@ -134,9 +143,10 @@ class Graph:
         return [operation for operation in self.operations if value in operation.inputs]
 
 
-def lower(module: nn.Module, input_shape: Shape) -> Graph:
+def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
     """The operations of a network; raises `UnsupportedError`."""
-    image = Value(input_shape, is_image=True)
+    channels, height, width = input_shape
+    image = Value((channels, height, width), is_image=True)
     lowering = _Lowering()
     logits = lowering.add(module, image)
     if logits.shape[1:] != (1, 1):
@@ -173,19 +183,22 @@ class _Lowering:
             output = Value(left.shape)
             self.operations.append(Add(left=left, right=right, output=output))
             return output
-        if isinstance(module, nn.Conv2d):
-            return self._conv(module, value)
-        if isinstance(module, nn.Linear):
-            return self._add_conv(value, module.weight, module.bias, 1, 0, 1)
-        if isinstance(module, modules.GlobalAvgPool):
-            output = Value((value.shape[0], 1, 1))
-            self.operations.append(Mean(input=value, output=output))
-            return output
-        if isinstance(module, nn.Flatten):
-            return self._flatten(value)
-        if isinstance(module, nn.Identity):
-            return value
-        return self._pointwise(module, value)
+        simple: dict[type[nn.Module], Callable[[Any, Value], Value]] = {
+            nn.Conv2d: self._conv,
+            nn.Linear: self._linear,
+            modules.GlobalAvgPool: self._mean,
+            nn.Flatten: self._flatten,
+            nn.Identity: lambda module, value: value,
+        }
+        return simple.get(type(module), self._pointwise)(module, value)
+
+    def _linear(self, module: nn.Linear, value: Value) -> Value:
+        return self._add_conv(module, value, Geometry(1, 0, 1, module.bias is not None))
+
+    def _mean(self, module: modules.GlobalAvgPool, value: Value) -> Value:
+        output = Value((value.shape[0], 1, 1))
+        self.operations.append(Mean(input=value, output=output))
+        return output
 
     def _conv(self, module: nn.Conv2d, value: Value) -> Value:
         size, padding = module.kernel_size, module.padding
@@ -198,26 +211,26 @@ class _Lowering:
         )
         if not plain:
             raise UnsupportedError(str(module))
-        return self._add_conv(value, module.weight, module.bias, size[0], int(padding[0]), module.groups)
+        geometry = Geometry(size[0], int(padding[0]), module.groups, module.bias is not None)
+        return self._add_conv(module, value, geometry)
 
-    def _add_conv(
-        self, value: Value, weight: nn.Parameter, bias: nn.Parameter | None, size: int, padding: int, groups: int
-    ) -> Value:
+    def _add_conv(self, module: nn.Conv2d | nn.Linear, value: Value, geometry: Geometry) -> Value:
         _, height, width = value.shape
-        grown = 2 * padding - size + 1
-        output = Value((len(weight), height + grown, width + grown))
+        grown = 2 * geometry.padding - geometry.kernel_size + 1
+        output = Value((len(module.weight), height + grown, width + grown))
+        parameters = dict(module.named_parameters())
         self.operations.append(
             Conv(
                 input=value,
                 output=output,
-                weight=weight,
-                bias=bias,
-                geometry=Geometry(size, padding, groups, bias is not None),
+                weight=parameters["weight"],
+                bias=parameters.get("bias"),
+                geometry=geometry,
             )
         )
         return output
 
-    def _flatten(self, value: Value) -> Value:
+    def _flatten(self, module: nn.Flatten, value: Value) -> Value:
         channels, height, width = value.shape
         if (height, width) == (1, 1):
             return value

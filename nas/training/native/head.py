@@ -45,9 +45,7 @@ def add(module: ir.Module, machine: Machine, name: str, left: Layout, right: Lay
     return e.finish()
 
 
-def copy(
-    module: ir.Module, machine: Machine, name: str, from_: Layout, to: Layout, *, accumulate: bool
-) -> ir.Function:
+def copy(module: ir.Module, machine: Machine, name: str, from_: Layout, to: Layout, *, accumulate: bool) -> ir.Function:
     """f(from, to): copied, or added to what is there."""
     e = Emitter(module, machine, name, [POINTER, POINTER])
     source, target = e.args

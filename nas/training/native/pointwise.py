@@ -7,12 +7,13 @@ it is neither drawn in order nor kept.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from llvmlite import ir
 
 from nas.training.native.emit import I32, I64, POINTER, Emitter, Index, Machine
 from nas.training.native.functions import ACTIVATIONS
-from nas.training.native.graph import Activation, Dropout, Norm, Pointwise, Pool, Stage
+from nas.training.native.graph import Activation, Dropout, Norm, Pool, Stage
 from nas.training.native.layout import Layout
 
 Back = Callable[[ir.Value], ir.Value]
@@ -234,7 +235,7 @@ class Chain:
         y: Index,
         x: Index,
     ) -> list[tuple[tuple[Index, Index], ir.Value]]:
-        """Each place of a window, and its share of the pooled gradient, taken back through the stages after the norm."""
+        """Each place of a window and its share of the pooled gradient, taken back through the stages after the norm."""
         before = self.stages[: self.norm_at + 1] if self.has_norm else ()
         runs = []
         for place in self._window(e, y, x):
@@ -256,13 +257,9 @@ class Chain:
         return [(place, back(share)) for (place, _, back), share in zip(runs, shares, strict=True)]
 
     def _pooled(self, e: Emitter, window: Sequence[ir.Value]) -> ir.Value:
-        result = window[0]
-        for value in window[1:]:
-            if self.pool.kind == "avg":
-                result = e.add(result, value)
-            else:
-                result = e.choose(">", value, result, value, result)
-        return e.mul(result, e.const(1 / len(window))) if self.pool.kind == "avg" else result
+        if self.pool.kind == "avg":
+            return e.mul(reduce(e.add, window), e.const(1 / len(window)))
+        return reduce(lambda largest, value: e.choose(">", value, largest, value, largest), window)
 
     def _kept(self, e: Emitter, stage: Dropout, channel: _Channel, y: Index, x: Index) -> ir.Value:
         """1 / (1 - rate) where dropout keeps a number, 0 where it does not."""

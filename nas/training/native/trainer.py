@@ -39,7 +39,7 @@ class NativeTrainer:
         if machine is None:
             raise UnsupportedError("this processor")
         machine = machine.dividing(self.batch_size)
-        graph = lower(module, tuple(data.train_images.shape[1:]))
+        graph = lower(module, data.train_images.shape[1:])
         self.program = Program(module, graph, recipe, batch_size=self.batch_size, machine=machine)
         self.order_and_augmentation, self.dropout = generators(seed, torch.device("cpu"))
         self.build_seconds = time.perf_counter() - start

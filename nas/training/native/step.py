@@ -1,0 +1,283 @@
+"""One step, forward and backward, written as calls of kernels for each block of examples.
+
+Batch norm needs all of a batch, so it cuts a step into phases. Within a phase each block goes through every operation
+in turn while it lies in the processor's cache; only what the backward pass reads again leaves it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from llvmlite import ir
+from torch import Tensor, nn
+
+from nas.training.native import conv, head, pointwise
+from nas.training.native.emit import POINTER, Emitter, Index
+from nas.training.native.graph import Add, Conv, Dropout, Mean, Pointwise, Value
+from nas.training.native.plan import Plan
+
+PerBlock = Callable[[ir.Value], None]
+
+
+@dataclass(slots=True)
+class Phases:
+    """Calls for each block, kept until all of a phase are known; `flush` writes them as one loop over the blocks."""
+
+    emitter: Emitter
+    num_blocks: Index
+    pending: list[PerBlock] = field(default_factory=list)
+
+    def each(self, call: PerBlock) -> None:
+        self.pending.append(call)
+
+    def flush(self) -> None:
+        if self.pending:
+            with self.emitter.loop(self.num_blocks) as block:
+                for call in self.pending:
+                    call(block)
+            self.pending.clear()
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """One step being written."""
+
+    plan: Plan
+    e: Emitter
+    memory: ir.Value
+    images: ir.Value
+    labels: ir.Value
+    keys: ir.Value
+    results: ir.Value
+    train: bool
+    phases: Phases
+    written: set[int] = field(default_factory=set)  # values that have a gradient already
+
+    # -- addresses ---------------------------------------------------------------------------------------------
+
+    def value(self, value: Value, block: ir.Value) -> ir.Value:
+        if value.is_image:
+            return self.e.at(self.images, self.e.affine((block, self.plan.layout(value).size)))
+        buffer = self.plan.values[id(value)]
+        # An evaluation keeps nothing: its blocks all use the place of the first.
+        stride = buffer.stride if self.train else 0
+        return self.e.at(self.memory, self.e.affine((block, stride), (buffer.offset, 1)))
+
+    def gradient(self, value: Value, block: ir.Value) -> ir.Value:
+        buffer = self.plan.gradient_of[id(value)]
+        stride = buffer.stride if self.train else 0
+        return self.e.at(self.memory, self.e.affine((block, stride), (buffer.offset, 1)))
+
+    def parameter(self, parameter: nn.Parameter | None) -> ir.Value:
+        if parameter is None:
+            return ir.Constant(POINTER, None)
+        return self.e.at(self.memory, self.plan.parameters + self.plan.parameter_at[id(parameter)])
+
+    def parameter_gradient(self, parameter: nn.Parameter | None) -> ir.Value:
+        if parameter is None:
+            return ir.Constant(POINTER, None)
+        return self.e.at(self.memory, self.plan.gradients + self.plan.parameter_at[id(parameter)])
+
+    def norm(self, operation: Pointwise) -> ir.Value:
+        return self.e.at(self.memory, self.plan.norm_at.get(id(operation), 0))
+
+    def running(self, buffer: Tensor | None) -> ir.Value:
+        return self.e.at(self.memory, self.plan.buffer_at[id(buffer)])
+
+    def first_key(self, operation: Pointwise) -> ir.Value:
+        return self.e.at(self.keys, self.plan.first_key.get(id(operation), 0))
+
+    def first_element(self, operation: Pointwise, block: ir.Value) -> ir.Value:
+        return self.e.index(self.e.affine((block, operation.input.shape[0] * self.plan.machine.lanes)))
+
+    def accumulate(self, value: Value) -> bool:
+        """Whether `value` has a gradient already, to be added to; notes that it has one now."""
+        again = id(value) in self.written
+        self.written.add(id(value))
+        return again
+
+    # -- passes ------------------------------------------------------------------------------------------------
+
+    def forward(self) -> None:
+        for operation in self.plan.graph.operations:
+            if isinstance(operation, Pointwise):
+                self._forward_pointwise(operation)
+            else:
+                self.phases.each(self._forward_call(operation))
+
+    def _call(self, kernel: ir.Function, *arguments: ir.Value) -> None:
+        self.e.builder.call(kernel, arguments)
+
+    def _forward_call(self, operation: Conv | Mean | Add) -> PerBlock:
+        layout, kernel = self.plan.layout, self.plan.kernel
+        output = operation.output
+        if isinstance(operation, Conv):
+            function = kernel(conv.forward, operation.geometry, layout(operation.input), layout(output))
+            return lambda block: self._call(
+                function,
+                self.value(operation.input, block),
+                self.parameter(operation.weight),
+                self.parameter(operation.bias),
+                self.value(output, block),
+            )
+        name = head.mean if isinstance(operation, Mean) else head.add
+        function = kernel(name, *(layout(value) for value in (*operation.inputs, output)))
+        return lambda block: self._call(function, *(self.value(value, block) for value in (*operation.inputs, output)))
+
+    def _chain(self, operation: Pointwise) -> pointwise.Chain:
+        stages = (s for s in operation.stages if self.train or not isinstance(s, Dropout))
+        layout = self.plan.layout
+        return pointwise.Chain(tuple(stages), operation.pool, layout(operation.input), layout(operation.output))
+
+    def _forward_pointwise(self, operation: Pointwise) -> None:
+        chain = self._chain(operation)
+        common = self.norm(operation), self.first_key(operation)
+        if operation.norm:
+            module = operation.norm
+            channels = operation.input.shape[0]
+            held = (
+                self.parameter(module.weight),
+                self.parameter(module.bias),
+                self.running(module.running_mean),
+                self.running(module.running_var),
+            )
+            if self.train:
+                at = self.plan.statistics_at[id(operation)]
+                statistics = self.e.at(self.memory, at)
+                kernel = self.plan.kernel(chain.statistics)
+                self.phases.each(
+                    lambda block: self._call(
+                        kernel,
+                        self.value(operation.input, block),
+                        *common,
+                        self.first_element(operation, block),
+                        self.e.at(statistics, self.e.affine((block, 2 * channels))),
+                    )
+                )
+                self.phases.flush()
+                _, height, width = operation.input.shape
+                collect = self.plan.kernel(
+                    head.norm_statistics,
+                    channels=channels,
+                    num_blocks=self.plan.num_blocks,
+                    block_count=height * width * self.plan.machine.lanes,
+                    eps=module.eps,
+                    momentum=module.momentum,
+                )
+                self._call(collect, statistics, *held, common[0])
+            else:
+                # Before the one phase of an evaluation.
+                running = self.plan.kernel(head.norm_running, channels=channels, eps=module.eps)
+                self._call(running, *held, common[0])
+        forward = self.plan.kernel(chain.forward)
+        self.phases.each(
+            lambda block: self._call(
+                forward,
+                self.value(operation.input, block),
+                *common,
+                self.first_element(operation, block),
+                self.value(operation.output, block),
+            )
+        )
+
+    def loss(self, label_smoothing: float) -> None:
+        logits = self.plan.graph.logits
+        layout = self.plan.layout(logits)
+        kernel = self.plan.kernel(
+            head.loss,
+            layout,
+            self.plan.gradient_of[id(logits)].layout,
+            label_smoothing=label_smoothing,
+            num_examples=self.plan.batch_size,
+        )
+        self.phases.each(
+            lambda block: self._call(
+                kernel,
+                self.value(logits, block),
+                self.e.at(self.labels, self.e.affine((block, layout.lanes))),
+                self.gradient(logits, block),
+                self.results,
+            )
+        )
+
+    def backward(self) -> None:
+        for operation in reversed(self.plan.graph.operations):
+            if isinstance(operation, Conv):
+                self._backward_conv(operation)
+            elif isinstance(operation, Pointwise):
+                self._backward_pointwise(operation)
+            else:
+                self._backward_small(operation)
+        self.phases.flush()
+
+    def _backward_conv(self, operation: Conv) -> None:
+        layout, kernel = self.plan.layout, self.plan.kernel
+        upper = self.plan.gradient_of[id(operation.output)].layout
+        weights = kernel(conv.weight_gradient, operation.geometry, layout(operation.input), upper)
+        self.phases.each(
+            lambda block: self._call(
+                weights,
+                self.value(operation.input, block),
+                self.gradient(operation.output, block),
+                self.parameter_gradient(operation.weight),
+                self.parameter_gradient(operation.bias),
+            )
+        )
+        if operation.input.is_image:
+            return
+        lower = self.plan.gradient_of[id(operation.input)].layout
+        inputs = kernel(
+            conv.input_gradient,
+            operation.geometry,
+            upper,
+            lower,
+            accumulate=self.accumulate(operation.input),
+        )
+        self.phases.each(
+            lambda block: self._call(
+                inputs,
+                self.gradient(operation.output, block),
+                self.parameter(operation.weight),
+                self.parameter(None),
+                self.gradient(operation.input, block),
+            )
+        )
+
+    def _backward_pointwise(self, operation: Pointwise) -> None:
+        chain = self._chain(operation)
+        common = self.norm(operation), self.first_key(operation)
+
+        def arguments(block: ir.Value) -> tuple[ir.Value, ...]:
+            values = self.value(operation.input, block), self.gradient(operation.output, block)
+            return (*values, *common, self.first_element(operation, block))
+
+        upper = self.plan.gradient_of[id(operation.output)].layout
+        if operation.norm:
+            sums = self.plan.kernel(chain.gradient_sums, upper)
+            self.phases.each(lambda block: self._call(sums, *arguments(block)))
+            self.phases.flush()
+            module = operation.norm
+            gradients = self.plan.kernel(head.norm_gradients, channels=operation.input.shape[0])
+            held = self.parameter_gradient(module.weight), self.parameter_gradient(module.bias)
+            self._call(gradients, common[0], *held)
+        lower = self.plan.gradient_of[id(operation.input)].layout
+        inputs = self.plan.kernel(
+            chain.gradient,
+            upper,
+            lower,
+            num_examples=self.plan.batch_size,
+            accumulate=self.accumulate(operation.input),
+        )
+        self.phases.each(lambda block: self._call(inputs, *arguments(block), self.gradient(operation.input, block)))
+
+    def _backward_small(self, operation: Mean | Add) -> None:
+        layouts = {id(v): self.plan.gradient_of[id(v)].layout for v in (*operation.inputs, operation.output)}
+        write = head.mean_gradient if isinstance(operation, Mean) else head.copy
+        for value in operation.inputs:
+            kernel = self.plan.kernel(
+                write, layouts[id(operation.output)], layouts[id(value)], accumulate=self.accumulate(value)
+            )
+            self.phases.each(partial(self._copy_back, kernel, operation.output, value))
+
+    def _copy_back(self, kernel: ir.Function, from_: Value, to: Value, block: ir.Value) -> None:
+        self._call(kernel, self.gradient(from_, block), self.gradient(to, block))
