@@ -23,6 +23,7 @@ from nas.options import (
     Dataset,
     Device,
     Epochs,
+    Exact,
     File,
     Json,
     MaxActivationBytes,
@@ -35,6 +36,7 @@ from nas.options import (
     Storage,
     Study,
     TableFormat,
+    Workers,
     chosen_recipe,
 )
 
@@ -70,6 +72,8 @@ def search(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    workers: Workers = None,
+    exact: Exact = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
@@ -98,6 +102,8 @@ def search(
             keep_discards=keep_discards,
             seed=seed,
             device=device,
+            workers=workers,
+            exact=exact,
             results=results,
             storage=storage,
             study=study,
@@ -208,6 +214,7 @@ def train(
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    exact: Exact = False,
     test: Annotated[
         bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
     ] = False,
@@ -234,6 +241,7 @@ def train(
         data_root=data_root,
         seed=seed,
         device=device,
+        exact=exact,
         test=test,
         on_dataset=lambda name, note: typer.echo(f"dataset {name}: {note}"),
         on_epoch=lambda metrics: typer.echo(epoch_line(metrics, chosen.epochs, judged_on)),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +19,8 @@ from nas.cost import Cost
 from nas.searching import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
 from nas.stored import TrialRecord
 from nas.training import EpochMetrics
+
+MOST_SHOWN = 4  # trials side by side in the live panel
 
 Show = Callable[[Event], None]
 
@@ -50,12 +53,17 @@ def discards_text(discards: Mapping[str, int]) -> str:
     return f"{total:,} discarded ({reasons})" if total else "none discarded"
 
 
+def workers_text(number: int) -> str:
+    """How many processes train."""
+    return f"{number} worker{'s' * (number != 1)}"
+
+
 def start_lines(event: SearchStarted) -> list[str]:
     """What a search is about to do."""
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
-        f"{event.epochs} epochs a candidate on {event.device}, seed {event.seed}",
+        f"{event.epochs} epochs a candidate on {event.device}, {workers_text(event.workers)}, seed {event.seed}",
         f"study {event.study} in {event.storage}: {event.num_trained} of {event.budget} trained"
         + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
     ]
@@ -106,24 +114,31 @@ class Plain:
         if isinstance(event, TrialStarted):
             return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
         if isinstance(event, EpochFinished):
-            return ["  " + epoch_line(event.metrics, self.epochs)]
+            return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
         best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
         return [f"trial {event.trial.number}: {result_text(event.trial)}; {event.num_trained}/{self.budget}{best}"]
 
 
+@dataclass(slots=True)
+class _Running:
+    """A trial in training, as far as it has come."""
+
+    started: TrialStarted
+    began: float = field(default_factory=time.monotonic)
+    metrics: EpochMetrics | None = None
+
+
 class LivePanel:
-    """Trained/budget, the running trial, the best, the discards and the time left, redrawn in place."""
+    """Trained/budget, the running trials, the best, the discards and the time left, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.started: SearchStarted | None = None
-        self.trial: TrialStarted | None = None
-        self.metrics: EpochMetrics | None = None
+        self.running: dict[int, _Running] = {}
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
         self.num_trained = 0
         self.durations: list[float] = []
-        self.trial_began = time.monotonic()
         self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __call__(self, event: Event) -> None:
@@ -133,15 +148,15 @@ class LivePanel:
             for line in start_lines(event):
                 self.console.print(Text(line))
         elif isinstance(event, TrialStarted):
-            self.trial, self.metrics, self.trial_began = event, None, time.monotonic()
+            self.running[event.number] = _Running(event)
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
-            self.metrics = event.metrics
+            self.running[event.number].metrics = event.metrics
         else:
             trial = event.trial
+            ended = self.running.pop(trial.number)
             if event.num_trained > self.num_trained:
-                self.durations.append(time.monotonic() - self.trial_began)
-            self.trial, self.metrics = None, None
+                self.durations.append(time.monotonic() - ended.began)
             self.num_trained, self.best = event.num_trained, event.best
             style = "green" if trial.objective is not None else "red"
             text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
@@ -155,13 +170,11 @@ class LivePanel:
         bar = Progress(TextColumn("trained"), BarColumn(bar_width=30), TextColumn(f"{self.num_trained}/{budget}"))
         bar.add_task("", total=budget, completed=self.num_trained)
         facts = Table.grid(padding=(0, 2))
-        if self.trial is not None:
-            facts.add_row("now", f"trial {self.trial.number}, {cost_text(self.trial.cost)}")
-            if self.metrics is None:
-                facts.add_row("", f"epoch 1/{self.started.epochs}")
-            else:
-                done = f"epoch {self.metrics.epoch}/{self.started.epochs} done"
-                facts.add_row("", f"{done}, val {self.metrics.val_accuracy:.2%}, {self.metrics.seconds:.1f} s an epoch")
+        for running in list(self.running.values())[:MOST_SHOWN]:
+            facts.add_row("now", f"trial {running.started.number}, {cost_text(running.started.cost)}")
+            facts.add_row("", self._progress(running.metrics))
+        if len(self.running) > MOST_SHOWN:
+            facts.add_row("", f"and {len(self.running) - MOST_SHOWN} more")
         if self.best is not None:
             facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
         facts.add_row("drawn", discards_text(self.discards))
@@ -169,17 +182,26 @@ class LivePanel:
         facts.add_row("", Text("Ctrl-C stops it; the same command goes on", style="dim"))
         return Group(bar, facts)
 
+    def _progress(self, metrics: EpochMetrics | None) -> str:
+        assert self.started is not None
+        if metrics is None:
+            return f"epoch 1/{self.started.epochs}"
+        done = f"epoch {metrics.epoch}/{self.started.epochs} done"
+        return f"{done}, val {metrics.val_accuracy:.2%}, {metrics.seconds:.1f} s an epoch"
+
     def time_left(self) -> str:
         """An estimate from the trials and epochs of this session."""
         assert self.started is not None
+        known = [running.metrics.seconds for running in self.running.values() if running.metrics]
         if self.durations:
             each = sum(self.durations) / len(self.durations)
-        elif self.metrics is not None:
-            each = self.metrics.seconds * self.started.epochs
+        elif known:
+            each = sum(known) / len(known) * self.started.epochs
         else:
             return "unknown until an epoch is done"
-        running = time.monotonic() - self.trial_began if self.trial is not None else 0.0
-        seconds = max(0.0, each * (self.started.budget - self.num_trained) - min(running, each))
+        spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
+        work = max(0.0, each * (self.started.budget - self.num_trained) - spent)
+        seconds = work / max(1, len(self.running))
         hours, minutes = divmod(int(seconds) // 60, 60)
         if hours:
             return f"about {hours} h {minutes} min"

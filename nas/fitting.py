@@ -40,6 +40,7 @@ def train(
     data_root: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    exact: bool = False,
     test: bool = False,
     on_dataset: Callable[[str, str], None] = lambda name, note: None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
@@ -47,7 +48,8 @@ def train(
     """Trains on the train split and judges on the val split after every epoch; raises `TrainingDiverged`.
 
     With `test`, trains on train + val and opens the test split to judge on it: for checking a published figure,
-    not for choosing. `on_dataset` hears the dataset's name and why it was taken before anything is trained.
+    not for choosing. `exact` makes it bitwise repeatable on a GPU, too. `on_dataset` hears the dataset's name and why
+    it was taken before anything is trained.
     """
     picked = pick_device(device)
     name, note = datasets.resolve(dataset, data_root=data_root)
@@ -67,7 +69,7 @@ def train(
         )
     module = initialise(architecture, seed=seed)
     history = []
-    for metrics in run(module, recipe, data, seed=seed, device=picked):
+    for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
         history.append(metrics)
         on_epoch(metrics)
     return Fit(

@@ -71,6 +71,15 @@ DataRoot = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, cuda:N, mps or cpu.", rich_help_panel=DATA)
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that train, one thread each.", rich_help_panel=DATA, show_default="one a core, or one for a GPU"
+    ),
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Bitwise repeatable on a GPU, too, and slower there.", rich_help_panel=DATA)
+]
 Epochs = Annotated[int, typer.Option(help="Epochs a candidate.", rich_help_panel=DATA)]
 Results = Annotated[Path, typer.Option(help="Folder of studies, weights, exports.", rich_help_panel=STUDY)]
 Storage = Annotated[

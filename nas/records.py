@@ -226,13 +226,18 @@ class StudyRecords:
         constraints: Sequence[Constraint],
         *,
         seed: int,
+        index: int,
         discards: Mapping[str, int],
     ) -> None:
-        """Notes what the trial is about to train, and the discards that were drawn before it."""
+        """Notes what the trial is about to train, and the discards that were drawn before it.
+
+        `index`: how many candidates the study had before this one.
+        """
         _set_cost(trial, cost, constraints)
         if "num_draws" not in trial.user_attrs:  # a trial that is run again brings it along
             trial.set_user_attr("num_draws", sum(discards.values()) + 1)
             self._note(trial, "discards", dict(discards))
+        trial.set_user_attr("candidate", index)
         trial.set_user_attr("seed", seed)
         self._note(trial, "architecture", candidate.architecture.to_json())
         self._note(trial, "recipe", candidate.recipe.to_json())
@@ -248,13 +253,14 @@ class StudyRecords:
         trial.set_user_attr("outcome", "discarded")
         self._tell(trial.number, "discarded")
 
-    def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: "Mapping[str, Tensor]") -> None:
-        """Stores a finished training; the trial is COMPLETE only once everything else is stored."""
-        import torch
+    def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: bytes) -> None:
+        """Stores a finished training; the trial is COMPLETE only once everything else is stored.
 
+        `weights`: the state dict, as `torch.save` writes it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.pt"
-            torch.save(dict(weights), path)
+            path.write_bytes(weights)
             artifact = upload_artifact(
                 artifact_store=self.artifact_store(),
                 file_path=str(path),
@@ -298,7 +304,9 @@ class StudyRecords:
             again = "fingerprint" in attrs or bool(fixed)
             # First queued, then ended: killed in between, the trial is found again and not queued twice.
             if again and trial.number not in queued:
-                kept: dict[str, Any] = {key: attrs[key] for key in ("fingerprint", "num_draws") if key in attrs}
+                kept: dict[str, Any] = {
+                    key: attrs[key] for key in ("fingerprint", "candidate", "num_draws") if key in attrs
+                }
                 self.study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number, **kept})
             what = "its parameters went back into the queue" if again else "before it began; it is drawn again"
             self.fail(optuna.Trial(self.study, trial._trial_id), "interrupted", f"interrupted; {what}")

@@ -46,7 +46,8 @@ class FeasibleSampler(BaseSampler):
     """Hands Optuna only feasible, new candidates of a search space; learns by TPE from the trained ones.
 
     Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
-    resumed study goes on as if it had never stopped. `seen` holds the fingerprints of those candidates.
+    resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
+    are not looked at. `seen` holds the fingerprints of those candidates.
     `prepare` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative` where it was not called.
     """
 
@@ -56,12 +57,14 @@ class FeasibleSampler(BaseSampler):
         constraints: Sequence[Constraint],
         *,
         seed: int,
+        lag: int = 0,
         seen: set[str] | None = None,
         num_startup: int = NUM_STARTUP,
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
         self.seed = seed
+        self.lag = lag
         self.seen = set() if seen is None else seen
         self.num_startup = num_startup
         self.counts: Counter[str] = Counter()  # discards by reason since they were last taken
@@ -97,7 +100,9 @@ class FeasibleSampler(BaseSampler):
     def _draw(self, study: optuna.Study) -> dict[str, Any]:
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
-        trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        known = len(self.seen) - self.lag
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trained = [trial for trial in complete if trial.user_attrs.get("candidate", -1) < known]
         if len(trained) < self.num_startup:
             drawn = self._feasible((self.space.draw(rng) for _ in range(NUM_RANDOM)), rng)
         else:

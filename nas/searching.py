@@ -4,36 +4,25 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import optuna
 
 from nas import datasets
 from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
-from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError, TrainingDiverged
+from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError
 from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE, survey
 from nas.search_space import Candidate, SearchSpace
 from nas.storage import default_storage, first_line, shown, study_lock, usable
 from nas.stored import Settings, TrialRecord
-from nas.training import (
-    EpochMetrics,
-    TrainingData,
-    describe,
-    initialise,
-    pick_device,
-    state_dict_on_cpu,
-    train,
-)
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from nas.training import EpochMetrics, TrainingData, describe, pick_device
+from nas.workers import Ended, Job, Workers, num_cores, open_workers
 
 CONSISTENCY = 5
 MAX_FAILURES = 3
@@ -50,6 +39,7 @@ class SearchStarted:
     space: str
     constraints: tuple[str, ...]
     device: str
+    workers: int
     epochs: int
     budget: int
     num_trained: int
@@ -125,6 +115,8 @@ def search(
     keep_discards: int = 100,
     seed: int | None = None,
     device: str = "auto",
+    workers: int | None = None,
+    exact: bool = False,
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
@@ -134,11 +126,19 @@ def search(
 
     Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
     study's own, or MNIST where it can be had, or scikit-learn's digits; `seed` None is the study's own, or 0.
+    `workers` is the number of processes that train, None one a core on processors and one for a GPU; `exact` makes
+    trainings bitwise repeatable on a GPU, too.
     Accuracies are those on a validation split; the test split is not touched. Ctrl-C ends the search with
     `interrupted` set and the running trial back in the queue. Raises `NasError` for what a user can mend,
     `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
     """
-    _check_counts(epochs=(epochs, 1), trials=(trials, 1), keep_discards=(keep_discards, 0), seed=(seed or 0, 0))
+    _check_counts(
+        epochs=(epochs, 1),
+        trials=(trials, 1),
+        keep_discards=(keep_discards, 0),
+        seed=(seed or 0, 0),
+        workers=(1 if workers is None else workers, 1),
+    )
     picked = pick_device(device)
     place: _Place = {"results": results, "storage": storage, "study": study}
     existing = StudyRecords.find(**place)
@@ -198,6 +198,8 @@ def search(
         records.prepare_artifacts()
         records.settle()
         best = records.best(1)
+        left = trials - records.num_trained()
+        num_workers = workers or (num_cores() if picked.type == "cpu" else 1)
         on_event(
             SearchStarted(
                 study=records.study.study_name,
@@ -207,6 +209,7 @@ def search(
                 space=bound.name,
                 constraints=settings.constraints,
                 device=describe(picked),
+                workers=num_workers,
                 epochs=epochs,
                 budget=trials,
                 num_trained=records.num_trained(),
@@ -216,9 +219,11 @@ def search(
                 best=best[0] if best else None,
             )
         )
-        data = TrainingData.of(loaded).to(picked)
-        loop = _Loop(records, bound, kept, data, picked, settings.seed, keep_discards, on_event)
-        interrupted, exhausted = loop.run(trials)
+        interrupted, exhausted = False, ""
+        if left > 0:
+            opened = open_workers(TrainingData.of(loaded), picked, num=num_workers, exact=exact)
+            loop = _Loop(records, bound, kept, opened, settings.seed, keep_discards, on_event)
+            interrupted, exhausted = loop.run(trials)
         if exhausted:
             exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])
         return SearchResult(
@@ -246,20 +251,24 @@ def _check_counts(**counts: tuple[int, int]) -> None:
             raise NasError(f"{name.replace('_', '-')} is {value}, allowed: a whole number of at least {least}")
 
 
-class _TrainingFailedError(Exception):
-    """A training ended by an error of its own, which this one's text names."""
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """A trial in training. `index`: of its candidate among those of the study."""
+
+    trial: optuna.Trial
+    index: int
+    history: list[EpochMetrics] = field(default_factory=list)
 
 
 class _Loop:
-    """The loop's state: a study, what it draws from, and what it trains on."""
+    """The loop's state: a study, what it draws from, and who trains."""
 
     def __init__(
         self,
         records: StudyRecords,
         space: SearchSpace,
         constraints: Sequence[Constraint],
-        data: TrainingData,
-        device: "torch.device",
+        workers: Workers,
         seed: int,
         keep_discards: int,
         on_event: Callable[[Event], None],
@@ -267,66 +276,80 @@ class _Loop:
         self.records = records
         self.space = space
         self.constraints = constraints
-        self.data = data
-        self.device = device
+        self.workers = workers
         self.seed = seed
         self.on_event = on_event
-        self.sampler = FeasibleSampler(space, constraints, seed=seed, seen=records.fingerprints())
+        self.running: dict[int, _Running] = {}
+        # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
+        # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
+        self.lag = 2 * (workers.most - 1)
+        self.sampler = FeasibleSampler(space, constraints, seed=seed, lag=self.lag, seen=records.fingerprints())
         candidate = len(self.sampler.seen)
         self.sampler.keep = max(0, keep_discards - records.num_kept_discards(lambda index: index < candidate))
         records.study.sampler = self.sampler
 
     def run(self, budget: int) -> tuple[bool, str]:
         """Trains until the study has `budget` trained trials: whether it was interrupted, and why it ran dry if so."""
-        failures = 0
+        failures, dry = 0, ""
         try:
-            while self.records.num_trained() < budget:
-                try:
-                    failure = self._one_trial()
-                except NothingNewError as error:
-                    return False, str(error)
-                failures = failures + 1 if failure else 0
-                if failures == MAX_FAILURES:
-                    raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
+            while True:
+                while not dry and self._may_start(budget):
+                    try:
+                        self._start()
+                    except NothingNewError as error:
+                        dry = str(error)
+                if not self.running:
+                    return False, dry
+                for report in self.workers.reports():
+                    if not isinstance(report, Ended):
+                        self._note(report.key, report.metrics)
+                        continue
+                    failure = self._end(report)
+                    failures = failures + 1 if failure else 0
+                    if failures == MAX_FAILURES:
+                        raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
         except KeyboardInterrupt:
+            self.workers.close()
             self.records.settle()
             return True, ""
-        return False, ""
+        finally:
+            self.workers.close()
 
-    def _one_trial(self) -> str:
-        """Trains one candidate; the cause if it failed, empty for any other outcome."""
+    def _may_start(self, budget: int) -> bool:
+        """Whether a trial is wanted, a worker is free, and what its candidate is to be drawn from is known."""
+        if len(self.running) >= self.workers.capacity or self.records.num_trained() + len(self.running) >= budget:
+            return False
+        needed = len(self.sampler.seen) - self.lag
+        return self.records.num_queued() > 0 or all(running.index >= needed for running in self.running.values())
+
+    def _start(self) -> None:
+        """Draws a candidate, or takes a queued one, and hands it to the workers unless it is not to be trained."""
         records, study = self.records, self.records.study
         discards: Mapping[str, int] = {}
         queued = records.num_queued() > 0
+        index = len(self.sampler.seen)
         if not queued:
-            drawn_for = len(self.sampler.seen)
             self.sampler.prepare(study)
             discards, kept = self.sampler.take_discards()
             self.sampler.keep -= len(kept)
-            records.keep_discards(kept, self.constraints, self.space.distributions(), drawn_for=drawn_for)
+            records.keep_discards(kept, self.constraints, self.space.distributions(), drawn_for=index)
         trial = study.ask()
         try:
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)
         except ArchitectureError as error:  # only parameters that a user enqueued can do this
             records.fail(trial, "unused", first_line(error))
-            return ""
+            return
         if queued and (reason := self._why_not(trial, candidate, cost)):
             records.discard(trial, cost, reason, self.constraints)
-            return ""
+            return
         seed = _training_seed(self.seed, candidate)
-        records.start(trial, candidate, cost, self.constraints, seed=seed, discards=discards)
+        index = trial.user_attrs.get("candidate", index)  # one that is run again keeps its own
+        records.start(trial, candidate, cost, self.constraints, seed=seed, index=index, discards=discards)
         self.on_event(TrialStarted(number=trial.number, candidate=candidate, cost=cost, discards=records.discards()))
-        failure = self._train(trial, candidate, seed)
-        best = records.best(1)
-        self.on_event(
-            TrialFinished(
-                trial=records.trial(trial.number),
-                num_trained=records.num_trained(),
-                best=best[0] if best else None,
-            )
-        )
-        return failure
+        self.running[trial.number] = _Running(trial=trial, index=index)
+        job = Job(key=trial.number, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
+        self.workers.submit(job)
 
     def _why_not(self, trial: optuna.Trial, candidate: Candidate, cost: Cost) -> str:
         """Why a queued trial is not to be trained: a user may enqueue what the sampler would not hand out."""
@@ -339,37 +362,29 @@ class _Loop:
         self.sampler.seen.add(fingerprint)
         return ""
 
-    def _train(self, trial: optuna.Trial, candidate: Candidate, seed: int) -> str:
-        history: list[EpochMetrics] = []
-        weights: dict[str, Tensor] = {}
-        try:
-            for metrics in self._epochs(candidate, seed, weights):
-                history.append(metrics)
-                trial.report(metrics.val_accuracy, metrics.epoch)
-                self.on_event(EpochFinished(number=trial.number, metrics=metrics))
-        except TrainingDiverged as error:
-            self.records.fail(trial, "diverged", str(error), history)
-            return ""
-        except _TrainingFailedError as error:
-            self.records.fail(trial, "failed", str(error), history)
-            return str(error)
-        self.records.finish(trial, history, weights)
-        return ""
+    def _note(self, number: int, metrics: EpochMetrics) -> None:
+        running = self.running[number]
+        running.history.append(metrics)
+        running.trial.report(metrics.val_accuracy, metrics.epoch)
+        self.on_event(EpochFinished(number=number, metrics=metrics))
 
-    def _epochs(self, candidate: Candidate, seed: int, weights: "dict[str, Tensor]") -> Iterator[EpochMetrics]:
-        """Trains the candidate, and fills `weights` in the end.
-
-        Whatever the network does to torch belongs to its trial. What storage or display raise between two epochs does
-        not pass through here.
-        """
-        try:
-            module = initialise(candidate.architecture, seed=seed)
-            yield from train(module, candidate.recipe, self.data, seed=seed, device=self.device)
-            weights |= state_dict_on_cpu(module)
-        except TrainingDiverged:
-            raise
-        except Exception as error:
-            raise _TrainingFailedError(f"{type(error).__name__}: {first_line(error)}") from error
+    def _end(self, report: Ended) -> str:
+        """Stores how a training ended; the cause if it failed, empty for any other outcome."""
+        records, running = self.records, self.running[report.key]
+        if report.outcome == "trained":
+            records.finish(running.trial, running.history, report.weights)
+        else:
+            records.fail(running.trial, report.outcome, report.reason, running.history)
+        del self.running[report.key]
+        best = records.best(1)
+        self.on_event(
+            TrialFinished(
+                trial=records.trial(report.key),
+                num_trained=records.num_trained(),
+                best=best[0] if best else None,
+            )
+        )
+        return report.reason if report.outcome == "failed" else ""
 
 
 def _training_seed(seed: int, candidate: Candidate) -> int:

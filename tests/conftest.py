@@ -107,5 +107,6 @@ def study_folder(tmp_path_factory):
         trials=2,
         results=folder / "results",
         device="cpu",
+        workers=1,
     )
     return folder / "results"

@@ -19,6 +19,7 @@ def events(tmp_path_factory):
     )
     heard = []
     options = {"max_params": 100, "min_receptive_field": 3, "dataset": "digits", "device": "cpu", "epochs": 2}
+    options["workers"] = 1
     search(**options, trials=2, space=str(folder / "s.toml"), results=folder / "results", on_event=heard.append)
     return heard
 
@@ -58,6 +59,7 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     panel(replace(started, budget=10, epochs=4))
     assert panel.time_left() == "unknown until an epoch is done"
     epoch = next(event for event in events if isinstance(event, EpochFinished))
+    panel(next(event for event in events if isinstance(event, TrialStarted)))
     panel(EpochFinished(number=0, metrics=replace(epoch.metrics, seconds=90.0)))
     assert panel.time_left() == "about 1 h 0 min"
     panel.durations = [60.0, 80.0]
@@ -74,7 +76,7 @@ def test_lines_without_a_terminal(events, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 + 2 * 4
     assert [line.split(":")[0] for line in lines[4:]][0::4] == [f"trial {e.number}" for e in of(events, TrialStarted)]
-    assert sum(line.startswith("  epoch ") for line in lines) == 4
+    assert sum(line.startswith("  trial ") for line in lines) == 4
     assert "; 2/2; best " in lines[-1]
 
 

@@ -18,7 +18,7 @@ RANKS = [
     {"constraints", "datasets"},
     {"search_space"},
     {"screening", "training", "storage"},
-    {"samplers", "stored"},
+    {"samplers", "stored", "workers"},
     {"records"},
     {"searching", "fitting", "exporting", "dashboard"},
     {"display", "tables"},

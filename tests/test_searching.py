@@ -25,6 +25,7 @@ from nas.search_space import SearchSpace
 from nas.searching import EpochFinished, SearchStarted, TrialFinished, TrialStarted, search
 from nas.storage import default_storage, study_lock
 from nas.training import evaluate
+from nas.workers import here
 
 
 def options(tmp_path, tiny_space, **others):
@@ -37,6 +38,7 @@ def options(tmp_path, tiny_space, **others):
         "min_receptive_field": 10,
         "results": tmp_path / "results",
         "device": "cpu",
+        "workers": 1,
         **others,
     }
 
@@ -263,7 +265,7 @@ def test_three_failures_in_a_row_stop_the_search(tmp_path, tiny_space, monkeypat
     def broken(architecture, *, seed):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(searching, "initialise", broken)
+    monkeypatch.setattr(here, "initialise", broken)
     with pytest.raises(StudyError) as caught:
         search(**options(tmp_path, tiny_space))
     assert str(caught.value) == "3 trials in a row failed, the last one: RuntimeError: no such instruction"
@@ -283,7 +285,7 @@ def test_one_search_at_a_time(tmp_path, tiny_space):
             search(**{**given, "trials": 2, "storage": url, "results": results})
 
 
-@pytest.mark.parametrize("name", ["epochs", "trials"])
+@pytest.mark.parametrize("name", ["epochs", "trials", "workers"])
 def test_counts_below_one_are_refused(tmp_path, tiny_space, name):
     with pytest.raises(NasError, match=f"^{name} is 0, allowed: a whole number of at least 1$"):
         search(**options(tmp_path, tiny_space, **{name: 0}))

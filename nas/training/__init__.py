@@ -1,15 +1,19 @@
 """How a network is trained and judged: everything above imports it from here."""
 
 from nas.training.augmentation import affine, augment
-from nas.training.data import TrainingData
+from nas.training.data import SharedData, TrainingData
 from nas.training.device import describe, pick_device
+from nas.training.engine import Engine, GroupFullError, most_at_once, open_engine, train
 from nas.training.metrics import EpochMetrics
 from nas.training.objective import consistent_accuracy, objective
-from nas.training.reference import evaluate, initialise, state_dict_on_cpu, train
+from nas.training.reference import evaluate, initialise, state_dict_on_cpu
 from nas.training.schedule import learning_rate
 
 __all__ = [
+    "Engine",
     "EpochMetrics",
+    "GroupFullError",
+    "SharedData",
     "TrainingData",
     "affine",
     "augment",
@@ -18,7 +22,9 @@ __all__ = [
     "evaluate",
     "initialise",
     "learning_rate",
+    "most_at_once",
     "objective",
+    "open_engine",
     "pick_device",
     "state_dict_on_cpu",
     "train",

@@ -1,7 +1,9 @@
 """The images a training sees, kept as bytes on its device."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +53,44 @@ class TrainingData:
             val_images=self.val_images.to(device),
             val_labels=self.val_labels.to(device),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedData:
+    """Training data in files, which any number of processes map into memory without a copy of their own."""
+
+    folder: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def write(cls, data: TrainingData, folder: Path) -> "SharedData":
+        """Writes the files into `folder`."""
+        shapes = {}
+        for name in _DTYPES:
+            tensor: Tensor = getattr(data, name).cpu().contiguous()
+            tensor.numpy().tofile(folder / name)
+            shapes[name] = tuple(tensor.shape)
+        return cls(folder=folder, shapes=shapes, mean=data.mean, std=data.std)
+
+    def open(self) -> TrainingData:
+        """The data, on the CPU; nothing is read before it is used."""
+        tensors = {
+            name: torch.from_file(
+                str(self.folder / name), shared=False, size=math.prod(shape), dtype=_DTYPES[name]
+            ).view(shape)
+            for name, shape in self.shapes.items()
+        }
+        return TrainingData(**tensors, mean=self.mean, std=self.std)
+
+
+_DTYPES = {
+    "train_images": torch.uint8,
+    "train_labels": torch.int64,
+    "val_images": torch.uint8,
+    "val_labels": torch.int64,
+}
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:

@@ -1,0 +1,61 @@
+"""What goes to a worker and what comes back: values that can be sent to another process."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from nas.architecture import Architecture
+from nas.recipe import Recipe
+from nas.training import EpochMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One network to train; `key` names it in the reports."""
+
+    key: int
+    architecture: Architecture
+    recipe: Recipe
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """An epoch of a job is over."""
+
+    key: int
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The last word on a job: where it was trained its state dict, as `torch.save` writes it, else the reason."""
+
+    key: int
+    outcome: Literal["trained", "diverged", "failed"]
+    reason: str = ""
+    weights: bytes = b""
+
+
+Report = Progress | Ended
+
+
+class Workers(Protocol):
+    """Trains jobs, up to `capacity` at a time, which may change; `most` is the largest that it can become."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def most(self) -> int: ...
+
+    def submit(self, job: Job) -> None:
+        """Hands a job over; not more than `capacity` at a time."""
+
+    def reports(self) -> list[Report]:
+        """Waits until there is something to report on the jobs, and gives it; nothing where there are no jobs."""
+
+    def stop(self, key: int) -> None:
+        """Ends a job early, without a report; does nothing where it has ended."""
+
+    def close(self) -> None:
+        """Ends all jobs, without a report."""
