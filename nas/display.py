@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -124,7 +124,7 @@ class _Running:
     """A trial in training, as far as it has come."""
 
     started: TrialStarted
-    began: float = field(default_factory=time.monotonic)
+    began: float
     metrics: EpochMetrics | None = None
 
 
@@ -148,7 +148,7 @@ class LivePanel:
             for line in start_lines(event):
                 self.console.print(Text(line))
         elif isinstance(event, TrialStarted):
-            self.running[event.number] = _Running(event)
+            self.running[event.number] = _Running(event, time.monotonic())
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -54,13 +55,14 @@ def test_the_panel_tells_how_far_it_is(events):
 
 
 def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     started = next(event for event in events if isinstance(event, SearchStarted))
     panel(replace(started, budget=10, epochs=4))
     assert panel.time_left() == "unknown until an epoch is done"
     epoch = next(event for event in events if isinstance(event, EpochFinished))
     panel(next(event for event in events if isinstance(event, TrialStarted)))
-    panel(EpochFinished(number=0, metrics=replace(epoch.metrics, seconds=90.0)))
+    panel(EpochFinished(number=epoch.number, metrics=replace(epoch.metrics, seconds=90.0)))
     assert panel.time_left() == "about 1 h 0 min"
     panel.durations = [60.0, 80.0]
     panel.num_trained = 7

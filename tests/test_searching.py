@@ -162,7 +162,7 @@ def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
     results = tmp_path / "results"
     command = [sys.executable, "-m", "nas", "search", "--json", "--dataset", "digits", "--space", tiny_space]
     command += ["--epochs", "2", "--trials", "3", "--max-params", "900", "--min-receptive-field", "10"]
-    command += ["--results", str(results), "--device", "cpu"]
+    command += ["--results", str(results), "--device", "cpu", "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         events = []

@@ -15,7 +15,7 @@ class EpochMetrics:
         included.
     val_loss, val_accuracy: after the epoch, un-augmented and unsmoothed.
     learning_rate: that of the epoch's last step.
-    seconds: wall time of training and validation.
+    seconds: wall time of training and validation; the first epoch's with what was built or compiled before it.
     """
 
     epoch: int

@@ -41,6 +41,7 @@ class Batch:
 class _Worker:
     setting: Setting
     process: subprocess.Popen[bytes]
+    listener: threading.Thread = field(init=False)
     capacity: int = 1
     jobs: set[int] = field(default_factory=set)
 
@@ -49,6 +50,16 @@ class _Worker:
         with suppress(OSError):  # a process that died says so in what is received
             pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
+
+    def end(self) -> None:
+        """Kills the process, which holds nothing that could be lost, and waits until nothing of it is left."""
+        self.process.kill()
+        self.process.wait()
+        self.listener.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # what was not sent yet
+                pipe.close()
 
 
 class Processes:
@@ -97,9 +108,7 @@ class Processes:
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.process.kill()  # it holds nothing that could be lost
-        for worker in self._workers:
-            worker.process.wait()
+            worker.end()
         self._workers.clear()
         self._folder.cleanup()
 
@@ -111,7 +120,8 @@ class Processes:
         return reports
 
     def _replaced(self, worker: _Worker) -> list[Report]:
-        code = worker.process.wait()
+        worker.end()
+        code = worker.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         self._workers[self._workers.index(worker)] = self._started(worker.setting)
         return [Ended(key=key, outcome="failed", reason=f"the worker process died ({how})") for key in worker.jobs]
@@ -128,7 +138,8 @@ class Processes:
         )
         worker = _Worker(setting, process)
         worker.send(setting)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        worker.listener = threading.Thread(target=self._listen, args=(worker,), daemon=True)
+        worker.listener.start()
         return worker
 
     def _listen(self, worker: _Worker) -> None:

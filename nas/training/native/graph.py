@@ -215,9 +215,12 @@ class _Lowering:
         return self._add_conv(module, value, geometry)
 
     def _add_conv(self, module: nn.Conv2d | nn.Linear, value: Value, geometry: Geometry) -> Value:
-        _, height, width = value.shape
+        channels, height, width = value.shape
         grown = 2 * geometry.padding - geometry.kernel_size + 1
         output = Value((len(module.weight), height + grown, width + grown))
+        # Machine code would read past the end where torch raises an error.
+        if module.weight.shape[1] * geometry.groups != channels or min(output.shape) < 1:
+            raise ValueError(f"{module} cannot take a map of {value.shape}")
         parameters = dict(module.named_parameters())
         self.operations.append(
             Conv(
@@ -260,6 +263,8 @@ class _Lowering:
             last.output.shape = (channels, height // stage.size, width // stage.size)
             return last.output
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if module.num_features != value.shape[0]:
+                raise ValueError(f"{module} cannot take a map of {value.shape}")
             last.norm = module
         last.stages.append(stage)
         return last.output
