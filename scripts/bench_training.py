@@ -25,7 +25,7 @@ NETWORKS = ("mnist-7825", "mnist-6136", "mnist-26756")
 BATCH_SIZE = 128
 ROTATION = 7.0
 NUM_TRAIN, NUM_VAL = 50_000, 10_000
-EXTRA = ("chosen", "probe", "workers_start", "alone")  # seconds, except what was chosen
+EXTRA = ("chosen", "probe", "workers_start", "alone", "notes")  # seconds, or texts
 
 Measured = dict[str, Any]
 
@@ -117,7 +117,7 @@ def engine(network: str, device_name: str, root: str) -> Measured:
     """Workers as `nas search` opens them; several of the same network with different seeds."""
     from nas.architecture import Architecture
     from nas.training import pick_device
-    from nas.workers import Ended, Job, Progress, open_workers
+    from nas.workers import Ended, Here, Job, Progress, open_workers
     from nas.workers import num_cores as cores
 
     began = time.perf_counter()
@@ -149,6 +149,8 @@ def engine(network: str, device_name: str, root: str) -> Measured:
     epoch = statistics.median(second for seconds in done for second in seconds[1:])
     build = statistics.median(seconds[0] for seconds in done) - epoch
     found = {"epoch": epoch, "set_up": build, "at_once": at_once, "workers_start": wall - max(map(sum, done)) + set_up}
+    if isinstance(workers, Here):
+        found["notes"] = workers.notes
     if on_gpu:
         found |= {"epoch": wall / wanted / EPOCHS, "set_up": 0.0, "at_once": 1}
         found["alone"] = alone(architecture, data, device)

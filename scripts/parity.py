@@ -17,9 +17,9 @@ import torch
 from nas import datasets
 from nas.architecture import Architecture
 from nas.recipe import Recipe
-from nas.training import TrainingData, describe, initialise, pick_device, reference
+from nas.training import TrainingData, describe, initialise, pick_device, reference, train
 
-TRAINERS = {"reference": reference.train}
+TRAINERS = {"reference": reference.train, "engine": train}
 RECIPE = Recipe(epochs=15, rotation=7.0)
 
 

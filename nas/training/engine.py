@@ -22,9 +22,13 @@ class GroupFullError(Exception):
 
 
 class Engine(Protocol):
-    """Trains up to `capacity` networks side by side; what one comes to does not depend on the others."""
+    """Trains up to `capacity` networks side by side; what one comes to does not depend on the others.
+
+    `notes` says what was done otherwise than meant, and why.
+    """
 
     capacity: int
+    notes: list[str]
 
     def add(self, key: int, module: nn.Module, recipe: Recipe, *, seed: int) -> None:
         """Takes a network in, to be trained in place; raises `GroupFullError`."""
@@ -47,6 +51,7 @@ class CpuEngine:
 
     def __init__(self, data: TrainingData, device: torch.device) -> None:
         self.data, self.device = data, device
+        self.notes: list[str] = []
         self._running: dict[int, tuple[int, Iterator[EpochMetrics]]] = {}
 
     def add(self, key: int, module: nn.Module, recipe: Recipe, *, seed: int) -> None:
@@ -75,8 +80,8 @@ class CpuEngine:
         if self.device.type == "cpu":
             try:
                 return NativeTrainer(module, recipe, self.data, seed=seed).epochs()
-            except UnsupportedError:
-                pass
+            except UnsupportedError as reason:
+                self.notes.append(f"trained by the reference trainer, for there is no machine code for {reason}")
         return reference.train(module, recipe, self.data, seed=seed, device=self.device)
 
 
@@ -97,7 +102,7 @@ def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False
     if device.type == "cuda":
         from nas.training.cuda import CudaGroup
 
-        return CudaGroup(data.to(device), device, exact=exact, size=size)
+        return CudaGroup(data, device, exact=exact, size=size)
     return CpuEngine(data.to(device), device)
 
 

@@ -33,6 +33,11 @@ class Here:
         return self._engine.capacity
 
     @property
+    def notes(self) -> list[str]:
+        """What was done otherwise than meant, and why."""
+        return self._engine.notes
+
+    @property
     def busy(self) -> bool:
         """Whether there is, or will be, something to report."""
         return bool(self._jobs or self._waiting or self._reports)

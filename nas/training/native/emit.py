@@ -211,7 +211,8 @@ class Compiled:
             cpu=machine.name, features=machine.features, opt=3, jit=True
         )
         module.triple = target.triple
-        parsed = llvm.parse_assembly(str(module))
+        # In a context of its own, which goes with it: the global one keeps every constant it has seen.
+        parsed = llvm.parse_assembly(str(module), llvm.create_context())
         # The kernels are written unrolled and in vectors: of the usual passes these three do all that is left, and
         # take a tenth of a second where the whole of -O2 takes as long as code generation.
         passes = llvm.create_new_function_pass_manager()

@@ -154,6 +154,8 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
     if not lowering.operations or not isinstance(lowering.operations[0], Conv):
         raise UnsupportedError("a network that does not begin with a convolution")
     graph = Graph(image=image, operations=tuple(lowering.operations), logits=logits)
+    if not all(isinstance(operation, Conv) for operation in graph.consumers(image)):
+        raise UnsupportedError("a residual around the images")  # they have no place for a gradient
     for operation in graph.operations:
         if isinstance(operation, Conv):
             operation.input.halo = max(operation.input.halo, operation.geometry.padding)
