@@ -130,7 +130,8 @@ def _correlate(
 def _tile(machine: Machine, channels: int, width: int) -> tuple[int, int]:
     """Columns and channels of a tile: sums in three quarters of the registers, few enough loads, little code.
 
-    Two loads and two products fit in a cycle, so beyond somewhat fewer loads than products nothing is gained.
+    Two loads and two products fit in a cycle, so beyond somewhat fewer loads than products nothing is gained. Pixels
+    count twice, because every tile of channels reads the map again, and a large map from beyond the first cache.
     """
     room = machine.registers * 3 // 4
     shapes = [
@@ -139,7 +140,7 @@ def _tile(machine: Machine, channels: int, width: int) -> tuple[int, int]:
 
     def cost(shape: tuple[int, int]) -> tuple[float, ...]:
         columns, rows = shape
-        loads = 1 / columns + 1 / rows
+        loads = 1 / columns + 2 / rows
         return max(loads, 0.75), _num_sizes(width, columns) * _num_sizes(channels, rows), loads
 
     return min(shapes, key=cost)
@@ -173,7 +174,7 @@ def weight_gradient(
     room = machine.registers - 4
     rows = size if size**2 <= room else max(1, room // size)  # of the kernel at a time
     num_taps = rows * size
-    most_outs, most_ins = _weight_tile(room // num_taps, num_taps, outs, ins)
+    most_outs, most_ins = _weight_tile(max(1, room // num_taps), num_taps, outs, ins)  # a row may exceed the room
 
     def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:
         taps = [(a, ky, kx) for a in range(num_ins) for ky in range(num_rows) for kx in range(size)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nas.recipe import Recipe
 from nas.training.native import optimizer
 from nas.training.native.emit import F32, F64, I64, POINTER, Compiled, Emitter, Machine
-from nas.training.native.graph import Graph
+from nas.training.native.graph import Graph, Pointwise
 from nas.training.native.layout import Layout
 from nas.training.native.plan import Plan
 from nas.training.native.step import Phases, Step
@@ -44,18 +44,25 @@ class Program:
         for name, buffer in module.named_buffers():
             if id(buffer) in plan.buffer_at:
                 self.buffers[name] = self._view(plan.buffer_at[id(buffer)], buffer)
+        # A norm counts the batches it has met; within shared layers it meets each several times.
+        norms = [op.norm for op in graph.operations if isinstance(op, Pointwise) and op.norm is not None]
+        self.counts: dict[str, Tensor] = {}
+        self._met: dict[str, int] = {}
+        for name, buffer in module.named_buffers():
+            if times := sum(norm.num_batches_tracked is buffer for norm in norms):
+                self.counts[name], self._met[name] = torch.zeros_like(buffer), times
         self.load(module)
 
     def load(self, module: nn.Module) -> None:
         """Takes over the module's parameters and running statistics."""
         state = module.state_dict()
-        for name, view in (self.parameters | self.buffers).items():
+        for name, view in (self.parameters | self.buffers | self.counts).items():
             view.copy_(state[name])
 
     def save(self, module: nn.Module) -> None:
         """Gives the module these parameters and running statistics."""
         state = module.state_dict()
-        for name, view in (self.parameters | self.buffers).items():
+        for name, view in (self.parameters | self.buffers | self.counts).items():
             state[name].copy_(view)
 
     def run_training(self, images: Tensor, labels: Tensor, keys: Tensor, rates: Tensor, results: Tensor) -> None:
@@ -66,6 +73,8 @@ class Program:
         """
         arrays = (self.memory, images, labels, keys, rates)
         self._train(*(array.data_ptr() for array in arrays), len(images), results.data_ptr())
+        for name, times in self._met.items():
+            self.counts[name] += times * len(images)
 
     def run_evaluation(self, images: Tensor, labels: Tensor, results: Tensor) -> None:
         """Adds loss and right answers over all blocks to `results`, float64 (2,); labels of -1 count for nothing."""

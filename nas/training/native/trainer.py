@@ -53,6 +53,7 @@ class NativeTrainer:
             losses, num_correct = self._train_epoch((epoch - 1) * self.num_steps)
             val_loss, val_accuracy = self._evaluate()
             self.program.save(self.module)
+            self.module.eval()
             loss = losses / (self.num_steps * self.batch_size)
             for found in (loss, val_loss):
                 if not math.isfinite(found):
