@@ -64,3 +64,8 @@ class TrainingDiverged(Exception):
         super().__init__(f"diverged: loss {loss} in epoch {epoch}")
         self.epoch = epoch
         self.loss = loss
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of its story."""
+    return (str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__])[0]

@@ -14,15 +14,15 @@ import optuna
 from nas import datasets
 from nas.constraints import Constraint, limits, worst
 from nas.cost import Cost, cost_of
-from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError
+from nas.errors import ArchitectureError, InfeasibleError, NasError, StudyError, first_line
 from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE, survey
 from nas.search_space import Candidate, SearchSpace
-from nas.storage import default_storage, first_line, shown, study_lock, usable
+from nas.storage import default_storage, shown, study_lock, usable
 from nas.stored import Settings, TrialRecord
-from nas.training import EpochMetrics, TrainingData, describe, pick_device
-from nas.workers import Ended, Job, Workers, num_cores, open_workers
+from nas.training import EpochMetrics, TrainingData, describe, num_cores, pick_device
+from nas.workers import Ended, Job, Workers, open_workers
 
 CONSISTENCY = 5
 MAX_FAILURES = 3
@@ -290,30 +290,34 @@ class _Loop:
 
     def run(self, budget: int) -> tuple[bool, str]:
         """Trains until the study has `budget` trained trials: whether it was interrupted, and why it ran dry if so."""
-        failures, dry = 0, ""
         try:
-            while True:
-                while not dry and self._may_start(budget):
-                    try:
-                        self._start()
-                    except NothingNewError as error:
-                        dry = str(error)
-                if not self.running:
-                    return False, dry
-                for report in self.workers.reports():
-                    if not isinstance(report, Ended):
-                        self._note(report.key, report.metrics)
-                        continue
-                    failure = self._end(report)
-                    failures = failures + 1 if failure else 0
-                    if failures == MAX_FAILURES:
-                        raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
+            return False, self._train(budget)
         except KeyboardInterrupt:
-            self.workers.close()
-            self.records.settle()
-            return True, ""
+            pass
         finally:
             self.workers.close()
+        self.records.settle()
+        return True, ""
+
+    def _train(self, budget: int) -> str:
+        """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""
+        failures, dry = 0, ""
+        while True:
+            while not dry and self._may_start(budget):
+                try:
+                    self._start()
+                except NothingNewError as error:
+                    dry = str(error)
+            if not self.running:
+                return dry
+            for report in self.workers.reports():
+                if not isinstance(report, Ended):
+                    self._note(report.key, report.metrics)
+                    continue
+                failure = self._end(report)
+                failures = failures + 1 if failure else 0
+                if failures == MAX_FAILURES:
+                    raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
     def _may_start(self, budget: int) -> bool:
         """Whether a trial is wanted, a worker is free, and what its candidate is to be drawn from is known."""

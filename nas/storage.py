@@ -10,7 +10,7 @@ import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout  # torch brings it
 
-from nas.errors import StudyError
+from nas.errors import StudyError, first_line
 
 DATABASE = "studies.db"
 
@@ -83,11 +83,6 @@ def usable(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError) else error
         raise StudyError(f"{shown(url)}: the database cannot be used: {first_line(cause)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of its story."""
-    return (str(getattr(error, "orig", error)).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

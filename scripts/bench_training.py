@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nas.training import num_cores
+
 EPOCHS = 15
 NETWORKS = ("mnist-7825", "mnist-6136", "mnist-26756")
 BATCH_SIZE = 128
@@ -117,11 +119,10 @@ def engine(network: str, device_name: str, root: str) -> Measured:
     from nas.architecture import Architecture
     from nas.training import pick_device
     from nas.workers import Ended, Here, Job, Progress, open_workers
-    from nas.workers import num_cores as cores
 
     began = time.perf_counter()
     data, device = training_data(root), pick_device(device_name)
-    workers = open_workers(data, device, num=cores() if device.type == "cpu" else 1)
+    workers = open_workers(data, device, num=num_cores() if device.type == "cpu" else 1)
     architecture = Architecture.load(network)
     on_gpu = device.type != "cpu"
     wanted = 4 * workers.most if on_gpu else workers.most
@@ -243,10 +244,6 @@ def training_data(root: str) -> Any:
     from nas.training import TrainingData
 
     return TrainingData.of(datasets.load("mnist", data_root=root))
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flops_an_epoch(network: str) -> int:

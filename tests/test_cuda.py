@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ON_MAPS, draw_architecture
+from images import EVERY_AUGMENTATION, noise
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
@@ -39,27 +40,8 @@ RECIPE = Recipe(
     learning_rate=0.02,
     weight_decay=1e-3,
     label_smoothing=0.1,
-    rotation=10,
-    translation=0.1,
-    scale=0.1,
-    shear=5,
-    brightness=0.1,
-    contrast=0.1,
+    **EVERY_AUGMENTATION,
 )
-
-
-def noise(num_train: int = 150, num_val: int = 21, side: int = 12) -> TrainingData:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_train + num_val, 1, side, side), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(10, (num_train + num_val,), generator=generator)
-    return TrainingData(
-        train_images=images[:num_train],
-        train_labels=labels[:num_train],
-        val_images=images[num_train:],
-        val_labels=labels[num_train:],
-        mean=(0.5,),
-        std=(0.29,),
-    )
 
 
 def small(*, width: int = 6, dropout: float = 0.0, per: str = "element") -> Architecture:
@@ -105,7 +87,7 @@ def run_lane(
     architecture: Architecture, recipe: Recipe = RECIPE, *, seed: int = 7, warm_up: int = 0, device: torch.device = CPU
 ) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     module = initialise(architecture, seed=0)
-    lane = Lane(module, recipe, noise().to(device), seed=seed, runner=Eager())
+    lane = Lane(module, recipe, noise(150).to(device), seed=seed, runner=Eager())
     lane.warm_up(warm_up)
     metrics = []
     for _ in range(recipe.epochs):
@@ -138,7 +120,7 @@ def run_reference(
     architecture: Architecture, recipe: Recipe = RECIPE, *, seed: int = 7, device: torch.device = CPU
 ) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     module = initialise(architecture, seed=0)
-    metrics = list(reference.train(module, recipe, noise(), seed=seed, device=device))
+    metrics = list(reference.train(module, recipe, noise(150), seed=seed, device=device))
     return timeless(metrics), weights(module)
 
 
@@ -187,7 +169,7 @@ def test_with_adam_but_for_the_rounding_of_the_learning_rate(optimizer: str) -> 
 def test_step_for_step() -> None:
     """After every single step, not at the end of an epoch alone."""
     module, expected = (initialise(small(), seed=0) for _ in range(2))
-    data = noise()
+    data = noise(150)
     lane = Lane(module, RECIPE, data, seed=7, runner=Eager())
     lane._begin(0)
     optimizer = reference._optimizer(expected, RECIPE)
@@ -239,7 +221,7 @@ def broken(at: int) -> nn.Module:
 def test_a_warm_up_that_fails_leaves_no_trace() -> None:
     module = broken(at=2)
     before = weights(module)
-    lane = Lane(module, RECIPE, noise(), seed=7, runner=Eager())
+    lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
     states = [generator.get_state() for generator in lane._generators]
     with pytest.raises(ValueError, match="broken"):
         lane.warm_up(3)
@@ -283,7 +265,7 @@ def test_dropout_keeps_the_mean_and_drops_whole_channels() -> None:
 def test_the_module_keeps_its_structure_and_its_tensors() -> None:
     module = initialise(small(dropout=0.3), seed=0)
     text, tensors = repr(module), [*module.parameters(), *module.buffers()]
-    lane = Lane(module, RECIPE, noise(), seed=7, runner=Eager())
+    lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
     list(lane.launches())
     assert repr(module) == text
     assert all(one is other for one, other in zip(tensors, [*module.parameters(), *module.buffers()], strict=True))
@@ -301,14 +283,14 @@ def test_an_epoch_is_cut_into_few_pieces(num_steps: int) -> None:
 @pytest.mark.parametrize(("batch_size", "steps", "pieces"), [(16, 9, 1 + 1), (7, 21, 2 + 1 + 1), (5, 30, 2 + 1)])
 def test_a_lane_queues_every_step_once(batch_size: int, steps: int, pieces: int) -> None:
     recipe = replace(RECIPE, batch_size=batch_size)
-    lane = Lane(initialise(small(), seed=0), recipe, noise(), seed=7, runner=Eager())
+    lane = Lane(initialise(small(), seed=0), recipe, noise(150), seed=7, runner=Eager())
     for _ in range(2):
         assert len(list(lane.launches())) == pieces  # graphs of 9, 10 and 15 steps, the rest of one, evaluation
         assert int(lane._step) == lane.num_steps == steps
 
 
 def group(size: int | None = 4, data: TrainingData | None = None) -> CudaGroup:
-    return CudaGroup(data or noise(), CPU, exact=True, size=size)
+    return CudaGroup(data or noise(150), CPU, exact=True, size=size)
 
 
 ARCHITECTURES = [small(), small(width=3, dropout=0.2), small(width=9, dropout=0.4, per="channel")]
@@ -522,7 +504,7 @@ def test_a_gpu_alone_asks_for_an_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def gpu_group(size: int | None = 4, *, exact: bool = True) -> CudaGroup:
-    return CudaGroup(noise(), GPU, exact=exact, size=size)
+    return CudaGroup(noise(150), GPU, exact=exact, size=size)
 
 
 def train_on_gpu(

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from images import EVERY_AUGMENTATION, scans
 from torch import nn
-from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.composites import Repeat, Residual
@@ -69,12 +69,7 @@ AUGMENTED = replace(
     GENTLE,
     label_smoothing=0.1,
     weight_decay=1e-3,
-    rotation=10,
-    translation=0.1,
-    scale=0.1,
-    shear=5,
-    brightness=0.1,
-    contrast=0.1,
+    **EVERY_AUGMENTATION,
 )
 
 
@@ -228,21 +223,7 @@ def test_learns_digits(digits: TrainingData) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> TrainingData:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
-    images = functional.interpolate(images, (16, 16), mode="bilinear", align_corners=False).round().to(torch.uint8)
-    labels = torch.from_numpy(bunch.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return TrainingData(
-        train_images=images[order[:1500]],
-        train_labels=labels[order[:1500]],
-        val_images=images[order[1500:]],
-        val_labels=labels[order[1500:]],
-        mean=(0.3,),
-        std=(0.33,),
-    )
+    return scans(16)
 
 
 @pytest.mark.parametrize("rate", [1e8, 1e38])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from images import EVERY_AUGMENTATION, noise, scans
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,8 +29,8 @@ from nas.training import (
     objective,
     pick_device,
     state_dict_on_cpu,
-    train,
 )
+from nas.training.reference import train
 
 CPU = torch.device("cpu")
 
@@ -55,50 +56,16 @@ def small(side: int = 12, *, width: int = 8, dropout: float = 0.1) -> Architectu
     )
 
 
-def noise(num_train: int = 50, num_val: int = 21, side: int = 12) -> TrainingData:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_train + num_val, 1, side, side), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(10, (num_train + num_val,), generator=generator)
-    return TrainingData(
-        train_images=images[:num_train],
-        train_labels=labels[:num_train],
-        val_images=images[num_train:],
-        val_labels=labels[num_train:],
-        mean=(0.5,),
-        std=(0.29,),
-    )
-
-
 @pytest.fixture(scope="module")
 def digits() -> TrainingData:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
-    images = functional.interpolate(images, (28, 28), mode="bilinear", align_corners=False).round().to(torch.uint8)
-    labels = torch.from_numpy(bunch.target).long()
-    # The scans are sorted by writer: shuffled, or val would be other people's digits and noisy to learn.
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return TrainingData(
-        train_images=images[order[:1500]],
-        train_labels=labels[order[:1500]],
-        val_images=images[order[1500:]],
-        val_labels=labels[order[1500:]],
-        mean=(0.3,),
-        std=(0.33,),
-    )
+    return scans(28)
 
 
 EVERYTHING = Recipe(
     epochs=3,
     batch_size=16,
     label_smoothing=0.1,
-    rotation=10,
-    translation=0.1,
-    scale=0.1,
-    shear=5,
-    brightness=0.1,
-    contrast=0.1,
+    **EVERY_AUGMENTATION,
 )
 
 

@@ -142,7 +142,7 @@ class CudaGroup:
                 self._note(f"lane {key} trains without a CUDA graph: {type(error).__name__}: {error}")
         try:
             return Lane(module, recipe, self._data, seed=seed, runner=slow)
-        except Exception:
+        except Exception:  # whatever it was, the caller has it; the stream is free again
             self._place.take_back(slow)
             raise
 

@@ -1,7 +1,6 @@
 """A lane: one network in training, whose steps happen on the device alone, so that a CUDA graph can hold them."""
 
 import copy
-import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
 from nas.training.augmentation import augment
 from nas.training.batches import batch_size_and_steps
@@ -81,10 +79,7 @@ class Lane:
         """Those of the epoch that was queued last and is done; raises `TrainingDiverged`. `seconds`: what it took."""
         loss, num_correct, val_loss, num_val_correct = self._results.tolist()
         loss, val_loss = loss / self.num_steps, val_loss / len(self.data.val_images)
-        for found in (loss, val_loss):
-            if not math.isfinite(found):
-                raise TrainingDiverged(self.epoch, found)
-        return EpochMetrics(
+        metrics = EpochMetrics(
             epoch=self.epoch,
             train_loss=loss,
             train_accuracy=num_correct / (self.num_steps * self.batch_size),
@@ -93,6 +88,7 @@ class Lane:
             learning_rate=learning_rate(self.recipe, self.epoch * self.num_steps - 1, self.num_steps),
             seconds=seconds + (self.build_seconds if self.epoch == 1 else 0.0),
         )
+        return metrics.or_diverged()
 
     def finish(self) -> None:
         """Leaves the module as the reference trainer does, without the gradients, which may lie in a graph's memory."""

@@ -22,10 +22,13 @@ def describe(device: torch.device) -> str:
     """The device in words, such as "cuda:0 (NVIDIA H200)" or "cpu (AMD EPYC, 2 cores)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    # The cores this process may use: in a container often fewer than the machine has.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = f"{num_cores} core{'s' * (num_cores != 1)}"
+    cores = f"{num_cores()} core{'s' * (num_cores() != 1)}"
     return f"{device} ({_processor()}, {cores})" if device.type == "cpu" else f"{device} ({_processor()})"
+
+
+def num_cores() -> int:
+    """Cores that this process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available() -> list[str]:

@@ -1,10 +1,11 @@
 """What a training reports of each epoch."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import StudyError, TrainingDiverged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,13 @@ class EpochMetrics:
     val_accuracy: float
     learning_rate: float
     seconds: float
+
+    def or_diverged(self) -> "EpochMetrics":
+        """These metrics; raises `TrainingDiverged` where a loss is not finite."""
+        for loss in (self.train_loss, self.val_loss):  # after the epoch's last step only the val loss can tell
+            if not math.isfinite(loss):
+                raise TrainingDiverged(self.epoch, loss)
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""

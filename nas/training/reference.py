@@ -3,7 +3,6 @@
 No data loader: the images stay on the device as uint8 and each epoch gathers its batches there.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.architecture import Architecture
-from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
@@ -49,10 +47,7 @@ def train(
         val_loss, val_accuracy = evaluate(
             module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=device
         )
-        for found in (loss, val_loss):  # after the epoch's last step only the val loss can tell
-            if not math.isfinite(found):
-                raise TrainingDiverged(epoch, found)
-        yield EpochMetrics(
+        metrics = EpochMetrics(
             epoch=epoch,
             train_loss=loss,
             train_accuracy=accuracy,
@@ -61,6 +56,7 @@ def train(
             learning_rate=optimizer.param_groups[0]["lr"],
             seconds=time.perf_counter() - start,
         )
+        yield metrics.or_diverged()
 
 
 def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:

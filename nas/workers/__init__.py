@@ -1,7 +1,5 @@
 """Where training happens: in this process, or in processes of its own. Who searches sees no difference."""
 
-import os
-
 import torch
 
 from nas.training import TrainingData, most_at_once
@@ -9,7 +7,7 @@ from nas.workers.here import Here
 from nas.workers.jobs import Ended, Job, Progress, Report, Workers
 from nas.workers.processes import Processes
 
-__all__ = ["Ended", "Here", "Job", "Processes", "Progress", "Report", "Workers", "num_cores", "open_workers"]
+__all__ = ["Ended", "Here", "Job", "Processes", "Progress", "Report", "Workers", "open_workers"]
 
 
 def open_workers(
@@ -27,8 +25,3 @@ def open_workers(
     if num == 1:
         return Here(data, device, exact=exact, group=group)
     return Processes(data, [device] * num, exact=exact, group=group, most=most_at_once(device, group))
-
-
-def num_cores() -> int:
-    """Cores that this process may use: in a container often fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

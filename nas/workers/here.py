@@ -5,7 +5,7 @@ import io
 import torch
 from torch import nn
 
-from nas.errors import TrainingDiverged
+from nas.errors import TrainingDiverged, first_line
 from nas.training import (
     EpochMetrics,
     GroupFullError,
@@ -91,6 +91,4 @@ class Here:
 def _failed(key: int, error: Exception) -> Ended:
     if isinstance(error, TrainingDiverged):
         return Ended(key=key, outcome="diverged", reason=str(error))
-    # Some errors span pages; the first line says what it is.
-    text = (str(error).strip().splitlines() or [""])[0]
-    return Ended(key=key, outcome="failed", reason=f"{type(error).__name__}: {text}")
+    return Ended(key=key, outcome="failed", reason=f"{type(error).__name__}: {first_line(error)}")

@@ -4,6 +4,8 @@ A tile of outputs stays in registers while everything that adds to it is read: w
 24 fused multiply-adds need ten loads, and the processor's arithmetic is the limit, whatever the channel counts.
 """
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from nas.training.native.emit import POINTER, Emitter, Index, Machine
@@ -24,7 +26,8 @@ def forward(
         padding=geometry.padding,
         input_=input_,
         output=output,
-        weight_of=_weight_strides(geometry, input_, output),
+        strides=_weight_strides(geometry, input_.channels),
+        mirrored=False,
         has_bias=geometry.has_bias,
         accumulate=False,
     )
@@ -41,7 +44,7 @@ def input_gradient(
     accumulate: bool,
 ) -> ir.Function:
     """f(gradient of the outputs, weights, null, gradient of the inputs): the weights mirrored, their axes swapped."""
-    to_output, to_input, _ = _weight_strides(geometry, output, gradient)
+    to_output, to_input = _weight_strides(geometry, output.channels)
     return _correlate(
         module,
         machine,
@@ -51,16 +54,17 @@ def input_gradient(
         padding=geometry.kernel_size - 1 - geometry.padding,
         input_=gradient,
         output=output,
-        weight_of=(to_input, to_output, True),
+        strides=(to_input, to_output),
+        mirrored=True,
         has_bias=False,
         accumulate=accumulate,
     )
 
 
-def _weight_strides(geometry: Geometry, input_: Layout, output: Layout) -> tuple[int, int, bool]:
-    """Floats from one output channel's weights to the next, from one input channel's to the next; mirrored or not."""
+def _weight_strides(geometry: Geometry, ins: int) -> tuple[int, int]:
+    """Floats from one output channel's weights to the next, and from one of `ins` input channels' to the next."""
     taps = geometry.kernel_size**2
-    return input_.channels // geometry.groups * taps, taps, False
+    return ins // geometry.groups * taps, taps
 
 
 def _correlate(
@@ -73,16 +77,20 @@ def _correlate(
     padding: int,
     input_: Layout,
     output: Layout,
-    weight_of: tuple[int, int, bool],
+    strides: tuple[int, int],
+    mirrored: bool,
     has_bias: bool,
     accumulate: bool,
 ) -> ir.Function:
     e = Emitter(module, machine, name, [POINTER] * 4)
     source, weights, bias, target = e.args
     ins, outs = input_.channels // groups, output.channels // groups
-    to_output, to_input, mirrored = weight_of
+    to_output, to_input = strides
     taps = kernel_size**2
-    most_columns, most_channels = _tile(machine, outs, output.width)
+    # Pixels count twice: every tile of channels reads the map again, and a large map from beyond the first cache.
+    most_columns, most_channels = _tile(
+        machine.registers * 3 // 4, output.width, outs, lambda columns, channels: 1 / columns + 2 / channels
+    )
 
     def tile(channel: Index, group: Index, y: Index, x: Index, num_channels: int, num_columns: int) -> None:
         first = e.affine((group, outs), (channel, 1))
@@ -127,33 +135,17 @@ def _correlate(
     return e.finish()
 
 
-def _tile(machine: Machine, channels: int, width: int) -> tuple[int, int]:
-    """Columns and channels of a tile: sums in three quarters of the registers, few enough loads, little code.
+def _tile(room: int, first: int, second: int, loads: Callable[[int, int], float]) -> tuple[int, int]:
+    """Sides of a tile of at most `room` sums over a map of `first` by `second`: few enough loads, little code.
 
-    Two loads and two products fit in a cycle, so beyond somewhat fewer loads than products nothing is gained. Pixels
-    count twice, because every tile of channels reads the map again, and a large map from beyond the first cache.
+    `loads` is their number a product. Two loads and two products fit in a cycle, so beyond somewhat fewer loads than
+    products nothing is gained.
     """
-    room = machine.registers * 3 // 4
-    shapes = [
-        (columns, rows) for columns in range(1, width + 1) for rows in range(1, channels + 1) if columns * rows <= room
-    ]
+    shapes = [(a, b) for a in range(1, first + 1) for b in range(1, second + 1) if a * b <= room]
 
     def cost(shape: tuple[int, int]) -> tuple[float, ...]:
-        columns, rows = shape
-        loads = 1 / columns + 2 / rows
-        return max(loads, 0.75), _num_sizes(width, columns) * _num_sizes(channels, rows), loads
-
-    return min(shapes, key=cost)
-
-
-def _weight_tile(room: int, num_taps: int, outs: int, ins: int) -> tuple[int, int]:
-    """Output and input channels of a tile of `room` sums for each of `num_taps` taps, chosen as `_tile` does."""
-    shapes = [(o, i) for o in range(1, outs + 1) for i in range(1, ins + 1) if o * i <= room]
-
-    def cost(shape: tuple[int, int]) -> tuple[float, ...]:
-        o, i = shape
-        loads = 1 / (num_taps * i) + 1 / o
-        return max(loads, 0.75), _num_sizes(outs, o) * _num_sizes(ins, i), loads
+        a, b = shape
+        return max(loads(a, b), 0.75), _num_sizes(first, a) * _num_sizes(second, b), loads(a, b)
 
     return min(shapes, key=cost)
 
@@ -174,7 +166,8 @@ def weight_gradient(
     room = machine.registers - 4
     rows = size if size**2 <= room else max(1, room // size)  # of the kernel at a time
     num_taps = rows * size
-    most_outs, most_ins = _weight_tile(max(1, room // num_taps), num_taps, outs, ins)  # a row may exceed the room
+    each = max(1, room // num_taps)  # a row may exceed the room
+    most_outs, most_ins = _tile(each, outs, ins, lambda o, i: 1 / (num_taps * i) + 1 / o)
 
     def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:
         taps = [(a, ky, kx) for a in range(num_ins) for ky in range(num_rows) for kx in range(size)]

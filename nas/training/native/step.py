@@ -85,7 +85,7 @@ class Step:
         return self.e.at(self.memory, self.plan.buffer_at[id(buffer)])
 
     def first_key(self, operation: Pointwise) -> ir.Value:
-        return self.e.at(self.keys, self.plan.first_key.get(id(operation), 0))
+        return self.e.at(self.keys, self.plan.first_key[id(operation)])
 
     def first_element(self, operation: Pointwise, block: ir.Value) -> ir.Value:
         return self.e.index(self.e.affine((block, operation.input.shape[0] * self.plan.machine.lanes)))

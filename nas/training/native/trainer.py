@@ -1,6 +1,5 @@
 """The engine for processors: the reference trainer's results from machine code written for each network."""
 
-import math
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -8,7 +7,6 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
@@ -54,19 +52,16 @@ class NativeTrainer:
             val_loss, val_accuracy = self._evaluate()
             self.program.save(self.module)
             self.module.eval()
-            loss = losses / (self.num_steps * self.batch_size)
-            for found in (loss, val_loss):
-                if not math.isfinite(found):
-                    raise TrainingDiverged(epoch, found)
-            yield EpochMetrics(
+            metrics = EpochMetrics(
                 epoch=epoch,
-                train_loss=loss,
+                train_loss=losses / (self.num_steps * self.batch_size),
                 train_accuracy=num_correct / (self.num_steps * self.batch_size),
                 val_loss=val_loss,
                 val_accuracy=val_accuracy,
                 learning_rate=learning_rate(self.recipe, epoch * self.num_steps - 1, self.num_steps),
                 seconds=time.perf_counter() - start,
             )
+            yield metrics.or_diverged()
 
     def _train_epoch(self, first_step: int) -> tuple[float, int]:
         """Sums over the epoch's examples: the loss, and the right answers."""
@@ -99,12 +94,11 @@ class NativeTrainer:
         program, data = self.program, self.data
         lanes = program.machine.lanes
         mean, std = per_channel(data.mean, torch.device("cpu")), per_channel(data.std, torch.device("cpu"))
-        size = CHUNK // lanes * lanes
-        images, interior = blocks(program.image_layout, 1, size // lanes)
+        images, interior = blocks(program.image_layout, 1, CHUNK // lanes)
         results = torch.zeros(2, dtype=torch.float64)
-        for start in range(0, len(data.val_images), size):
-            x = (data.val_images[start : start + size].float().div_(255) - mean) / std
-            labels = data.val_labels[start : start + size].int()
+        for start in range(0, len(data.val_images), CHUNK):
+            x = (data.val_images[start : start + CHUNK].float().div_(255) - mean) / std
+            labels = data.val_labels[start : start + CHUNK].int()
             if missing := -len(x) % lanes:
                 x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
                 labels = torch.cat([labels, labels.new_full((missing,), -1)])
