@@ -2,12 +2,11 @@
 
 Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one
 misleads them and wastes trials. Here discarding happens inside the sampling, before Optuna has a trial to spend:
-the first candidates are drawn at random, later ones proposed by TPE, and where no draw or proposal keeps the
-limits, the closest is changed a few parameters at a time until it does.
+the first candidates are drawn at random, later ones proposed by what `--sampler` names, and where no draw or
+proposal keeps the limits, the closest is changed a few parameters at a time until it does.
 """
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -15,20 +14,18 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.constraints import Constraint
 from nas.domains import Value
 from nas.errors import NasError
+from nas.proposals import NUM_STARTUP, Propose, at_random, tpe
 from nas.screening import DUPLICATE, Verdict, judge
 from nas.search_space import Candidate, SearchSpace
 
-NUM_STARTUP = 20
 MAX_TRIES = 20_000
-NUM_RANDOM = 1_000  # random draws before the closest is mended
-NUM_PROPOSALS = 4  # of TPE before the last is mended: each costs as much as some 200 judgements
 
 
 class NothingNewError(NasError):
@@ -43,7 +40,7 @@ class Discard(NamedTuple):
 
 
 class FeasibleSampler(BaseSampler):
-    """Hands Optuna only feasible, new candidates of a search space; learns by TPE from the trained ones.
+    """Hands Optuna only feasible, new candidates of a search space; `propose` learns from the trained ones.
 
     Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
     resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
@@ -56,6 +53,7 @@ class FeasibleSampler(BaseSampler):
         space: SearchSpace,
         constraints: Sequence[Constraint],
         *,
+        propose: Propose = tpe,
         seed: int,
         lag: int = 0,
         seen: set[str] | None = None,
@@ -63,6 +61,7 @@ class FeasibleSampler(BaseSampler):
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
+        self.propose = propose
         self.seed = seed
         self.lag = lag
         self.seen = set() if seen is None else seen
@@ -74,9 +73,9 @@ class FeasibleSampler(BaseSampler):
         self._distributions = space.distributions()
         self._independent = RandomSampler(seed=seed)
         self._prepared: dict[str, Any] | None = None
-        # What TPE learns from: the trained trials alone. Discards and interruptions that the study stores would
-        # count towards how many of them it takes for good ones.
-        self._trained = InMemoryStorage()
+        # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
+        # count towards how many of them TPE takes for good ones.
+        self._memory = InMemoryStorage()
         self._learned: set[int] = set()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -100,13 +99,9 @@ class FeasibleSampler(BaseSampler):
     def _draw(self, study: optuna.Study) -> dict[str, Any]:
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
-        known = len(self.seen) - self.lag
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        trained = [trial for trial in complete if trial.user_attrs.get("candidate", -1) < known]
-        if len(trained) < self.num_startup:
-            drawn = self._feasible((self.space.draw(rng) for _ in range(NUM_RANDOM)), rng)
-        else:
-            drawn = self._feasible(self._proposals(study, trained, rng), rng)
+        trained = self._trained(study)
+        enough = len(self._learned) >= self.num_startup
+        drawn = self._feasible((self.propose if enough else at_random)(self.space, trained, rng), rng)
         if drawn is None:
             raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
         return drawn
@@ -128,25 +123,32 @@ class FeasibleSampler(BaseSampler):
         self.counts, self.discards = Counter(), []
         return counts, discards
 
-    def _proposals(self, study: optuna.Study, trained: Sequence[FrozenTrial], rng: Random) -> Iterator[dict[str, Any]]:
-        # Loaded anew each time: a study caches its trials from one ask to the next, and this one is never asked.
+    def _trained(self, study: optuna.Study) -> optuna.Study:
+        """A study in memory of the trained candidates that the next one may be drawn from, in their order."""
+        # Loaded anew each time: a study caches its trials from one ask to the next.
         memory = optuna.create_study(
-            storage=self._trained, study_name="trained", direction=study.direction, load_if_exists=True
+            storage=self._memory, study_name="trained", directions=study.directions, load_if_exists=True
         )
-        for trial in trained:
-            if trial.number not in self._learned:
+        known = len(self.seen) - self.lag
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        new = [
+            (trial.user_attrs.get("candidate", -1), trial)
+            for trial in ended
+            if trial.number not in self._learned and (trial.state == TrialState.COMPLETE or trial.intermediate_values)
+        ]
+        for index, trial in sorted(new, key=lambda item: item[0]):
+            if index < known:
                 self._learned.add(trial.number)
                 memory.add_trial(
-                    create_trial(value=trial.value, params=trial.params, distributions=trial.distributions)
+                    create_trial(
+                        state=trial.state,
+                        values=trial.values,
+                        params=trial.params,
+                        distributions=trial.distributions,
+                        intermediate_values=trial.intermediate_values,
+                    )
                 )
-        # A sampler of its own for each candidate: Optuna does not save a sampler's random state, the seed here
-        # comes from the study.
-        tpe = TPESampler(multivariate=True, constant_liar=False, n_startup_trials=1, seed=rng.getrandbits(32))
-        asking = create_trial(state=TrialState.WAITING)
-        for _ in range(NUM_PROPOSALS):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                yield tpe.sample_relative(memory, asking, self._distributions)
+        return memory
 
     def _feasible(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
         """The first proposal that is feasible and new, or the one that comes closest, mended."""
