@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture as Architecture
+    from nas.confirming import confirm as confirm
     from nas.constraints import Constraint as Constraint
     from nas.constraints import limits as limits
     from nas.cost import Cost as Cost
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Architecture": "nas.architecture",
+    "confirm": "nas.confirming",
     "Constraint": "nas.constraints",
     "limits": "nas.constraints",
     "Cost": "nas.cost",

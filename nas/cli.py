@@ -31,8 +31,12 @@ from nas.options import (
     MaxParams,
     MaxWeightBytes,
     MinReceptiveField,
+    Objective,
+    Pruner,
     Results,
+    Sampler,
     Space,
+    StartFrom,
     Storage,
     Study,
     TableFormat,
@@ -61,6 +65,10 @@ def search(
     constraint: Constraints = None,
     trials: Annotated[int, typer.Option(help="Trained candidates in the whole study.", rich_help_panel=SEARCH)] = 20,
     space: Space = None,
+    objective: Objective = None,
+    sampler: Sampler = None,
+    pruner: Pruner = None,
+    start_from: StartFrom = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH, show_default="the study's, or 0"),
@@ -82,7 +90,7 @@ def search(
 ) -> None:
     """Draw candidates, discard those that miss a limit, train the others, record all of it."""
     import nas.searching
-    from nas.display import discards_text, showing
+    from nas.display import discards_text, showing, tally_text
     from nas.tables import print_table, trial_table
 
     _quiet_optuna()
@@ -99,6 +107,10 @@ def search(
             max_activation_bytes=max_activation_bytes,
             max_weight_bytes=max_weight_bytes,
             constraints=constraint or (),
+            objective=objective,
+            sampler=sampler,
+            pruner=pruner,
+            start_from=start_from or (),
             keep_discards=keep_discards,
             seed=seed,
             device=device,
@@ -112,7 +124,7 @@ def search(
     if use_json:
         summary = {
             "event": "SearchFinished",
-            "num_trained": result.num_trained,
+            **dataclasses.asdict(result.tally),
             "budget": result.budget,
             "interrupted": result.interrupted,
             "exhausted": result.exhausted,
@@ -122,20 +134,18 @@ def search(
         typer.echo(json.dumps(summary))
     else:
         gap = "" if quiet else "\n"
-        typer.echo(f"{gap}{result.num_trained} of {result.budget} trained, {discards_text(result.discards)}")
+        typer.echo(f"{gap}{tally_text(result.tally, result.budget)}, {discards_text(result.discards)}")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
             options = _study_options(results, storage, study)
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
-            for command in ("trials", "dashboard", "export"):
+            for command in ("trials", "dashboard", "confirm", "export"):
                 typer.echo(f"  nas {command}{options}")
     if result.interrupted:
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
         raise typer.Exit(130)
     if result.exhausted:
-        raise NasError(
-            f"the search ran dry with {result.num_trained} of {result.budget} trained (kept): {result.exhausted}"
-        )
+        raise NasError(f"the search ran dry with {tally_text(result.tally, result.budget)} (kept): {result.exhausted}")
 
 
 @app.command(epilog="Example: [bold]nas space --max-params 8000[/bold]")
@@ -274,6 +284,9 @@ def trials(
         TableFormat.table
     ),
     discards: Annotated[bool, typer.Option("--discards", help="Stored discards in the table, too.")] = False,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Only those that no other one beats in accuracy and cost.")
+    ] = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
@@ -285,7 +298,7 @@ def trials(
     from nas.tables import print_table, trial_table
 
     records = StudyRecords.open(results=results, storage=storage, study=study)
-    rows = records.trials()
+    rows = records.pareto() if pareto else records.trials()
     if format_ is TableFormat.json:
         typer.echo(json.dumps([row.to_json() for row in rows]))
     elif format_ is TableFormat.csv:
@@ -299,8 +312,77 @@ def trials(
         typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
         typer.echo(f"space {settings.space}, limits {', '.join(settings.constraints)}, {settings.epochs} epochs")
         shown = [row for row in rows if discards or row.outcome != "discarded"]
-        print_table(trial_table(shown, title=f"Study {records.study.study_name}"))
+        cost = (*settings.objectives, "params")[1]
+        title = f"Pareto front of accuracy and {cost}" if pareto else f"Study {records.study.study_name}"
+        print_table(trial_table(shown, title=title))
         typer.echo(discards_text(records.discards()))
+
+
+@app.command(epilog="Example: [bold]nas confirm --top 5 --seeds 5 --target 0.994[/bold]; the same command resumes.")
+def confirm(
+    top: Annotated[int, typer.Option(help="Trials of the search that are trained again.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Seeds each of them is trained with.")] = 5,
+    target: Annotated[
+        float, typer.Option(help="Accuracy to be kept in each of the last epochs, a fraction of 1.")
+    ] = 0.994,
+    again: Annotated[
+        bool, typer.Option("--again", help="Open the test split though it was opened before; it is counted.")
+    ] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    exact: Exact = False,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+    use_json: Json = False,
+) -> None:
+    """Train the best trials again with several seeds, pick one by val accuracy, open the test split for it alone."""
+    from nas.confirming import ConfirmEvent, Ranked
+    from nas.confirming import confirm as run
+    from nas.display import confirm_line
+    from nas.tables import epoch_table, print_table, ranking_table
+
+    _quiet_optuna()
+
+    def show(event: ConfirmEvent) -> None:
+        if use_json:
+            return
+        if isinstance(event, Ranked):
+            print_table(ranking_table(event.ranking))
+        typer.echo(confirm_line(event))
+
+    try:
+        found = run(
+            top=top,
+            seeds=seeds,
+            target=target,
+            again=again,
+            data_root=data_root,
+            device=device,
+            workers=workers,
+            exact=exact,
+            results=results,
+            storage=storage,
+            study=study,
+            on_event=show,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: runs that have ended are kept, the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    if use_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    print_table(epoch_table(found.test))
+    winner = found.winner
+    typer.echo(
+        f"\nTrial {winner.number} on {found.dataset}: {winner.params:,} parameters, {winner.macs:,} MACs,"
+        f" receptive field {winner.receptive_field}"
+    )
+    typer.echo("\n".join(found.test.lines()))
+    times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
+    typer.echo(f"The test split of this study was opened {times}.")
+    typer.echo(f"Next:\n  nas export --trial confirmed{_study_options(results, storage, study)}")
 
 
 @app.command(epilog="Example: [bold]nas dashboard --port 8080[/bold]")
@@ -325,7 +407,7 @@ def dashboard(
 
 @app.command(epilog="Example: [bold]nas export --trial best --output model[/bold]")
 def export(
-    trial: Annotated[str, typer.Option(help="Number of a trial, or best.")] = "best",
+    trial: Annotated[str, typer.Option(help="Number of a trial, best, or confirmed (by nas confirm).")] = "best",
     output: Annotated[
         Path | None, typer.Option(help="Folder to write.", show_default="RESULTS/export/STUDY-trial-N")
     ] = None,
@@ -336,10 +418,15 @@ def export(
     """Take a trained network home: architecture JSON, a model.py that needs only torch, its weights."""
     from nas.exporting import FILES, export_trial
 
-    if trial != "best" and not trial.isdecimal():
-        raise NasError(f"--trial is {trial!r}, allowed: a number, or best")
-    number = None if trial == "best" else int(trial)
-    folder = export_trial(number, results=results, storage=storage, study=study, output=output)
+    if trial not in ("best", "confirmed") and not trial.isdecimal():
+        raise NasError(f"--trial is {trial!r}, allowed: a number, best, or confirmed")
+    folder = export_trial(
+        int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
+        results=results,
+        storage=storage,
+        study=study,
+        output=output,
+    )
     typer.echo(f"{folder}:")
     for path in (folder / name for name in FILES):
         typer.echo(f"  {path.name:<20} {path.stat().st_size:>9,} bytes")

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from nas.confirming import ConfirmEvent, RunFinished, StageStarted
 from nas.cost import Cost
-from nas.searching import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
-from nas.stored import TrialRecord
-from nas.training import EpochMetrics
+from nas.events import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
+from nas.stored import Tally, TrialRecord
+from nas.training import EpochMetrics, consistent_accuracy, objective
 
 MOST_SHOWN = 4  # trials side by side in the live panel
 
@@ -53,6 +54,13 @@ def discards_text(discards: Mapping[str, int]) -> str:
     return f"{total:,} discarded ({reasons})" if total else "none discarded"
 
 
+def tally_text(tally: Tally, budget: int) -> str:
+    """How much of the budget is spent, in a few words."""
+    if not tally.num_pruned:
+        return f"{tally.num_trained} of {budget} trained"
+    return f"{tally.num_trained} trained and {tally.num_pruned} stopped early, {tally.spent:.1f} of {budget} spent"
+
+
 def workers_text(number: int) -> str:
     """How many processes train."""
     return f"{number} worker{'s' * (number != 1)}"
@@ -64,7 +72,9 @@ def start_lines(event: SearchStarted) -> list[str]:
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
         f"{event.epochs} epochs a candidate on {event.device}, {workers_text(event.workers)}, seed {event.seed}",
-        f"study {event.study} in {event.storage}: {event.num_trained} of {event.budget} trained"
+        f"sampler {event.sampler}, pruner {event.pruner}",
+        *event.unfit,
+        f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
     ]
 
@@ -88,10 +98,11 @@ def as_json(event: Event) -> None:
         data |= {"number": event.number, **event.metrics.to_json()}
     elif isinstance(event, TrialFinished):
         best = event.best
-        data |= event.trial.to_json() | {"num_trained": event.num_trained, "best": best.number if best else None}
+        data |= event.trial.to_json() | dataclasses.asdict(event.tally) | {"best": best.number if best else None}
     else:
         best = event.best
         data |= {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        data |= dataclasses.asdict(data.pop("tally"))
         data |= {"discards": dict(event.discards), "best": best.number if best else None}
     print(json.dumps(data), flush=True)
 
@@ -116,7 +127,7 @@ class Plain:
         if isinstance(event, EpochFinished):
             return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
         best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
-        return [f"trial {event.trial.number}: {result_text(event.trial)}; {event.num_trained}/{self.budget}{best}"]
+        return [f"trial {event.trial.number}: {result_text(event.trial)}; {tally_text(event.tally, self.budget)}{best}"]
 
 
 @dataclass(slots=True)
@@ -129,7 +140,7 @@ class _Running:
 
 
 class LivePanel:
-    """Trained/budget, the running trials, the best, the discards and the time left, redrawn in place."""
+    """The budget spent, the running trials, the best, the discards and the time left, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -137,13 +148,13 @@ class LivePanel:
         self.running: dict[int, _Running] = {}
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
-        self.num_trained = 0
-        self.durations: list[float] = []
+        self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
+        self.worked = self.spent_before = 0.0  # seconds of this session's trials; what the budget had lost before it
         self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SearchStarted):
-            self.started, self.num_trained = event, event.num_trained
+            self.started, self.tally, self.spent_before = event, event.tally, event.tally.spent
             self.best, self.discards = event.best, event.discards
             for line in start_lines(event):
                 self.console.print(Text(line))
@@ -155,10 +166,10 @@ class LivePanel:
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)
-            if event.num_trained > self.num_trained:
-                self.durations.append(time.monotonic() - ended.began)
-            self.num_trained, self.best = event.num_trained, event.best
-            style = "green" if trial.objective is not None else "red"
+            if event.tally.spent > self.tally.spent:
+                self.worked += time.monotonic() - ended.began
+            self.tally, self.best = event.tally, event.best
+            style = "green" if trial.objective is not None else "yellow" if trial.outcome == "pruned" else "red"
             text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
             self.console.print(text)
 
@@ -167,8 +178,8 @@ class LivePanel:
         if self.started is None:
             return Text("loading the data, drawing the first candidates ...", style="dim")
         budget = self.started.budget
-        bar = Progress(TextColumn("trained"), BarColumn(bar_width=30), TextColumn(f"{self.num_trained}/{budget}"))
-        bar.add_task("", total=budget, completed=self.num_trained)
+        bar = Progress(BarColumn(bar_width=30), TextColumn(tally_text(self.tally, budget)))
+        bar.add_task("", total=100 * budget, completed=round(100 * self.tally.spent))
         facts = Table.grid(padding=(0, 2))
         for running in list(self.running.values())[:MOST_SHOWN]:
             facts.add_row("now", f"trial {running.started.number}, {cost_text(running.started.cost)}")
@@ -193,19 +204,49 @@ class LivePanel:
         """An estimate from the trials and epochs of this session."""
         assert self.started is not None
         known = [running.metrics.seconds for running in self.running.values() if running.metrics]
-        if self.durations:
-            each = sum(self.durations) / len(self.durations)
+        if self.worked:
+            each = self.worked / (self.tally.spent - self.spent_before)
         elif known:
             each = sum(known) / len(known) * self.started.epochs
         else:
             return "unknown until an epoch is done"
         spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
-        work = max(0.0, each * (self.started.budget - self.num_trained) - spent)
+        work = max(0.0, each * (self.started.budget - self.tally.spent) - spent)
         seconds = work / max(1, len(self.running))
         hours, minutes = divmod(int(seconds) // 60, 60)
         if hours:
             return f"about {hours} h {minutes} min"
         return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
+
+
+def confirm_line(event: ConfirmEvent) -> str:
+    """What happens in a confirmation, on one line."""
+    if isinstance(event, StageStarted):
+        what = {
+            "val": "on the split of the search, ranked by val accuracy",
+            "test": "on train + val; the test split is opened for it alone",
+        }[event.judged_on]
+        trials = f"trial{'s' * (len(event.trials) > 1)} {', '.join(map(str, event.trials))}"
+        done = f", {event.num_done} done already" if event.num_done else ""
+        return f"{trials} {what}: {event.num_runs} runs{done}, on {event.device}"
+    if isinstance(event, RunFinished):
+        run = event.run
+        accuracies = [metrics.val_accuracy for metrics in event.history]
+        text = (
+            f"final {accuracies[-1]:.2%}, mean of the last {min(event.consistency, len(accuracies))} epochs"
+            f" {objective(accuracies, event.consistency):.2%},"
+            f" lowest {consistent_accuracy(accuracies, event.consistency):.2%}"
+            if accuracies
+            else "diverged"
+        )
+        return f"  {event.num_done}/{event.num_runs}  trial {run.trial}, seed {run.seed}: {run.judged_on} {text}"
+    ranking = event.ranking
+    winner, others = ranking.winner, len(ranking.tied) - 1
+    error = f"{100 * ranking.standard_error:.3f} points, one standard error of a difference"
+    if not others:
+        return f"trial {winner.trial} is picked: the others are behind by more than {error}"
+    tied = f"the smallest of {others + 1} that are tied"
+    return f"trial {winner.trial} is picked, {tied}: none is behind the best by more than {error}"
 
 
 @contextmanager

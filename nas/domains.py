@@ -36,6 +36,10 @@ class Choice:
         """Whether it is one of the values, of the same type."""
         return any(type(value) is type(x) and value == x for x in self.values)
 
+    def nearest(self, value: Value) -> Value:
+        """The value itself where it is one of these, or the first."""
+        return value if self.holds(value) else self.values[0]
+
     def suggest(self, trial: "Trial", name: str) -> Value:
         """The trial's value."""
         value: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
@@ -72,6 +76,11 @@ class IntRange:
     def holds(self, value: object) -> bool:
         """Whether it is a number of the range."""
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def nearest(self, value: Value) -> int:
+        """The number of the range that comes closest."""
+        steps = round((min(max(float(value), self.low), self.high) - self.low) / self.step)
+        return self.low + self.step * min(steps, (self.high - self.low) // self.step)
 
     def suggest(self, trial: "Trial", name: str) -> int:
         """The trial's value."""
@@ -114,6 +123,13 @@ class FloatRange:
     def holds(self, value: object) -> bool:
         """Whether it is a number between low and high."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def nearest(self, value: Value) -> float:
+        """The number of the range that comes closest."""
+        inside = min(max(float(value), self.low), self.high)
+        return (
+            inside if self.step is None else self.short(self.low + self.step * round((inside - self.low) / self.step))
+        )
 
     def suggest(self, trial: "Trial", name: str) -> float:
         """The trial's value."""

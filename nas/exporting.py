@@ -7,14 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas.architecture import Architecture
+from nas.confirmed import ConfirmedRecords
 from nas.cost import cost_of
 from nas.errors import NasError, StudyError
 from nas.layers import Call, Shape
 from nas.recipe import Recipe
 from nas.records import StudyRecords
+from nas.stored import TrialRecord
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,45 +26,76 @@ FILES = ("model.py", "weights.pt", "architecture.json", "recipe.json")
 
 
 def export_trial(
-    trial: int | None = None,
+    trial: int | Literal["confirmed"] | None = None,
     *,
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
     output: str | Path | None = None,
 ) -> Path:
-    """Exports a finished trial of a study, the best one if None; the folder written."""
+    """Exports a finished trial of a study, the best one if None; the folder written.
+
+    "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
+    """
     records = StudyRecords.open(results=results, storage=storage, study=study)
-    if trial is None:
+    name = records.study.study_name
+    if trial == "confirmed":
+        found = records.study.user_attrs.get("confirmed")
+        if found is None:
+            raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
+        number, kind = int(found["trial"]), "confirmed-trial"
+        weights = ConfirmedRecords(records).weights(number)
+        facts = _confirmed_facts(found)
+    else:
         best = records.best(1)
-        if not best:
-            raise StudyError(f"study {records.study.study_name!r} has no finished trial to export yet")
-        trial = best[0].number
-    record = records.trial(trial)
-    weights = records.weights(trial)
+        if trial is None and not best:
+            raise StudyError(f"study {name!r} has no finished trial to export yet")
+        number, kind = best[0].number if trial is None else trial, "trial"
+        weights = records.weights(number)
+        facts = _search_facts(records, records.trial(number))
+    record = records.trial(number)
     assert record.architecture is not None
     assert record.recipe is not None
     normalisation = records.study.user_attrs["normalisation"]
-    settings = records.settings
-    last = min(settings.consistency, settings.epochs)
-    facts = [
-        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}:",
-        f"trial {trial} of study {records.study.study_name!r}.",
-        *(["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (settings.dataset == "digits")),
-        f"Accuracy on the validation split: mean {record.objective:.4f} of the last {last} epochs,"
-        f" lowest of them {record.consistent_accuracy:.4f}.",
-        "One run, and chosen by this figure among many: expect a little less on new images.",
-    ]
     return export(
         record.architecture,
         weights,
-        output=output or Path(results) / "export" / f"{records.study.study_name}-trial-{trial}",
+        output=output or Path(results) / "export" / f"{name}-{kind}-{number}",
         recipe=record.recipe,
         mean=tuple(normalisation["mean"]),
         std=tuple(normalisation["std"]),
         classes=tuple(records.study.user_attrs["classes"]),
         facts=facts,
     )
+
+
+def _search_facts(records: StudyRecords, record: TrialRecord) -> list[str]:
+    settings = records.settings
+    last = min(settings.consistency, settings.epochs)
+    return [
+        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}:",
+        f"trial {record.number} of study {records.study.study_name!r}.",
+        *_not_mnist(settings.dataset),
+        f"Accuracy on the validation split: mean {record.objective:.4f} of the last {last} epochs,"
+        f" lowest of them {record.consistent_accuracy:.4f}.",
+        "One run, and chosen by this figure among many: expect a little less on new images.",
+    ]
+
+
+def _confirmed_facts(found: Mapping[str, Any]) -> list[str]:
+    accuracies = found["accuracies"]
+    return [
+        f"Trained on all of {found['dataset']} but its test split, {len(accuracies[0])} epochs, seed 0:",
+        f"trial {found['trial']} of study {found['study']!r}, confirmed with {found['num_seeds']} seeds.",
+        *_not_mnist(found["dataset"]),
+        f"Final accuracy on the test split: {found['final_accuracy_mean']:.4f} (mean of the seeds), standard",
+        f"deviation {found['final_accuracy_sd']:.4f}; of these weights, seed 0's, {accuracies[0][-1]:.4f}.",
+        f"The test split was opened {found['num_openings']} time{'s' * (found['num_openings'] > 1)} for this study.",
+    ]
+
+
+def _not_mnist(dataset: str) -> list[str]:
+    return ["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (dataset == "digits")
 
 
 def export(

@@ -56,17 +56,9 @@ def train(
     on_dataset(name, note)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
-    data = TrainingData.of(loaded)
-    if test:
-        every, opened = datasets.merged(loaded), datasets.load_test(name, data_root=data_root)
-        data = TrainingData(
-            train_images=every.images,
-            train_labels=every.labels,
-            val_images=opened.images,
-            val_labels=opened.labels,
-            mean=data.mean,
-            std=data.std,
-        )
+    data = (
+        TrainingData.on_test(loaded, datasets.load_test(name, data_root=data_root)) if test else TrainingData.of(loaded)
+    )
     module = initialise(architecture, seed=seed)
     history = []
     for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):

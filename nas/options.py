@@ -51,6 +51,41 @@ Space = Annotated[
         show_default="mnist for grey images, colour for others",
     ),
 ]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        help="accuracy; or for a Pareto front accuracy,params or accuracy with another cost.",
+        rich_help_panel=SEARCH,
+        show_default="the study's, or accuracy",
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="What proposes candidates: tpe, random, nsga2, gp, evolution.",
+        rich_help_panel=SEARCH,
+        show_default="the study's, or tpe",
+    ),
+]
+Pruner = Annotated[
+    str | None,
+    typer.Option(
+        help="What stops hopeless trials early: none, median, asha, hyperband.",
+        rich_help_panel=SEARCH,
+        show_default="the study's, or none",
+    ),
+]
+StartFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--start-from",
+        metavar="FILE",
+        help="A known network to train first: an architecture file, the folder of an export, or the name of a"
+        " published one; give it as often as you like.",
+        rich_help_panel=SEARCH,
+        show_default=False,
+    ),
+]
 Dataset = Annotated[
     str | None,
     typer.Option(

@@ -9,21 +9,24 @@ import pickle
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError
+from nas.pareto import front
 from nas.samplers import Discard
 from nas.search_space import Candidate
+from nas.starting import Start
 from nas.storage import default_storage, open_storage, opening, shown, sqlite_file
-from nas.stored import NOTE, Settings, TrialRecord, noted, read_trial
+from nas.stored import NOTE, Settings, Tally, TrialRecord, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -34,7 +37,10 @@ DEFAULT_STUDY = "search"
 ARTIFACTS = "artifacts"
 
 TRAINED = ("trained", "diverged")
-"""Outcomes that cost budget: the candidate was trained, to its end or until its loss was no number."""
+"""Outcomes of a whole training: to its end, or until its loss was no number."""
+
+STOPPED = ("discarded", "pruned")
+"""Outcomes that are decisions, not failures: before the training, or in its midst."""
 
 
 class StudyRecords:
@@ -102,11 +108,17 @@ class StudyRecords:
             opened = open_storage(url)
             name = study or DEFAULT_STUDY
             # Where one is there already it has neither settings nor trials: it was killed while it was created.
-            created = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
+            costs = settings.objectives[1:]
+            created = optuna.create_study(
+                study_name=name,
+                storage=opened,
+                directions=[StudyDirection.MAXIMIZE, *(StudyDirection.MINIMIZE for _ in costs)],
+                load_if_exists=True,
+            )
             metric = f"mean val accuracy, last {min(settings.consistency, settings.epochs)} epochs"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                created.set_metric_names([metric])
+                created.set_metric_names([metric, *costs])
             for key, value in notes.items():
                 created.set_user_attr(key, value)
             created.set_user_attr("discards", {})
@@ -119,8 +131,7 @@ class StudyRecords:
     @property
     def settings(self) -> Settings:
         """What the study was begun with."""
-        data = dict(self.study.user_attrs["settings"])
-        return Settings(**{**data, "constraints": tuple(data["constraints"])})
+        return Settings.from_json(self.study.user_attrs["settings"])
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, stored discards included, by number."""
@@ -134,14 +145,28 @@ class StudyRecords:
         return read_trial(trials[number])
 
     def best(self, count: int) -> list[TrialRecord]:
-        """The finished trials with the highest objective, smaller networks first among equals."""
+        """The finished trials with the highest accuracy, smaller networks first among equals."""
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        done.sort(key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["params"]))
+        done.sort(key=lambda trial: (-trial.values[0], trial.user_attrs["params"]))
         return [read_trial(trial) for trial in done[:count]]
 
-    def num_trained(self) -> int:
-        """Trials that cost budget."""
-        return sum(trial.user_attrs.get("outcome") in TRAINED for trial in self.study.get_trials(deepcopy=False))
+    def pareto(self) -> list[TrialRecord]:
+        """The finished trials that no other one beats in accuracy and cost, cheapest first.
+
+        The cost is the study's second objective, or parameters where it has one alone.
+        """
+        cost = (*self.settings.objectives, "params")[1]
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done.sort(key=lambda trial: trial.user_attrs[cost])
+        return front((read_trial(trial), (trial.values[0], -trial.user_attrs[cost])) for trial in done)
+
+    def tally(self) -> Tally:
+        """What has been trained so far."""
+        trials = self.study.get_trials(deepcopy=False)
+        num_trained = sum(trial.user_attrs.get("outcome") in TRAINED for trial in trials)
+        epochs = [len(noted(trial, "history")) for trial in trials if trial.user_attrs.get("outcome") == "pruned"]
+        spent = (num_trained * self.settings.epochs + sum(epochs)) / self.settings.epochs
+        return Tally(num_trained=num_trained, num_pruned=len(epochs), spent=spent)
 
     def fingerprints(self) -> set[str]:
         """Fingerprints of every candidate that was handed out for training."""
@@ -169,22 +194,26 @@ class StudyRecords:
 
     def weights(self, number: int) -> "dict[str, Tensor]":
         """The trained weights of a trial, a state dict on the CPU."""
-        import torch
-
         trial = self.study.get_trials(deepcopy=False)[number]
         artifact = noted(trial, "weights")
         if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
+        return self.download(artifact, f"the weights of trial {number}")
+
+    def download(self, artifact: str, what: str) -> "dict[str, Tensor]":
+        """The state dict in an artifact; `what` names it should it be missing or damaged."""
+        import torch
+
         with tempfile.TemporaryDirectory() as folder:
             path, where = Path(folder) / "weights.pt", self.results / ARTIFACTS / artifact
             try:
                 download_artifact(artifact_store=self.artifact_store(), file_path=str(path), artifact_id=artifact)
             except optuna.artifacts.exceptions.ArtifactNotFound:
-                raise StudyError(f"{where}: missing, it held the weights of trial {number}") from None
+                raise StudyError(f"{where}: missing, it held {what}") from None
             try:
                 state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, EOFError, RuntimeError, OSError):  # as the damage is
-                raise StudyError(f"{where}: damaged, it held the weights of trial {number}") from None
+                raise StudyError(f"{where}: damaged, it held {what}") from None
         return state
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -217,6 +246,16 @@ class StudyRecords:
                 constraints=violations,
             )
             self.study.add_trial(trial)
+
+    def enqueue(self, starts: Iterable[Start]) -> None:
+        """Puts known candidates into the queue, those that the study has not had yet."""
+        attrs = [trial.user_attrs for trial in self.study.get_trials(deepcopy=False)]
+        had = {trial.get("fingerprint") for trial in attrs} | {trial.get("started_as") for trial in attrs}
+        for start in starts:
+            if start.fingerprint not in had:
+                had.add(start.fingerprint)
+                notes = {"started_from": start.source, "started_as": start.fingerprint}
+                self.study.enqueue_trial(dict(start.values), user_attrs=notes)
 
     def start(
         self,
@@ -253,25 +292,41 @@ class StudyRecords:
         trial.set_user_attr("outcome", "discarded")
         self._tell(trial.number, "discarded")
 
+    def report(self, trial: optuna.Trial, metrics: EpochMetrics) -> None:
+        """Notes an epoch for the learning curves and for pruners; Optuna has no place for it beside two objectives."""
+        if len(self.settings.objectives) == 1:
+            trial.report(metrics.val_accuracy, metrics.epoch)
+
     def finish(self, trial: optuna.Trial, history: Sequence[EpochMetrics], weights: bytes) -> None:
         """Stores a finished training; the trial is COMPLETE only once everything else is stored.
 
         `weights`: the state dict, as `torch.save` writes it.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
-            path.write_bytes(weights)
-            artifact = upload_artifact(
-                artifact_store=self.artifact_store(),
-                file_path=str(path),
-                study_or_trial=trial,
-                mimetype="application/octet-stream",
-            )
+        artifact = self.upload(weights, trial)
         accuracies = [metrics.val_accuracy for metrics in history]
         self._note(trial, "weights", artifact)
         trial.set_user_attr("consistent_accuracy", consistent_accuracy(accuracies, self.settings.consistency))
         self._end(trial, "trained", history)
         self._tell(trial.number, "trained", accuracies)
+
+    def upload(self, weights: bytes, owner: optuna.Trial | optuna.Study | None = None) -> str:
+        """Stores a state dict, as `torch.save` writes it, for a trial or the study; the name of the artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "weights.pt"
+            path.write_bytes(weights)
+            return upload_artifact(
+                artifact_store=self.artifact_store(),
+                file_path=str(path),
+                study_or_trial=owner or self.study,
+                mimetype="application/octet-stream",
+            )
+
+    def prune(self, trial: optuna.Trial, history: Sequence[EpochMetrics]) -> None:
+        """Stores a training that was stopped early."""
+        last = history[-1]
+        trial.set_user_attr("reason", f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}")
+        self._end(trial, "pruned", history)
+        self._tell(trial.number, "pruned")
 
     def fail(self, trial: optuna.Trial, outcome: str, reason: str, history: Sequence[EpochMetrics] = ()) -> None:
         """Stores a trial that gave no network."""
@@ -314,9 +369,11 @@ class StudyRecords:
     def _tell(self, number: int, outcome: str, accuracies: Sequence[float] = ()) -> None:
         """The last word on a trial, whichever session has it: Optuna's state follows from the outcome."""
         if outcome == "trained":
-            self.study.tell(number, objective(accuracies, self.settings.consistency))
+            attrs = self.study.get_trials(deepcopy=False)[number].user_attrs
+            accuracy, costs = objective(accuracies, self.settings.consistency), self.settings.objectives[1:]
+            self.study.tell(number, [accuracy, *(attrs[cost] for cost in costs)])
         else:
-            self.study.tell(number, state=TrialState.PRUNED if outcome == "discarded" else TrialState.FAIL)
+            self.study.tell(number, state=TrialState.PRUNED if outcome in STOPPED else TrialState.FAIL)
 
     def prepare_artifacts(self) -> None:
         """Makes the folder of the weights; raises `OSError` where they could not be written."""

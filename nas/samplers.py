@@ -16,12 +16,12 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.constraints import Constraint
 from nas.domains import Value
 from nas.errors import NasError
-from nas.proposals import NUM_STARTUP, Propose, at_random, tpe
+from nas.proposals import NUM_STARTUP, Propose, at_random, remember, tpe
 from nas.screening import DUPLICATE, Verdict, judge
 from nas.search_space import Candidate, SearchSpace
 
@@ -139,15 +139,7 @@ class FeasibleSampler(BaseSampler):
         for index, trial in sorted(new, key=lambda item: item[0]):
             if index < known:
                 self._learned.add(trial.number)
-                memory.add_trial(
-                    create_trial(
-                        state=trial.state,
-                        values=trial.values,
-                        params=trial.params,
-                        distributions=trial.distributions,
-                        intermediate_values=trial.intermediate_values,
-                    )
-                )
+                remember(memory, trial)
         return memory
 
     def _feasible(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:

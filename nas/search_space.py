@@ -196,9 +196,9 @@ class SearchSpace:
             style = kernel, padding, v[block + "convolution"], order, activation, self._short(block + "dropout", v)
             body: tuple[Layer, ...] = ()
             for width in widths:
-                body += _unit(width, *style)
+                body += unit(width, *style)
             if v[block + "shared_repeats"]:
-                body += _shared(widths[-1], v[block + "shared_repeats"], *style)
+                body += shared(widths[-1], v[block + "shared_repeats"], *style)
             if v["residual"] and padding == "same":  # a valid convolution leaves nothing to add to
                 body = (Residual(layers=body, projection=channels != widths[-1]),)
             layers += body
@@ -209,16 +209,16 @@ class SearchSpace:
                     layers.append(pool)
                 else:
                     channels = v[block + "transition_channels"]
-                    unit = _unit(channels, 1, "same", "full", order, activation, 0.0)
-                    layers += (*unit, pool) if transition == "before_pool" else (pool, *unit)
-        layers += self._head(head, layers)
+                    beside = unit(channels, 1, "same", "full", order, activation, 0.0)
+                    layers += (*beside, pool) if transition == "before_pool" else (pool, *beside)
+        layers += self.head(head, layers)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
 
     def _short(self, name: str, values: Mapping[str, Any]) -> Any:
         domain = self.domains.get(name)
         return domain.short(values[name]) if isinstance(domain, FloatRange) else values[name]
 
-    def _head(self, head: str, features: list[Layer]) -> tuple[Layer, ...]:
+    def head(self, head: str, features: list[Layer]) -> tuple[Layer, ...]:
         if head == "gap_conv":
             return GlobalAvgPool(), _classifier(self.num_classes), Flatten()
         if head == "gap_linear":
@@ -275,7 +275,7 @@ def _after(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
 
 
 @cache
-def _unit(
+def unit(
     width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
     """A convolution with the norm, activation and dropout that follow it; a norm makes its bias pointless."""
@@ -283,12 +283,12 @@ def _unit(
 
 
 @cache
-def _shared(
+def shared(
     width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
     """One more convolution applied several times, with the norm outside: its statistics differ each time."""
     if times == 1:
-        return _unit(width, kernel, padding, convolution, order, activation, dropout)
+        return unit(width, kernel, padding, convolution, order, activation, dropout)
     conv = _conv(width, kernel, padding, convolution, order == "act")
     repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
     norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()

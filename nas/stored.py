@@ -1,6 +1,7 @@
 """What a study stores, as values: the settings its trials have in common, and a trial."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from nas.training import EpochMetrics
 
 NOTE = "nas:"
 """How the names of our system attributes begin."""
+
+OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
+"""What a search may look for: accuracy, and beside it one cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,16 @@ class Settings:
     consistency: int
     constraints: tuple[str, ...]
     seed: int
+    # Studies of earlier versions do not say these; they were made like this.
+    objectives: tuple[str, ...] = ("accuracy",)
+    sampler: str = "tpe"
+    pruner: str = "none"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Settings":
+        """The settings in what a study stores."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
 
     def differences(self, other: "Settings") -> list[str]:
         """Where the other settings differ, as `field: this, not that`."""
@@ -46,6 +60,19 @@ class Settings:
 
 def _text(value: object) -> str:
     return " and ".join(value) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a study has trained.
+
+    num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
+    pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
+    """
+
+    num_trained: int
+    num_pruned: int
+    spent: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +121,7 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
         number=trial.number,
         state=trial.state.name,
         outcome=attrs.get("outcome", ""),
-        objective=trial.value if trial.state == TrialState.COMPLETE else None,
+        objective=trial.values[0] if trial.state == TrialState.COMPLETE else None,
         reason=attrs.get("reason", ""),
         recipe=Recipe.from_json(recipe) if recipe else None,
         architecture=Architecture.from_json(network) if network else None,

@@ -9,6 +9,7 @@ from rich.table import Table
 from nas.architecture import Architecture
 from nas.cost import layer_table
 from nas.stored import TrialRecord
+from nas.verdict import Ranking, TestResult, spread_text
 
 
 def architecture_table(architecture: Architecture) -> Table:
@@ -38,6 +39,38 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
         note = trial.reason or (trial.state.lower() if trial.state in ("RUNNING", "WAITING") else "")
         table.add_row(str(trial.number), *percent, *counts, seconds, escape(note))
+    return table
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """A row a finalist, the best first, with the objective of each seed."""
+    table = Table(
+        title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
+    )
+    for name in ("trial", "params", "mean ± sd"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for seed in range(len(ranking.finalists[0].objectives)):
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("")
+    for finalist in ranking.finalists:
+        note = "tied with the best" if finalist in ranking.tied and finalist != ranking.finalists[0] else ""
+        if finalist == ranking.winner:
+            note = "picked" + (", the smallest of those tied" if len(ranking.tied) > 1 else "")
+        runs = [f"{x:.2%}" if x else "diverged" for x in finalist.objectives]
+        table.add_row(str(finalist.trial), f"{finalist.params:,}", spread_text(finalist.objectives), *runs, note)
+    return table
+
+
+def epoch_table(result: TestResult) -> Table:
+    """A row an epoch: test accuracy over the seeds."""
+    table = Table(title="Test accuracy by epoch", title_justify="left", box=None, header_style="bold")
+    for name in ("epoch", "mean ± sd", "lowest", "highest", "seeds on target"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for epoch, values in enumerate(zip(*result.accuracies, strict=True), start=1):
+        on_target = sum(value >= result.target for value in values)
+        table.add_row(
+            str(epoch), spread_text(values), f"{min(values):.2%}", f"{max(values):.2%}", f"{on_target}/{len(values)}"
+        )
     return table
 
 

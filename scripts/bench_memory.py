@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from nas import search
-from nas.searching import Event, TrialFinished
+from nas.events import Event, TrialFinished
 
 
 def main() -> None:
@@ -26,10 +26,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def show(event: Event) -> None:
-        if isinstance(event, TrialFinished) and (event.num_trained % 10 == 0 or event.num_trained <= 2):
+        if isinstance(event, TrialFinished) and (event.tally.num_trained % 10 == 0 or event.tally.num_trained <= 2):
             for name, process in (("search", os.getpid()), *(("worker", child) for child in children())):
                 now, most = (megabytes(process, field) for field in ("VmRSS", "VmHWM"))
-                print(f"after {event.num_trained:>3} trials: {name} {now} MB, at most {most} MB", flush=True)
+                print(f"after {event.tally.num_trained:>3} trials: {name} {now} MB, at most {most} MB", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         search(

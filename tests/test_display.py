@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from nas.display import LivePanel, Plain, as_json
-from nas.searching import EpochFinished, SearchStarted, TrialFinished, TrialStarted, search
+from nas.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
+from nas.searching import search
+from nas.stored import Tally
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_the_panel_tells_how_far_it_is(events):
         elif isinstance(event, EpochFinished):
             assert f"epoch {event.metrics.epoch}/2 done, val {event.metrics.val_accuracy:.2%}" in text
         elif isinstance(event, TrialFinished):
-            assert f"{event.num_trained}/2" in text
+            assert f"{event.tally.num_trained} of 2 trained" in text
             assert f"trial {event.best.number}, {event.best.objective:.2%}" in text
     printed = panel.console.file.getvalue()
     assert printed.startswith("dataset digits: digits was asked for\n")
@@ -64,10 +66,10 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     panel(next(event for event in events if isinstance(event, TrialStarted)))
     panel(EpochFinished(number=epoch.number, metrics=replace(epoch.metrics, seconds=90.0)))
     assert panel.time_left() == "about 1 h 0 min"
-    panel.durations = [60.0, 80.0]
-    panel.num_trained = 7
+    panel.worked, panel.spent_before = 140.0, 5.0
+    panel.tally = Tally(num_trained=6, num_pruned=2, spent=7.0)  # two of them in this session: 70 s each
     assert panel.time_left() == "about 3 min"
-    panel.num_trained = 10
+    panel.tally = Tally(num_trained=9, num_pruned=2, spent=10.0)
     assert panel.time_left() == "about 0 s"
 
 
@@ -76,10 +78,10 @@ def test_lines_without_a_terminal(events, capsys):
     for event in events:
         plain(event)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 + 2 * 4
-    assert [line.split(":")[0] for line in lines[4:]][0::4] == [f"trial {e.number}" for e in of(events, TrialStarted)]
+    assert len(lines) == 5 + 2 * 4
+    assert [line.split(":")[0] for line in lines[5:]][0::4] == [f"trial {e.number}" for e in of(events, TrialStarted)]
     assert sum(line.startswith("  trial ") for line in lines) == 4
-    assert "; 2/2; best " in lines[-1]
+    assert "; 2 of 2 trained; best " in lines[-1]
 
 
 def test_json_is_a_line_an_event(events, capsys):

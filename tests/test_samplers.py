@@ -8,7 +8,7 @@ import torch
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState
 
-from nas import samplers
+from nas import proposals, samplers
 from nas.constraints import Constraint, limits
 from nas.cost import cost_of
 from nas.errors import NasError
@@ -180,7 +180,7 @@ def test_few_discards_are_all_kept(mnist):
 @pytest.mark.parametrize("num_startup", [1, 20])
 def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
     monkeypatch.setattr(samplers, "MAX_TRIES", 3_000)
-    monkeypatch.setattr(samplers, "NUM_RANDOM", 1_000)
+    monkeypatch.setattr(proposals, "NUM_RANDOM", 1_000)
     space = tiny()
     sampler, study = FeasibleSampler(space, (), seed=0, num_startup=num_startup), new_study()
     sampler.keep = 10_000

@@ -19,10 +19,11 @@ from nas.architecture import Architecture
 from nas.constraints import Constraint, worst
 from nas.cost import cost_of
 from nas.errors import ConstraintError, InfeasibleError, NasError, StudyError
+from nas.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.records import StudyRecords, trials
 from nas.samplers import FeasibleSampler
 from nas.search_space import SearchSpace
-from nas.searching import EpochFinished, SearchStarted, TrialFinished, TrialStarted, search
+from nas.searching import search
 from nas.storage import default_storage, study_lock
 from nas.training import evaluate
 from nas.workers import here
@@ -55,7 +56,7 @@ def outcome(records):
 def test_a_search_records_what_it_trained(tmp_path, tiny_space):
     events = []
     result = search(**options(tmp_path, tiny_space), on_event=events.append)
-    assert (result.num_trained, result.budget, result.interrupted, result.exhausted) == (3, 3, False, "")
+    assert (result.tally.num_trained, result.budget, result.interrupted, result.exhausted) == (3, 3, False, "")
     assert isinstance(events[0], SearchStarted)
     assert events[0].constraints == ("params<=900", "receptive_field>=10")
     assert [type(event) for event in events[1:]] == [TrialStarted, EpochFinished, EpochFinished, TrialFinished] * 3
@@ -123,7 +124,7 @@ def test_a_study_in_pieces_is_the_study_in_one(tmp_path, tiny_space):
     search(**whole)
     search(**pieces)
     before = trials(results=tmp_path / "pieces")
-    assert search(**pieces).num_trained == 2
+    assert search(**pieces).tally.num_trained == 2
     assert trials(results=tmp_path / "pieces") == before
     search(**{**pieces, "trials": 4})
     assert outcome(trials(results=tmp_path / "pieces")) == outcome(trials(results=tmp_path / "whole"))
@@ -143,7 +144,7 @@ def test_an_interrupted_trial_goes_back_into_the_queue(tmp_path, tiny_space):
     pieces = options(tmp_path, tiny_space)
     result = search(**pieces, on_event=interrupt)
     assert result.interrupted
-    assert result.num_trained == 1
+    assert result.tally.num_trained == 1
     records = trials(results=tmp_path / "results")
     stopped = next(trial for trial in records if trial.outcome == "interrupted")
     assert stopped.reason == "interrupted; its parameters went back into the queue"
@@ -211,7 +212,7 @@ def test_another_dataset_is_not_mixed_in(tmp_path, tiny_space, mnist_root):
     with pytest.raises(StudyError, match="other results: dataset: digits, not mnist; split: "):
         search(**{**begun, "dataset": "mnist"})
     # Without a name, the study's own is taken, though MNIST is at hand now.
-    assert search(**{**begun, "dataset": None}).num_trained == 1
+    assert search(**{**begun, "dataset": None}).tally.num_trained == 1
 
 
 def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_space):
@@ -235,7 +236,7 @@ def test_a_space_that_runs_dry_says_so(tmp_path):
     space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")
     given = options(tmp_path, str(space), trials=5, min_receptive_field=3, epochs=1)
     result = search(**given)
-    assert result.num_trained == 2
+    assert result.tally.num_trained == 2
     lines = result.exhausted.splitlines()
     assert lines[0] == "none of 20,000 more draws is feasible and new"
     assert lines[1].startswith("space two: 10,000 of 10,000 random draws keep the limits (100.00%)")
@@ -253,7 +254,7 @@ def test_a_diverged_trial_counts_as_trained_and_the_search_goes_on(tmp_path):
         "[recipe]\nsgd_learning_rate = 1e30\nschedule = 'constant'\n"
     )
     result = search(**options(tmp_path, str(space), trials=4, min_receptive_field=3, epochs=1))
-    assert result.num_trained == 4
+    assert result.tally.num_trained == 4
     records = [trial for trial in trials(results=result.results) if trial.outcome == "diverged"]
     assert len(records) == 4
     assert {trial.state for trial in records} == {"FAIL"}
@@ -304,7 +305,7 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
     built = []
     build = Architecture.build
     monkeypatch.setattr(Architecture, "build", lambda self: (built.append(self), build(self))[1])
-    assert search(**{**given, "trials": 2}).num_trained == 2
+    assert search(**{**given, "trials": 2}).tally.num_trained == 2
     pruned = [trial for trial in trials(results=tmp_path / "results") if trial.params == cost.params]
     assert [(trial.state, trial.reason) for trial in pruned] == [("PRUNED", "params")]
     assert len(built) == 1
@@ -342,7 +343,7 @@ def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, 
         resumed = search(**here)
         records = trials(results=here["results"])
         assert outcome(records) == wanted, kill_at
-        assert resumed.num_trained == 2
+        assert resumed.tally.num_trained == 2
         assert resumed.discards == whole.discards, kill_at
         assert sum(trial.outcome == "discarded" for trial in records) == 5, kill_at
         assert {trial.state for trial in records} <= {"COMPLETE", "PRUNED", "FAIL"}
@@ -385,7 +386,7 @@ def test_a_space_of_one_candidate_trains_it_once(tmp_path):
     space = tmp_path / "one.toml"
     space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = 3\n")
     result = search(**options(tmp_path, str(space), min_receptive_field=3, epochs=1))
-    assert result.num_trained == 1
+    assert result.tally.num_trained == 1
     assert result.exhausted
 
 
@@ -421,7 +422,7 @@ def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_spac
     given = options(tmp_path, tiny_space, trials=1, epochs=1)
     (tmp_path / "results").mkdir()
     optuna.create_study(study_name="search", storage=default_storage(tmp_path / "results"), direction="maximize")
-    assert search(**given).num_trained == 1
+    assert search(**given).tally.num_trained == 1
 
 
 def test_damaged_weights_are_named(tmp_path, tiny_space):

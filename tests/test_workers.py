@@ -17,10 +17,11 @@ import torch
 
 from nas import datasets, searching
 from nas.architecture import Architecture
+from nas.events import TrialFinished
 from nas.recipe import Recipe
 from nas.records import trials
 from nas.samplers import FeasibleSampler
-from nas.searching import TrialFinished, search
+from nas.searching import search
 from nas.training import SharedData, TrainingData, initialise, train
 from nas.workers import Ended, Here, Job, Processes, Progress, open_workers
 
@@ -217,7 +218,7 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
         print("once")
         result = nas.search(dataset="digits", space={tiny_space!r}, epochs=1, trials=2, max_params=900,
                             min_receptive_field=10, results={str(tmp_path / "results")!r}, device="cpu", workers=2)
-        print(result.num_trained)
+        print(result.tally.num_trained)
         """)
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -238,7 +239,7 @@ def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkey
 
     search(**given, results=tmp_path / "whole")
     assert search(**given, results=tmp_path / "pieces", on_event=interrupt).interrupted
-    assert search(**given, results=tmp_path / "pieces").num_trained == 9
+    assert search(**given, results=tmp_path / "pieces").tally.num_trained == 9
     whole, pieces = (
         {(t.architecture.fingerprint(), t.recipe, t.objective) for t in trials(results=tmp_path / name) if t.objective}
         for name in ("whole", "pieces")

@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nas.datasets import Dataset
+from nas.datasets import Dataset, Split, merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,13 +31,26 @@ class TrainingData:
                 raise ValueError(f"{name}: {len(images)} images and {len(labels)} labels")
 
     @classmethod
-    def of(cls, dataset: "Dataset") -> "TrainingData":
+    def of(cls, dataset: Dataset) -> "TrainingData":
         """The splits of a dataset that a search may see."""
         return cls(
             train_images=dataset.train.images,
             train_labels=dataset.train.labels,
             val_images=dataset.val.images,
             val_labels=dataset.val.labels,
+            mean=tuple(dataset.mean),
+            std=tuple(dataset.std),
+        )
+
+    @classmethod
+    def on_test(cls, dataset: Dataset, test: Split) -> "TrainingData":
+        """Train and val together to train on, and the test split to judge on; normalised as in the search."""
+        every = merged(dataset)
+        return cls(
+            train_images=every.images,
+            train_labels=every.labels,
+            val_images=test.images,
+            val_labels=test.labels,
             mean=tuple(dataset.mean),
             std=tuple(dataset.std),
         )

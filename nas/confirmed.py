@@ -1,0 +1,86 @@
+"""What a study stores of its confirmation: runs with further seeds, and every opening of the test split."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from nas.records import StudyRecords
+from nas.stored import NOTE
+from nas.training import EpochMetrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+JudgedOn = Literal["val", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training of a trial's candidate. On "val": with the search's split. On "test": on train + val."""
+
+    trial: int
+    judged_on: JudgedOn
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The name of what is stored of it."""
+        return f"{NOTE}run:{self.trial}:{self.judged_on}:{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """One opening of the test split: for which trial, with how many seeds, chosen among which finalists."""
+
+    trial: int
+    seeds: int
+    finalists: tuple[int, ...]
+    date: str
+
+    def same_question(self, finalists: tuple[int, ...], seeds: int) -> bool:
+        """Whether it was opened for these finalists and seeds."""
+        return (self.finalists, self.seeds) == (finalists, seeds)
+
+
+class ConfirmedRecords:
+    """The confirmation's part of a study's records."""
+
+    def __init__(self, records: StudyRecords) -> None:
+        self.records = records
+
+    def history(self, run: Run) -> tuple[EpochMetrics, ...] | None:
+        """The epochs of a run that has ended (none where its loss was no number); None where it has not."""
+        rows = self._read().get(run.key)
+        return None if rows is None else tuple(EpochMetrics.from_json(row) for row in rows)
+
+    def keep(self, run: Run, history: list[EpochMetrics]) -> None:
+        """Stores a run that has ended."""
+        self._write(run.key, [metrics.to_json() for metrics in history])
+
+    def openings(self) -> list[Opening]:
+        """Every opening of the test split so far."""
+        rows = self._read().get(f"{NOTE}openings", [])
+        return [Opening(**{**row, "finalists": tuple(row["finalists"])}) for row in rows]
+
+    def open(self, opening: Opening) -> None:
+        """Notes that the test split is about to be opened."""
+        self._write(f"{NOTE}openings", [asdict(every) for every in (*self.openings(), opening)])
+
+    def keep_weights(self, trial: int, weights: bytes) -> None:
+        """Stores the weights of the first seed of the trial that was confirmed."""
+        self._write(f"{NOTE}weights:{trial}", self.records.upload(weights))
+
+    def weights(self, trial: int) -> "dict[str, Tensor]":
+        """The weights of the first seed, trained on train + val."""
+        return self.records.download(self._read()[f"{NOTE}weights:{trial}"], f"the confirmed weights of trial {trial}")
+
+    def conclude(self, summary: dict[str, Any]) -> None:
+        """Stores what came out, for people to read."""
+        self.records.study.set_user_attr("confirmed", summary)
+
+    def _read(self) -> dict[str, Any]:
+        study = self.records.study
+        return study._storage.get_study_system_attrs(study._study_id)
+
+    def _write(self, key: str, value: Any) -> None:
+        study = self.records.study
+        study._storage.set_study_system_attr(study._study_id, key, value)

@@ -1,0 +1,279 @@
+"""Confirm: the best trials of a study trained again with several seeds, and the winner held against the test split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from nas import datasets
+from nas.confirmed import ConfirmedRecords, JudgedOn, Opening, Run
+from nas.errors import NasError, StudyError
+from nas.records import DEFAULT_STUDY, StudyRecords
+from nas.storage import default_storage, study_lock, usable
+from nas.stored import Settings, TrialRecord
+from nas.training import EpochMetrics, TrainingData, describe, num_cores, objective, pick_device
+from nas.verdict import Finalist, Ranking, TestResult
+from nas.workers import Ended, Job, Workers, open_workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """`num_runs` trainings are wanted, of which `num_done` have ended already."""
+
+    judged_on: JudgedOn
+    trials: tuple[int, ...]
+    num_runs: int
+    num_done: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """A training has ended; no epochs: its loss was no number."""
+
+    run: Run
+    history: tuple[EpochMetrics, ...]
+    consistency: int
+    num_runs: int
+    num_done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """The finalists are ranked by val accuracy, and the winner is fixed."""
+
+    ranking: Ranking
+
+
+ConfirmEvent = StageStarted | RunFinished | Ranked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What came out. `num_openings`: how often the test split has been opened for this study, this time included."""
+
+    study: str
+    dataset: str
+    winner: TrialRecord
+    ranking: Ranking
+    test: TestResult
+    num_openings: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "study": self.study,
+            "dataset": self.dataset,
+            "trial": self.winner.number,
+            "params": self.winner.params,
+            "macs": self.winner.macs,
+            "receptive_field": self.winner.receptive_field,
+            "num_openings": self.num_openings,
+            "finalists": [
+                {"trial": each.trial, "params": each.params, "objectives": each.objectives, "tied": each in tied}
+                for tied in [self.ranking.tied]
+                for each in self.ranking.finalists
+            ],
+            "standard_error": self.ranking.standard_error,
+            **self.test.to_json(),
+        }
+
+
+def confirm(
+    *,
+    top: int = 5,
+    seeds: int = 5,
+    target: float = 0.994,
+    again: bool = False,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    exact: bool = False,
+    results: str | Path = "results",
+    storage: str | None = None,
+    study: str | None = None,
+    on_event: Callable[[ConfirmEvent], None] = lambda event: None,
+) -> Confirmation:
+    """Trains the `top` trials with `seeds` seeds, picks one by val accuracy, and opens the test split for it alone.
+
+    The trials are ranked by their mean objective over seeds that the search did not use; among those not measurably
+    worse than the best the smallest wins. The winner is trained on train + val with as many seeds, and each epoch
+    judged on the test split against `target`, a fraction to be reached in every one of the last epochs. Runs that have
+    ended are kept: called again, it goes on where it stopped, and what is complete is only read.
+
+    The test split is opened once a study: for other finalists or seeds it raises `StudyError`, unless `again`, and
+    counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
+    """
+    for name, value, least in (("top", top, 1), ("seeds", seeds, 2), ("workers", 1 if workers is None else workers, 1)):
+        if type(value) is not int or value < least:
+            raise NasError(f"{name} is {value}, allowed: a whole number of at least {least}")
+    if not 0 < target <= 1:
+        raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
+    picked = pick_device(device)
+    # Before the lock, which would make a folder where a study was misspelt.
+    StudyRecords.open(results=results, storage=storage, study=study)
+    url = storage or default_storage(results)
+    with study_lock(url, study or DEFAULT_STUDY, Path(results)), usable(url):
+        records = StudyRecords.open(results=results, storage=storage, study=study)
+        kept, settings = ConfirmedRecords(records), records.settings
+        finalists = records.best(top)
+        if len(finalists) < top:
+            raise StudyError(
+                f"--top {top}: study {records.study.study_name!r} has {len(finalists)} trained trials"
+                + (f", allowed: 1 to {len(finalists)}" if finalists else "")
+            )
+        numbers = tuple(sorted(record.number for record in finalists))
+        opened = next((o for o in kept.openings() if o.same_question(numbers, seeds)), None)
+        if opened is None and kept.openings() and not again:
+            raise StudyError(_opened_before(kept.openings(), records.study.study_name))
+        dataset = _same_data(settings, data_root)
+        trainer = _Trainer(
+            kept,
+            {record.number: record for record in finalists},
+            on_event,
+            lambda data: open_workers(
+                data, picked, num=workers or (num_cores() if picked.type == "cpu" else 1), exact=exact
+            ),
+            describe(picked),
+        )
+        histories = trainer.train("val", numbers, range(seeds), TrainingData.of(dataset))
+        ranking = Ranking.of(
+            [
+                Finalist(
+                    trial=record.number,
+                    params=record.params or 0,
+                    objectives=tuple(
+                        objective(_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
+                        for seed in range(seeds)
+                    ),
+                )
+                for record in finalists
+            ]
+        )
+        on_event(Ranked(ranking=ranking))
+        winner = ranking.winner.trial
+        if opened is None:  # noted before it is opened: a look cannot be taken back
+            kept.open(Opening(trial=winner, seeds=seeds, finalists=numbers, date=date.today().isoformat()))
+        data = TrainingData.on_test(dataset, datasets.load_test(dataset.name, data_root=data_root))
+        histories = trainer.train("test", (winner,), range(seeds), data)
+        confirmation = Confirmation(
+            study=records.study.study_name,
+            dataset=dataset.name,
+            winner=records.trial(winner),
+            ranking=ranking,
+            test=TestResult(
+                accuracies=tuple(_accuracies(histories[winner, seed], settings.epochs) for seed in range(seeds)),
+                consistency=settings.consistency,
+                target=target,
+                num_images=len(data.val_labels),
+            ),
+            num_openings=len(kept.openings()),
+        )
+        kept.conclude(confirmation.to_json())
+        return confirmation
+
+
+def _opened_before(openings: Sequence[Opening], study: str) -> str:
+    last = openings[-1]
+    times = "once" if len(openings) == 1 else f"{len(openings)} times"
+    others = ", ".join(map(str, last.finalists))
+    return (
+        f"the test split was opened {times} for study {study!r} already, last on {last.date} for trial {last.trial}"
+        f" (finalists {others}; {last.seeds} seeds): the same --top and --seeds, if the study has not grown, show what"
+        " came out; --again opens it once more, for figures that are no longer quite unbiased"
+    )
+
+
+def _same_data(settings: Settings, data_root: str | Path | None) -> datasets.Dataset:
+    dataset = datasets.load(settings.dataset, data_root=data_root)
+    if (dataset.fingerprint, dataset.split_id) != (settings.data_fingerprint, settings.split):
+        raise StudyError(f"{settings.dataset} is not what it was when the study was begun; give its --data-root")
+    return dataset
+
+
+def _accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
+    """One for each epoch; 0 where the loss was no number."""
+    return tuple(metrics.val_accuracy for metrics in history) or (0.0,) * epochs
+
+
+class _Trainer:
+    """Trains what has not been trained yet, and keeps it."""
+
+    def __init__(
+        self,
+        kept: ConfirmedRecords,
+        records: dict[int, TrialRecord],
+        on_event: Callable[[ConfirmEvent], None],
+        open_on: Callable[[TrainingData], Workers],
+        device: str,
+    ) -> None:
+        self.kept = kept
+        self.records = records
+        self.on_event = on_event
+        self.open_on = open_on
+        self.device = device
+
+    def train(
+        self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], data: TrainingData
+    ) -> dict[tuple[int, int], tuple[EpochMetrics, ...]]:
+        """The epochs of every trial with every seed, by both."""
+        # Seed by seed, so that an early look compares all trials.
+        runs = [Run(trial=trial, judged_on=judged_on, seed=seed) for seed in seeds for trial in trials]
+        missing = [run for run in runs if self.kept.history(run) is None]
+        num_done = len(runs) - len(missing)
+        self.on_event(
+            StageStarted(
+                judged_on=judged_on,
+                trials=tuple(trials),
+                num_runs=len(runs),
+                num_done=num_done,
+                device=self.device,
+            )
+        )
+        if missing:
+            workers = self.open_on(data)
+            try:
+                self._train(missing, workers, len(runs))
+            finally:
+                workers.close()
+        return {(run.trial, run.seed): self.kept.history(run) or () for run in runs}
+
+    def _train(self, missing: list[Run], workers: Workers, num_runs: int) -> None:
+        todo = dict(enumerate(missing))
+        running: dict[int, list[EpochMetrics]] = {}
+        num_ended = 0
+        consistency = self.kept.records.settings.consistency
+        while num_ended < len(missing):
+            while len(running) < workers.capacity and len(running) + num_ended < len(missing):
+                key = len(running) + num_ended
+                running[key] = []
+                workers.submit(self._job(key, todo[key]))
+            for report in workers.reports():
+                if not isinstance(report, Ended):
+                    running[report.key].append(report.metrics)
+                    continue
+                run, history = todo[report.key], running.pop(report.key)
+                if report.outcome == "failed":
+                    raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {report.reason}")
+                if report.outcome == "diverged":
+                    history = []
+                elif run.judged_on == "test" and run.seed == 0:
+                    self.kept.keep_weights(run.trial, report.weights)
+                self.kept.keep(run, history)
+                num_ended += 1
+                self.on_event(
+                    RunFinished(
+                        run=run,
+                        history=tuple(history),
+                        consistency=consistency,
+                        num_runs=num_runs,
+                        num_done=num_runs - len(missing) + num_ended,
+                    )
+                )
+
+    def _job(self, key: int, run: Run) -> Job:
+        record = self.records[run.trial]
+        assert record.architecture is not None
+        assert record.recipe is not None
+        return Job(key=key, architecture=record.architecture, recipe=record.recipe, seed=run.seed)

@@ -1,0 +1,163 @@
+"""What several runs of the same network say, and what they do not: spread, ties, and the verdict on a target.
+
+Accuracies are fractions; differences between them are told in points, hundredths.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """A trial of the search with the val objective of each seed; a run that diverged counts as 0."""
+
+    trial: int
+    params: int
+    objectives: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return fmean(self.objectives)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over the seeds (of the sample, n - 1)."""
+        return stdev(self.objectives)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Finalists by mean, best first.
+
+    standard_error: of the difference of two means, from the variance that the finalists have in common.
+    """
+
+    finalists: tuple[Finalist, ...]
+    standard_error: float
+
+    @classmethod
+    def of(cls, finalists: Sequence[Finalist]) -> "Ranking":
+        """The ranking of some finalists, all with as many seeds, two at the least."""
+        seeds = len(finalists[0].objectives)
+        # One run that diverged would make every difference look small.
+        sound = [finalist for finalist in finalists if min(finalist.objectives) > 0] or finalists
+        pooled = fmean(finalist.sd**2 for finalist in sound)
+        ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.params, finalist.trial))
+        return cls(finalists=tuple(ranked), standard_error=math.sqrt(2 * pooled / seeds))
+
+    @property
+    def tied(self) -> tuple[Finalist, ...]:
+        """Those that are behind the best by no more than the standard error, the best among them.
+
+        The rule of one standard error: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+        """
+        least = self.finalists[0].mean - self.standard_error
+        return tuple(finalist for finalist in self.finalists if finalist.mean >= least)
+
+    @property
+    def winner(self) -> Finalist:
+        """The smallest of the tied: the others are not measurably better."""
+        return min(self.tied, key=lambda finalist: finalist.params)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult:
+    """Test accuracies after each epoch of each seed (those of a run that diverged are 0), held against a target."""
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    accuracies: tuple[tuple[float, ...], ...]
+    consistency: int
+    target: float
+    num_images: int
+
+    @property
+    def finals(self) -> list[float]:
+        """Accuracy after the last epoch, of each seed."""
+        return [run[-1] for run in self.accuracies]
+
+    @property
+    def consistent(self) -> list[float]:
+        """Lowest accuracy of the last epochs, of each seed."""
+        return [min(run[-self.consistency :]) for run in self.accuracies]
+
+    @property
+    def num_met(self) -> int:
+        """Seeds that reach the target in every one of the last epochs."""
+        return sum(lowest >= self.target for lowest in self.consistent)
+
+    @property
+    def verdict(self) -> str:
+        """met, met by some, or missed."""
+        return "missed" if not self.num_met else "met" if self.num_met == len(self.accuracies) else "met by some"
+
+    def share_of_seeds(self) -> tuple[float, float]:
+        """Between which shares of all seeds reach the target, with 95 % confidence (Clopper and Pearson 1934)."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(self.num_met, len(self.accuracies)).proportion_ci(CONFIDENCE, method="exact")
+        return float(interval.low), float(interval.high)
+
+    def on_new_images(self) -> tuple[float, float]:
+        """Between which the mean final accuracy of all seeds on all such images lies, with 95 % confidence.
+
+        Two sources add up: the seeds are a sample (their variance over their number), and so are the images (that of
+        a share, p (1 - p) over their number). Student's t with the degrees of freedom of Welch and Satterthwaite.
+        """
+        from scipy.stats import t
+
+        seeds, mean = len(self.finals), fmean(self.finals)
+        by_seeds, by_images = stdev(self.finals) ** 2 / seeds, mean * (1 - mean) / self.num_images
+        variance = by_seeds + by_images
+        freedom = variance**2 * (seeds - 1) / by_seeds**2 if by_seeds else math.inf
+        reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+        return max(0.0, mean - reach), min(1.0, mean + reach)
+
+    def lines(self) -> list[str]:
+        """The verdict and its limits, in words."""
+        seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
+        wanted = f"at least {self.target:.2%} in each of the last {last} epochs"
+        low, high = self.share_of_seeds()
+        least, most = self.on_new_images()
+        if self.target > most:
+            place = "above it: on new images the target is out of reach"
+        elif self.target < least:
+            place = "below it: also on new images"
+        else:
+            place = "inside it: these runs do not tell on which side the mean on new images lies"
+        return [
+            f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
+            f"final accuracy {spread_text(self.finals)}, lowest of the last {last} epochs"
+            f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
+            f"Of all seeds, {low:.0%} to {high:.0%} would keep it (95 % confidence, from {self.num_met} of {seeds}).",
+            f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
+            f" {self.num_images:,} images); the target is {place}.",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "verdict": self.verdict,
+            "target": self.target,
+            "num_seeds": len(self.accuracies),
+            "num_met": self.num_met,
+            "final_accuracy_mean": fmean(self.finals),
+            "final_accuracy_sd": stdev(self.finals),
+            "consistent_accuracy_mean": fmean(self.consistent),
+            "consistent_accuracy_sd": stdev(self.consistent),
+            "share_of_seeds": self.share_of_seeds(),
+            "on_new_images": self.on_new_images(),
+            "num_images": self.num_images,
+            "accuracies": self.accuracies,
+        }
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """Mean and standard deviation in per cent, such as 99.41 ± 0.05 %."""
+    return f"{100 * fmean(values):.2f} ± {100 * stdev(values):.2f} %"

@@ -1,0 +1,419 @@
+"""Do zero-cost proxies tell, before any training, which candidates will train well?
+
+    python scripts/bench_proxies.py --table results/search_table.csv
+
+Reads the table that `search_table.py` wrote, scores every candidate's untrained network, and prints as Markdown how
+well each score ranks the objective: the mean val accuracy of the last 5 epochs of seed 0. Higher scores are taken for
+better, as in the papers. Scores are those of torch's own initialisation (seed 0) on one batch of 64 training images;
+dropout is off. Batch norm uses the batch's statistics, except where said.
+
+- synflow: log of the sum of |w dL/dw| over the weights of convolutions and linear layers, L the sum of the outputs for
+  an input of ones, every parameter replaced by its absolute value, in float64, batch norm left out (the identity).
+  Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020; in the form
+  of Abdelfattah et al., "Zero-cost proxies for lightweight NAS", 2021, like grad_norm, snip and jacob_cov.
+- grad_norm: sum over the same layers of the L2 norm of the weights' gradient of the cross entropy.
+- snip: sum of |w dL/dw| of the cross entropy (Lee et al., "SNIP", 2019).
+- jacob_cov: minus the sum of log(v + k) + 1 / (v + k), k = 1e-5, over the eigenvalues v of the correlation matrix of
+  the images' gradients of their summed outputs (Mellor et al., "Neural architecture search without training", first
+  version, 2020). A batch norm near the end makes the sum over a batch constant, and this gradient rounding noise;
+- jacob_cov_held: the same with the batch's statistics taken for constants, so each image has the gradient of its own.
+- naswot: log-determinant of the kernel that counts the units in which two images agree on the sign of what enters the
+  activation, whichever function that is (Mellor et al., arXiv 2006.04647).
+
+The trivial baselines come from the description alone. The logarithm of a baseline ranks as it does, so it has no row.
+"""
+
+import argparse
+import csv
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas import datasets
+from nas.architecture import Architecture
+from nas.cost import cost_of
+from nas.domains import Choice, Domain, IntRange, Value
+from nas.search_space import SearchSpace
+from nas.training import initialise, objective
+
+TABLE = Path("results/search_table.csv")
+CONSISTENCY, BATCH, DRAWN, TOP = 5, 64, 4, 0.1
+RESAMPLES, SEED = 2000, 0
+WEIGHTED = (nn.Conv2d, nn.Linear)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
+
+Array = NDArray[np.float64]
+Scores = dict[str, Array]
+
+
+# Proxies: an untrained network in training mode without dropout, normalised images and their labels to a score.
+
+
+def synflow(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+    module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.abs_()
+    ones = torch.ones(1, *images.shape[1:], dtype=torch.float64)
+    torch.autograd.backward(module(ones).sum())
+    return math.log(_saliency(module))
+
+
+def grad_norm(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    torch.autograd.backward(functional.cross_entropy(module(images), labels))
+    return math.fsum(gradient.norm().item() for _, gradient in _weights(module))
+
+
+def snip(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    torch.autograd.backward(functional.cross_entropy(module(images), labels))
+    return _saliency(module)
+
+
+def jacob_cov(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    x = images.clone().requires_grad_()
+    torch.autograd.backward(module(x).sum())
+    assert x.grad is not None
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(x.grad.flatten(1).double().numpy())).clip(0) + 1e-5
+    return -float(np.sum(np.log(eigenvalues) + 1 / eigenvalues))
+
+
+def jacob_cov_held(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0  # the running statistics become the batch's
+    with torch.no_grad():
+        module(images)
+    return jacob_cov(module.eval(), images, labels)
+
+
+def naswot(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
+
+    def add(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        code = (inputs[0] > 0).flatten(1).float()
+        kernel.add_(code @ code.T + (1 - code) @ (1 - code).T)
+
+    for layer in module.modules():
+        if isinstance(layer, ACTIVATIONS):
+            layer.register_forward_pre_hook(add)
+    with torch.no_grad():
+        module(images)
+    return float(torch.linalg.slogdet(kernel).logabsdet)
+
+
+def _weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    layers = (layer for layer in module.modules() if isinstance(layer, WEIGHTED))
+    return [(layer.weight.detach(), layer.weight.grad) for layer in layers if layer.weight.grad is not None]
+
+
+def _saliency(module: nn.Module) -> float:
+    return math.fsum((weight * gradient).abs().sum().item() for weight, gradient in _weights(module))
+
+
+PROXIES: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
+    "synflow": synflow,
+    "naswot": naswot,
+    "jacob_cov": jacob_cov,
+    "jacob_cov_held": jacob_cov_held,
+    "grad_norm": grad_norm,
+    "snip": snip,
+}
+GIVEN = ("macs", "params")
+BASELINES = ("params", "macs", "convolutions", "receptive_field")
+
+
+def score(proxy: str, architecture: Architecture, images: Tensor, labels: Tensor, seed: int) -> float:
+    """Anything but a finite number ranks last, as it would in a filter."""
+    module = initialise(architecture, seed=seed).train()
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d):
+            layer.eval()
+    try:
+        value = PROXIES[proxy](module, images, labels)
+    except (ValueError, np.linalg.LinAlgError):  # the logarithm of 0, the eigenvalues of nan
+        value = -math.inf
+    return value if math.isfinite(value) else -math.inf
+
+
+def baselines(architecture: Architecture) -> dict[str, float]:
+    cost = cost_of(architecture)
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in architecture.build().modules())
+    return dict(zip(BASELINES, (cost.params, cost.macs, convolutions, cost.receptive_field), strict=True))
+
+
+# The table
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Candidates whose training with seed 0 ended well, and the objectives of those trained with every seed."""
+
+    values: list[dict[str, Value]]
+    objectives: Array
+    repeated: Array  # (candidates, seeds)
+    num_rows: int
+    num_diverged: int
+
+
+def read_table(path: Path, space: SearchSpace) -> Trained:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [name for name in rows[0] if name.startswith("epoch")]
+    values: dict[int, dict[str, Value]] = {}
+    reached: dict[int, dict[int, float]] = {}
+    num_diverged = 0
+    for row in rows:
+        index, seed = int(row["candidate"]), int(row["seed"])
+        if not all(row[name] for name in epochs):
+            num_diverged += seed == 0
+            continue
+        values[index] = {name: cell_value(domain, row[name]) for name, domain in space.domains.items()}
+        reached.setdefault(index, {})[seed] = objective([float(row[name]) for name in epochs], CONSISTENCY)
+    kept = sorted(index for index in reached if 0 in reached[index])
+    most = max(map(len, reached.values()))
+    repeated = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in reached.values() if len(by_seed) == most > 1]
+    return Trained(
+        values=[values[index] for index in kept],
+        objectives=np.array([reached[index][0] for index in kept]),
+        repeated=np.array(repeated).reshape(-1, most),
+        num_rows=len(rows),
+        num_diverged=num_diverged,
+    )
+
+
+def cell_value(domain: Domain, cell: str) -> Value:
+    """The value that a cell of the table holds, of the domain's own type."""
+    if isinstance(domain, Choice):
+        return next(value for value in domain.values if str(value) == cell)
+    return int(cell) if isinstance(domain, IntRange) else float(cell)
+
+
+# Statistics: each takes how often each candidate counts, (resamples, candidates), and gives one number a resample.
+
+
+def rank_correlations(columns: Sequence[Array], counts: Array) -> Array:
+    """Spearman's rho of every pair of columns: (resamples, columns, columns)."""
+    ranks = np.stack([counts @ (np.sign(column - column[:, None]) / 2 + 0.5) for column in map(_order, columns)], 1)
+    total = counts.sum(1)[:, None, None]
+    centred = ranks - (ranks * counts[:, None]).sum(2, keepdims=True) / total
+    covariances = (centred * counts[:, None]) @ centred.transpose(0, 2, 1)
+    deviations = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    return np.asarray(covariances / (deviations[:, :, None] * deviations[:, None]))
+
+
+def _order(column: Array) -> Array:
+    """Ranks, which compare where the values may be infinite."""
+    return np.unique(column, return_inverse=True)[1].astype(np.float64)
+
+
+def spearman(scores: Array, target: Array, counts: Array) -> Array:
+    return rank_correlations((scores, target), counts)[:, 0, 1]
+
+
+def remaining(given: Sequence[Array], scores: Array, target: Array, counts: Array) -> Array:
+    """Correlation of what is left of both ranks after a linear fit to the ranks of what is given."""
+    precision = np.linalg.inv(rank_correlations((scores, target, *given), counts))
+    return np.asarray(-precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1]))
+
+
+def kendall(scores: Array, target: Array, counts: Array) -> Array:
+    """Tau-b."""
+    x, y = (np.sign(column - column[:, None]) for column in (_order(scores), _order(target)))
+    both, of_x, of_y = (((counts @ pairs) * counts).sum(1) for pairs in (x * y, x * x, y * y))
+    return np.asarray(both / np.sqrt(of_x * of_y))
+
+
+def within(groups: NDArray[np.str_], scores: Array, target: Array, counts: Array) -> Array:
+    """Mean of Spearman's rho within each group, each weighing as much as it has candidates."""
+    rhos = [spearman(scores[groups == g], target[groups == g], counts[:, groups == g]) for g in np.unique(groups)]
+    sizes = [counts[:, groups == g].sum(1) for g in np.unique(groups)]
+    return np.asarray(np.average(rhos, axis=0, weights=sizes))
+
+
+def kept_shares(scores: Array, counts: Array) -> Array:
+    """How likely each candidate is the one kept of DRAWN at random: (resamples, candidates); ties are drawn for."""
+    order = _order(scores).astype(int)
+    shares = counts / counts.sum(1, keepdims=True)
+    groups = np.zeros((len(counts), order.max() + 1))
+    np.add.at(groups.T, order, shares.T)
+    up_to = groups.cumsum(1)
+    wins = up_to**DRAWN - (up_to - groups) ** DRAWN
+    rates = np.divide(wins, groups, out=np.zeros_like(wins), where=groups > 0)
+    return np.asarray(rates[:, order] * shares)
+
+
+def gain(scores: Array, target: Array, counts: Array) -> Array:
+    """Mean objective of the kept minus that of all."""
+    return np.asarray(kept_shares(scores, counts) @ target - counts @ target / counts.sum(1))
+
+
+def more(than: Array, scores: Array, target: Array, counts: Array) -> Array:
+    """The gain above that by other scores."""
+    return gain(scores, target, counts) - gain(than, target, counts)
+
+
+def top_lost(scores: Array, target: Array, counts: Array) -> Array:
+    """Of the draws with a candidate of the top, the share that keep one that is not."""
+    top = target >= np.quantile(target, 1 - TOP)
+    among = counts[:, top].sum(1) / counts.sum(1)
+    drawn = np.where(among > 0, 1 - (1 - among) ** DRAWN, np.nan)
+    return np.asarray(1 - kept_shares(scores, counts)[:, top].sum(1) / drawn)
+
+
+# Report
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """The candidates as they are and resampled, the same way for every statistic, so that differences are paired."""
+
+    once: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, size: int) -> "Resampling":
+        rng = np.random.default_rng(SEED)
+        return cls(np.ones((1, size)), rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64))
+
+    def of_some(self, chosen: NDArray[np.bool_]) -> "Resampling":
+        return Resampling(self.once[:, chosen], self.counts[:, chosen])
+
+    def cell(self, statistic: Callable[[Array], Array], form: str = "+.2f", unit: float = 1) -> str:
+        """The statistic with its 95 % interval."""
+        low, high = np.nanquantile(statistic(self.counts), (0.025, 0.975)) * unit
+        return f"{statistic(self.once)[0] * unit:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def print_correlations(scores: Scores, target: Array, resampling: Resampling) -> None:
+    given, every = ([scores[name] for name in names] for names in (GIVEN, BASELINES))
+    rows = []
+    for name, column in scores.items():
+        rows.append(
+            [
+                name,
+                resampling.cell(partial(spearman, column, target)),
+                resampling.cell(partial(kendall, column, target)),
+                "" if name in GIVEN else resampling.cell(partial(remaining, given, column, target)),
+                "" if name in BASELINES else resampling.cell(partial(remaining, every, column, target)),
+                *(f"{spearman(column, other, resampling.once)[0]:+.2f}" for other in given),
+            ]
+        )
+    head = ["score", "Spearman's rho", "Kendall's tau", f"rho given {' and '.join(GIVEN)}", "rho given all baselines"]
+    print_table([*head, *(f"rho with {name}" for name in GIVEN)], rows)
+
+
+def print_within(scores: Scores, target: Array, optimizers: NDArray[np.str_], resampling: Resampling) -> None:
+    names = np.unique(optimizers)
+    rows = []
+    for name, column in scores.items():
+        row = [name, resampling.cell(partial(within, optimizers, column, target))]
+        row += [
+            resampling.of_some(x).cell(partial(spearman, column[x], target[x])) for x in names[:, None] == optimizers
+        ]
+        rows.append(row)
+    print_table(
+        ("score", "rho within an optimizer", *(f"{name} ({(optimizers == name).sum()})" for name in names)), rows
+    )
+
+
+def print_filter(
+    scores: Scores, again: Scores, seconds: dict[str, float], target: Array, resampling: Resampling
+) -> None:
+    ends = {"at random": np.zeros_like(target), "by the objective itself": target}
+    rows = []
+    for name, column in {**scores, **ends}.items():
+        row = [name, resampling.cell(partial(gain, column, target), "+.3f", 100)]
+        for than in GIVEN:
+            extra = resampling.cell(partial(more, scores[than], column, target), "+.3f", 100)
+            row.append(extra if name in PROXIES else "")
+        row.append(resampling.cell(partial(top_lost, column, target), ".0f", 100))
+        row.append(f"{seconds[name] * 1000:.0f}" if name in seconds else "")
+        row.append(f"{spearman(column, again[name], resampling.once)[0]:.2f}" if name in again else "")
+        rows.append(row)
+    head = [f"best of {DRAWN} by", "gain, points of accuracy", *(f"gain above that by {name}" for name in GIVEN)]
+    print_table([*head, f"top {TOP:.0%} lost, %", "CPU ms a network", "rho between two initialisations"], rows)
+
+
+def print_ceiling(repeated: Array, target: Array) -> None:
+    size, seeds = repeated.shape
+    if seeds < 2 or size < 3:
+        print("\nNo candidates were repeated yet: no noise ceiling.")
+        return
+    pairs = [(i, j) for i in range(seeds) for j in range(i)]
+    ceiling = Resampling.of(size).cell(
+        lambda c: np.mean([spearman(repeated[:, i], repeated[:, j], c) for i, j in pairs], axis=0)
+    )
+    noise = math.sqrt(repeated.var(1, ddof=1).mean())
+    print(
+        f"\nNoise ceiling: rho between two seeds {ceiling}, mean of {len(pairs)} pairs of seeds, {size} candidates; "
+        f"standard deviation between seeds {noise * 100:.3f} points (median candidate "
+        f"{np.median(repeated.std(1, ddof=1)) * 100:.3f}), between all candidates {target.std(ddof=1) * 100:.3f}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    dataset = datasets.load("mnist", data_root=args.data_root)
+    space = SearchSpace.load("mnist")
+    trained = read_table(args.table, space)
+    target = trained.objectives
+    candidates = [space.candidate(values) for values in trained.values]
+    chosen = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(SEED))[:BATCH]
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+    images, labels = (dataset.train.images[chosen] / 255 - mean) / std, dataset.train.labels[chosen]
+
+    scores: Scores = {}
+    again: Scores = {}
+    seconds: dict[str, float] = {}
+    for proxy in PROXIES:
+        values, spent = [], []
+        for candidate in candidates:
+            start = time.process_time()
+            values.append(score(proxy, candidate.architecture, images, labels, SEED))
+            spent.append(time.process_time() - start)
+        scores[proxy], seconds[proxy] = np.array(values), statistics.median(spent)
+        again[proxy] = np.array([score(proxy, c.architecture, images, labels, SEED + 1) for c in candidates])
+    described = [baselines(candidate.architecture) for candidate in candidates]
+    scores |= {name: np.array([one[name] for one in described], dtype=np.float64) for name in BASELINES}
+
+    quantiles = ", ".join(f"{q:.2%}" for q in np.quantile(target, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)))
+    infinite = {name: int(np.isinf(column).sum()) for name, column in scores.items() if np.isinf(column).any()}
+    print(
+        f"{trained.num_rows} rows: {len(target)} candidates, {trained.num_diverged} more that diverged, left out. "
+        f"Objective: {quantiles} (minimum, 10, 25, 50, 75, 90 %, maximum). Scores that are not finite: "
+        f"{infinite or 'none'}. In brackets: 95 % intervals of {RESAMPLES} resamples of the candidates."
+    )
+    resampling = Resampling.of(len(target))
+    print_correlations(scores, target, resampling)
+    print_within(scores, target, np.array([c.recipe.optimizer for c in candidates]), resampling)
+    print_filter(scores, again, seconds, target, resampling)
+    print_ceiling(trained.repeated, target)
+
+
+if __name__ == "__main__":
+    main()

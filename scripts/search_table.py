@@ -1,0 +1,123 @@
+"""Trains random feasible candidates briefly and keeps what became of them, for `bench_search.py` to replay.
+
+    python scripts/search_table.py --candidates 300 --repeated 20 --seeds 3
+
+Candidates of the default space within 8,000 parameters and a receptive field of 28, each 15 epochs on every fifth
+image of the train split (10,000), judged on the whole val split. The first `repeated` are trained with several seeds,
+which tells the noise of a single run. Run again, it goes on where it stopped.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from nas import datasets
+from nas.constraints import limits
+from nas.domains import Value
+from nas.screening import judge
+from nas.search_space import SearchSpace
+from nas.training import EpochMetrics, TrainingData, pick_device
+from nas.workers import Ended, Job, open_workers
+
+EPOCHS = 15
+TABLE = Path("results/search_table.csv")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=300)
+    parser.add_argument("--repeated", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    args = parser.parse_args()
+
+    dataset = datasets.load("mnist")
+    full = TrainingData.of(dataset)
+    data = TrainingData(
+        train_images=full.train_images[::5].contiguous(),
+        train_labels=full.train_labels[::5].contiguous(),
+        val_images=full.val_images,
+        val_labels=full.val_labels,
+        mean=full.mean,
+        std=full.std,
+    )
+    space = SearchSpace.load("mnist").bind(
+        input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=EPOCHS
+    )
+    candidates = feasible(space, args.candidates)
+    wanted = [(index, 0) for index in range(args.candidates)]
+    wanted += [(index, seed) for index in range(args.repeated) for seed in range(1, args.seeds)]
+    Table(args.table, space, candidates).fill(wanted, data, num_workers=args.workers)
+
+
+class Table:
+    """The file, and what is still to be trained for it."""
+
+    def __init__(self, path: Path, space: SearchSpace, candidates: Sequence[dict[str, Value]]) -> None:
+        self.path = path
+        self.space = space
+        self.candidates = candidates
+
+    def fill(self, wanted: Sequence[tuple[int, int]], data: TrainingData, *, num_workers: int) -> None:
+        """Trains the candidates of those indices with those seeds, if they are not in the file yet."""
+        done = self._done()
+        todo = [job for job in wanted if job not in done]
+        workers = open_workers(data, pick_device("cpu"), num=num_workers)
+        running: dict[int, tuple[int, int]] = {}
+        histories: dict[int, list[EpochMetrics]] = {}
+        key, began, total = 0, time.monotonic(), len(todo)
+        try:
+            while todo or running:
+                while todo and len(running) < workers.capacity:
+                    key += 1
+                    index, seed = running[key] = todo.pop(0)
+                    histories[key] = []
+                    drawn = self.space.candidate(self.candidates[index])
+                    workers.submit(Job(key=key, architecture=drawn.architecture, recipe=drawn.recipe, seed=seed))
+                for report in workers.reports():
+                    if not isinstance(report, Ended):
+                        histories[report.key].append(report.metrics)
+                        continue
+                    if report.outcome == "failed":
+                        raise SystemExit(report.reason)
+                    self._write(*running.pop(report.key), histories.pop(report.key))
+                    ended = total - len(todo) - len(running)
+                    print(f"{ended}/{total} {time.monotonic() - began:.0f} s", flush=True)
+        finally:
+            workers.close()
+
+    def _done(self) -> set[tuple[int, int]]:
+        if not self.path.exists():
+            names = [f"epoch{epoch + 1}" for epoch in range(EPOCHS)]
+            self._append(["candidate", "seed", "seconds", *self.space.domains, *names])
+        with self.path.open(newline="") as file:
+            return {(int(row["candidate"]), int(row["seed"])) for row in csv.DictReader(file)}
+
+    def _write(self, index: int, seed: int, history: Sequence[EpochMetrics]) -> None:
+        # A training that diverged has fewer epochs: the rest stays empty.
+        accuracies = [format(metrics.val_accuracy, ".4f") for metrics in history] + [""] * (EPOCHS - len(history))
+        seconds = sum(metrics.seconds for metrics in history)
+        self._append([index, seed, f"{seconds:.2f}", *self.candidates[index].values(), *accuracies])
+
+    def _append(self, row: Sequence[object]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow(row)
+
+
+def feasible(space: SearchSpace, count: int) -> list[dict[str, Value]]:
+    """The first so many random draws that keep the limits."""
+    rng, kept = Random(0), limits(space.input_shape, max_params=8000)
+    found: list[dict[str, Value]] = []
+    while len(found) < count:
+        values = space.draw(rng)
+        if not judge(space, kept, values).reason:
+            found.append(values)
+    return found
+
+
+if __name__ == "__main__":
+    main()
