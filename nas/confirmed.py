@@ -65,6 +65,14 @@ class ConfirmedRecords:
         """Notes that the test split is about to be opened."""
         self._write(f"{NOTE}openings", [asdict(every) for every in (*self.openings(), opening)])
 
+    def keep_num_images(self, count: int) -> None:
+        """Stores the size of the test split."""
+        self._write(f"{NOTE}num_test_images", count)
+
+    def num_images(self) -> int:
+        """How many images the test split has, once it was opened."""
+        return int(self._read()[f"{NOTE}num_test_images"])
+
     def keep_weights(self, trial: int, weights: bytes) -> None:
         """Stores the weights of the first seed of the trial that was confirmed."""
         self._write(f"{NOTE}weights:{trial}", self.records.upload(weights))

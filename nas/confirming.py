@@ -1,6 +1,6 @@
 """Confirm: the best trials of a study trained again with several seeds, and the winner held against the test split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -51,12 +51,15 @@ ConfirmEvent = StageStarted | RunFinished | Ranked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """What came out. `num_openings`: how often the test split has been opened for this study, this time included."""
+    """What came out. `num_openings`: how often the test split has been opened for this study, this time included.
+
+    `ranking` is None where there was one finalist alone.
+    """
 
     study: str
     dataset: str
     winner: TrialRecord
-    ranking: Ranking
+    ranking: Ranking | None
     test: TestResult
     num_openings: int
 
@@ -70,12 +73,7 @@ class Confirmation:
             "macs": self.winner.macs,
             "receptive_field": self.winner.receptive_field,
             "num_openings": self.num_openings,
-            "finalists": [
-                {"trial": each.trial, "params": each.params, "objectives": each.objectives, "tied": each in tied}
-                for tied in [self.ranking.tied]
-                for each in self.ranking.finalists
-            ],
-            "standard_error": self.ranking.standard_error,
+            "ranking": self.ranking.to_json() if self.ranking else None,
             **self.test.to_json(),
         }
 
@@ -97,7 +95,7 @@ def confirm(
 ) -> Confirmation:
     """Trains the `top` trials with `seeds` seeds, picks one by val accuracy, and opens the test split for it alone.
 
-    The trials are ranked by their mean objective over seeds that the search did not use; among those not measurably
+    Several trials are ranked by their mean objective over seeds that the search did not use; among those not measurably
     worse than the best the smallest wins. The winner is trained on train + val with as many seeds, and each epoch
     judged on the test split against `target`, a fraction to be reached in every one of the last epochs. Runs that have
     ended are kept: called again, it goes on where it stopped, and what is complete is only read.
@@ -137,26 +135,20 @@ def confirm(
             ),
             describe(picked),
         )
-        histories = trainer.train("val", numbers, range(seeds), TrainingData.of(dataset))
-        ranking = Ranking.of(
-            [
-                Finalist(
-                    trial=record.number,
-                    params=record.params or 0,
-                    objectives=tuple(
-                        objective(_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
-                        for seed in range(seeds)
-                    ),
-                )
-                for record in finalists
-            ]
-        )
-        on_event(Ranked(ranking=ranking))
-        winner = ranking.winner.trial
+        winner, ranking = numbers[0], None
+        if top > 1:
+            histories = trainer.train("val", numbers, range(seeds), lambda: TrainingData.of(dataset))
+            ranking = _ranking(finalists, histories, settings, range(seeds))
+            on_event(Ranked(ranking=ranking))
+            winner = ranking.winner.trial
         if opened is None:  # noted before it is opened: a look cannot be taken back
             kept.open(Opening(trial=winner, seeds=seeds, finalists=numbers, date=date.today().isoformat()))
-        data = TrainingData.on_test(dataset, datasets.load_test(dataset.name, data_root=data_root))
-        histories = trainer.train("test", (winner,), range(seeds), data)
+        histories = trainer.train(
+            "test",
+            (winner,),
+            range(seeds),
+            lambda: TrainingData.on_test(dataset, datasets.load_test(dataset.name, data_root=data_root)),
+        )
         confirmation = Confirmation(
             study=records.study.study_name,
             dataset=dataset.name,
@@ -166,7 +158,7 @@ def confirm(
                 accuracies=tuple(_accuracies(histories[winner, seed], settings.epochs) for seed in range(seeds)),
                 consistency=settings.consistency,
                 target=target,
-                num_images=len(data.val_labels),
+                num_images=kept.num_images(),
             ),
             num_openings=len(kept.openings()),
         )
@@ -182,6 +174,27 @@ def _opened_before(openings: Sequence[Opening], study: str) -> str:
         f"the test split was opened {times} for study {study!r} already, last on {last.date} for trial {last.trial}"
         f" (finalists {others}; {last.seeds} seeds): the same --top and --seeds, if the study has not grown, show what"
         " came out; --again opens it once more, for figures that are no longer quite unbiased"
+    )
+
+
+def _ranking(
+    finalists: Sequence[TrialRecord],
+    histories: Mapping[tuple[int, int], Sequence[EpochMetrics]],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> Ranking:
+    return Ranking.of(
+        [
+            Finalist(
+                trial=record.number,
+                params=record.params or 0,
+                objectives=tuple(
+                    objective(_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
+                    for seed in seeds
+                ),
+            )
+            for record in finalists
+        ]
     )
 
 
@@ -215,7 +228,7 @@ class _Trainer:
         self.device = device
 
     def train(
-        self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], data: TrainingData
+        self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
     ) -> dict[tuple[int, int], tuple[EpochMetrics, ...]]:
         """The epochs of every trial with every seed, by both."""
         # Seed by seed, so that an early look compares all trials.
@@ -232,6 +245,9 @@ class _Trainer:
             )
         )
         if missing:
+            data = load()
+            if judged_on == "test":
+                self.kept.keep_num_images(len(data.val_labels))
             workers = self.open_on(data)
             try:
                 self._train(missing, workers, len(runs))

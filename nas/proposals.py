@@ -22,7 +22,7 @@ Values = dict[str, Any]
 Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
 """Proposals for a space. The study is one in memory that holds nothing but the trained candidates, in their order."""
 
-NUM_STARTUP = 20
+NUM_STARTUP = 10
 """Candidates that are drawn at random before any other sampler has enough to go on."""
 
 NUM_RANDOM = 1_000  # random draws before the closest is mended
@@ -83,7 +83,7 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
     # With one objective nobody dominates the best; with several, any of their front may be the parent.
     parent = min(drawn, key=lambda trial: sum(dominates(other, points[trial.number]) for other in points.values()))
     for _ in range(NUM_GENETIC):
-        yield _mutated(space, parent.params, rng)
+        yield _mutated(space, {name: parent.params[name] for name in space.domains}, rng)
 
 
 SAMPLERS: dict[str, Propose] = {
@@ -121,14 +121,15 @@ def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:
     """The values with one of them changed, one that changes the candidate."""
     names = list(space.domains)
     own = space.candidate(values)
-    while True:
+    for _ in range(100):  # almost all parameters may be unused
         name = names[int(rng.random() * len(names))]
         changed = {**values, name: space.domains[name].draw(rng)}
         try:
             if space.candidate(changed) != own:
-                return changed
+                break
         except ShapeError:
-            return changed
+            break
+    return changed
 
 
 def _point(trial: FrozenTrial, directions: list[StudyDirection]) -> tuple[float, ...]:

@@ -41,12 +41,13 @@ class CandidatePruner:
         self.pruner = pruner
         self.study = study
         self.lag = lag
+        self._earlier = _Earlier(study)
 
     def hopeless(self, trial: optuna.Trial, index: int) -> bool:
         """Whether the candidate of that index should stop, after what its trial has reported so far."""
         own = _numbered(self.study._storage.get_trial(trial._trial_id), index)
-        earlier = _Earlier(self.study, index - self.lag)
-        view = optuna.Study(study_name=earlier.NAME, storage=earlier, pruner=self.pruner)
+        self._earlier.below = index - self.lag
+        view = optuna.Study(study_name=_Earlier.NAME, storage=self._earlier, pruner=self.pruner)
         return self.pruner.prune(view, own)
 
 
@@ -59,21 +60,21 @@ class _Earlier(InMemoryStorage):
 
     NAME = "candidates"
 
-    def __init__(self, study: optuna.Study, below: int) -> None:
+    def __init__(self, study: optuna.Study) -> None:
         super().__init__()
         self.create_new_study([StudyDirection.MAXIMIZE], self.NAME)
+        self.below = 0
         self._study = study
-        self._below = below
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         ended = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        indices = ((trial, trial.user_attrs.get("candidate", self._below)) for trial in ended)
+        indices = ((trial, trial.user_attrs.get("candidate", self.below)) for trial in ended)
         return [
             _numbered(trial, index)
             for trial, index in indices
-            if index < self._below and (states is None or trial.state in states)
+            if index < self.below and (states is None or trial.state in states)
         ]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:

@@ -25,7 +25,7 @@ from nas.training import TrainingData, describe, num_cores, pick_device
 from nas.workers import open_workers
 
 CONSISTENCY = 5
-DEFAULT_SAMPLER = "tpe"
+DEFAULT_SAMPLER = "evolution"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

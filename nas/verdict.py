@@ -65,6 +65,16 @@ class Ranking:
         """The smallest of the tied: the others are not measurably better."""
         return min(self.tied, key=lambda finalist: finalist.params)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "finalists": [
+                {"trial": each.trial, "params": each.params, "objectives": each.objectives, "tied": each in self.tied}
+                for each in self.finalists
+            ],
+            "standard_error": self.standard_error,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestResult:
@@ -126,18 +136,18 @@ class TestResult:
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()
         if self.target > most:
-            place = "above it: on new images the target is out of reach"
+            place = "above that: out of reach on new images, too"
         elif self.target < least:
-            place = "below it: also on new images"
+            place = "below that: reached on new images, too"
         else:
-            place = "inside it: these runs do not tell on which side the mean on new images lies"
+            place = "within that: these runs do not tell whether the mean on new images reaches it"
         return [
             f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
-            f"final accuracy {spread_text(self.finals)}, lowest of the last {last} epochs"
+            f"Final accuracy {spread_text(self.finals)}, lowest of the last {last} epochs"
             f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
             f"Of all seeds, {low:.0%} to {high:.0%} would keep it (95 % confidence, from {self.num_met} of {seeds}).",
             f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
-            f" {self.num_images:,} images); the target is {place}.",
+            f" {self.num_images:,} images); the target lies {place}.",
         ]
 
     def to_json(self) -> dict[str, Any]:

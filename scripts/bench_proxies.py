@@ -271,7 +271,7 @@ def top_lost(scores: Array, target: Array, counts: Array) -> Array:
     top = target >= np.quantile(target, 1 - TOP)
     among = counts[:, top].sum(1) / counts.sum(1)
     drawn = np.where(among > 0, 1 - (1 - among) ** DRAWN, np.nan)
-    return np.asarray(1 - kept_shares(scores, counts)[:, top].sum(1) / drawn)
+    return np.asarray((1 - kept_shares(scores, counts)[:, top].sum(1) / drawn).clip(0))
 
 
 # Report

@@ -1,6 +1,6 @@
 """Trains random feasible candidates briefly and keeps what became of them, for `bench_search.py` to replay.
 
-    python scripts/search_table.py --candidates 300 --repeated 20 --seeds 3
+    python scripts/search_table.py --candidates 200 --repeated 20 --seeds 3
 
 Candidates of the default space within 8,000 parameters and a receptive field of 28, each 15 epochs on every fifth
 image of the train split (10,000), judged on the whole val split. The first `repeated` are trained with several seeds,
@@ -28,7 +28,7 @@ TABLE = Path("results/search_table.csv")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--candidates", type=int, default=300)
+    parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--repeated", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)

@@ -1,19 +1,25 @@
 import math
 from collections import Counter
 from random import Random
+from statistics import fmean
 
 import optuna
 import pytest
 import torch
-from optuna.testing.pytest_samplers import BasicSamplerTestCase
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState
 
 from nas import proposals, samplers
 from nas.constraints import Constraint, limits
 from nas.cost import cost_of
+from nas.domains import Choice, FloatRange, IntRange
 from nas.errors import NasError
+from nas.proposals import SAMPLERS
 from nas.samplers import FeasibleSampler, NothingNewError
-from nas.screening import judge
+from nas.screening import Verdict, judge
 from nas.search_space import SearchSpace
 
 LIMITS = {
@@ -61,6 +67,7 @@ def run(study, sampler, number, objective=closeness):
     for _ in range(number):
         trial = study.ask()
         candidate = sampler.space.suggest(trial)
+        trial.set_user_attr("candidate", len(sampler.seen) - 1)
         given.append((candidate, trial.params))
         study.tell(trial, objective(candidate))
     return given
@@ -68,6 +75,163 @@ def run(study, sampler, number, objective=closeness):
 
 def new_study():
     return optuna.create_study(direction="maximize")
+
+
+SMALL = {
+    "network": {"num_blocks": {"low": 2, "high": 3}, "activation": ["relu", "silu"], "residual": [False, True]},
+    "block": {"num_convs": {"low": 1, "high": 2}, "kernel_size": [3, 5], "dropout": {"low": 0.0, "high": 0.1}},
+    "conv": {"channels": {"low": 4, "high": 16}},
+    "recipe": {"sgd_learning_rate": {"low": 0.02, "high": 0.5, "log": True}},
+}
+WITHIN = (Constraint("params", "<=", 3000), Constraint("receptive_field", ">=", 12))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Of some 20 parameters: a Gaussian process over them takes a tenth of a second, over mnist's seconds."""
+    return SearchSpace.from_toml({"input_shape": [1, 16, 16], **SMALL}, name="small")
+
+
+@pytest.fixture(params=SAMPLERS)
+def propose(request):
+    return SAMPLERS[request.param]
+
+
+class TestContract:
+    """What every sampler has to keep."""
+
+    NUMBER = 10
+
+    def sampler(self, space, propose, *, seed=3, seen=None, lag=0):
+        return FeasibleSampler(space, WITHIN, propose=propose, seed=seed, seen=seen, lag=lag, num_startup=5)
+
+    def test_every_candidate_is_feasible_and_new(self, small, propose):
+        sampler = self.sampler(small, propose)
+        given = run(new_study(), sampler, self.NUMBER)
+        for candidate, params in given:
+            assert [str(c) for c in WITHIN if c.violation(cost_of(candidate.architecture)) > 0] == []
+            assert params.keys() == small.domains.keys()
+            assert [key for key, value in params.items() if not small.domains[key].holds(value)] == []
+            assert candidate == small.candidate(params)
+        assert len({candidate.fingerprint() for candidate, _ in given}) == self.NUMBER
+
+    def test_the_seed_decides_everything(self, small, propose):
+        first, again, other = (
+            run(new_study(), self.sampler(small, propose, seed=seed), self.NUMBER) for seed in (3, 3, 4)
+        )
+        assert first == again
+        assert first != other
+
+    @pytest.mark.parametrize("interrupted_after", [2, 8])
+    def test_a_resumed_study_goes_on_as_if_never_stopped(self, small, propose, interrupted_after):
+        whole, study = run(new_study(), self.sampler(small, propose), self.NUMBER), new_study()
+        before = run(study, self.sampler(small, propose), interrupted_after)
+        seen = {candidate.fingerprint() for candidate, _ in before}
+        after = run(study, self.sampler(small, propose, seen=seen), self.NUMBER - interrupted_after)
+        assert before + after == whole
+
+    def test_results_later_than_the_lag_change_nothing(self, small, propose):
+        def given(objective):
+            return run(new_study(), self.sampler(small, propose, lag=4), self.NUMBER, objective)[-1]
+
+        counted = iter(range(100))
+
+        def changed(candidate):
+            return closeness(candidate) + (next(counted) >= 5)  # the last one, of index 9, is drawn from those below 5
+
+        assert given(closeness) == given(changed)
+
+    def test_two_objectives(self, small, propose):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+
+        def both(candidate):
+            return closeness(candidate), cost_of(candidate.architecture).params
+
+        given = run(study, self.sampler(small, propose), 9, both)
+        assert len({candidate.fingerprint() for candidate, _ in given}) == 9
+
+    def test_pruned_trials_are_learned_from_or_ignored(self, small, propose):
+        study, sampler = new_study(), self.sampler(small, propose)
+        run(study, sampler, 6)
+        trial = study.ask()
+        small.suggest(trial)
+        trial.report(0.5, 1)
+        study.tell(trial, state=TrialState.PRUNED)
+        given = run(study, sampler, 2)
+        assert len({candidate.fingerprint() for candidate, _ in given}) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "random"])
+def test_every_sampler_but_random_finds_better_candidates_than_chance(small, name):
+    def rate(candidate):
+        return -abs(math.log10(candidate.recipe.learning_rate / 0.1))
+
+    number = 24 if name == "gp" else 80  # a Gaussian process is the quickest to learn, and the slowest to ask
+
+    def late(proposed, seed):
+        sampler = FeasibleSampler(small, WITHIN, propose=SAMPLERS[proposed], seed=seed, num_startup=10)
+        return fmean(rate(candidate) for candidate, _ in run(new_study(), sampler, number, rate)[number // 2 :])
+
+    assert fmean(late(name, seed) for seed in range(2)) > fmean(late("random", seed) for seed in range(2))
+
+
+class OnAnySpace(BaseSampler):
+    """A sampler of ours on whatever parameters a study has, with a limit that admits everything.
+
+    Ours is bound to a search space and draws all of its parameters for a trial; the studies of Optuna's suite have
+    parameters of their own, so each call here gets a sampler for the space it names. What is in no space yet (the
+    first trial's parameters, conditional ones) is drawn independently, as Optuna's own relative samplers do.
+    """
+
+    class Anything(SearchSpace):
+        def candidate(self, values):
+            return values
+
+    class Admitting(FeasibleSampler):
+        def _judge(self, values):
+            self.num_draws += 1
+            return Verdict(None, None, "", 0.0)
+
+    def __init__(self, propose):
+        self.propose = propose
+        self.independent = RandomSampler(seed=0)
+        self.spaces = IntersectionSearchSpace()
+
+    def infer_relative_search_space(self, study, trial):
+        return {k: v for k, v in self.spaces.calculate(study).items() if not v.single()}
+
+    def sample_relative(self, study, trial, search_space):
+        if not search_space:
+            return {}
+        space = self.Anything(
+            name="any",
+            input_shape=(1, 8, 8),
+            num_classes=2,
+            domains={name: self.domain(distribution) for name, distribution in search_space.items()},
+            fixed={},
+        )
+        sampler = self.Admitting(space, (), propose=self.propose, seed=trial.number, seen=set(map(str, range(1000))))
+        sampler.num_startup = 1
+        return sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self.independent.sample_independent(study, trial, param_name, param_distribution)
+
+    @staticmethod
+    def domain(distribution):
+        if isinstance(distribution, CategoricalDistribution):
+            return Choice(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return IntRange(distribution.low, distribution.high, distribution.step, distribution.log)
+        return FloatRange(distribution.low, distribution.high, distribution.step, distribution.log)
+
+
+class TestOptunasOwnSuite(BasicSamplerTestCase, RelativeSamplerTestCase):
+    """What Optuna asks of every sampler that draws parameters together."""
+
+    @pytest.fixture
+    def sampler(self, propose):
+        return lambda: OnAnySpace(propose)
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -266,8 +430,8 @@ def test_the_sampler_learns_which_networks_are_good(mnist):
     assert sum(values[40:]) / 40 > 0.7 * sum(values[:20]) / 20
 
 
-class TestOptunasOwnSuite(BasicSamplerTestCase):
-    """What Optuna asks of every sampler, for parameters outside the space."""
+class TestOptunasOwnSuiteOutsideTheSpace(BasicSamplerTestCase):
+    """The same, as the sampler is, for parameters that are not of its space."""
 
     @pytest.fixture
     def sampler(self, mnist):
