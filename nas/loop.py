@@ -10,12 +10,13 @@ from nas.constraints import Constraint, worst
 from nas.cost import Cost, cost_of
 from nas.errors import ArchitectureError, StudyError, first_line
 from nas.events import EpochFinished, Event, TrialFinished, TrialStarted
-from nas.proposals import proposer
+from nas.proposals import NUM_CHOICES, proposer
 from nas.pruners import CandidatePruner, pruner
 from nas.records import StudyRecords
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE
 from nas.search_space import Candidate, SearchSpace
+from nas.stored import Settings
 from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Workers
 
@@ -59,6 +60,7 @@ class Loop:
             space,
             constraints,
             propose=proposer(settings.sampler),
+            choices=_num_choices(settings, constraints),
             seed=self.seed,
             lag=self.lag,
             seen=records.fingerprints(),
@@ -176,6 +178,12 @@ class Loop:
         self.on_event(
             TrialFinished(trial=self.records.trial(number), tally=self.records.tally(), best=best[0] if best else None)
         )
+
+
+def _num_choices(settings: Settings, constraints: Sequence[Constraint]) -> int:
+    """Of how many feasible draws a first one is the largest: random search takes each, a front needs all sizes."""
+    limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
+    return NUM_CHOICES if limited and len(settings.objectives) == 1 and settings.sampler != "random" else 1
 
 
 def _training_seed(seed: int, candidate: Candidate) -> int:

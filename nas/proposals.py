@@ -25,6 +25,9 @@ Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
 NUM_STARTUP = 10
 """Candidates that are drawn at random before any other sampler has enough to go on."""
 
+NUM_CHOICES = 4
+"""Feasible draws of which a search for accuracy takes the largest for each of those (docs/search.md)."""
+
 NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
 NUM_GENETIC = 100

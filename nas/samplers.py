@@ -19,10 +19,9 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.constraints import Constraint
-from nas.domains import Value
 from nas.errors import NasError
-from nas.proposals import NUM_STARTUP, Propose, at_random, remember, tpe
-from nas.screening import DUPLICATE, Verdict, judge
+from nas.proposals import NUM_STARTUP, Propose, Values, at_random, remember, tpe
+from nas.screening import DUPLICATE, SMALLER, Verdict, judge
 from nas.search_space import Candidate, SearchSpace
 
 MAX_TRIES = 20_000
@@ -35,7 +34,7 @@ class NothingNewError(NasError):
 class Discard(NamedTuple):
     """A candidate that was drawn and not trained."""
 
-    values: dict[str, Value]
+    values: Values
     verdict: Verdict
 
 
@@ -44,7 +43,8 @@ class FeasibleSampler(BaseSampler):
 
     Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
     resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
-    are not looked at. `seen` holds the fingerprints of those candidates.
+    are not looked at. `seen` holds the fingerprints of those candidates. The first `num_startup` are drawn at random,
+    each the largest of `choices` that are feasible: where accuracy is sought within a limit, large ones are better.
     `prepare` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative` where it was not called.
     """
 
@@ -58,6 +58,7 @@ class FeasibleSampler(BaseSampler):
         lag: int = 0,
         seen: set[str] | None = None,
         num_startup: int = NUM_STARTUP,
+        choices: int = 1,
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
@@ -66,13 +67,14 @@ class FeasibleSampler(BaseSampler):
         self.lag = lag
         self.seen = set() if seen is None else seen
         self.num_startup = num_startup
+        self.choices = choices
         self.counts: Counter[str] = Counter()  # discards by reason since they were last taken
         self.discards: list[Discard] = []
         self.keep = 0  # how many more discards to keep whole
         self.num_draws = 0
         self._distributions = space.distributions()
         self._independent = RandomSampler(seed=seed)
-        self._prepared: dict[str, Any] | None = None
+        self._prepared: Values | None = None
         # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
         # count towards how many of them TPE takes for good ones.
         self._memory = InMemoryStorage()
@@ -88,7 +90,7 @@ class FeasibleSampler(BaseSampler):
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> Values:
         """Values of every parameter of a feasible, new candidate; none for an enqueued trial, which has its own."""
         if "fixed_params" in trial.system_attrs:
             return {}
@@ -96,12 +98,13 @@ class FeasibleSampler(BaseSampler):
         self._prepared = None
         return drawn
 
-    def _draw(self, study: optuna.Study) -> dict[str, Any]:
+    def _draw(self, study: optuna.Study) -> Values:
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
         trained = self._trained(study)
         enough = len(self._learned) >= self.num_startup
-        drawn = self._feasible((self.propose if enough else at_random)(self.space, trained, rng), rng)
+        propose, choices = (self.propose, 1) if enough else (at_random, self.choices)
+        drawn = self._feasible(propose(self.space, trained, rng), rng, choices)
         if drawn is None:
             raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
         return drawn
@@ -142,24 +145,34 @@ class FeasibleSampler(BaseSampler):
                 remember(memory, trial)
         return memory
 
-    def _feasible(self, proposals: Iterator[dict[str, Any]], rng: Random) -> dict[str, Any] | None:
-        """The first proposal that is feasible and new, or the one that comes closest, mended."""
+    def _feasible(self, proposals: Iterator[Values], rng: Random, choices: int) -> Values | None:
+        """The largest of the first `choices` feasible, new proposals; without any the one that came closest, mended."""
+        found: list[tuple[Values, Verdict]] = []
         least, closest = math.inf, self.space.draw(rng)
         for values in proposals:
             verdict = self._judge(values)
             if not verdict.reason:
-                return values
-            if verdict.violation <= least:
+                found.append((values, verdict))
+                if len(found) == choices:
+                    break
+            elif verdict.violation <= least:
                 least, closest = verdict.violation, values
-        while self.num_draws < MAX_TRIES:
-            mended = self._mend(least, closest, rng)
-            if mended is not None:
-                return mended
+        while not found and self.num_draws < MAX_TRIES:
+            found = self._mended(least, closest, rng)
             least, closest = math.inf, self.space.draw(rng)
-        return None
+        if not found:
+            return None
+        taken, chosen = max(found, key=lambda item: _params(item[1]))
+        for values, verdict in found:
+            if values is not taken:
+                self._discard(values, verdict._replace(reason=SMALLER))
+        self.seen.add(self._fingerprint(taken, chosen))
+        return taken
 
-    def _mend(self, violation: float, values: dict[str, Any], rng: Random, tries: int = 1_000) -> dict[str, Any] | None:
-        """A feasible, new candidate near `values`: random changes, kept unless they lead away from the limits."""
+    def _mended(
+        self, violation: float, values: Values, rng: Random, tries: int = 1_000
+    ) -> list[tuple[Values, Verdict]]:
+        """A feasible, new candidate near `values`, or none: random changes, kept unless they lead off the limits."""
         names = list(self.space.domains)
         for _ in range(tries):
             changed = dict(values)
@@ -167,22 +180,31 @@ class FeasibleSampler(BaseSampler):
                 changed[name] = self.space.domains[name].draw(rng)
             verdict = self._judge(changed)
             if not verdict.reason:
-                return changed
+                return [(changed, verdict)]
             if verdict.violation <= violation:
                 violation, values = verdict.violation, changed
-        return None
+        return []
 
-    def _judge(self, values: dict[str, Any]) -> Verdict:
-        """The verdict, "duplicate" where the study has the candidate already; discards are counted, the first kept."""
+    def _judge(self, values: Values) -> Verdict:
+        """The verdict, "duplicate" where the study has the candidate already; counted if it is a discard."""
         self.num_draws += 1
         verdict = judge(self.space, self.constraints, values)
-        if verdict.architecture is not None and not verdict.reason:
-            fingerprint = Candidate(verdict.architecture, self.space.recipe(values)).fingerprint()
-            if fingerprint not in self.seen:
-                self.seen.add(fingerprint)
-                return verdict
+        if not verdict.reason and self._fingerprint(values, verdict) in self.seen:
             verdict = verdict._replace(reason=DUPLICATE)
+        if verdict.reason:
+            self._discard(values, verdict)
+        return verdict
+
+    def _fingerprint(self, values: Values, verdict: Verdict) -> str:
+        assert verdict.architecture is not None
+        return Candidate(verdict.architecture, self.space.recipe(values)).fingerprint()
+
+    def _discard(self, values: Values, verdict: Verdict) -> None:
         self.counts[verdict.reason] += 1
         if len(self.discards) < self.keep:
             self.discards.append(Discard(values, verdict))
-        return verdict
+
+
+def _params(verdict: Verdict) -> int:
+    assert verdict.cost is not None
+    return verdict.cost.params

@@ -19,6 +19,7 @@ from nas.search_space import SearchSpace
 
 IMPOSSIBLE_SHAPE = "impossible_shape"
 DUPLICATE = "duplicate"
+SMALLER = "smaller"
 
 
 class Verdict(NamedTuple):
