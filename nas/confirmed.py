@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from nas.errors import StudyError
 from nas.records import StudyRecords
 from nas.stored import NOTE
 from nas.training import EpochMetrics
@@ -75,11 +76,14 @@ class ConfirmedRecords:
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
         """Stores the weights of the first seed of the trial that was confirmed."""
-        self._write(f"{NOTE}weights:{trial}", self.records.upload(weights))
+        self._write(f"{NOTE}weights:{trial}", self.records.artifacts.upload(weights, self.records.study))
 
     def weights(self, trial: int) -> "dict[str, Tensor]":
         """The weights of the first seed, trained on train + val."""
-        return self.records.download(self._read()[f"{NOTE}weights:{trial}"], f"the confirmed weights of trial {trial}")
+        artifact = self._read().get(f"{NOTE}weights:{trial}")
+        if artifact is None:
+            raise StudyError(f"trial {trial} with seed 0 diverged on train + val: it has no weights to export")
+        return self.records.artifacts.download(artifact, f"the confirmed weights of trial {trial}")
 
     def conclude(self, summary: dict[str, Any]) -> None:
         """Stores what came out, for people to read."""

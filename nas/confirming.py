@@ -117,10 +117,10 @@ def confirm(
         kept, settings = ConfirmedRecords(records), records.settings
         finalists = records.best(top)
         if len(finalists) < top:
-            raise StudyError(
-                f"--top {top}: study {records.study.study_name!r} has {len(finalists)} trained trials"
-                + (f", allowed: 1 to {len(finalists)}" if finalists else "")
-            )
+            found = len(finalists)
+            allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""
+            has = f"has {found} trained trial{'s' * (found != 1)}"
+            raise StudyError(f"--top {top}: study {records.study.study_name!r} {has}{allowed}")
         numbers = tuple(sorted(record.number for record in finalists))
         opened = next((o for o in kept.openings() if o.same_question(numbers, seeds)), None)
         if opened is None and kept.openings() and not again:

@@ -65,7 +65,7 @@ def serve_dashboard(
     `on_ready` hears the address of the study's page.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
-    application = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifact_store())
+    application = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store())
     try:
         server = make_server(HOST, port, loopback_only(application), _Server, _QuietHandler)
     except (OSError, OverflowError) as error:

@@ -62,9 +62,9 @@ Objective = Annotated[
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="What proposes candidates: tpe, random, nsga2, gp, evolution.",
+        help="What proposes candidates: evolution, tpe, gp, nsga2, random.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or tpe",
+        show_default="the study's, or evolution",
     ),
 ]
 Pruner = Annotated[

@@ -5,8 +5,6 @@ and the epochs of a trial are system attributes; its weights lie in Optuna's art
 """
 
 import dataclasses
-import pickle
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from nas.artifacts import Artifacts
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_STUDY = "search"
-ARTIFACTS = "artifacts"
 
 TRAINED = ("trained", "diverged")
 """Outcomes of a whole training: to its end, or until its loss was no number."""
@@ -49,7 +46,7 @@ class StudyRecords:
     def __init__(self, study: optuna.Study, storage: optuna.storages.RDBStorage, results: Path) -> None:
         self.study = study
         self.storage = storage
-        self.results = results
+        self.artifacts = Artifacts(results)
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -198,23 +195,7 @@ class StudyRecords:
         artifact = noted(trial, "weights")
         if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
-        return self.download(artifact, f"the weights of trial {number}")
-
-    def download(self, artifact: str, what: str) -> "dict[str, Tensor]":
-        """The state dict in an artifact; `what` names it should it be missing or damaged."""
-        import torch
-
-        with tempfile.TemporaryDirectory() as folder:
-            path, where = Path(folder) / "weights.pt", self.results / ARTIFACTS / artifact
-            try:
-                download_artifact(artifact_store=self.artifact_store(), file_path=str(path), artifact_id=artifact)
-            except optuna.artifacts.exceptions.ArtifactNotFound:
-                raise StudyError(f"{where}: missing, it held {what}") from None
-            try:
-                state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, EOFError, RuntimeError, OSError):  # as the damage is
-                raise StudyError(f"{where}: damaged, it held {what}") from None
-        return state
+        return self.artifacts.download(artifact, f"the weights of trial {number}")
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -302,24 +283,12 @@ class StudyRecords:
 
         `weights`: the state dict, as `torch.save` writes it.
         """
-        artifact = self.upload(weights, trial)
+        artifact = self.artifacts.upload(weights, trial)
         accuracies = [metrics.val_accuracy for metrics in history]
         self._note(trial, "weights", artifact)
         trial.set_user_attr("consistent_accuracy", consistent_accuracy(accuracies, self.settings.consistency))
         self._end(trial, "trained", history)
         self._tell(trial.number, "trained", accuracies)
-
-    def upload(self, weights: bytes, owner: optuna.Trial | optuna.Study | None = None) -> str:
-        """Stores a state dict, as `torch.save` writes it, for a trial or the study; the name of the artifact."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
-            path.write_bytes(weights)
-            return upload_artifact(
-                artifact_store=self.artifact_store(),
-                file_path=str(path),
-                study_or_trial=owner or self.study,
-                mimetype="application/octet-stream",
-            )
 
     def prune(self, trial: optuna.Trial, history: Sequence[EpochMetrics]) -> None:
         """Stores a training that was stopped early."""
@@ -374,18 +343,6 @@ class StudyRecords:
             self.study.tell(number, [accuracy, *(attrs[cost] for cost in costs)])
         else:
             self.study.tell(number, state=TrialState.PRUNED if outcome in STOPPED else TrialState.FAIL)
-
-    def prepare_artifacts(self) -> None:
-        """Makes the folder of the weights; raises `OSError` where they could not be written."""
-        self.artifact_store()
-        with tempfile.TemporaryFile(dir=self.results / ARTIFACTS):
-            pass
-
-    def artifact_store(self) -> FileSystemArtifactStore:
-        """Where the weights lie; its folder is made where it is missing."""
-        folder = self.results / ARTIFACTS
-        folder.mkdir(parents=True, exist_ok=True)
-        return FileSystemArtifactStore(str(folder))
 
 
 def _set_cost(trial: optuna.Trial, cost: Cost, constraints: Sequence[Constraint]) -> None:

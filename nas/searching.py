@@ -79,7 +79,7 @@ def search(
 
     Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
     study's own, or MNIST where it can be had, or scikit-learn's digits; `seed`, `objective`, `sampler` and `pruner`
-    None are the study's own, or 0, "accuracy", "tpe" and "none". `objective` "accuracy,params" (or another cost)
+    None are the study's own, or 0, "accuracy", "evolution" and "none". `objective` "accuracy,params" (or another cost)
     looks for a Pareto front. What a pruner stops costs the budget the share of its epochs. `start_from`: architecture
     files, exports or names of published networks to train first, where they fit the space and the limits.
     `workers` is the number of processes that train, None one a core on processors and one for a GPU; `exact` makes
@@ -160,7 +160,7 @@ def search(
                 f"study {records.study.study_name!r} holds other results: {'; '.join(differences)};"
                 " give the options it was begun with, or another --study NAME"
             )
-        records.prepare_artifacts()
+        records.artifacts.prepare()
         records.settle()
         records.enqueue(known)
         best = records.best(1)

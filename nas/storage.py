@@ -101,7 +101,7 @@ def study_lock(url: str, study: str, results: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise StudyError(f"{path}: another search is at work on study {study!r}") from None
+            raise StudyError(f"{path}: another process is at work on study {study!r}") from None
     try:
         yield
     finally:

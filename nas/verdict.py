@@ -117,22 +117,26 @@ class TestResult:
     def on_new_images(self) -> tuple[float, float]:
         """Between which the mean final accuracy of all seeds on all such images lies, with 95 % confidence.
 
-        Two sources add up: the seeds are a sample (their variance over their number), and so are the images (that of
-        a share, p (1 - p) over their number). Student's t with the degrees of freedom of Welch and Satterthwaite.
+        Two things are samples here: the seeds, by Student's t, and the images, by Wilson's interval of a share, which
+        tells something even where every image is right. The distances of both from the mean are added in squares, each
+        side for itself (Zou and Donner 2008, "Construction of confidence limits about effect measures").
         """
-        from scipy.stats import t
+        from scipy.stats import norm, t
 
-        seeds, mean = len(self.finals), fmean(self.finals)
-        by_seeds, by_images = stdev(self.finals) ** 2 / seeds, mean * (1 - mean) / self.num_images
-        variance = by_seeds + by_images
-        freedom = variance**2 * (seeds - 1) / by_seeds**2 if by_seeds else math.inf
-        reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
-        return max(0.0, mean - reach), min(1.0, mean + reach)
+        mean, seeds, images = fmean(self.finals), len(self.finals), self.num_images
+        of_seeds = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * stdev(self.finals) / math.sqrt(seeds)
+        z = float(norm.ppf((1 + CONFIDENCE) / 2))
+        centre = (mean + z**2 / (2 * images)) / (1 + z**2 / images)
+        reach = z * math.sqrt(mean * (1 - mean) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+        low = mean - math.hypot(of_seeds, mean - (centre - reach))
+        high = mean + math.hypot(of_seeds, centre + reach - mean)
+        return max(0.0, low), min(1.0, high)
 
     def lines(self) -> list[str]:
         """The verdict and its limits, in words."""
         seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
-        wanted = f"at least {self.target:.2%} in each of the last {last} epochs"
+        epochs = f"the last {last} epochs" if last > 1 else "the last epoch"
+        wanted = f"at least {self.target:.2%} in {'each of ' * (last > 1)}{epochs}"
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()
         if self.target > most:
@@ -143,7 +147,7 @@ class TestResult:
             place = "within that: these runs do not tell whether the mean on new images reaches it"
         return [
             f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
-            f"Final accuracy {spread_text(self.finals)}, lowest of the last {last} epochs"
+            f"Final accuracy {spread_text(self.finals)}, lowest of {epochs}"
             f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
             f"Of all seeds, {low:.0%} to {high:.0%} would keep it (95 % confidence, from {self.num_met} of {seeds}).",
             f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"

@@ -33,7 +33,9 @@ def nas(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("command", ["search", "space", "cost", "show", "train", "trials", "dashboard", "export"])
+@pytest.mark.parametrize(
+    "command", ["search", "confirm", "space", "cost", "show", "train", "trials", "dashboard", "export"]
+)
 def test_every_command_has_help_with_an_example(nas, command):
     status, out, _ = nas(command, "--help")
     assert status == 0
@@ -169,7 +171,7 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],
             "recipe: schedule is 'slow', allowed: constant, step, cosine, one_cycle",
         ),
-        (["export", "--trial", "last"], "--trial is 'last', allowed: a number, or best"),
+        (["export", "--trial", "last"], "--trial is 'last', allowed: a number, best, or confirmed"),
         (
             ["trials"],
             "results/studies.db: no such database; `nas search` makes one, --results or --storage names another",

@@ -607,7 +607,6 @@ def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path)
     assert trials.study.user_attrs["confirmed"]["trial"] == whole[1].winner.number
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="the weights of a first seed that diverged were never stored")
 def test_where_the_first_seed_diverged_the_export_says_so(study, tmp_path):
     small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
     keep(study, "val", {small.number: [0.5, 0.5], large.number: [0.1, 0.1]})
@@ -672,7 +671,7 @@ def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
 
 
 def test_a_study_that_another_process_works_on_is_left_alone(study, jobs, nas):
-    text = f"{study / 'studies.db'}.search.lock: another search is at work on study 'search'"
+    text = f"{study / 'studies.db'}.search.lock: another process is at work on study 'search'"
     with study_lock(default_storage(study), "search", study):
         with pytest.raises(StudyError) as caught:
             confirm(**ASKED, results=study)

@@ -281,7 +281,9 @@ def test_one_search_at_a_time(tmp_path, tiny_space):
     for results in (tmp_path / "results", tmp_path / "elsewhere"):
         with (
             study_lock(url, "search", tmp_path),
-            pytest.raises(StudyError, match=r"studies\.db\.search\.lock: another search is at work on study 'search'$"),
+            pytest.raises(
+                StudyError, match=r"studies\.db\.search\.lock: another process is at work on study 'search'$"
+            ),
         ):
             search(**{**given, "trials": 2, "storage": url, "results": results})
 

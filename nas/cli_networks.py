@@ -1,0 +1,150 @@
+"""The commands on search spaces and single networks: parse, call one function, print."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.options import (
+    Constraints,
+    DataRoot,
+    Dataset,
+    Device,
+    Exact,
+    File,
+    Json,
+    MaxActivationBytes,
+    MaxMacs,
+    MaxParams,
+    MaxWeightBytes,
+    MinReceptiveField,
+    chosen_recipe,
+)
+
+
+def space(
+    max_params: MaxParams = None,
+    min_receptive_field: MinReceptiveField = None,
+    max_macs: MaxMacs = None,
+    max_activation_bytes: MaxActivationBytes = None,
+    max_weight_bytes: MaxWeightBytes = None,
+    constraint: Constraints = None,
+    space: Annotated[str, typer.Option(help="The name of a search space that comes along, or a TOML file.")] = "mnist",
+    draws: Annotated[int, typer.Option(help="Random draws.", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    use_json: Json = False,
+) -> None:
+    """Tell what limits leave of a search space, before anyone trains: feasible share, smallest network, what binds."""
+    from nas.constraints import limits
+    from nas.screening import survey
+    from nas.search_space import SearchSpace
+
+    loaded = SearchSpace.load(space)
+    constraints = limits(
+        loaded.input_shape,
+        max_params=max_params,
+        min_receptive_field=min_receptive_field,
+        max_macs=max_macs,
+        max_activation_bytes=max_activation_bytes,
+        max_weight_bytes=max_weight_bytes,
+        constraints=constraint or (),
+    )
+    report = survey(loaded, constraints, num_draws=draws, seed=seed)
+    typer.echo(json.dumps(report.to_json(), indent=2) if use_json else "\n".join(report.lines()))
+
+
+def cost(file: File, use_json: Json = False) -> None:
+    """Tell what a network costs: parameters, MACs, receptive field, bytes."""
+    from nas.architecture import Architecture
+    from nas.cost import cost_of
+
+    found = dataclasses.asdict(cost_of(Architecture.load(file)))
+    typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
+
+
+def show(file: File) -> None:
+    """Show a network's layers with output shape, parameters, MACs and receptive field."""
+    from nas.architecture import Architecture
+    from nas.cost import cost_of
+    from nas.tables import architecture_table, print_table
+
+    architecture = Architecture.load(file)
+    cost = cost_of(architecture)
+    print_table(architecture_table(architecture))
+    typer.echo(f"\n{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field} pixels")
+    typer.echo(f"{cost.weight_bytes:,} bytes of weights, {cost.peak_activation_bytes:,} of activations at the peak")
+
+
+def train(
+    file: File,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file (JSON), as `nas export` writes it.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the recipe, such as learning_rate=0.05; give it as often as you like.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="the recipe's, or 15")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    exact: Exact = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Export the trained network to this folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Train one architecture file with one recipe."""
+    from nas.architecture import Architecture
+    from nas.display import epoch_line
+    from nas.exporting import check_output, export
+    from nas.fitting import train as fit
+    from nas.training import consistent_accuracy, objective
+
+    architecture = Architecture.load(file)
+    chosen = chosen_recipe(recipe, set_ or [], epochs)
+    judged_on = "test" if test else "val"
+    if output is not None:
+        check_output(output)
+    fitted = fit(
+        architecture,
+        chosen,
+        dataset=dataset,
+        data_root=data_root,
+        seed=seed,
+        device=device,
+        exact=exact,
+        test=test,
+        on_dataset=lambda name, note: typer.echo(f"dataset {name}: {note}"),
+        on_epoch=lambda metrics: typer.echo(epoch_line(metrics, chosen.epochs, judged_on)),
+    )
+    accuracies = [metrics.val_accuracy for metrics in fitted.history]
+    last = min(5, len(accuracies))
+    summary = (
+        f"{judged_on} accuracy: final {accuracies[-1]:.2%}, mean of the last {last} epochs"
+        f" {objective(accuracies, last):.2%}, lowest of them {consistent_accuracy(accuracies, last):.2%} (seed {seed})"
+    )
+    typer.echo(summary)
+    if output is not None:
+        facts = [f"Trained on {fitted.dataset}, {chosen.epochs} epochs, seed {seed}.", f"{summary}."]
+        folder = export(
+            architecture,
+            fitted.weights,
+            output=output,
+            recipe=chosen,
+            mean=fitted.mean,
+            std=fitted.std,
+            classes=fitted.classes,
+            facts=facts,
+        )
+        typer.echo(f"written to {folder}")
