@@ -12,9 +12,7 @@ much as they really do. Searches run through the same samplers and pruners as `n
 
 import argparse
 import csv
-import json
 import math
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ from nas.constraints import limits
 from nas.cost import cost_of
 from nas.domains import Choice, IntRange, Value
 from nas.layers import AvgPool, Conv, Convolution, Dropout
-from nas.proposals import NUM_STARTUP, proposer
+from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.pruners import CandidatePruner, pruner
 from nas.samplers import FeasibleSampler
 from nas.search_space import Candidate, SearchSpace
@@ -54,6 +52,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--startup", type=int, default=NUM_STARTUP)
+    parser.add_argument("--choices", type=int, nargs="+", default=[1, NUM_CHOICES])
     parser.add_argument("--space", default="mnist")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
@@ -65,27 +64,35 @@ def main() -> None:
         print("\n".join(table.lines()))
         return
     replays = [
-        Replay(args.table, args.space, sampler, pruner_name, budget, seed, args.startup)
+        Replay(args.table, args.space, sampler, pruner_name, budget, seed, args.startup, choices)
         for budget in args.budgets
         for sampler in args.samplers
+        for choices in args.choices
         for pruner_name in args.pruners
         for seed in range(args.seeds)
     ]
     with ProcessPoolExecutor(args.processes) as pool:
         found = list(pool.map(Replay.run, replays))
-    print("| budget | sampler | pruner | best found | expected of the best | mean of all trained | trained | stopped |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for budget in args.budgets:
-        for sampler in args.samplers:
-            for name in args.pruners:
-                rows = [
-                    row
-                    for replay, row in zip(replays, found, strict=True)
-                    if (replay.budget, replay.sampler, replay.pruner) == (budget, sampler, name)
-                ]
-                cells = [spread([100 * row[key] for row in rows]) for key in ("best", "expected", "mean")]
-                cells += [f"{fmean(row[key] for row in rows):.0f}" for key in ("num_trained", "num_pruned")]
-                print(f"| {budget} | {sampler} | {name} | {' | '.join(cells)} |")
+    print(
+        "| budget | sampler | largest of | pruner | best found | above random | mean of all trained | trained"
+        " | stopped |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    by_setting: dict[tuple[int, str, int, str], list[dict[str, float]]] = {}
+    for replay, row in zip(replays, found, strict=True):
+        by_setting.setdefault((replay.budget, replay.sampler, replay.choices, replay.pruner), []).append(row)
+    for setting, rows in by_setting.items():
+        budget, *words = setting
+        # Seed by seed, since the same seed begins with the same draws.
+        plain = by_setting.get((budget, "random", 1, "none"), rows)
+        gains = [100 * (row["best"] - other["best"]) for row, other in zip(rows, plain, strict=True)]
+        cells = [
+            spread([100 * row["best"] for row in rows]),
+            f"{fmean(gains):+.3f} ± {stdev(gains) / len(gains) ** 0.5:.3f}",
+        ]
+        cells.append(spread([100 * row["mean"] for row in rows]))
+        cells += [f"{fmean(row[key] for row in rows):.0f}" for key in ("num_trained", "num_pruned")]
+        print(f"| {budget} | {' | '.join(map(str, words))} | {' | '.join(cells)} |")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -234,12 +241,12 @@ class Model:
     forest: RandomForestRegressor
     residuals: NDArray[Any]
 
-    def curve(self, candidate: Candidate, rng: Random) -> tuple[list[float], float]:
-        """Accuracies after each epoch as a run would give them, and the objective to be expected of the candidate."""
+    def curve(self, candidate: Candidate, rng: Random) -> list[float]:
+        """Accuracies after each epoch, as a run of the candidate would give them."""
         mean = self.forest.predict(np.array([features(candidate)]))[0]
         own = self.residuals[rng.randrange(len(self.residuals))]
-        expected = objective((1 - np.exp(mean)).tolist(), CONSISTENCY)
-        return (1 - np.exp(np.minimum(mean + own, -0.1))).tolist(), expected
+        curve: list[float] = (1 - np.exp(np.minimum(mean + own, -0.1))).tolist()
+        return curve
 
 
 MODELS: dict[Path, Model] = {}
@@ -256,6 +263,7 @@ class Replay:
     budget: int
     seed: int
     startup: int
+    choices: int
 
     def run(self) -> dict[str, float]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -272,16 +280,17 @@ class Replay:
             propose=proposer(self.sampler),
             seed=self.seed,
             num_startup=self.startup,
+            choices=self.choices,
         )
         study.sampler = sampler
         asked = CandidatePruner(pruner(self.pruner, EPOCHS), study)
         spent, index = 0, 0
-        trained: list[tuple[float, float]] = []
+        trained: list[float] = []
         while spent + EPOCHS <= self.budget * EPOCHS:
             trial = study.ask()
             candidate = space.suggest(trial)
             trial.set_user_attr("candidate", index)
-            curve, expected = model.curve(candidate, Random(f"{self.seed} {candidate.fingerprint()}"))
+            curve = model.curve(candidate, Random(f"{self.seed} {candidate.fingerprint()}"))
             for epoch, accuracy in enumerate(curve, start=1):
                 trial.report(accuracy, epoch)
                 spent += 1
@@ -291,14 +300,11 @@ class Replay:
             else:
                 found = objective(curve, CONSISTENCY)
                 study.tell(trial, found)
-                trained.append((found, expected))
+                trained.append(found)
             index += 1
-        best, expected = max(trained)
-        print(json.dumps({**{k: str(v) for k, v in vars(self).items()}, "best": best}), file=sys.stderr, flush=True)
         return {
-            "best": best,
-            "expected": expected,
-            "mean": fmean(found for found, _ in trained),
+            "best": max(trained),
+            "mean": fmean(trained),
             "num_trained": len(trained),
             "num_pruned": index - len(trained),
         }

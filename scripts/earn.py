@@ -3,8 +3,8 @@
     python scripts/earn.py --trials 20 --seeds 3 --runs FOLDER      # some hours on two cores; run again, it goes on
     python scripts/earn.py --trials 20 --seeds 3 --runs FOLDER --table
 
-At most 500,000 multiply-accumulates, too: larger networks are hardly better (docs/search.md) and train several times
-as long, and nine searches are to end within hours.
+At most 500,000 multiply-accumulates, too, so that nine searches end within hours: networks with more do better, but
+train several times as long.
 
 default: `nas search`. random: `nas search --sampler random`. plain: what people write without this tool, an Optuna
 objective over the same space that raises `TrialPruned` where a candidate misses a limit or has been had before, with
