@@ -43,24 +43,23 @@ def export_trial(
         found = records.study.user_attrs.get("confirmed")
         if found is None:
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
-        number, kind = int(found["trial"]), "confirmed-trial"
-        weights = ConfirmedRecords(records).weights(number)
+        record, kind = records.trial(found["trial"]), "confirmed-trial"
+        weights = ConfirmedRecords(records).weights(record.number)
         facts = _confirmed_facts(found)
     else:
         best = records.best(1)
         if trial is None and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
-        number, kind = best[0].number if trial is None else trial, "trial"
-        weights = records.weights(number)
-        facts = _search_facts(records, records.trial(number))
-    record = records.trial(number)
+        record, kind = best[0] if trial is None else records.trial(trial), "trial"
+        weights = records.weights(record.number)
+        facts = _search_facts(records, record)
     assert record.architecture is not None
     assert record.recipe is not None
     normalisation = records.study.user_attrs["normalisation"]
     return export(
         record.architecture,
         weights,
-        output=output or Path(results) / "export" / f"{name}-{kind}-{number}",
+        output=output or Path(results) / "export" / f"{name}-{kind}-{record.number}",
         recipe=record.recipe,
         mean=tuple(normalisation["mean"]),
         std=tuple(normalisation["std"]),

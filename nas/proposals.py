@@ -90,11 +90,11 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 
 
 SAMPLERS: dict[str, Propose] = {
-    "tpe": tpe,
-    "random": at_random,
-    "nsga2": nsga2,
-    "gp": gp,
     "evolution": evolution,
+    "tpe": tpe,
+    "gp": gp,
+    "nsga2": nsga2,
+    "random": at_random,
 }
 
 

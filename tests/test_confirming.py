@@ -61,6 +61,7 @@ def searched(tmp_path_factory):
         space=str(folder / "tiny.toml"),
         epochs=EPOCHS,
         trials=3,
+        sampler="random",  # of three sizes
         results=folder / "results",
         **ON_CPU,
     )

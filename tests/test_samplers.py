@@ -442,3 +442,32 @@ class TestOptunasOwnSuiteOutsideTheSpace(BasicSamplerTestCase):
     @pytest.fixture
     def sampler(self, mnist):
         return lambda: FeasibleSampler(mnist, (), seed=0)
+
+
+def test_the_first_candidates_are_the_largest_of_as_many_feasible_draws_as_asked(mnist):
+    one_by_one = FeasibleSampler(mnist, MAIN, seed=0)
+    chosen = FeasibleSampler(mnist, MAIN, seed=0, choices=4)
+    chosen.keep = 10_000
+    (first, _) = run(new_study(), chosen, 1)[0]
+    counts, discards = chosen.take_discards()
+    smaller = [discard for discard in discards if discard.verdict.reason == "smaller"]
+    assert counts["smaller"] == len(smaller) == 3
+    sizes = [discard.verdict.cost.params for discard in smaller]
+    assert cost_of(first.architecture).params >= max(sizes)
+    assert all(judge(mnist, MAIN, discard.values).reason == "" for discard in smaller)
+    assert chosen.num_draws == counts.total() + 1
+    # The four are the first four that the same seed draws.
+    rng, drawn = Random("0 0"), []
+    while len(drawn) < 4:
+        values = mnist.draw(rng)
+        if not judge(mnist, MAIN, values).reason:
+            drawn.append(mnist.candidate(values))
+    assert first in drawn
+    assert run(new_study(), one_by_one, 1)[0][0] == drawn[0]
+
+
+def test_where_there_are_not_so_many_the_largest_there_is_will_do():
+    sampler, study = FeasibleSampler(tiny(), (), seed=0, choices=4), new_study()
+    widths = [params["block1.conv1.channels"] for _, params in run(study, sampler, 3)]
+    assert widths == [8, 6, 4]
+    assert len(sampler.seen) == 3

@@ -440,3 +440,116 @@ def test_damaged_weights_are_named(tmp_path, tiny_space):
     artifact.unlink()
     with pytest.raises(StudyError, match=f"^{artifact}: missing, it held the weights of trial {trial.number}$"):
         records.weights(trial.number)
+
+
+def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space):
+    events = []
+    given = options(tmp_path, tiny_space, epochs=10, trials=8, pruner="asha", sampler="random")
+    result = search(**given, on_event=events.append)
+    records = trials(results=result.results)
+    pruned = [trial for trial in records if trial.outcome == "pruned"]
+    trained = [trial for trial in records if trial.outcome == "trained"]
+    assert len(pruned) >= 2
+    assert len(trained) >= 2
+    epochs = sum(len(trial.history) for trial in pruned + trained)
+    assert 10 * 8 - 10 < epochs <= 10 * 8  # less than a whole training is left
+    assert result.tally.spent == pytest.approx(epochs / 10)
+    assert (result.tally.num_trained, result.tally.num_pruned) == (len(trained), len(pruned))
+    for trial in pruned:
+        last = trial.history[-1]
+        assert 2 <= len(trial.history) < 10
+        assert trial.reason == f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}"
+        assert (trial.state, trial.objective) == ("PRUNED", None)
+    ended = [event for event in events if isinstance(event, TrialFinished)]
+    assert [event.trial.number for event in ended] == [t.number for t in records if t.outcome in ("pruned", "trained")]
+    assert search(**given).tally == result.tally
+
+
+def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, epochs=6, trials=6, pruner="asha", sampler="evolution")
+
+    def ended(folder):
+        return [
+            (trial.architecture.fingerprint(), trial.outcome, trial.reason, len(trial.history))
+            for trial in trials(results=folder)
+            if trial.outcome in ("pruned", "trained")
+        ]
+
+    search(**{**given, "results": tmp_path / "whole"})
+    pieces = {**given, "results": tmp_path / "pieces"}
+    stopped = 0
+    for at in (5, 9, 4, 7):
+
+        def interrupt(event, left=[at]):  # noqa: B006  # a count of its own for each session
+            if isinstance(event, EpochFinished):
+                left[0] -= 1
+                if not left[0]:
+                    raise KeyboardInterrupt
+
+        stopped += search(**pieces, on_event=interrupt).interrupted
+    assert stopped >= 3
+    search(**pieces)
+    assert ended(tmp_path / "pieces") == ended(tmp_path / "whole")
+
+
+def test_two_objectives_give_a_pareto_front(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=6, epochs=1, objective="accuracy,macs", sampler="nsga2")
+    result = search(**given)
+    records = StudyRecords.open(results=result.results)
+    assert [direction.name for direction in records.study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    trained = [trial for trial in records.trials() if trial.outcome == "trained"]
+    assert len(trained) == 6
+    for trial, stored in ((t, records.study.trials[t.number]) for t in trained):
+        assert stored.values == [trial.objective, trial.macs]
+    front = records.pareto()
+    assert [trial.number for trial in front] == [t.number for t in sorted(front, key=lambda t: t.macs)]
+    assert {t.number for t in front} == {t.number for t in records.study.best_trials}
+    assert result.best[0].objective == max(trial.objective for trial in trained)
+    assert search(**{**given, "objective": None, "trials": 7}).tally.num_trained == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"pruner": "median", "objective": "accuracy,params"},
+            "--pruner median with two objectives, allowed: none: it compares accuracies alone",
+        ),
+        ({"pruner": "soon"}, "--pruner 'soon', allowed: none, median, asha, hyperband"),
+        ({"sampler": "tea"}, "--sampler 'tea', allowed: evolution, tpe, gp, nsga2, random"),
+        (
+            {"objective": "params"},
+            "--objective 'params', allowed: accuracy, accuracy,params, accuracy,macs, accuracy,peak_activation_bytes,"
+            " accuracy,weight_bytes",
+        ),
+        (
+            {"objective": "accuracy,params,macs"},
+            "--objective 'accuracy,params,macs', allowed: accuracy, accuracy,params, accuracy,macs,"
+            " accuracy,peak_activation_bytes, accuracy,weight_bytes",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_with_is_said_before_a_study_is_made(tmp_path, tiny_space, change, text):
+    with pytest.raises(NasError) as caught:
+        search(**options(tmp_path, tiny_space, **change))
+    assert str(caught.value) == text
+    assert not (tmp_path / "results").exists()
+
+
+def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1)
+    search(**given)
+    with pytest.raises(StudyError, match="sampler: evolution, not random"):
+        search(**given, sampler="random")
+    assert search(**given, sampler="evolution").tally.num_trained == 1
+
+
+def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1, sampler="tpe")
+    search(**given)
+    study = StudyRecords.open(results=tmp_path / "results").study
+    settings = study.user_attrs["settings"]
+    old = {name: value for name, value in settings.items() if name not in ("objectives", "sampler", "pruner")}
+    study.set_user_attr("settings", old)
+    assert search(**{**given, "sampler": None, "trials": 2}).tally.num_trained == 2
