@@ -140,11 +140,14 @@ def search(
     else:
         gap = "" if quiet else "\n"
         typer.echo(f"{gap}{tally_text(result.tally, result.budget)}, {discards_text(result.discards)}")
+        if result.tally.spent < result.budget and not (result.interrupted or result.exhausted):
+            typer.echo("The rest of the budget is less than one whole training.")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
             options = _study_options(results, storage, study)
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
-            for command in ("trials", "dashboard", "confirm", "export"):
+            front = " --pareto" * (len(result.objectives) > 1)
+            for command in (f"trials{front}", "dashboard", "confirm", "export"):
                 typer.echo(f"  nas {command}{options}")
     if result.interrupted:
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
@@ -195,9 +198,10 @@ def trials(
         settings = records.settings
         typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
         typer.echo(f"space {settings.space}, limits {', '.join(settings.constraints)}, {settings.epochs} epochs")
+        how = f"objective {','.join(settings.objectives)}, sampler {settings.sampler}, pruner {settings.pruner}"
+        typer.echo(f"{how}, seed {settings.seed}")
         shown = [row for row in rows if discards or row.outcome != "discarded"]
-        cost = (*settings.objectives, "params")[1]
-        title = f"Pareto front of accuracy and {cost}" if pareto else f"Study {records.study.study_name}"
+        title = f"Pareto front of accuracy and {settings.cost}" if pareto else f"Study {records.study.study_name}"
         print_table(trial_table(shown, title=title))
         typer.echo(discards_text(records.discards()))
 
@@ -233,7 +237,7 @@ def confirm(
         if use_json:
             return
         if isinstance(event, Ranked):
-            print_table(ranking_table(event.ranking))
+            print_table(ranking_table(event.ranking, event.cost))
         typer.echo(confirm_line(event))
 
     try:
@@ -266,7 +270,8 @@ def confirm(
     typer.echo("\n".join(found.test.lines()))
     times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
     typer.echo(f"The test split of this study was opened {times}.")
-    typer.echo(f"Next:\n  nas export --trial confirmed{_study_options(results, storage, study)}")
+    if found.test.finals[0]:  # where the first seed diverged there are no weights
+        typer.echo(f"Next:\n  nas export --trial confirmed{_study_options(results, storage, study)}")
 
 
 @app.command(epilog="Example: [bold]nas dashboard --port 8080[/bold]")

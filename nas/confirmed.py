@@ -66,13 +66,16 @@ class ConfirmedRecords:
         """Notes that the test split is about to be opened."""
         self._write(f"{NOTE}openings", [asdict(every) for every in (*self.openings(), opening)])
 
-    def keep_num_images(self, count: int) -> None:
-        """Stores the size of the test split."""
-        self._write(f"{NOTE}num_test_images", count)
+    def keep_test(self, num_images: int, fingerprint: str) -> bool:
+        """Stores what the test split is, or tells whether it is still the same."""
+        found = {"num_images": num_images, "fingerprint": fingerprint}
+        if f"{NOTE}test" not in self._read():
+            self._write(f"{NOTE}test", found)
+        return bool(self._read()[f"{NOTE}test"] == found)
 
     def num_images(self) -> int:
         """How many images the test split has, once it was opened."""
-        return int(self._read()[f"{NOTE}num_test_images"])
+        return int(self._read()[f"{NOTE}test"]["num_images"])
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
         """Stores the weights of the first seed of the trial that was confirmed."""

@@ -41,9 +41,10 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """The finalists are ranked by val accuracy, and the winner is fixed."""
+    """The finalists are ranked by val accuracy, and the winner is fixed. `cost`: the metric that breaks ties."""
 
     ranking: Ranking
+    cost: str
 
 
 ConfirmEvent = StageStarted | RunFinished | Ranked
@@ -139,15 +140,17 @@ def confirm(
         if top > 1:
             histories = trainer.train("val", numbers, range(seeds), lambda: TrainingData.of(dataset))
             ranking = _ranking(finalists, histories, settings, range(seeds))
-            on_event(Ranked(ranking=ranking))
+            on_event(Ranked(ranking=ranking, cost=settings.cost))
             winner = ranking.winner.trial
-        if opened is None:  # noted before it is opened: a look cannot be taken back
+        if opened is not None:
+            winner = opened.trial
+        else:  # noted before it is opened: a look cannot be taken back
             kept.open(Opening(trial=winner, seeds=seeds, finalists=numbers, date=date.today().isoformat()))
         histories = trainer.train(
             "test",
             (winner,),
             range(seeds),
-            lambda: TrainingData.on_test(dataset, datasets.load_test(dataset.name, data_root=data_root)),
+            lambda: TrainingData.on_test(dataset, _same_test(kept, dataset.name, data_root)),
         )
         confirmation = Confirmation(
             study=records.study.study_name,
@@ -187,7 +190,7 @@ def _ranking(
         [
             Finalist(
                 trial=record.number,
-                params=record.params or 0,
+                cost=getattr(record, settings.cost),
                 objectives=tuple(
                     objective(_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
                     for seed in seeds
@@ -203,6 +206,14 @@ def _same_data(settings: Settings, data_root: str | Path | None) -> datasets.Dat
     if (dataset.fingerprint, dataset.split_id) != (settings.data_fingerprint, settings.split):
         raise StudyError(f"{settings.dataset} is not what it was when the study was begun; give its --data-root")
     return dataset
+
+
+def _same_test(kept: ConfirmedRecords, name: str, data_root: str | Path | None) -> datasets.Split:
+    """The test split, the one that earlier runs of this study were judged on."""
+    test = datasets.load_test(name, data_root=data_root)
+    if not kept.keep_test(len(test.labels), datasets.fingerprint(test)):
+        raise StudyError(f"the test split of {name} is not what it was when it was opened first; give its --data-root")
+    return test
 
 
 def _accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
@@ -245,10 +256,7 @@ class _Trainer:
             )
         )
         if missing:
-            data = load()
-            if judged_on == "test":
-                self.kept.keep_num_images(len(data.val_labels))
-            workers = self.open_on(data)
+            workers = self.open_on(load())
             try:
                 self._train(missing, workers, len(runs))
             finally:

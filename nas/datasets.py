@@ -91,7 +91,7 @@ def load(name: str | None = None, *, data_root: str | Path | None = None, downlo
         mean=mean,
         std=std,
         split_id=f"val {len(held_out)} of {len(pool.labels)}, stratified, seed {SPLIT_SEED}",
-        fingerprint=_fingerprint(train, val),
+        fingerprint=fingerprint(train, val),
     )
 
 
@@ -174,7 +174,8 @@ def _statistics(images: "Tensor") -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(means), tuple(stds)
 
 
-def _fingerprint(*splits: Split) -> str:
+def fingerprint(*splits: Split) -> str:
+    """16 hexadecimal digits over every byte of the splits."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(tuple(split.images.shape)).encode())

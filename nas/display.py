@@ -72,7 +72,7 @@ def start_lines(event: SearchStarted) -> list[str]:
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
         f"{event.epochs} epochs a candidate on {event.device}, {workers_text(event.workers)}, seed {event.seed}",
-        f"sampler {event.sampler}, pruner {event.pruner}",
+        f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
         *event.unfit,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),

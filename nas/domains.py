@@ -37,8 +37,10 @@ class Choice:
         return any(type(value) is type(x) and value == x for x in self.values)
 
     def nearest(self, value: Value) -> Value:
-        """The value itself where it is one of these, or the first."""
-        return value if self.holds(value) else self.values[0]
+        """The value itself where it is one of these, else the number that comes closest, else the first."""
+        if self.holds(value) or not all(_is_number(x) for x in (value, *self.values)):
+            return value if self.holds(value) else self.values[0]
+        return min(self.values, key=lambda x: abs(float(x) - float(value)))
 
     def suggest(self, trial: "Trial", name: str) -> Value:
         """The trial's value."""
@@ -122,7 +124,7 @@ class FloatRange:
 
     def holds(self, value: object) -> bool:
         """Whether it is a number between low and high."""
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]
 
     def nearest(self, value: Value) -> float:
         """The number of the range that comes closest."""
@@ -140,6 +142,10 @@ class FloatRange:
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Domain = Choice | IntRange | FloatRange

@@ -26,6 +26,7 @@ class SearchStarted:
     tally: Tally
     num_queued: int
     unfit: tuple[str, ...]
+    objectives: tuple[str, ...]
     sampler: str
     pruner: str
     seed: int

@@ -10,13 +10,13 @@ from nas.constraints import Constraint, worst
 from nas.cost import Cost, cost_of
 from nas.errors import ArchitectureError, StudyError, first_line
 from nas.events import EpochFinished, Event, TrialFinished, TrialStarted
-from nas.proposals import NUM_CHOICES, proposer
+from nas.proposals import proposer
 from nas.pruners import CandidatePruner, pruner
 from nas.records import StudyRecords
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE
 from nas.search_space import Candidate, SearchSpace
-from nas.stored import Settings
+from nas.starting import Start
 from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Workers
 
@@ -42,6 +42,7 @@ class Loop:
         constraints: Sequence[Constraint],
         workers: Workers,
         *,
+        starts: Sequence[Start] = (),
         keep_discards: int,
         on_event: Callable[[Event], None],
     ) -> None:
@@ -53,6 +54,7 @@ class Loop:
         settings = records.settings
         self.seed, self.epochs = settings.seed, settings.epochs
         self.running: dict[int, _Running] = {}
+        self.starts = records.not_had(starts)
         # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
         # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
         self.lag = 2 * (workers.most - 1)
@@ -60,7 +62,8 @@ class Loop:
             space,
             constraints,
             propose=proposer(settings.sampler),
-            choices=_num_choices(settings, constraints),
+            num_startup=settings.num_startup,
+            choices=settings.choices,
             seed=self.seed,
             lag=self.lag,
             seen=records.fingerprints(),
@@ -105,9 +108,8 @@ class Loop:
 
     def _may_start(self, budget: int) -> bool:
         """Whether a trial is wanted, a worker is free, and what its candidate is to be drawn from is known."""
-        # Each that runs is counted whole: it may be trained to its end. Half an epoch is for the rounding.
-        spent = self.records.tally().spent + len(self.running)
-        if len(self.running) >= self.workers.capacity or spent + 1 > budget + 0.5 / self.epochs:
+        num_running = len(self.running)
+        if num_running >= self.workers.capacity or not self.records.tally().admits(budget, running=num_running):
             return False
         needed = len(self.sampler.seen) - self.lag
         return self.records.num_queued() > 0 or all(running.index >= needed for running in self.running.values())
@@ -116,6 +118,9 @@ class Loop:
         """Draws a candidate, or takes a queued one, and hands it to the workers unless it is not to be trained."""
         records, study = self.records, self.records.study
         discards: Mapping[str, int] = {}
+        if self.starts and not records.num_queued():
+            # One at a time: what was interrupted goes back into an empty queue, and so comes first again.
+            records.enqueue(self.starts.pop(0))
         queued = records.num_queued() > 0
         index = len(self.sampler.seen)
         if not queued:
@@ -178,12 +183,6 @@ class Loop:
         self.on_event(
             TrialFinished(trial=self.records.trial(number), tally=self.records.tally(), best=best[0] if best else None)
         )
-
-
-def _num_choices(settings: Settings, constraints: Sequence[Constraint]) -> int:
-    """Of how many feasible draws a first one is the largest: random search takes each, a front needs all sizes."""
-    limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
-    return NUM_CHOICES if limited and len(settings.objectives) == 1 and settings.sampler != "random" else 1
 
 
 def _training_seed(seed: int, candidate: Candidate) -> int:

@@ -36,6 +36,9 @@ DEFAULT_STUDY = "search"
 TRAINED = ("trained", "diverged")
 """Outcomes of a whole training: to its end, or until its loss was no number."""
 
+KEPT = ("fingerprint", "candidate", "num_draws", "started_from", "started_as")
+"""Attributes that a candidate brings along when it is run again."""
+
 STOPPED = ("discarded", "pruned")
 """Outcomes that are decisions, not failures: before the training, or in its midst."""
 
@@ -152,7 +155,7 @@ class StudyRecords:
 
         The cost is the study's second objective, or parameters where it has one alone.
         """
-        cost = (*self.settings.objectives, "params")[1]
+        cost = self.settings.cost
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         done.sort(key=lambda trial: trial.user_attrs[cost])
         return front((read_trial(trial), (trial.values[0], -trial.user_attrs[cost])) for trial in done)
@@ -228,15 +231,18 @@ class StudyRecords:
             )
             self.study.add_trial(trial)
 
-    def enqueue(self, starts: Iterable[Start]) -> None:
-        """Puts known candidates into the queue, those that the study has not had yet."""
+    def not_had(self, starts: Iterable[Start]) -> list[Start]:
+        """Those of known candidates that the study has not had yet, each once."""
         attrs = [trial.user_attrs for trial in self.study.get_trials(deepcopy=False)]
         had = {trial.get("fingerprint") for trial in attrs} | {trial.get("started_as") for trial in attrs}
-        for start in starts:
-            if start.fingerprint not in had:
-                had.add(start.fingerprint)
-                notes = {"started_from": start.source, "started_as": start.fingerprint}
-                self.study.enqueue_trial(dict(start.values), user_attrs=notes)
+        return [
+            start for start in {start.fingerprint: start for start in starts}.values() if start.fingerprint not in had
+        ]
+
+    def enqueue(self, start: Start) -> None:
+        """Puts a known candidate into the queue."""
+        notes = {"started_from": start.source, "started_as": start.fingerprint}
+        self.study.enqueue_trial(dict(start.values), user_attrs=notes)
 
     def start(
         self,
@@ -328,9 +334,7 @@ class StudyRecords:
             again = "fingerprint" in attrs or bool(fixed)
             # First queued, then ended: killed in between, the trial is found again and not queued twice.
             if again and trial.number not in queued:
-                kept: dict[str, Any] = {
-                    key: attrs[key] for key in ("fingerprint", "candidate", "num_draws") if key in attrs
-                }
+                kept: dict[str, Any] = {key: attrs[key] for key in KEPT if key in attrs}
                 self.study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number, **kept})
             what = "its parameters went back into the queue" if again else "before it began; it is drawn again"
             self.fail(optuna.Trial(self.study, trial._trial_id), "interrupted", f"interrupted; {what}")

@@ -13,7 +13,7 @@ from nas.constraints import Constraint, limits
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.events import Event, SearchStarted
 from nas.loop import Loop
-from nas.proposals import proposer
+from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.pruners import pruner as pruner_of
 from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.screening import survey
@@ -35,6 +35,7 @@ class SearchResult:
     study: str
     storage: str
     results: Path
+    objectives: tuple[str, ...]
     tally: Tally
     budget: int
     discards: Mapping[str, int]
@@ -120,6 +121,8 @@ def search(
     chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": DEFAULT_SAMPLER, "pruner": "none", "seed": 0}
     if existing is not None:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
+    chosen |= {name: value for name, value in asked.items() if value is not None}
+    chosen |= _start_up(chosen, kept) if existing is None else _start_up_of(existing.settings)
     settings = Settings(
         dataset=loaded.name,
         data_fingerprint=loaded.fingerprint,
@@ -129,7 +132,7 @@ def search(
         epochs=epochs,
         consistency=CONSISTENCY,
         constraints=tuple(str(constraint) for constraint in kept),
-        **chosen | {name: value for name, value in asked.items() if value is not None},
+        **chosen,
     )
     proposer(settings.sampler)
     if len(settings.objectives) > 1 and settings.pruner != "none":
@@ -162,7 +165,6 @@ def search(
             )
         records.artifacts.prepare()
         records.settle()
-        records.enqueue(known)
         best = records.best(1)
         num_workers = workers or (num_cores() if picked.type == "cpu" else 1)
         on_event(
@@ -178,7 +180,8 @@ def search(
                 epochs=epochs,
                 budget=trials,
                 tally=records.tally(),
-                num_queued=records.num_queued(),
+                num_queued=records.num_queued() + len(records.not_had(known)),
+                objectives=settings.objectives,
                 unfit=unfit,
                 sampler=settings.sampler,
                 pruner=settings.pruner,
@@ -188,9 +191,9 @@ def search(
             )
         )
         interrupted, exhausted = False, ""
-        if records.tally().spent < trials:
+        if records.tally().admits(trials):
             opened = open_workers(TrainingData.of(loaded), picked, num=num_workers, exact=exact)
-            loop = Loop(records, bound, kept, opened, keep_discards=keep_discards, on_event=on_event)
+            loop = Loop(records, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
             interrupted, exhausted = loop.run(trials)
         if exhausted:
             exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])
@@ -198,6 +201,7 @@ def search(
             study=records.study.study_name,
             storage=shown(url),
             results=Path(results),
+            objectives=settings.objectives,
             tally=records.tally(),
             budget=trials,
             discards=records.discards(),
@@ -216,6 +220,18 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     if parts[0] != first or len(parts) > 2 or any(part not in costs for part in parts[1:]):
         raise NasError(f"--objective {text!r}, allowed: {first}, {', '.join(f'{first},{cost}' for cost in costs)}")
     return parts
+
+
+def _start_up(chosen: Mapping[str, Any], constraints: Sequence[Constraint]) -> dict[str, int]:
+    """How a new study begins: with large networks, unless it is random search or a front, which needs all sizes."""
+    limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
+    large = limited and len(chosen["objectives"]) == 1 and chosen["sampler"] != "random"
+    return {"num_startup": NUM_STARTUP, "choices": NUM_CHOICES if large else 1}
+
+
+def _start_up_of(settings: Settings) -> dict[str, int]:
+    """How a study began: later versions may choose otherwise."""
+    return {"num_startup": settings.num_startup, "choices": settings.choices}
 
 
 class _Place(TypedDict):

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.constraints import Constraint
+from nas.cost import cost_of
 from nas.domains import Value
 from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
@@ -48,12 +49,13 @@ def starts(
             continue
         drawn = space.draw(Random(f"{seed} {architecture.fingerprint()}"))
         beside = Path(file).with_name("recipe.json")
-        recipe = Recipe.load(beside) if beside.exists() else Recipe()
+        recipe = Recipe.load(beside) if Path(file).is_file() and beside.exists() else Recipe()
         values = {**drawn, **network, **recipe_values(space, recipe)}
         verdict = judge(space, constraints, values)
         if verdict.reason:
-            missed = [c for c in constraints if verdict.cost is None or c.violation(verdict.cost) > 0]
-            found = ", ".join(f"{c.metric} is {getattr(verdict.cost, c.metric)}, allowed: {c}" for c in missed)
+            cost = cost_of(architecture)
+            missed = [c for c in constraints if c.violation(cost) > 0]
+            found = ", ".join(f"{c.metric} is {getattr(cost, c.metric)}, allowed: {c}" for c in missed)
             unfit.append(f"{file} is left out: {found}")
             continue
         fitting.append(Start(source=str(file), values=values, fingerprint=space.candidate(values).fingerprint()))
@@ -66,7 +68,9 @@ def _files(named: str | Path) -> Sequence[str | Path]:
     if not folder.is_dir():
         return [named]
     export = folder / "architecture.json"
-    found = [export] if export.exists() else sorted(folder.glob("*.json"))
+    found = (
+        [export] if export.exists() else sorted(path for path in folder.glob("*.json") if path.name != "recipe.json")
+    )
     if not found:
         raise StudyError(f"--start-from {named}: no architecture (*.json) in this folder")
     return found

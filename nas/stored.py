@@ -35,7 +35,14 @@ class Settings:
     # Studies of earlier versions do not say these; they were made like this.
     objectives: tuple[str, ...] = ("accuracy",)
     sampler: str = "tpe"
+    num_startup: int = 20  # candidates before the sampler has enough to go on
+    choices: int = 1  # feasible draws of which each of those is the largest
     pruner: str = "none"
+
+    @property
+    def cost(self) -> str:
+        """The metric that is to be small beside accuracy: the second objective, or parameters."""
+        return (*self.objectives, "params")[1]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Settings":
@@ -73,6 +80,10 @@ class Tally:
     num_trained: int
     num_pruned: int
     spent: float
+
+    def admits(self, budget: int, *, running: int = 0) -> bool:
+        """Whether one more training, and each that is running, can still go to its end."""
+        return self.spent + running + 1 <= budget + 1e-9  # thirds of a training do not add up exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,12 +42,12 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
     return table
 
 
-def ranking_table(ranking: Ranking) -> Table:
-    """A row a finalist, the best first, with the objective of each seed."""
+def ranking_table(ranking: Ranking, cost: str) -> Table:
+    """A row a finalist, the best first, with the objective of each seed; `cost` names the metric that breaks ties."""
     table = Table(
         title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
     )
-    for name in ("trial", "params", "mean ± sd"):
+    for name in ("trial", cost, "mean ± sd"):
         table.add_column(name, justify="right", no_wrap=True)
     for seed in range(len(ranking.finalists[0].objectives)):
         table.add_column(f"seed {seed}", justify="right")
@@ -57,7 +57,7 @@ def ranking_table(ranking: Ranking) -> Table:
         if finalist == ranking.winner:
             note = "picked" + (", the smallest of those tied" if len(ranking.tied) > 1 else "")
         runs = [f"{x:.2%}" if x else "diverged" for x in finalist.objectives]
-        table.add_row(str(finalist.trial), f"{finalist.params:,}", spread_text(finalist.objectives), *runs, note)
+        table.add_row(str(finalist.trial), f"{finalist.cost:,}", spread_text(finalist.objectives), *runs, note)
     return table
 
 

@@ -14,10 +14,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist:
-    """A trial of the search with the val objective of each seed; a run that diverged counts as 0."""
+    """A trial of the search with the val objective of each seed; a run that diverged counts as 0.
+
+    cost: what is to be small where accuracies are tied, parameters unless the study has another cost.
+    """
 
     trial: int
-    params: int
+    cost: int
     objectives: tuple[float, ...]
 
     @property
@@ -48,7 +51,7 @@ class Ranking:
         # One run that diverged would make every difference look small.
         sound = [finalist for finalist in finalists if min(finalist.objectives) > 0] or finalists
         pooled = fmean(finalist.sd**2 for finalist in sound)
-        ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.params, finalist.trial))
+        ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.cost, finalist.trial))
         return cls(finalists=tuple(ranked), standard_error=math.sqrt(2 * pooled / seeds))
 
     @property
@@ -63,13 +66,13 @@ class Ranking:
     @property
     def winner(self) -> Finalist:
         """The smallest of the tied: the others are not measurably better."""
-        return min(self.tied, key=lambda finalist: finalist.params)
+        return min(self.tied, key=lambda finalist: finalist.cost)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
         return {
             "finalists": [
-                {"trial": each.trial, "params": each.params, "objectives": each.objectives, "tied": each in self.tied}
+                {"trial": each.trial, "cost": each.cost, "objectives": each.objectives, "tied": each in self.tied}
                 for each in self.finalists
             ],
             "standard_error": self.standard_error,
@@ -140,9 +143,9 @@ class TestResult:
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()
         if self.target > most:
-            place = "above that: out of reach on new images, too"
+            place = "above that: the mean on new images does not reach it"
         elif self.target < least:
-            place = "below that: reached on new images, too"
+            place = "below that: the mean on new images reaches it"
         else:
             place = "within that: these runs do not tell whether the mean on new images reaches it"
         return [

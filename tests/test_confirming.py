@@ -267,7 +267,7 @@ def test_the_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
     finalists = [
         Finalist(
             trial=trial.number,
-            params=trial.params,
+            cost=trial.params,
             objectives=tuple(
                 fmean(m.val_accuracy for m in fits[Run(trial=trial.number, judged_on="val", seed=seed)].history)
                 for seed in range(SEEDS)

@@ -261,3 +261,27 @@ def test_a_short_number_is_of_the_domain_and_close(domain, rng):
 def test_what_a_domain_holds(domain, held, not_held):
     assert all(domain.holds(value) for value in held)
     assert not any(domain.holds(value) for value in not_held)
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "nearest"),
+    [
+        (Choice((64, 128, 256)), 128, 128),
+        (Choice((64, 128, 256)), 100, 128),
+        (Choice(("sgd", "adam")), "adam", "adam"),
+        (Choice(("sgd", "adam")), "lion", "sgd"),
+        (Choice((False, True)), True, True),
+        (IntRange(4, 16, 4), 9, 8),
+        (IntRange(4, 16, 4), 99, 16),
+        (IntRange(4, 16, 4), 1, 4),
+        (FloatRange(0.0, 0.2, 0.05), 0.13, 0.15),
+        (FloatRange(0.0, 0.2, 0.05), 1.0, 0.2),
+        (FloatRange(0.02, 0.5, log=True), 0.1, 0.1),
+        (FloatRange(0.02, 0.5, log=True), 0.0, 0.02),
+    ],
+    ids=str,
+)
+def test_the_nearest_value_is_one_of_the_domain(domain, value, nearest):
+    found = domain.nearest(value)
+    assert (found, type(found)) == (nearest, type(nearest))
+    assert domain.holds(found)

@@ -8,8 +8,9 @@ from nas.architecture import Architecture
 from nas.constraints import limits
 from nas.cost import cost_of
 from nas.errors import ArchitectureError, StudyError
+from nas.events import EpochFinished
 from nas.recipe import Recipe
-from nas.records import trials
+from nas.records import StudyRecords, trials
 from nas.search_space import SearchSpace
 from nas.searching import search
 from nas.starting import recipe_values, starts
@@ -50,9 +51,9 @@ def test_a_recipe_beside_the_file_is_taken(mnist, tmp_path):
 def test_the_nearest_recipe_of_the_space_is_taken(mnist):
     values = recipe_values(mnist, Recipe(learning_rate=3.0, batch_size=100, rotation=50.0, schedule="step"))
     assert values["recipe.sgd_learning_rate"] == 0.5
-    assert values["recipe.batch_size"] == 64  # not among the choices: the first
+    assert values["recipe.batch_size"] == 128
     assert values["recipe.rotation"] == 12.0
-    assert values["recipe.schedule"] == "cosine"
+    assert values["recipe.schedule"] == "cosine"  # no number: the first
     assert values.keys() == {name for name in mnist.domains if name.startswith("recipe.")}
 
 
@@ -75,6 +76,16 @@ def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
     with pytest.raises(StudyError) as caught:
         starts([tmp_path / "empty"], mnist, KEPT, seed=0)
     assert str(caught.value) == f"--start-from {tmp_path / 'empty'}: no architecture (*.json) in this folder"
+
+
+def test_a_recipe_is_no_network_and_that_of_another_is_not_taken(mnist, tmp_path, monkeypatch):
+    (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=8.0).to_json()))
+    (start,), _ = starts([tmp_path], mnist, KEPT, seed=0)
+    assert mnist.candidate(start.values).recipe.rotation == 8.0
+    monkeypatch.chdir(tmp_path)
+    (start,), _ = starts(["mnist-7825"], mnist, KEPT, seed=0)
+    assert mnist.candidate(start.values).recipe.rotation == 0.0
 
 
 def test_images_of_another_shape_are_refused():
@@ -117,3 +128,45 @@ def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     assert [trial.recipe for trial in found[:2]] == [trial.recipe for trial in known]
     assert len(found) == 3
     assert all(cost_of(trial.architecture).params <= 900 for trial in found)
+
+
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
+    options = {
+        "dataset": "digits",
+        "space": tiny_space,
+        "epochs": 5,
+        "max_params": 900,
+        "min_receptive_field": 10,
+        "device": "cpu",
+        "workers": 1,
+    }
+    search(**options, trials=4, results=tmp_path / "first", sampler="random")
+    files = []
+    for trial in trials(results=tmp_path / "first"):
+        if trial.outcome == "trained":
+            files.append(tmp_path / f"{trial.number}.json")
+            files[-1].write_text(trial.architecture.dumps())
+    given = {**options, "trials": 3, "start_from": files, "pruner": pruner, "seed": 1}
+
+    def ended(folder):
+        records = StudyRecords.open(results=folder)
+        return [
+            (trial.user_attrs["started_from"], trial.user_attrs["outcome"], trial.user_attrs["candidate"], trial.values)
+            for trial in records.study.trials
+            if trial.user_attrs.get("outcome") in ("trained", "pruned")
+        ]
+
+    search(**given, results=tmp_path / "whole")
+    for at in (1, 4, 6):
+        left = [at]
+
+        def interrupt(event, left=left):
+            left[0] -= isinstance(event, EpochFinished)
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        search(**given, results=tmp_path / "pieces", on_event=interrupt)
+    search(**given, results=tmp_path / "pieces")
+    assert ended(tmp_path / "pieces") == ended(tmp_path / "whole")
+    assert [row[0] for row in ended(tmp_path / "whole")][:3] == [str(file) for file in files[:3]]

@@ -24,8 +24,7 @@ def finalist_lists(values=accuracies, least=1):
         one = st.tuples(st.integers(1, 9), st.lists(values, min_size=seeds, max_size=seeds))
         return st.lists(one, min_size=least, max_size=6).map(
             lambda rows: [
-                Finalist(trial=trial, params=params, objectives=tuple(runs))
-                for trial, (params, runs) in enumerate(rows)
+                Finalist(trial=trial, cost=params, objectives=tuple(runs)) for trial, (params, runs) in enumerate(rows)
             ]
         )
 
@@ -48,7 +47,7 @@ results = st.tuples(st.integers(2, 6), st.integers(1, 7)).flatmap(
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
 def test_mean_and_sd_are_those_of_numpy(values):
-    finalist = Finalist(trial=0, params=1, objectives=tuple(values))
+    finalist = Finalist(trial=0, cost=1, objectives=tuple(values))
     assert finalist.mean == pytest.approx(np.mean(values))
     assert finalist.sd == pytest.approx(np.std(values, ddof=1), abs=1e-15)
 
@@ -93,7 +92,7 @@ def test_the_ranking_is_by_mean_then_size_then_number(finalists):
     ranked = Ranking.of(finalists).finalists
     assert sorted(finalist.trial for finalist in ranked) == [finalist.trial for finalist in finalists]
     for better, worse in pairwise(ranked):
-        keys = [(-sum(each.objectives), each.params, each.trial) for each in (better, worse)]
+        keys = [(-sum(each.objectives), each.cost, each.trial) for each in (better, worse)]
         assert keys[0] < keys[1]
 
 
@@ -108,9 +107,9 @@ def test_the_winner_is_the_smallest_of_the_tied(finalists):
         if abs(behind - ranking.standard_error) > 1e-12:
             assert (finalist in ranking.tied) == (behind < ranking.standard_error)
     assert ranking.winner in ranking.tied
-    assert ranking.winner.params == min(finalist.params for finalist in ranking.tied)
+    assert ranking.winner.cost == min(finalist.cost for finalist in ranking.tied)
     # Of the smallest, the one with the best mean.
-    assert ranking.winner == next(each for each in ranking.tied if each.params == ranking.winner.params)
+    assert ranking.winner == next(each for each in ranking.tied if each.cost == ranking.winner.cost)
 
 
 @given(finalist_lists(), st.randoms(use_true_random=False))
@@ -125,7 +124,7 @@ def test_the_order_in_which_finalists_come_changes_nothing(finalists, random):
 @given(finalist_lists(st.integers(1, 512).map(lambda step: step / 1024)), st.integers(0, 512))
 def test_what_all_have_in_common_does_not_count(finalists, steps):
     raised = [
-        Finalist(trial=f.trial, params=f.params, objectives=tuple(x + steps / 1024 for x in f.objectives))
+        Finalist(trial=f.trial, cost=f.cost, objectives=tuple(x + steps / 1024 for x in f.objectives))
         for f in finalists
     ]
     one, other = Ranking.of(finalists), Ranking.of(raised)
@@ -138,32 +137,32 @@ def test_a_larger_standard_error_ties_more(finalists):
     ranking = Ranking.of(finalists)
     wider = Ranking(finalists=ranking.finalists, standard_error=2 * ranking.standard_error)
     assert set(ranking.tied) <= set(wider.tied)
-    assert wider.winner.params <= ranking.winner.params
+    assert wider.winner.cost <= ranking.winner.cost
 
 
 @given(finalist_lists(), st.integers(1, 5))
 def test_a_run_that_diverged_does_not_widen_the_ties_of_the_others(finalists, num_diverged):
     runs = list(finalists[0].objectives)
     runs[:num_diverged] = [0.0] * len(runs[:num_diverged])
-    diverged = Finalist(trial=99, params=1, objectives=tuple(runs))
+    diverged = Finalist(trial=99, cost=1, objectives=tuple(runs))
     with_it, without = Ranking.of([*finalists, diverged]), Ranking.of(finalists)
     assert with_it.standard_error == pytest.approx(without.standard_error, abs=1e-15)
     assert set(without.tied) - {diverged} == set(with_it.tied) - {diverged} or with_it.finalists[0] == diverged
 
 
 def test_where_every_finalist_diverged_once_there_is_a_winner_still():
-    finalists = [Finalist(trial=n, params=9 - n, objectives=(0.0, 0.5 + n / 100)) for n in range(3)]
+    finalists = [Finalist(trial=n, cost=9 - n, objectives=(0.0, 0.5 + n / 100)) for n in range(3)]
     ranking = Ranking.of(finalists)
     assert ranking.standard_error > 0.3
     assert ranking.winner.trial == 2
-    nothing = [Finalist(trial=n, params=9 - n, objectives=(0.0, 0.0)) for n in range(3)]
+    nothing = [Finalist(trial=n, cost=9 - n, objectives=(0.0, 0.0)) for n in range(3)]
     assert Ranking.of(nothing).standard_error == 0
     assert Ranking.of(nothing).winner.trial == 2
 
 
 def test_without_spread_only_equal_means_tie():
     def ranking(*means):
-        return Ranking.of([Finalist(trial=n, params=9 - n, objectives=(x,) * 3) for n, x in enumerate(means)])
+        return Ranking.of([Finalist(trial=n, cost=9 - n, objectives=(x,) * 3) for n, x in enumerate(means)])
 
     assert ranking(0.9, 0.9, 0.8).standard_error == 0
     assert [finalist.trial for finalist in ranking(0.9, 0.9, 0.8).tied] == [1, 0]
@@ -172,8 +171,8 @@ def test_without_spread_only_equal_means_tie():
 
 
 def test_exactly_one_standard_error_behind_is_a_tie():
-    best = Finalist(trial=0, params=2, objectives=(0.5, 0.75))
-    behind = Finalist(trial=1, params=1, objectives=(0.25, 0.5))
+    best = Finalist(trial=0, cost=2, objectives=(0.5, 0.75))
+    behind = Finalist(trial=1, cost=1, objectives=(0.25, 0.5))
     # Each has the variance 1/32: the standard error is sqrt(2 / 32 / 2).
     assert Ranking.of([best, behind]).standard_error == pytest.approx(math.sqrt(1 / 32))
     apart = Ranking(finalists=(best, behind), standard_error=0.25)
@@ -182,7 +181,7 @@ def test_exactly_one_standard_error_behind_is_a_tie():
 
 
 def test_a_single_finalist_wins():
-    alone = Finalist(trial=7, params=3, objectives=(0.1, 0.9))
+    alone = Finalist(trial=7, cost=3, objectives=(0.1, 0.9))
     ranking = Ranking.of([alone])
     assert (ranking.winner, ranking.tied) == (alone, (alone,))
 
@@ -192,7 +191,7 @@ def test_of_two_equal_candidates_the_smaller_is_picked_as_often_as_computed(seed
     """It loses only where it is behind by more than one standard error: Student's t above 1."""
     runs = np.random.default_rng(seeds).normal(0.9, 0.01, (REPETITIONS, 2, seeds))
     picked = sum(
-        Ranking.of([Finalist(trial=n, params=n + 1, objectives=tuple(pair[n].tolist())) for n in range(2)]).winner.trial
+        Ranking.of([Finalist(trial=n, cost=n + 1, objectives=tuple(pair[n].tolist())) for n in range(2)]).winner.trial
         == 0
         for pair in runs
     )
@@ -400,7 +399,7 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
                 " of 3 seeds).",
                 "Of all seeds, 29% to 100% would keep it (95 % confidence, from 3 of 3).",
                 "Mean final accuracy on all such images: 99.42% to 99.48% (95 % confidence, 3 seeds and 10,000,000"
-                " images); the target lies below that: reached on new images, too.",
+                " images); the target lies below that: the mean on new images reaches it.",
             ],
         ),
         (
@@ -422,7 +421,7 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
                 " of 2 seeds).",
                 "Of all seeds, 0% to 84% would keep it (95 % confidence, from 0 of 2).",
                 "Mean final accuracy on all such images: 84.32% to 98.31% (95 % confidence, 2 seeds and 360 images);"
-                " the target lies above that: out of reach on new images, too.",
+                " the target lies above that: the mean on new images does not reach it.",
             ],
         ),
     ],
