@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,7 +20,6 @@ from nas.cost import cost_of
 from nas.errors import ConstraintError, InfeasibleError, NasError, StudyError
 from nas.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.records import StudyRecords, trials
-from nas.samplers import FeasibleSampler
 from nas.search_space import SearchSpace
 from nas.searching import search
 from nas.storage import default_storage, study_lock
@@ -74,7 +72,13 @@ def test_a_search_records_what_it_trained(tmp_path, tiny_space):
         assert trial.recipe.epochs == 2
     discarded = [trial for trial in records if trial.state == "PRUNED"]
     assert len(discarded) == min(100, sum(result.discards.values()))
-    assert {trial.reason for trial in discarded} <= {"params", "receptive_field", "impossible_shape", "duplicate"}
+    assert {trial.reason for trial in discarded} <= {
+        "params",
+        "receptive_field",
+        "impossible_shape",
+        "duplicate",
+        "smaller",
+    }
     assert sum(trial.num_draws for trial in trained) == 3 + sum(result.discards.values())
     assert list(result.best) == sorted(trained, key=lambda trial: -trial.objective)
 
@@ -316,8 +320,8 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
 
 def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tiny_space, monkeypatch):
     """With as many stored discards as there are, TPE must propose what it proposes with none."""
-    monkeypatch.setattr(searching, "FeasibleSampler", partial(FeasibleSampler, num_startup=3))
-    kept = options(tmp_path, tiny_space, trials=6, max_params=250, epochs=1, keep_discards=1000)
+    monkeypatch.setattr(searching, "NUM_STARTUP", 3)
+    kept = options(tmp_path, tiny_space, trials=6, max_params=250, epochs=1, keep_discards=1000, sampler="tpe")
     none = {**kept, "keep_discards": 0, "results": tmp_path / "none"}
     assert search(**kept).discards == search(**none).discards
     assert outcome(trials(results=kept["results"])) == outcome(trials(results=none["results"]))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from nas.architecture import Architecture
 from nas.events import TrialFinished
 from nas.recipe import Recipe
 from nas.records import trials
-from nas.samplers import FeasibleSampler
 from nas.searching import search
 from nas.training import SharedData, TrainingData, initialise, train
 from nas.workers import Ended, Here, Job, Processes, Progress, open_workers
@@ -227,9 +225,9 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
 
 def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
     """The same candidates with the same results, interrupted or not, though trainings end in another order."""
-    monkeypatch.setattr(searching, "FeasibleSampler", partial(FeasibleSampler, num_startup=3))  # then TPE
+    monkeypatch.setattr(searching, "NUM_STARTUP", 3)
     given = {"dataset": "digits", "space": tiny_space, "epochs": 1, "trials": 9, "device": "cpu", "workers": 2}
-    given |= {"max_params": 900, "min_receptive_field": 10}
+    given |= {"max_params": 900, "min_receptive_field": 10, "sampler": "tpe"}
     heard = []
 
     def interrupt(event):
