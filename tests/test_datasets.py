@@ -362,12 +362,12 @@ def test_digits_are_the_same_everywhere(digits):
 
 
 def test_the_fingerprint_sees_one_pixel_and_one_label(digits):
-    assert datasets._fingerprint(digits.train, digits.val) == digits.fingerprint
+    assert datasets.fingerprint(digits.train, digits.val) == digits.fingerprint
     images, labels = digits.val.images.clone(), digits.val.labels.clone()
     images[3, 0, 5, 5] ^= 1
     labels[7] ^= 1
     for val in (Split(images=images, labels=digits.val.labels), Split(images=digits.val.images, labels=labels)):
-        assert datasets._fingerprint(digits.train, val) != digits.fingerprint
+        assert datasets.fingerprint(digits.train, val) != digits.fingerprint
     assert re.fullmatch("[0-9a-f]{16}", digits.fingerprint)
 
 
