@@ -15,7 +15,7 @@ RANKS = [
     {"composites"},
     {"architecture"},
     {"cost"},
-    {"constraints", "datasets"},
+    {"constraints", "datasets", "blocks"},
     {"search_space"},
     {"screening", "recognition", "proposals", "pruners", "training", "storage"},
     {"starting", "samplers", "stored", "artifacts", "workers"},
