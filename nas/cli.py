@@ -25,6 +25,7 @@ from nas.options import (
     Device,
     Epochs,
     Exact,
+    ExtraFormat,
     Json,
     MaxActivationBytes,
     MaxMacs,
@@ -294,32 +295,40 @@ def dashboard(
         )
 
 
-@app.command(epilog="Example: [bold]nas export --trial best --output model[/bold]")
+@app.command(epilog="Example: [bold]nas export --trial confirmed --output model[/bold]")
 def export(
     trial: Annotated[str, typer.Option(help="Number of a trial, best, or confirmed (by nas confirm).")] = "best",
     output: Annotated[
         Path | None, typer.Option(help="Folder to write.", show_default="RESULTS/export/STUDY-trial-N")
     ] = None,
+    format_: Annotated[
+        list[ExtraFormat] | None,
+        typer.Option("--format", help="What to write besides; give it as often as you like.", show_default=False),
+    ] = None,
+    data_root: DataRoot = None,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
 ) -> None:
-    """Take a trained network home: architecture JSON, a model.py that needs only torch, its weights."""
-    from nas.exporting import FILES, export_trial
+    """Take a trained network home as files that need nothing of ours; each proves itself before it is yours."""
+    from nas.exporting import export_trial
+    from nas.tables import print_table, proof_table
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
         raise NasError(f"--trial is {trial!r}, allowed: a number, best, or confirmed")
-    folder = export_trial(
+    exported = export_trial(
         int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
+        formats=[each.value for each in format_ or ()],
+        data_root=data_root,
         results=results,
         storage=storage,
         study=study,
         output=output,
     )
-    typer.echo(f"{folder}:")
-    for path in (folder / name for name in FILES):
-        typer.echo(f"  {path.name:<20} {path.stat().st_size:>9,} bytes")
-    typer.echo(f"Try: python {folder / 'model.py'}")
+    print_table(proof_table(exported.proofs, title=f"Loaded again from {exported.folder}, each in a fresh process"))
+    for remark in exported.remarks:
+        typer.echo(remark, err=True)
+    typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")
 
 
 def _version(wanted: bool) -> None:

@@ -107,7 +107,7 @@ def train(
     """Train one architecture file with one recipe."""
     from nas.architecture import Architecture
     from nas.display import epoch_line
-    from nas.exporting import check_output, export
+    from nas.exporting import Evidence, Origin, check_output, export
     from nas.fitting import train as fit
     from nas.training import consistent_accuracy, objective
 
@@ -136,15 +136,11 @@ def train(
     )
     typer.echo(summary)
     if output is not None:
-        facts = [f"Trained on {fitted.dataset}, {chosen.epochs} epochs, seed {seed}.", f"{summary}."]
-        folder = export(
+        exported = export(
             architecture,
             fitted.weights,
             output=output,
-            recipe=chosen,
-            mean=fitted.mean,
-            std=fitted.std,
-            classes=fitted.classes,
-            facts=facts,
+            origin=Origin.of_fit(fitted, summary=summary),
+            evidence=Evidence.of(fitted.data, is_seen=test, accuracy=None if test else accuracies[-1]),
         )
-        typer.echo(f"written to {folder}")
+        typer.echo(f"written to {exported.folder}, every file proved on the val split")

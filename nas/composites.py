@@ -61,7 +61,7 @@ class DepthwiseSeparable(Convolution):
             raise ShapeError(f"{self.kind}'s {error.text}" if error.position else error.text) from None
 
     def module(self, shape: Shape) -> Call:
-        return sequential(self._parts(shape), shape)
+        return Call("DepthwiseSeparable", (shape[0], self.out_channels, self.kernel_size), self._options())
 
 
 MAX_REPEATED = 1000
@@ -125,6 +125,9 @@ class Residual(Layer):
     def children(self) -> tuple[Layer, ...]:
         return self.layers
 
+    def title(self) -> str:
+        return "residual, shortcut projected" if self.projection else "residual"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat(Layer):
@@ -162,6 +165,9 @@ class Repeat(Layer):
 
     def children(self) -> tuple[Layer, ...]:
         return self.layers
+
+    def title(self) -> str:
+        return f"repeat {self.times} times" + ", the same weights" * self.shared
 
 
 KINDS: dict[str, type[Layer]] = {

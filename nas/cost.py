@@ -84,9 +84,7 @@ def layer_table(architecture: Architecture) -> list[LayerRow]:
             m = layer.measure(shape)
             grown = extent + (m.extent - 1) * jump
             position = f"{prefix}{index}"
-            call = layer.module(shape)
-            # A composite's own lines tell its arguments; without children they would be lost.
-            text = layer.kind if layer.children() else call.source()
+            text = layer.title() if layer.children() else layer.module(shape).source()
             rows.append(LayerRow(position, layer.kind, text, m.output_shape, m.params, m.macs, grown, depth))
             add(layer.children(), shape, extent, jump, f"{position}.", depth + 1)
             shape, extent, jump = m.output_shape, grown, jump * m.stride

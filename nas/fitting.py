@@ -28,6 +28,7 @@ class Fit:
     classes: tuple[str, ...]
     judged_on: str
     seed: int
+    data: datasets.Dataset = field(repr=False)
     history: tuple[EpochMetrics, ...]
     weights: "Mapping[str, Tensor]" = field(repr=False)
 
@@ -73,6 +74,7 @@ def train(
         classes=loaded.classes,
         judged_on="test" if test else "val",
         seed=seed,
+        data=loaded,
         history=tuple(history),
         weights=state_dict_on_cpu(module),
     )

@@ -84,6 +84,10 @@ class Layer(ABC):
         """The layers it holds, for showing; empty for all but the composites."""
         return ()
 
+    def title(self) -> str:
+        """What it is in words, without its children."""
+        return self.kind
+
     def _check(self, good: bool, field: str, allowed: str) -> None:
         if not good:
             raise ArchitectureError(f"{self.kind}: {field} is {reprlib.repr(getattr(self, field))}, allowed: {allowed}")
@@ -166,6 +170,11 @@ class Convolution(Layer):
             good = type(self.padding) is int and self.padding >= 0
             self._check(good, "padding", '"same", "valid" or a whole number of at least 0')
 
+    def _options(self, *others: str) -> tuple[tuple[str, Any], ...]:
+        """The keyword arguments of its module that are not torch's defaults; `others` default to 1."""
+        defaults = {"stride": 1, "padding": 0, "dilation": 1, **dict.fromkeys(others, 1), "bias": True}
+        return tuple((key, getattr(self, key)) for key, default in defaults.items() if getattr(self, key) != default)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conv(Convolution):
@@ -198,9 +207,7 @@ class Conv(Convolution):
         )
 
     def module(self, shape: Shape) -> Call:
-        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True}
-        kwargs = tuple((key, getattr(self, key)) for key, default in defaults.items() if getattr(self, key) != default)
-        return Call("nn.Conv2d", (shape[0], self.out_channels, self.kernel_size), kwargs)
+        return Call("nn.Conv2d", (shape[0], self.out_channels, self.kernel_size), self._options("groups"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

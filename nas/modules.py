@@ -14,6 +14,26 @@ class GlobalAvgPool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
+class DepthwiseSeparable(nn.Sequential):
+    """A convolution per channel, then a 1x1 convolution across channels (Sifre 2014, section 6.2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | str = 0,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, kernel_size, stride, padding, dilation, in_channels, bias),
+            nn.Conv2d(in_channels, out_channels, 1, bias=bias),
+        )
+
+
 class SqueezeExcite(nn.Module):
     """(N, C, H, W) to the same shape: each channel scaled by a gate in (0, 1) that sees every channel's mean.
 

@@ -128,6 +128,13 @@ Storage = Annotated[
 Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_panel=STUDY, show_default="search")]
 
 
+class ExtraFormat(StrEnum):
+    """What `nas export` writes besides: those of `nas.exporting.FORMATS`."""
+
+    int8 = "int8"
+    c = "c"
+
+
 class TableFormat(StrEnum):
     """How `nas trials` prints."""
 

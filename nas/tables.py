@@ -1,6 +1,7 @@
 """Tables for the terminal."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +11,9 @@ from nas.architecture import Architecture
 from nas.cost import layer_table
 from nas.stored import TrialRecord
 from nas.verdict import Ranking, TestResult, spread_text
+
+if TYPE_CHECKING:
+    from nas.exporting import Proof
 
 
 def architecture_table(architecture: Architecture) -> Table:
@@ -71,6 +75,20 @@ def epoch_table(result: TestResult) -> Table:
         table.add_row(
             str(epoch), spread_text(values), f"{min(values):.2%}", f"{max(values):.2%}", f"{on_target}/{len(values)}"
         )
+    return table
+
+
+def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
+    """A row a file of an export: its size, and what it gave beside the network it was written from."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    for name in ("bytes", "logits differ by", "same class", "val accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for proof in proofs:
+        difference = "quantised" if proof.difference is None else f"{proof.difference:.1e}"
+        accuracy = "" if proof.accuracy is None else f"{proof.accuracy:.2%}"
+        same = f"{proof.num_same:,} of {proof.num_images:,}"
+        table.add_row(proof.name, f"{proof.num_bytes:,}", difference, same, accuracy)
     return table
 
 

@@ -16,8 +16,11 @@ def test_depthwise_separable_measured_by_hand():
     layer = DepthwiseSeparable(out_channels=5, kernel_size=3, stride=2, padding=1)
     # 2x6x6 -> 2x3x3 -> 5x3x3: 72 + 18 elements, then 18 + 45; with the input held 72 + 18 + 45.
     assert layer.measure((2, 6, 6)) == Measure((5, 3, 3), 20 + 15, 162 + 90, 0, 90, 3, 2, held_peak_elements=135)
-    source = "nn.Sequential(nn.Conv2d(2, 2, 3, stride=2, padding=1, groups=2), nn.Conv2d(2, 5, 1))"
-    assert layer.module((2, 6, 6)).source() == source
+    call = layer.module((2, 6, 6))
+    assert call.source() == "DepthwiseSeparable(2, 5, 3, stride=2, padding=1)"
+    depthwise, pointwise = call.build()
+    assert str(depthwise) == "Conv2d(2, 2, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2)"
+    assert str(pointwise) == "Conv2d(2, 5, kernel_size=(1, 1), stride=(1, 1))"
 
 
 def test_residual_with_identity_measured_by_hand():

@@ -1,41 +1,59 @@
-"""Export: a trained network as files that need nothing of ours."""
+"""Export: a trained network as files that need nothing of ours, each of which has proved itself."""
 
 import importlib.util
-import inspect
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from nas import datasets
 from nas.architecture import Architecture
 from nas.confirmed import ConfirmedRecords
-from nas.cost import cost_of
-from nas.errors import NasError, StudyError
-from nas.layers import Call, Shape
-from nas.recipe import Recipe
+from nas.errors import DatasetError, NasError, StudyError
+from nas.exporting.card import card
+from nas.exporting.folder import check_output as check_output
+from nas.exporting.folder import copy_beside, replacing
+from nas.exporting.formats import INT8, NUM_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
+from nas.exporting.origin import Evidence as Evidence
+from nas.exporting.origin import Origin as Origin
+from nas.exporting.proof import Proof as Proof
+from nas.exporting.proof import normalised, prove
+from nas.exporting.source import model_source, state_names
 from nas.records import StudyRecords
-from nas.stored import TrialRecord
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LINE = 100
-FILES = ("model.py", "weights.pt", "architecture.json", "recipe.json")
+FORMATS = ("int8", "c")
+"""What can be written besides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A folder that was written, what its files proved, and what could not be proved."""
+
+    folder: Path
+    proofs: tuple[Proof, ...]
+    remarks: tuple[str, ...]
 
 
 def export_trial(
     trial: int | Literal["confirmed"] | None = None,
     *,
+    formats: Sequence[str] = (),
+    data_root: str | Path | None = None,
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
     output: str | Path | None = None,
-) -> Path:
-    """Exports a finished trial of a study, the best one if None; the folder written.
+) -> Exported:
+    """Exports a finished trial of a study, the best one if None.
 
     "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
+    `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
+    the study's data are not at hand, on random images, which the card says. Raises `StudyError` for a trial that
+    cannot be exported and `NasError` for a file that is not the network.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name
@@ -45,56 +63,33 @@ def export_trial(
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
         record, kind = records.trial(found["trial"]), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
-        facts = _confirmed_facts(found)
+        origin, accuracy = Origin.of_confirmed(records, record, found), None
     else:
         best = records.best(1)
         if trial is None and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
         record, kind = best[0] if trial is None else records.trial(trial), "trial"
         weights = records.weights(record.number)
-        facts = _search_facts(records, record)
+        origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
     assert record.architecture is not None
-    assert record.recipe is not None
-    normalisation = records.study.user_attrs["normalisation"]
+    evidence, missing = None, ""
+    try:
+        data = datasets.load(records.settings.dataset, data_root=data_root, download=False)
+        if data.fingerprint != records.settings.data_fingerprint:
+            missing = f"{data.name} here is not what the study was made with"
+        else:
+            evidence = Evidence.of(data, is_seen=trial == "confirmed", accuracy=accuracy)
+    except DatasetError as error:
+        missing = str(error)
     return export(
         record.architecture,
         weights,
         output=output or Path(results) / "export" / f"{name}-{kind}-{record.number}",
-        recipe=record.recipe,
-        mean=tuple(normalisation["mean"]),
-        std=tuple(normalisation["std"]),
-        classes=tuple(records.study.user_attrs["classes"]),
-        facts=facts,
+        origin=origin,
+        evidence=evidence,
+        formats=formats,
+        remarks=[f"Not proved on the validation split: {missing}."] if missing else [],
     )
-
-
-def _search_facts(records: StudyRecords, record: TrialRecord) -> list[str]:
-    settings = records.settings
-    last = min(settings.consistency, settings.epochs)
-    return [
-        f"Trained on {settings.dataset} ({settings.split}), {settings.epochs} epochs, seed {record.seed}:",
-        f"trial {record.number} of study {records.study.study_name!r}.",
-        *_not_mnist(settings.dataset),
-        f"Accuracy on the validation split: mean {record.objective:.4f} of the last {last} epochs,"
-        f" lowest of them {record.consistent_accuracy:.4f}.",
-        "One run, and chosen by this figure among many: expect a little less on new images.",
-    ]
-
-
-def _confirmed_facts(found: Mapping[str, Any]) -> list[str]:
-    accuracies = found["accuracies"]
-    return [
-        f"Trained on all of {found['dataset']} but its test split, {len(accuracies[0])} epochs, seed 0:",
-        f"trial {found['trial']} of study {found['study']!r}, confirmed with {found['num_seeds']} seeds.",
-        *_not_mnist(found["dataset"]),
-        f"Final accuracy on the test split: {found['final_accuracy_mean']:.4f} (mean of the seeds), standard",
-        f"deviation {found['final_accuracy_sd']:.4f}; of these weights, seed 0's, {accuracies[0][-1]:.4f}.",
-        f"The test split was opened {found['num_openings']} time{'s' * (found['num_openings'] > 1)} for this study.",
-    ]
-
-
-def _not_mnist(dataset: str) -> list[str]:
-    return ["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (dataset == "digits")
 
 
 def export(
@@ -102,163 +97,69 @@ def export(
     weights: "Mapping[str, Tensor]",
     *,
     output: str | Path,
-    recipe: Recipe,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    classes: tuple[str, ...],
-    facts: list[str],
-) -> Path:
-    """Writes `FILES` into the folder `output`, which it returns; those of an earlier export are replaced.
+    origin: Origin,
+    evidence: Evidence | None = None,
+    formats: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+) -> Exported:
+    """Writes the folder `output`; one of an earlier export is replaced whole.
 
-    `model.py` needs only torch; `weights.pt` is a state dict that loads with `weights_only=True`. `facts` are lines
-    for its docstring. Before anything appears under `output`, the written files are loaded again and must give the
-    same outputs, bit for bit, as the network they came from.
+    README.md (a model card), model.py and predict.py (readable, torch and Pillow alone), weights.pt (a state dict) and
+    model.safetensors, model.pt2 (torch.export), model.onnx, architecture.json, recipe.json; with "int8"
+    model_int8.onnx, with "c" network.h and network.c. `weights` is a state dict of `architecture.build()`.
+    Nothing appears at `output` before every file was loaded again in a process of its own and found to be the network:
+    parameters counted, logits equal to 1e-5 (C: 1e-4) of the largest, accuracy as `evidence` says. Raises `NasError`
+    otherwise. `remarks` go into the card.
     """
+    if unknown := set(formats) - set(FORMATS):
+        raise NasError(f"format {sorted(unknown)[0]!r}, allowed: {', '.join(FORMATS)}, besides what is always written")
+    if "int8" in formats and evidence is None:
+        raise NasError(
+            f"format 'int8' needs the training images to find its ranges: {' '.join(remarks) or 'none given'}"
+        )
+    output, said = Path(output), list(remarks)
+    with replacing(output) as folder:
+        (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
+        (folder / "recipe.json").write_text(json.dumps(origin.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+        copy_beside("predict.py", folder)
+        (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
+        names = _write_weights(folder, architecture, weights)
+        names += _write_graphs(folder, architecture.input_shape)
+        quantised_bytes = None
+        if "int8" in formats and evidence is not None:
+            images = normalised(evidence.train.images[:: max(1, len(evidence.train.images) // NUM_CALIBRATION)], origin)
+            quantised_bytes = write_int8(folder / "model.onnx", folder / INT8, images[:NUM_CALIBRATION])
+            names.append(INT8)
+        proofs = prove(folder, names, architecture, weights, origin, evidence)
+        text = card(architecture, origin, proofs, evidence=evidence, quantised_bytes=quantised_bytes, remarks=said)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
+
+
+def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> list[str]:
+    """The state dict under the names of model.py, twice; the names of the files."""
     import torch
+    from safetensors.torch import save
 
-    output = Path(output)
-    check_output(output)
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
-            folder = Path(temporary)
-            (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
-            (folder / "recipe.json").write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
-            text = model_source(architecture, mean=mean, std=std, classes=classes, facts=facts)
-            (folder / "model.py").write_text(text, encoding="utf-8")
-            torch.save(dict(weights), folder / "weights.pt")
-            _prove(folder, architecture, weights)
-            output.mkdir(exist_ok=True)
-            for name in FILES:
-                shutil.move(folder / name, output / name)
-    except OSError as error:
-        raise NasError(f"{error.filename or output}: {error.strerror}") from None
-    return output
+    names = state_names(architecture)
+    renamed = {}
+    for key, tensor in weights.items():
+        index, _, rest = key.partition(".")
+        renamed[f"{names[int(index)]}.{rest}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    torch.save(renamed, folder / "weights.pt")
+    (folder / "model.safetensors").write_bytes(save(renamed))
+    return ["weights.pt", "model.safetensors"]
 
 
-def check_output(output: Path) -> None:
-    """Raises unless a folder can be written there: to be asked before a long training, not after it."""
-    if output.exists() and not output.is_dir():
-        raise NasError(f"{output}: not a folder, allowed: a new or existing folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent):
-            pass
-    except OSError as error:
-        raise NasError(f"{error.filename or output}: {error.strerror}") from None
-
-
-def model_source(
-    architecture: Architecture,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    classes: tuple[str, ...],
-    facts: list[str],
-) -> str:
-    """Python source of a module with a class `Network`, equal in its state dict to what `architecture.build` gives."""
-    cost = cost_of(architecture)
-    calls = list(_calls(architecture))
-    own = sorted({name for call, _ in calls for name in _own_names(call)})
-    channels, height, width = architecture.input_shape
-    images = f"{channels}x{height}x{width}"
-    lines = [
-        f'"""A network of {cost.params:,} parameters for images of {images}, {len(classes)} classes.',
-        "",
-        *facts,
-        "",
-        f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
-        f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
-        f"Output: (N, {len(classes)}) logits, in the order of CLASSES.",
-        '"""',
-        "",
-        "from pathlib import Path",
-        "",
-        "import torch",
-        "from torch import Tensor, nn" if own else "from torch import nn",
-        "",
-        f"MEAN = {tuple(round(x, 6) for x in mean)}",
-        f"STD = {tuple(round(x, 6) for x in std)}",
-        *_tuple_lines("CLASSES", classes),
-        "",
-        "",
-    ]
-    for name in own:
-        lines += [*_own_source(name).splitlines(), "", ""]
-    lines += ["class Network(nn.Sequential):", "    def __init__(self) -> None:", "        super().__init__("]
-    for call, shape in calls:
-        text = _wrapped(call, 12)
-        lines += [*text[:-1], f"{text[-1]},  # {' x '.join(map(str, shape))}"]
-    lines += [
-        "        )",
-        "",
-        "",
-        "def load(weights: str | Path = Path(__file__).with_name('weights.pt')) -> Network:".replace("'", '"'),
-        '    """The trained network, ready for inference."""',
-        "    network = Network()",
-        '    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))',
-        "    return network.eval()",
-        "",
-        "",
-        'if __name__ == "__main__":',
-        "    network = load()",
-        f"    print(network(torch.zeros(1, {channels}, {height}, {width})).softmax(1))",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _tuple_lines(name: str, words: tuple[str, ...]) -> list[str]:
-    line = f"{name} = {words!r}"
-    return [line] if len(line) <= LINE else [f"{name} = (", *(f"    {word!r}," for word in words), ")"]
-
-
-def _calls(architecture: Architecture) -> Iterator[tuple[Call, Shape]]:
-    shape = architecture.input_shape
-    for layer in architecture.layers:
-        call = layer.module(shape)
-        shape = layer.measure(shape).output_shape
-        yield call, shape
-
-
-def _own_names(call: Call) -> Iterator[str]:
-    if not call.name.startswith("nn."):
-        yield call.name
-    for arg in call.args:
-        if isinstance(arg, Call):
-            yield from _own_names(arg)
-
-
-def _own_source(name: str) -> str:
-    from nas import modules
-
-    return inspect.getsource(getattr(modules, name))
-
-
-def _wrapped(call: Call, indent: int) -> list[str]:
-    """The call's source, nested calls on lines of their own where one line is too long."""
-    line = " " * indent + call.source()
-    if len(line) <= LINE or not any(isinstance(arg, Call) for arg in call.args):
-        return [line]
-    lines = [" " * indent + call.name + "("]
-    for arg in call.args:
-        inner = _wrapped(arg, indent + 4) if isinstance(arg, Call) else [" " * (indent + 4) + repr(arg)]
-        lines += [*inner[:-1], inner[-1] + ","]
-    return [*lines, " " * indent + ")"]
-
-
-def _prove(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> None:
-    """Raises unless the files in `folder` give the outputs of the network they were written from."""
-    import torch
-
+def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:
+    """What other programs read, from the model.py and the weights that were just written; the names of the files."""
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    exported: nn.Module = module.load(folder / "weights.pt")
-    original = Architecture.load(folder / "architecture.json").build()
-    original.load_state_dict(weights)
-    original.eval()
-    images = torch.rand(4, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        if not torch.equal(exported(images), original(images)):
-            raise AssertionError(f"{folder}: the exported model differs from the network it was written from")
+    network: nn.Module = module.load(folder / "weights.pt")
+    program = exported_program(network, input_shape)
+    write_pt2(program, folder / "model.pt2")
+    write_onnx(program, folder / "model.onnx")
+    return ["model.pt2", "model.onnx"]

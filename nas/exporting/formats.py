@@ -1,0 +1,120 @@
+"""The files that other programs read: torch.export, ONNX, and int8 ONNX."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+    from torch.export import ExportedProgram
+
+INT8 = "model_int8.onnx"
+NUM_CALIBRATION = 1000
+"""Training images that int8's ranges are read from."""
+
+
+def exported_program(network: "nn.Module", input_shape: tuple[int, ...]) -> "ExportedProgram":
+    """The network in eval mode as a graph that takes batches of any size."""
+    import torch
+
+    example = torch.zeros(2, *input_shape)
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for node in program.graph.nodes:  # they hold the paths of this machine
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
+            node.meta.pop(key, None)
+    return program
+
+
+def write_pt2(program: "ExportedProgram", path: Path) -> None:
+    """The graph with its weights, for `torch.export.load`."""
+    import torch
+
+    torch.export.save(program, path)
+
+
+def write_onnx(program: "ExportedProgram", path: Path) -> None:
+    """The same for ONNX: input "images", output "logits", batch norm folded into the convolutions before it."""
+    import torch
+
+    written = torch.onnx.export(
+        program, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
+    )
+    assert written is not None
+    model = written.model_proto
+    _slim(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _slim(model: "onnx.ModelProto") -> None:
+    """Without what the exporter notes for debugging, most of a small network's file; the batch gets its name."""
+    for thing in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del thing.metadata_props[:]
+        thing.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+
+
+def write_int8(source: Path, path: Path, images: np.ndarray) -> int:
+    """An ONNX file quantised to int8: weights a channel, activations a tensor, ranges from the least and the most.
+
+    Returns the bytes of its weights, biases, scales and zero points.
+
+    `images`, float32 (N, channels, height, width), normalised, are what the ranges are read from. Quantised and
+    dequantised values stand in the graph (QDQ), which other tools take as their starting point.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches: Iterator[np.ndarray] = iter(np.array_split(images, max(1, len(images) // 100)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch}
+
+    with _no_advice():
+        quantize_static(
+            source,
+            path,
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+    model = onnx.load(path)
+    _slim(model)
+    _shorten(model)
+    path.write_bytes(model.SerializeToString())
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def _shorten(model: "onnx.ModelProto") -> None:
+    """Short names for all but the input and the output: the quantiser's long ones outweigh the weights."""
+    kept = {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
+    every = [*(tensor.name for tensor in model.graph.initializer)]
+    every += [name for node in model.graph.node for name in node.output]
+    short = {name: f"{index:x}" for index, name in enumerate(dict.fromkeys(every)) if name not in kept}
+    for tensor in model.graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.name = ""
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+
+
+class _no_advice:  # noqa: N801  # used like a function
+    """While it lasts, the root logger keeps quiet: the quantiser advises steps that were taken already."""
+
+    def __enter__(self) -> None:
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: Any) -> None:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,112 @@
+"""Loads exported files as a stranger would and stores what they say: run as a script, in a process of its own.
+
+python fresh.py FOLDER QUESTION.npz ANSWER.npz FILE [FILE ...]
+
+QUESTION: `images` uint8 (N, channels, height, width), `mean` and `std` one a channel, `num_classes`. ANSWER: of each
+FILE its logits, float32 (N, classes), and of those that say so the number of parameters, as FILE:params. Nothing of
+`nas` is imported here, nor can it be.
+"""
+
+import ctypes
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 1000
+CC = ("cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Logits of a batch of pixels, uint8, and of the same pixels normalised, float32."""
+
+
+def _model_py(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("model", path.parent / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _state_dict(path: Path, num_classes: int) -> tuple[Predict, int | None]:
+    return _torch(_model_py(path).load(path))
+
+
+def _safetensors(path: Path, num_classes: int) -> tuple[Predict, int | None]:
+    from safetensors.torch import load_file
+
+    network = _model_py(path).Network()
+    network.load_state_dict(load_file(path))
+    return _torch(network.eval())
+
+
+def _pt2(path: Path, num_classes: int) -> tuple[Predict, int | None]:
+    import torch
+
+    return _torch(torch.export.load(path).module())
+
+
+def _torch(network: Any) -> tuple[Predict, int | None]:
+    import torch
+
+    def predict(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = network(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict, sum(weight.numel() for weight in network.parameters())
+
+
+def _onnx(path: Path, num_classes: int) -> tuple[Predict, int | None]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def predict(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = session.run(None, {"images": images})[0]
+        return logits
+
+    return predict, None
+
+
+def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
+    library = path.with_suffix(".so").absolute()
+    subprocess.run([*CC, "-o", library, path, "-lm"], check=True)
+    function = ctypes.CDLL(str(library)).predict
+    library.unlink()  # loaded: the name is no longer needed
+
+    def predict(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
+        logits = np.empty((len(pixels), num_classes), np.float32)
+        for image, row in zip(np.ascontiguousarray(pixels), logits, strict=True):
+            found = function(image.ctypes.data_as(ctypes.c_void_p), row.ctypes.data_as(ctypes.c_void_p))
+            assert found == row.argmax(), f"{path.name}: predict() is {found}, its largest logit {row.argmax()}"
+        return logits
+
+    return predict, None
+
+
+READERS = {".pt": _state_dict, ".safetensors": _safetensors, ".pt2": _pt2, ".onnx": _onnx, ".c": _c}
+
+
+def main(folder: Path, question: Path, answer: Path, *names: str) -> None:
+    """Writes what the named files in the folder say of the images."""
+    asked = np.load(question)
+    pixels, mean, std = asked["images"], asked["mean"], asked["std"]
+    scaled = (pixels.astype(np.float32) / 255 - mean[:, None, None]) / std[:, None, None]
+    found: dict[str, Any] = {}
+    for name in names:
+        predict, params = READERS[Path(name).suffix](folder / name, int(asked["num_classes"]))
+        parts = [slice(start, start + BATCH) for start in range(0, len(pixels), BATCH)]
+        found[name] = np.concatenate([predict(pixels[part], scaled[part]) for part in parts])
+        if params is not None:
+            found[f"{name}:params"] = params
+    np.savez(answer, **found)
+
+
+if __name__ == "__main__":
+    sys.modules["nas"] = None  # type: ignore[assignment]  # from here an import of it fails
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,153 @@
+"""Where an exported network comes from: its data, its recipe, the limits it keeps, and what was measured of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nas.datasets import Dataset, Split
+from nas.recipe import Recipe
+from nas.records import StudyRecords
+from nas.stored import Settings, TrialRecord
+from nas.verdict import TestResult, spread_text
+
+if TYPE_CHECKING:
+    from nas.fitting import Fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Data at hand to prove exported files on. `val` was seen in training where `is_seen`; `train` calibrates int8.
+
+    accuracy: what the weights reached on `val` when they were trained, a fraction; None where nobody measured it.
+    """
+
+    train: Split
+    val: Split
+    is_seen: bool
+    accuracy: float | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, is_seen: bool, accuracy: float | None = None) -> "Evidence":
+        """Of a dataset's train and val splits."""
+        return cls(train=dataset.train, val=dataset.val, is_seen=is_seen, accuracy=accuracy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What an exported network says of itself. `result` is one sentence, `facts` are sentences for people.
+
+    mean, std: of the pixels scaled to 0..1, one a channel. classes: names in the order of the logits.
+    limits: constraints that the network keeps, such as "params<=8000". commands: how it came about.
+    """
+
+    dataset: str
+    split: str
+    recipe: Recipe
+    seed: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    result: str
+    facts: tuple[str, ...]
+    limits: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    machine: str = ""
+
+    @classmethod
+    def of_trial(cls, records: StudyRecords, record: TrialRecord) -> "Origin":
+        """Of a finished trial of a search."""
+        settings = records.settings
+        last = _last(settings.consistency, settings.epochs)
+        return _of_study(
+            records,
+            record,
+            split=f"train ({settings.split})",
+            seed=record.seed or 0,
+            result=f"{record.objective:.2%} val accuracy (mean of {last}), one run",
+            facts=(
+                f"Trial {record.number} of study {records.study.study_name!r}.",
+                f"Accuracy on the validation split: mean {record.objective:.2%} of {last}, lowest of them"
+                f" {record.consistent_accuracy:.2%}, after the last epoch {record.history[-1].val_accuracy:.2%}.",
+                "One run, and chosen by this figure among many: expect a little less on new images.",
+            ),
+        )
+
+    @classmethod
+    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, found: Mapping[str, Any]) -> "Origin":
+        """Of the trial that a confirmation picked; `found` is what it stored of it."""
+        settings: Settings = records.settings
+        test = TestResult(
+            accuracies=tuple(tuple(run) for run in found["accuracies"]),
+            consistency=settings.consistency,
+            target=found["target"],
+            num_images=found["num_images"],
+        )
+        seeds = len(test.finals)
+        num_finalists = len(found["ranking"]["finalists"]) if found["ranking"] else 1
+        times = "once" if found["num_openings"] == 1 else f"{found['num_openings']} times"
+        return _of_study(
+            records,
+            record,
+            split="train + val",
+            seed=0,
+            result=f"{spread_text(test.finals)} test accuracy (mean and standard deviation of {seeds} seeds)",
+            facts=(
+                f"Trial {record.number} of study {records.study.study_name!r}, confirmed with {seeds} seeds.",
+                *test.lines(),
+                f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
+                f"The test split was opened {times} for this study.",
+            ),
+            commands=(f"nas confirm --top {num_finalists} --seeds {seeds} --target {test.target:g}",),
+        )
+
+    @classmethod
+    def of_fit(cls, fit: "Fit", *, summary: str) -> "Origin":
+        """Of a single training."""
+        return cls(
+            dataset=fit.dataset,
+            split="train + val" if fit.judged_on == "test" else "train",
+            recipe=fit.recipe,
+            seed=fit.seed,
+            mean=fit.mean,
+            std=fit.std,
+            classes=fit.classes,
+            result=f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run",
+            facts=(f"{summary[0].upper()}{summary[1:]}.", *_not_mnist(fit.dataset)),
+        )
+
+
+def _of_study(
+    records: StudyRecords,
+    record: TrialRecord,
+    *,
+    split: str,
+    seed: int,
+    result: str,
+    facts: Sequence[str],
+    commands: Sequence[str] = (),
+) -> Origin:
+    attrs = records.study.user_attrs
+    assert record.recipe is not None
+    return Origin(
+        dataset=records.settings.dataset,
+        split=split,
+        recipe=record.recipe,
+        seed=seed,
+        mean=tuple(attrs["normalisation"]["mean"]),
+        std=tuple(attrs["normalisation"]["std"]),
+        classes=tuple(attrs["classes"]),
+        result=result,
+        facts=(*facts, *_not_mnist(records.settings.dataset)),
+        limits=records.settings.constraints,
+        commands=(attrs["command"], *commands),
+        machine=attrs["machine"],
+    )
+
+
+def _last(consistency: int, epochs: int) -> str:
+    last = min(consistency, epochs)
+    return f"the last {last} epochs" if last > 1 else "the last epoch"
+
+
+def _not_mnist(dataset: str) -> list[str]:
+    return ["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (dataset == "digits")
