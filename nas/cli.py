@@ -316,6 +316,7 @@ def export(
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
         raise NasError(f"--trial is {trial!r}, allowed: a number, best, or confirmed")
+    typer.echo("Writing the files, then loading each in a fresh process …")
     exported = export_trial(
         int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
         formats=[each.value for each in format_ or ()],
@@ -325,9 +326,9 @@ def export(
         study=study,
         output=output,
     )
-    print_table(proof_table(exported.proofs, title=f"Loaded again from {exported.folder}, each in a fresh process"))
+    print_table(proof_table(exported.proofs, title=f"{exported.folder}"))
     for remark in exported.remarks:
-        typer.echo(remark, err=True)
+        typer.echo(remark)
     typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")
 
 

@@ -1,42 +1,115 @@
-"""Exported files are loaded where nothing of ours is, and must give the very outputs of the trained network."""
+"""Exported files are loaded where nothing of ours is, and must give the outputs of the trained network."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from random import Random
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from architectures import draw_architecture
+from PIL import Image
 
+from nas import datasets, exporting
 from nas.architecture import Architecture
+from nas.cost import cost_of
 from nas.errors import NasError, StudyError
-from nas.exporting import export, export_trial
-from nas.layers import Flatten
+from nas.exporting import Evidence, Origin, export, export_trial, proof
+from nas.exporting.folder import EXTRA, FILES
+from nas.exporting.formats import exported_program, write_onnx, write_pt2
+from nas.exporting.source import model_source, state_names
+from nas.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.recipe import Recipe
 from nas.records import StudyRecords
 
-
-def run_alone(folder, code):
-    """Runs code in a fresh interpreter in `folder`, isolated from this checkout and the user's environment."""
-    header = f"import sys; sys.path.insert(0, {str(folder)!r}); sys.modules['nas'] = None\n"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", header + code], capture_output=True, text=True, cwd=folder, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_best_trial_is_exported_and_runs_without_this_package(study_folder, tmp_path):
+def run_alone(folder, *arguments):
+    """Runs Python in `folder` without this package, the user's packages or any environment variable of ours."""
+    blocked = "import sys; sys.modules['nas'] = None\n"
+    if arguments[0] == "-c":
+        arguments = ("-c", blocked + arguments[1], *arguments[2:])
+    command = [sys.executable, "-E", "-s", "-B", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def origin_of(architecture, **changes):
+    channels = architecture.input_shape[0]
+    values = {
+        "dataset": "noise",
+        "split": "train",
+        "recipe": Recipe(),
+        "seed": 0,
+        "mean": (0.5,) * channels,
+        "std": (0.25,) * channels,
+        "classes": tuple(f"class {index}" for index in range(architecture.output_shape[0])),
+        "result": "untrained",
+        "facts": ("Nobody trained it.",),
+    }
+    return Origin(**values | changes)
+
+
+def small(num_classes=3):
+    layers = (Conv(out_channels=2, kernel_size=3), BatchNorm(), GlobalAvgPool(), Flatten())
+    return Architecture(input_shape=(1, 6, 6), layers=(*layers, Linear(out_features=num_classes)))
+
+
+def random_weights(architecture, seed=0):
+    torch.manual_seed(seed)
+    module = architecture.build()
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.3)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+    return module.state_dict()
+
+
+def loaded_source(architecture, origin):
+    """The module that model.py would be."""
+    namespace = {"__name__": "model", "__file__": "model.py"}
+    exec(compile(model_source(architecture, origin), "model.py", "exec"), namespace)
+    return namespace
+
+
+def renamed(architecture, weights):
+    names = state_names(architecture)
+    return {f"{names[int(key.split('.')[0])]}.{key.partition('.')[2]}": tensor for key, tensor in weights.items()}
+
+
+def drawn(seed):
+    architecture = draw_architecture(Random(seed))
+    if len(architecture.output_shape) != 1:
+        architecture = replace(architecture, layers=(*architecture.layers, Flatten()))
+    return architecture
+
+
+@pytest.fixture(scope="module")
+def exported(study_folder, tmp_path_factory):
+    """The best trial of the study with every format. Read only."""
+    output = tmp_path_factory.mktemp("exported") / "model"
+    return export_trial(results=study_folder, output=output, formats=exporting.FORMATS)
+
+
+# -- the files -----------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_what_was_promised(exported):
+    assert {path.name for path in exported.folder.iterdir()} == {*FILES, *EXTRA}
+    assert {path.stat().st_mode & 0o777 for path in exported.folder.iterdir()} == {0o644}
+    for path in exported.folder.iterdir():  # nothing of the machine it was made on
+        for word in (b"/site-packages", str(exported.folder.parent).encode()):
+            assert word not in path.read_bytes(), path
+
+
+def test_the_best_trial_runs_without_this_package(study_folder, exported, tmp_path):
     records = StudyRecords.open(results=study_folder)
     (best,) = records.best(1)
-    folder = export_trial(results=study_folder, output=tmp_path / "model")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "architecture.json",
-        "model.py",
-        "recipe.json",
-        "weights.pt",
-    ]
+    folder = exported.folder
     assert Architecture.load(folder / "architecture.json") == best.architecture
     module = best.architecture.build()
     module.load_state_dict(records.weights(best.number))
@@ -44,58 +117,324 @@ def test_the_best_trial_is_exported_and_runs_without_this_package(study_folder, 
     torch.save(images, tmp_path / "images.pt")
     with torch.inference_mode():
         expected = module.eval()(images)
-    code = f"import torch, model; torch.save(model.load()(torch.load({str(tmp_path / 'images.pt')!r})), 'out.pt')"
-    run_alone(folder, code)
-    assert torch.equal(torch.load(folder / "out.pt"), expected)
-    text = (folder / "model.py").read_text()
-    assert f"A network of {best.params:,} parameters for images of 1x28x28, 10 classes." in text
-    assert f"mean {best.objective:.4f} of the last 2 epochs, lowest of them {best.consistent_accuracy:.4f}." in text
-    assert "Trained on digits" in text
+    place = str(tmp_path)
+    code = f"import torch, model; torch.save(model.load()(torch.load({place!r} + '/images.pt')), {place!r} + '/out.pt')"
+    done = run_alone(folder, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.load(tmp_path / "out.pt"), expected)
+
+
+def test_the_source_tells_what_the_network_is(study_folder, exported):
+    (best,) = StudyRecords.open(results=study_folder).best(1)
+    text = (exported.folder / "model.py").read_text()
+    assert (
+        f"digits in {best.params:,} parameters: {best.objective:.2%} val accuracy (mean of the last 2 epochs)" in text
+    )
     assert "not MNIST" in text
-    assert run_alone(folder, "import model; print(model.CLASSES)") == f"{tuple(map(str, range(10)))}\n"
+    assert "        self.block1 = nn.Sequential(\n" in text
+    assert "batch_size" in text
     assert max(map(len, text.splitlines())) <= 120
+    done = run_alone(exported.folder, "model.py")
+    assert f"\n{best.params:,} parameters\n" in done.stdout, done.stderr
 
 
-def test_the_exported_script_runs(study_folder, tmp_path):
-    folder = export_trial(results=study_folder, output=tmp_path / "model")
-    done = subprocess.run([sys.executable, "-I", folder / "model.py"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("tensor([[")
+def test_every_file_proves_itself_on_the_validation_split(study_folder, exported):
+    (best,) = StudyRecords.open(results=study_folder).best(1)
+    val = datasets.load("digits").val
+    proofs = {each.name: each for each in exported.proofs}
+    graphs = ["weights.pt", "model.safetensors", "model.pt2", "model.onnx", "model_int8.onnx", "network.c"]
+    assert list(proofs) == graphs
+    for name, each in proofs.items():
+        assert each.num_images == len(val.images)
+        assert each.num_bytes == (exported.folder / name).stat().st_size
+        if name == "model_int8.onnx":
+            assert each.difference is None
+            assert abs(each.accuracy - best.history[-1].val_accuracy) < 0.05
+        else:
+            assert each.difference < 1e-4
+            assert each.num_same == each.num_images
+            assert each.accuracy == best.history[-1].val_accuracy
+    assert not exported.remarks
+
+
+def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
+    for name in ("model.onnx", "model_int8.onnx"):
+        session = onnxruntime.InferenceSession(exported.folder / name)
+        for size in (1, 7):
+            (logits,) = session.run(["logits"], {"images": np.zeros((size, 1, 28, 28), np.float32)})
+            assert logits.shape == (size, 10)
+    types = {tensor.data_type for tensor in onnx_model(exported.folder / "model_int8.onnx").graph.initializer}
+    assert 3 in types  # INT8
+    kinds = [node.op_type for node in onnx_model(exported.folder / "model_int8.onnx").graph.node]
+    assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
+    assert "BatchNormalization" not in kinds
+
+
+def onnx_model(path):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", range(40))
-def test_every_kind_of_network_can_be_exported(seed, tmp_path):
-    """`export` itself compares the files' outputs with the network's, bit for bit, and raises where they differ."""
-    architecture = draw_architecture(Random(seed))
-    if len(architecture.output_shape) != 1:
-        architecture = replace(architecture, layers=(*architecture.layers, Flatten()))
-    torch.manual_seed(seed)
-    channels = architecture.input_shape[0]
-    normalisation = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
-    classes = tuple(f"class {index}" for index in range(architecture.output_shape[0]))
-    weights = architecture.build().state_dict()
-    export(
-        architecture,
-        weights,
-        output=tmp_path / "model",
-        recipe=Recipe(),
-        facts=["Untrained."],
-        classes=classes,
-        **normalisation,
+def test_the_source_of_any_network_is_that_network(seed):
+    architecture = drawn(seed)
+    weights = random_weights(architecture, seed)
+    network = loaded_source(architecture, origin_of(architecture))["Network"]()
+    network.load_state_dict(renamed(architecture, weights))
+    module = architecture.build()
+    module.load_state_dict(weights)
+    images = torch.rand(3, *architecture.input_shape)
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(images), module.eval()(images))
+    assert sum(weight.numel() for weight in network.parameters()) == cost_of(architecture).params
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_any_network_can_be_a_graph(seed, tmp_path):
+    architecture = drawn(seed)
+    module = architecture.build()
+    module.load_state_dict(random_weights(architecture, seed))
+    module.eval()
+    program = exported_program(module, architecture.input_shape)
+    write_pt2(program, tmp_path / "model.pt2")
+    write_onnx(program, tmp_path / "model.onnx")
+    images = torch.rand(3, *architecture.input_shape)
+    with torch.inference_mode():
+        expected = module(images)
+        loaded = torch.export.load(tmp_path / "model.pt2").module()(images)
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
+    onnx_model(tmp_path / "model.onnx")
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max()))
+
+
+HOSTILE = (
+    '"""',
+    "'''",
+    "\\",
+    "a\nb",
+    "\x00",
+    "é",
+    "*/",
+    "|",
+    "`",
+    "<script>",
+    "{x}",
+    "%s",
+    "\ud800",
+    '\\"""\nimport os\n',
+)
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_name_breaks_out_of_the_source(word):
+    architecture = small(2)
+    origin = origin_of(
+        architecture, classes=(word, "other"), dataset=word, facts=(word, f"{word}\n{word}"), result=word
     )
-    state = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
-    assert all(torch.equal(state[name], weights[name]) for name in weights)
+    text = model_source(architecture, origin)
+    text.encode("utf-8")
+    namespace = loaded_source(architecture, origin)
+    assert namespace["CLASSES"] == (word, "other")
+    assert "os" not in namespace
 
 
-def test_an_export_over_another_replaces_it(study_folder, tmp_path):
-    first, second = [trial.number for trial in StudyRecords.open(results=study_folder).best(2)]
-    export_trial(first, results=study_folder, output=tmp_path / "model")
-    export_trial(second, results=study_folder, output=tmp_path / "model")
-    stored = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
-    wanted = StudyRecords.open(results=study_folder).weights(second)
-    assert stored.keys() == wanted.keys()
-    assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
+# -- the card ------------------------------------------------------------------------------------------------
+
+
+def test_the_card_tells_limits_layers_and_recipe(study_folder, exported):
+    (best,) = StudyRecords.open(results=study_folder).best(1)
+    text = (exported.folder / "README.md").read_text()
+    assert text.startswith(f"# digits in {best.params:,} parameters\n")
+    assert f"| `params<=900` | {best.params:,} |" in text
+    assert f"| `receptive_field>=10` | {best.receptive_field} |" in text
+    assert f"| `batch_size` | {best.recipe.batch_size} |" in text
+    rows = re.findall(r"^\|.*\| (?:&nbsp;)*`(?:nn\.|Global|residual|repeat|Depthwise|Squeeze)", text, re.M)
+    assert len(rows) >= len(best.architecture.layers)
+    for each in exported.proofs:
+        assert re.search(
+            rf"^\| `{re.escape(each.name)}` \| {each.num_bytes:,} \| .* \| {each.accuracy:.2%} \|$", text, re.M
+        )
+
+
+def test_every_block_of_the_card_runs(exported, tmp_path):
+    """All but the command that found it, which is the study's; C is compiled and run by its own tests."""
+    text = (exported.folder / "README.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
+    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "sh"]
+    for _, code in (block for block in blocks if block[0] == "python"):
+        done = run_alone(exported.folder, "-c", code)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+    Image.new("L", (28, 28)).save(tmp_path / "image.png")
+    _, command = blocks[0]
+    done = run_alone(exported.folder, *command.replace("image.png", str(tmp_path / "image.png")).split()[1:])
+    assert done.returncode == 0, done.stderr
+
+
+# -- predict.py ----------------------------------------------------------------------------------------------
+
+
+def test_predict_reads_images_as_training_did(exported, tmp_path):
+    val = datasets.load("digits").val
+    module = loaded(exported.folder)
+    for index in range(3):
+        pixels = val.images[index, 0].numpy()
+        grey = Image.fromarray(pixels)
+        grey.save(tmp_path / "grey.png")
+        Image.fromarray(255 - pixels).save(tmp_path / "inverted.png")
+        grey.convert("RGB").save(tmp_path / "colour.png")
+        grey.convert("P").save(tmp_path / "palette.png")
+        shares = module["network"](module["normalised"](val.images[index : index + 1])).softmax(1)[0]
+        best = int(shares.argmax())
+        expected = f"{best} ({shares[best]:.2%})"
+        names = ["grey.png", "colour.png", "palette.png"]
+        done = run_alone(tmp_path, exported.folder / "predict.py", "--top", "1", *names)
+        assert done.stdout.splitlines() == [f"{name}: {expected}" for name in names], done.stderr
+        done = run_alone(tmp_path, exported.folder / "predict.py", "--top", "1", "--invert", "inverted.png")
+        assert done.stdout == f"inverted.png: {expected}\n"
+
+
+def loaded(folder):
+    namespace = {"__name__": "model", "__file__": str(folder / "model.py")}
+    exec(compile((folder / "model.py").read_text(), "model.py", "exec"), namespace)
+    mean, std = namespace["MEAN"][0], namespace["STD"][0]
+    return {"network": namespace["load"](), "normalised": lambda pixels: (pixels.float() / 255 - mean) / std}
+
+
+def test_predict_resizes_and_says_so(exported, tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "large.jpg")
+    done = run_alone(tmp_path, exported.folder / "predict.py", "large.jpg")
+    assert done.returncode == 0
+    assert done.stderr == "large.jpg: resized from 50x40 to 28x28\n"
+    assert re.fullmatch(r"large\.jpg: (\d \(\d+\.\d\d%\)(, |\n)){3}", done.stdout)
+
+
+def test_predict_names_the_file_that_it_cannot_read_and_goes_on(exported, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("I;16", (28, 28)).save(tmp_path / "deep.png")
+    Image.new("L", (28, 28)).save(tmp_path / "good.png")
+    done = run_alone(tmp_path, exported.folder / "predict.py", "text.png", "missing.png", "deep.png", "good.png")
+    assert done.returncode == 2
+    assert done.stdout.startswith("good.png: ")
+    errors = done.stderr.splitlines()
+    assert [line.split(": not a readable image")[0] for line in errors] == [
+        "error: text.png",
+        "error: missing.png",
+        "error: deep.png",
+    ]
+
+
+# -- proof ---------------------------------------------------------------------------------------------------
+
+
+def digits_evidence(accuracy=None):
+    return Evidence.of(datasets.load("digits"), is_seen=False, accuracy=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("write_onnx", "model.onnx"), ("write_pt2", "model.pt2"), ("_write_weights", "weights.pt")]
+)
+def test_a_file_that_is_not_the_network_leaves_nothing(name, file, tmp_path, monkeypatch):
+    architecture, other = small(), random_weights(small(), seed=1)
+    write = getattr(exporting, name)
+
+    def wrong(first, *others):
+        if name == "_write_weights":
+            return write(first, architecture, other)
+        module = architecture.build().eval()
+        module.load_state_dict(other)
+        return write(exported_program(module, architecture.input_shape), *others)
+
+    monkeypatch.setattr(exporting, name, wrong)
+    with pytest.raises(
+        NasError, match=rf"^{re.escape(file)}: its logits differ by .* from the network's, allowed: 1e-05$"
+    ):
+        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch):
+    architecture = small()
+    export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    monkeypatch.setattr(exporting, "write_pt2", lambda program, path: path.write_bytes(b"nothing"))
+    with pytest.raises(NasError, match=r"^an exported file cannot be loaded again: "):
+        export(architecture, random_weights(architecture, 1), output=tmp_path / "model", origin=origin_of(architecture))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_that_are_not_what_was_measured_are_refused(study_folder, tmp_path, monkeypatch):
+    records = StudyRecords.open(results=study_folder)
+    (best,) = records.best(1)
+    changed = {
+        name: torch.randn_like(x) if x.is_floating_point() else x for name, x in records.weights(best.number).items()
+    }
+    changed |= {name: x.abs() for name, x in changed.items() if name.endswith("running_var")}
+    monkeypatch.setattr(StudyRecords, "weights", lambda self, number: changed)
+    stored = f"{best.history[-1].val_accuracy:.2%}"
+    with pytest.raises(
+        NasError, match=rf"^val accuracy is [0-9.]+%, allowed: {re.escape(stored)}, as when these weights"
+    ):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_parameters_are_counted_again(tmp_path, monkeypatch):
+    architecture = small()
+    monkeypatch.setattr(proof, "cost_of", lambda _: replace(cost_of(architecture), params=7))
+    with pytest.raises(NasError, match=r"^weights\.pt: 33 parameters found, allowed: 7, the network's$"):
+        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+
+
+def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise datasets.DatasetError("digits: lost")
+
+    monkeypatch.setattr(datasets, "load", missing)
+    done = export_trial(results=study_folder, output=tmp_path / "model")
+    assert done.remarks == ("Not proved on the validation split: digits: lost.",)
+    assert {each.accuracy for each in done.proofs} == {None}
+    text = (done.folder / "README.md").read_text()
+    assert "- Not proved on the validation split: digits: lost." in text
+    assert "random images" in text
+    with pytest.raises(NasError, match=r"^format 'int8' needs the training images .* digits: lost"):
+        export_trial(results=study_folder, output=tmp_path / "other", formats=("int8",))
+    assert not (tmp_path / "other").exists()
+
+
+# -- the folder ----------------------------------------------------------------------------------------------
+
+
+def test_an_export_over_another_replaces_it(exported, tmp_path):
+    architecture, output = small(), tmp_path / "model"
+    export(architecture, random_weights(architecture), output=output, origin=origin_of(architecture), formats=("c",))
+    (output / "__pycache__").mkdir()
+    export(architecture, random_weights(architecture, 1), output=output, origin=origin_of(architecture))
+    assert {path.name for path in output.iterdir()} == set(FILES)
+    stored = torch.load(output / "weights.pt", weights_only=True)
+    assert torch.equal(stored["head.2.weight"], random_weights(architecture, 1)["4.weight"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # no temporary folder is left
+
+
+def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("mine")
+    with pytest.raises(NasError, match=r"model: thesis\.txt is in it, which no export wrote; allowed: a new or empty"):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(NasError, match=r"model: not a folder, allowed: a new or empty folder, or one of an earlier"):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
 
 
 def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
@@ -108,8 +447,6 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
-    (tmp_path / "model").write_text("mine")
-    with pytest.raises(NasError, match=r"model: not a folder, allowed: a new or existing folder$"):
-        export_trial(results=study_folder, output=tmp_path / "model")
-    assert (tmp_path / "model").read_text() == "mine"
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(NasError, match=r"^format 'tflite', allowed: int8, c, besides what is always written$"):
+        export(small(), random_weights(small()), output=tmp_path / "m", origin=origin_of(small()), formats=("tflite",))

