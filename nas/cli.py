@@ -316,7 +316,6 @@ def export(
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
         raise NasError(f"--trial is {trial!r}, allowed: a number, best, or confirmed")
-    typer.echo("Writing the files, then loading each in a fresh process …")
     exported = export_trial(
         int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
         formats=[each.value for each in format_ or ()],
@@ -325,6 +324,7 @@ def export(
         storage=storage,
         study=study,
         output=output,
+        on_start=lambda number: typer.echo(f"Trial {number}: writing files, then loading each in a fresh process …"),
     )
     print_table(proof_table(exported.proofs, title=f"{exported.folder}"))
     for remark in exported.remarks:

@@ -154,7 +154,7 @@ def search(
                 "dataset_note": note,
                 "normalisation": {"mean": loaded.mean, "std": loaded.std},
                 "classes": loaded.classes,
-                "command": shlex.join(sys.argv).replace(url, shown(url)),  # a password is nobody else's business
+                "command": _command().replace(url, shown(url)),  # a password is nobody else's business
                 "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
             },
         )
@@ -232,6 +232,12 @@ def _start_up(chosen: Mapping[str, Any], constraints: Sequence[Constraint]) -> d
 def _start_up_of(settings: Settings) -> dict[str, int]:
     """How a study began: later versions may choose otherwise."""
     return {"num_startup": settings.num_startup, "choices": settings.choices}
+
+
+def _command() -> str:
+    """The command line, without the place that the program lies in."""
+    program = Path(sys.argv[0])
+    return shlex.join(["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]])
 
 
 class _Place(TypedDict):

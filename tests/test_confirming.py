@@ -577,15 +577,18 @@ def test_the_smaller_wins_when_every_run_of_both_diverged(study):
 
 
 def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_path):
-    folder = export_trial("confirmed", results=confirmed, output=tmp_path / "model")
-    stored = torch.load(folder / "weights.pt", weights_only=True)
+    exported = export_trial("confirmed", results=confirmed, output=tmp_path / "model")
+    stored = torch.load(exported.folder / "weights.pt", weights_only=True)
     wanted = fits[Run(trial=whole[1].winner.number, judged_on="test", seed=0)].weights
-    assert stored.keys() == wanted.keys()
-    assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
-    text = (folder / "model.py").read_text()
-    assert f"trial {whole[1].winner.number} of study 'search', confirmed with {SEEDS} seeds." in text
-    assert f"{whole[1].test.finals[0]:.4f}" in text
-    assert "The test split was opened 1 time for this study." in text
+    assert len(stored) == len(wanted)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(stored.values(), wanted.values(), strict=True))
+    assert [remark[:40] for remark in exported.remarks] == ["The weights were trained on the val spli"]
+    for name in ("model.py", "README.md"):
+        text = (exported.folder / name).read_text()
+        assert f"Trial {whole[1].winner.number} of study 'search', confirmed with {SEEDS} seeds." in text
+        assert f"fixed beforehand: {whole[1].test.finals[0]:.2%} on the test split." in text
+        assert "The test split was opened once for this study." in text
+    assert f"nas confirm --top {len(whole[1].ranking.finalists)} --seeds {SEEDS} --target " in text
 
 
 def test_before_a_confirmation_there_is_nothing_to_export(study, tmp_path):
@@ -797,5 +800,5 @@ def test_the_command_exports_the_confirmed_trial(confirmed, whole, nas):
     status, out, _ = nas("export", "--trial", "confirmed", "--results", confirmed)
     assert status == 0
     folder = confirmed / "export" / f"search-confirmed-trial-{whole[1].winner.number}"
-    assert out.startswith(f"{folder}:\n")
+    assert out.startswith(f"Trial {whole[1].winner.number}: writing files")
     assert (folder / "weights.pt").exists()

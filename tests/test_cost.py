@@ -211,7 +211,7 @@ def test_the_rows_of_a_layer_table():
     conv = "nn.Conv2d(4, 4, 3, padding=1)"
     assert layer_table(architecture) == [
         LayerRow("0", "conv", "nn.Conv2d(1, 4, 3)", (4, 8, 8), 40, 2304, 3, 0),
-        LayerRow("1", "repeat", "repeat", (4, 8, 8), 296, 18432, 7, 0),
+        LayerRow("1", "repeat", "repeat 2 times", (4, 8, 8), 296, 18432, 7, 0),
         LayerRow("1.0", "residual", "residual", (4, 8, 8), 148, 9216, 5, 1),
         LayerRow("1.0.0", "conv", conv, (4, 8, 8), 148, 9216, 5, 2),
         LayerRow("1.1", "activation", "nn.ReLU()", (4, 8, 8), 0, 0, 5, 1),

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ from nas import datasets
 from nas.architecture import Architecture
 from nas.confirmed import ConfirmedRecords
 from nas.errors import DatasetError, NasError, StudyError
+from nas.exporting.c_source import c_files
 from nas.exporting.card import card
 from nas.exporting.folder import check_output as check_output
 from nas.exporting.folder import copy_beside, replacing
@@ -18,7 +19,7 @@ from nas.exporting.formats import INT8, NUM_CALIBRATION, exported_program, write
 from nas.exporting.origin import Evidence as Evidence
 from nas.exporting.origin import Origin as Origin
 from nas.exporting.proof import Proof as Proof
-from nas.exporting.proof import normalised, prove
+from nas.exporting.proof import has_compiler, normalised, prove
 from nas.exporting.source import model_source, state_names
 from nas.records import StudyRecords
 
@@ -47,11 +48,12 @@ def export_trial(
     storage: str | None = None,
     study: str | None = None,
     output: str | Path | None = None,
+    on_start: Callable[[int], None] = lambda number: None,
 ) -> Exported:
     """Exports a finished trial of a study, the best one if None.
 
     "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
-    `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
+    `on_start` hears the trial's number before anything slow is done. `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
     the study's data are not at hand, on random images, which the card says. Raises `StudyError` for a trial that
     cannot be exported and `NasError` for a file that is not the network.
     """
@@ -72,6 +74,7 @@ def export_trial(
         weights = records.weights(record.number)
         origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
     assert record.architecture is not None
+    on_start(record.number)
     evidence, missing = None, ""
     try:
         data = datasets.load(records.settings.dataset, data_root=data_root, download=False)
@@ -132,8 +135,22 @@ def export(
             images = normalised(evidence.train.images[:: max(1, len(evidence.train.images) // NUM_CALIBRATION)], origin)
             quantised_bytes = write_int8(folder / "model.onnx", folder / INT8, images[:NUM_CALIBRATION])
             names.append(INT8)
+        if "c" in formats:
+            _write_c(folder, architecture, weights, origin)
+            if has_compiler():
+                names.append("network.c")
+            else:
+                said.append("network.c was not proved: no C compiler (cc) here.")
         proofs = prove(folder, names, architecture, weights, origin, evidence)
-        text = card(architecture, origin, proofs, evidence=evidence, quantised_bytes=quantised_bytes, remarks=said)
+        text = card(
+            architecture,
+            origin,
+            proofs,
+            formats=formats,
+            evidence=evidence,
+            quantised_bytes=quantised_bytes,
+            remarks=said,
+        )
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
 
@@ -151,6 +168,15 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
     torch.save(renamed, folder / "weights.pt")
     (folder / "model.safetensors").write_bytes(save(renamed))
     return ["weights.pt", "model.safetensors"]
+
+
+def _write_c(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", origin: Origin) -> None:
+    """C99 source and its header."""
+    facts = [f"{origin.dataset}: {origin.result}.", *origin.facts]
+    for name, text in c_files(
+        architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts
+    ).items():
+        (folder / name).write_text(text, encoding="ascii")
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

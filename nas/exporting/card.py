@@ -18,6 +18,7 @@ def card(
     origin: Origin,
     proofs: Sequence[Proof],
     *,
+    formats: Sequence[str],
     evidence: Evidence | None,
     quantised_bytes: int | None = None,
     remarks: Sequence[str] = (),
@@ -27,7 +28,6 @@ def card(
     quantised_bytes: of the weights in int8, where they were written. remarks: what was not proved.
     """
     cost = cost_of(architecture)
-    names = [proof.name for proof in proofs]
     lines = [
         f"# {_text(origin.dataset)} in {cost.params:,} parameters",
         "",
@@ -39,7 +39,7 @@ def card(
         *_limits(origin, cost),
         "## Use",
         "",
-        *_use(architecture, names),
+        *_use(architecture, formats),
         "## Files",
         "",
         *_files(cost, proofs, evidence, quantised_bytes),
@@ -77,7 +77,7 @@ def _limits(origin: Origin, cost: Cost) -> Iterator[str]:
     yield from _table(("limit", "this network"), rows, right=1)
 
 
-def _use(architecture: Architecture, names: Sequence[str]) -> Iterator[str]:
+def _use(architecture: Architecture, formats: Sequence[str]) -> Iterator[str]:
     shape = ", ".join(map(str, architecture.input_shape))
     zeros = f"torch.zeros(1, {shape})"
     yield from _block("An image file; needs torch and Pillow:", "sh", "python predict.py image.png")
@@ -98,23 +98,22 @@ def _use(architecture: Architecture, names: Sequence[str]) -> Iterator[str]:
         "python",
         f'import torch\n\nnetwork = torch.export.load("model.pt2").module()\nlogits = network({zeros})',
     )
-    for name in names:
-        if name.endswith(".onnx"):
-            yield from _block(
-                f"{'Quantised to int8' if name == INT8 else 'ONNX'}; needs onnxruntime and numpy:",
-                "python",
-                "import numpy as np\nimport onnxruntime\n",
-                f'session = onnxruntime.InferenceSession("{name}")',
-                f'(logits,) = session.run(None, {{"images": np.zeros((1, {shape}), np.float32)}})',
-            )
-    if "network.c" in names:
+    for title, name in [("ONNX", "model.onnx"), *[("Quantised to int8", INT8)] * ("int8" in formats)]:
+        yield from _block(
+            f"{title}; needs onnxruntime and numpy:",
+            "python",
+            "import numpy as np\nimport onnxruntime\n",
+            f'session = onnxruntime.InferenceSession("{name}")',
+            f'(logits,) = session.run(None, {{"images": np.zeros((1, {shape}), np.float32)}})',
+        )
+    if "c" in formats:
         yield from _block(
             "C99, for a microcontroller; pixels as they come, 0 to 255, normalisation inside:",
             "c",
             '#include "network.h"\n',
-            "static unsigned char pixels[NETWORK_PIXELS];  /* channel, row, column */",
-            "float logits[NETWORK_CLASSES];",
-            "int found = predict(pixels, logits);",
+            "static unsigned char pixels[NETWORK_CHANNELS * NETWORK_HEIGHT * NETWORK_WIDTH];",
+            "static float logits[NETWORK_CLASSES];\n",
+            "const char *name_of_image(void)\n{\n    return network_classes[predict(pixels, logits)];\n}",
         )
 
 
