@@ -53,9 +53,10 @@ def export_trial(
     """Exports a finished trial of a study, the best one if None.
 
     "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
-    `on_start` hears the trial's number before anything slow is done. `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
-    the study's data are not at hand, on random images, which the card says. Raises `StudyError` for a trial that
-    cannot be exported and `NasError` for a file that is not the network.
+    `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
+    the study's data are not at hand, on random images, which the card says. `on_start` hears the trial's number before
+    anything slow is done. Raises `StudyError` for a trial that cannot be exported and `NasError` for a file that is not
+    the network.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name
