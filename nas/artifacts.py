@@ -1,4 +1,4 @@
-"""Artifacts: trained weights in Optuna's artifact store, a folder beside the database."""
+"""Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
 import pickle
 import tempfile
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = "artifacts"
+
+MIMETYPES = {
+    ".pt": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".csv": "text/csv",
+    ".json": "application/json",
+}
 
 
 class Artifacts:
@@ -34,16 +41,16 @@ class Artifacts:
         with tempfile.TemporaryFile(dir=self.folder):
             pass
 
-    def upload(self, weights: bytes, owner: optuna.Trial | optuna.Study) -> str:
-        """Stores a state dict, as `torch.save` writes it; the name of the artifact."""
+    def upload(self, content: bytes, owner: optuna.Trial | optuna.Study, *, name: str = "weights.pt") -> str:
+        """Stores a file of that name, a state dict as `torch.save` writes it unless told otherwise; its identifier."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
-            path.write_bytes(weights)
+            path = Path(folder) / name
+            path.write_bytes(content)
             return upload_artifact(
                 artifact_store=self.store(),
                 file_path=str(path),
                 study_or_trial=owner,
-                mimetype="application/octet-stream",
+                mimetype=MIMETYPES[path.suffix],
             )
 
     def download(self, name: str, what: str) -> "dict[str, Tensor]":

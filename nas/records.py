@@ -1,10 +1,12 @@
 """Records: the only reader and writer of what a study stores: attributes, trials, weights.
 
 A study is Optuna's, in a database: figures are user attributes, which optuna-dashboard shows; the network, the recipe
-and the epochs of a trial are system attributes; its weights lie in Optuna's artifact store beside the database.
+and the epochs of a trial are system attributes; its weights, and files for people, lie in Optuna's artifact store.
 """
 
+import csv
 import dataclasses
+import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +17,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from nas.architecture import Architecture
 from nas.artifacts import Artifacts
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError
 from nas.pareto import front
+from nas.picture import picture
 from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.starting import Start
@@ -38,6 +42,9 @@ TRAINED = ("trained", "diverged")
 
 KEPT = ("fingerprint", "candidate", "num_draws", "started_from", "started_as")
 """Attributes that a candidate brings along when it is run again."""
+
+DRAWN = (*TRAINED, "pruned")
+"""Outcomes of trials that get a picture and a table of their epochs: they were trained, if not to the end."""
 
 STOPPED = ("discarded", "pruned")
 """Outcomes that are decisions, not failures: before the training, or in its midst."""
@@ -311,8 +318,22 @@ class StudyRecords:
 
     def _end(self, trial: optuna.Trial, outcome: str, history: Sequence[EpochMetrics]) -> None:
         self._note(trial, "history", [metrics.to_json() for metrics in history])
+        if outcome in DRAWN:
+            self._upload(trial, history)
         trial.set_user_attr("seconds", round(sum(metrics.seconds for metrics in history), 3))
         trial.set_user_attr("outcome", outcome)
+
+    def _upload(self, trial: optuna.Trial, history: Sequence[EpochMetrics]) -> None:
+        """Stores what the dashboard shows on a trial's page."""
+        network = self.study._storage.get_trial_system_attrs(trial._trial_id)[f"{NOTE}architecture"]
+        architecture = Architecture.from_json(network)
+        files = {
+            "architecture.svg": picture(architecture, title=f"Trial {trial.number}"),
+            "architecture.json": architecture.dumps().encode(),
+            "epochs.csv": epochs_csv(history).encode(),
+        }
+        for name, content in files.items():
+            self.artifacts.upload(content, trial, name=name)
 
     def _note(self, trial: optuna.Trial, key: str, value: Any) -> None:
         """Keeps what is for us alone in a system attribute: long texts would bury the figures in the dashboard."""
@@ -347,6 +368,15 @@ class StudyRecords:
             self.study.tell(number, [accuracy, *(attrs[cost] for cost in costs)])
         else:
             self.study.tell(number, state=TrialState.PRUNED if outcome in STOPPED else TrialState.FAIL)
+
+
+def epochs_csv(history: Sequence[EpochMetrics]) -> str:
+    """A line an epoch below the names of its figures; accuracies are fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(metrics.to_json() for metrics in history)
+    return text.getvalue()
 
 
 def _set_cost(trial: optuna.Trial, cost: Cost, constraints: Sequence[Constraint]) -> None:

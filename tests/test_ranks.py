@@ -17,7 +17,7 @@ RANKS = [
     {"cost"},
     {"constraints", "datasets", "blocks"},
     {"search_space"},
-    {"screening", "recognition", "proposals", "pruners", "training", "storage"},
+    {"screening", "picture", "recognition", "proposals", "pruners", "training", "storage"},
     {"starting", "samplers", "stored", "artifacts", "workers"},
     {"records", "events"},
     {"loop", "confirmed"},
