@@ -25,14 +25,15 @@ MIMETYPES = {
 
 
 class Artifacts:
-    """The artifacts below a results folder; theirs is made where it is missing."""
+    """The artifacts below a results folder."""
 
     def __init__(self, results: Path) -> None:
         self.folder = results / FOLDER
 
-    def store(self) -> FileSystemArtifactStore:
-        """Optuna's view of them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def store(self, *, make: bool = True) -> FileSystemArtifactStore:
+        """Optuna's view of them; unless told not to it makes the folder."""
+        if make:
+            self.folder.mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(str(self.folder))
 
     def prepare(self) -> None:

@@ -180,14 +180,21 @@ class StudyRecords:
         attrs = (trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
         return {trial["fingerprint"] for trial in attrs if "fingerprint" in trial}
 
-    def discards(self) -> Counter[str]:
-        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
-        total: Counter[str] = Counter()
+    def discards_by_candidate(self) -> list[Counter[str]]:
+        """Number of discards by reason that each candidate took, in the order of candidates."""
+        found: dict[int, Counter[str]] = {}
+        index = 0
         for trial in self.study.get_trials(deepcopy=False):
             # Without a fingerprint the candidate was never handed out: the same discards will be drawn again.
             if "fingerprint" in trial.user_attrs or trial.user_attrs.get("outcome") == "discarded":
-                total.update(noted(trial, "discards") or {})
-        return total
+                # What a user enqueued and was discarded is no candidate: it counts with the one before it.
+                index = trial.user_attrs.get("candidate", index)
+                found.setdefault(index, Counter()).update(noted(trial, "discards") or {})
+        return [found[index] for index in sorted(found)]
+
+    def discards(self) -> Counter[str]:
+        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
+        return sum(self.discards_by_candidate(), Counter())
 
     def num_queued(self) -> int:
         """Number of trials that wait to be run: interrupted ones, or some that a user enqueued."""

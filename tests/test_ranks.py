@@ -10,7 +10,7 @@ import pytest
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
     {"errors", "allowed", "modules"},
-    {"json_file", "shipped", "image_folder", "pareto", "verdict"},
+    {"json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
     {"layers", "recipe", "domains"},
     {"composites"},
     {"architecture"},
@@ -19,8 +19,8 @@ RANKS = [
     {"search_space"},
     {"screening", "picture", "recognition", "proposals", "pruners", "training", "storage"},
     {"starting", "samplers", "stored", "artifacts", "workers"},
-    {"records", "events"},
-    {"loop", "confirmed"},
+    {"records", "events", "figures"},
+    {"loop", "confirmed", "overview"},
     {"searching", "confirming", "fitting", "exporting", "dashboard"},
     {"display", "tables"},
     {"options"},

@@ -576,7 +576,6 @@ def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
 def test_trained_and_stopped_trials_come_with_a_picture_a_table_and_their_file(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, epochs=4, trials=4, pruner="asha", sampler="random"))
     records = StudyRecords.open(results=tmp_path / "results")
-    store = records.artifacts.store()
     seen = set()
     for trial, record in zip(records.study.trials, records.trials(), strict=True):
         metas = {meta.filename: meta for meta in get_all_artifact_meta(trial, storage=records.storage)}
@@ -586,7 +585,7 @@ def test_trained_and_stopped_trials_come_with_a_picture_a_table_and_their_file(t
             continue
         weights = {"weights.pt"} if record.outcome == "trained" else set()
         assert metas.keys() == {"architecture.svg", "architecture.json", "epochs.csv"} | weights
-        content = {name: store.open_reader(meta.artifact_id).read() for name, meta in metas.items()}
+        content = {name: (records.artifacts.folder / meta.artifact_id).read_bytes() for name, meta in metas.items()}
         assert Architecture.from_json(json.loads(content["architecture.json"])) == record.architecture
         assert metas["architecture.svg"].mimetype == "image/svg+xml"
         assert f">Trial {record.number}<".encode() in content["architecture.svg"]
