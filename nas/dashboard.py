@@ -1,10 +1,8 @@
 """optuna-dashboard on a study's storage, behind a guard, with figures that are up to date."""
 
 import errno
-import json
-import re
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -16,14 +14,13 @@ import optuna_dashboard
 from optuna.trial import TrialState
 
 from nas.errors import NasError, StudyError
-from nas.guard import Application, StartResponse, guarded, names_for
-from nas.overview import FIGURES, refresh
+from nas.guard import guarded, names_for
+from nas.overview import refresh
+from nas.page import arranged
 from nas.records import StudyRecords
 from nas.storage import usable
 
 HOST = "127.0.0.1"
-COLUMNS = ("params", "macs", "receptive_field", "consistent_accuracy", "num_draws", "outcome", "reason")
-"""Attributes of a trial that come first."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -58,38 +55,6 @@ class Refreshing:
                 refresh(self.records)
 
 
-def arranged(application: Application, *, before: Callable[[], None] = lambda: None) -> Application:
-    """The application with a study's data in our order; `before` is called before they are read.
-
-    optuna-dashboard sorts columns of numbers alone and shows figures in the order of a set.
-    """
-
-    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "GET" or not re.fullmatch(r"/api/studies/\d+/?", environ["PATH_INFO"]):
-            return application(environ, start_response)
-        before()
-        started: list[Any] = []
-        body = b"".join(application(environ, lambda *args: started.extend(args)))
-        status, headers = started[:2]
-        if status.startswith("200"):
-            study = json.loads(body)
-            study["union_user_attrs"] = [
-                {**column, "sortable": column["sortable"] or column["key"] in COLUMNS}
-                for column in sorted(study["union_user_attrs"], key=lambda column: _place(column["key"], COLUMNS))
-            ]
-            study["plotly_graph_objects"].sort(key=lambda figure: _place(figure["id"], FIGURES))
-            body = json.dumps(study, separators=(",", ":")).encode()
-        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
-        start_response(status, [*headers, ("Content-Length", str(len(body)))])
-        return [body]
-
-    return answer
-
-
-def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
-    return order.index(name) if name in order else len(order), name
-
-
 def serve_dashboard(
     *,
     results: str | Path = "results",
@@ -114,7 +79,8 @@ def serve_dashboard(
     bare = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store(make=False))
     refreshing: Callable[[], None] = (lambda: None) if read_only else Refreshing(records)
     refreshing()
-    application = guarded(arranged(bare, before=refreshing), names=names, read_only=read_only)
+    application = arranged(bare, shape=records.shape, before=refreshing)
+    application = guarded(application, names=names, read_only=read_only)
     try:
         server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)
     except (OSError, OverflowError) as error:

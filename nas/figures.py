@@ -28,6 +28,8 @@ LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK, SKY)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "triangle-down")
 
+PATTERN = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 10, "solidity": 0.15}
+
 COSTS = {
     "params": "parameters",
     "macs": "MACs, one example",
@@ -151,7 +153,12 @@ def params_by_layer(architecture: Architecture, *, title: str = "Parameters by l
             "customdata": [params for _, _, params in found],
             "textposition": "inside",
             "insidetextanchor": "middle",
-            "marker": {"color": color, "line": {"color": "white", "width": 2}, "pattern": {"shape": pattern}},
+            "insidetextfont": {"color": BLACK},
+            "marker": {
+                "color": color,
+                "line": {"color": "white", "width": 2},
+                "pattern": {**PATTERN, "shape": pattern},
+            },
             "hovertemplate": "%{y}, %{text}: %{customdata:,} parameters, %{x:.1f} %<extra></extra>",
         }
         for (kind, found), color, pattern in zip(
@@ -197,8 +204,8 @@ def _figure(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) 
         font={"family": "sans-serif", "size": 12, "color": "#1A1A1A"},
         xaxis={**axis, "title": {"text": x}},
         yaxis={**axis, "title": {"text": y}},
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
-        margin={"l": 10, "r": 10, "t": 80, "b": 10},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
     )
     return figure
 

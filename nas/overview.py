@@ -15,9 +15,6 @@ from nas.stored import NOTE
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FIGURES = ("accuracy", "learning_curves", "discards", "layers")
-"""Names of the figures in the order in which they are shown."""
-
 
 def refresh(records: StudyRecords) -> None:
     """Writes note and figures into the study; a note that somebody else has written or edited stays."""

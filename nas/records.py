@@ -196,6 +196,11 @@ class StudyRecords:
         """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
         return sum(self.discards_by_candidate(), Counter())
 
+    def shape(self) -> tuple[int, int]:
+        """Numbers of objectives, and of parameters that any trial has."""
+        trials = self.study.get_trials(deepcopy=False)
+        return len(self.study.directions), len({name for trial in trials for name in trial.params})
+
     def num_queued(self) -> int:
         """Number of trials that wait to be run: interrupted ones, or some that a user enqueued."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

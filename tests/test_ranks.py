@@ -12,7 +12,7 @@ RANKS = [
     {"errors", "allowed", "modules"},
     {"json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
     {"layers", "recipe", "domains"},
-    {"composites"},
+    {"composites", "page"},
     {"architecture"},
     {"cost"},
     {"constraints", "datasets", "blocks"},
