@@ -1,4 +1,4 @@
-"""Artifacts: trained weights in Optuna's artifact store, a folder beside the database."""
+"""Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
 import pickle
 import tempfile
@@ -16,16 +16,24 @@ if TYPE_CHECKING:
 
 FOLDER = "artifacts"
 
+MIMETYPES = {
+    ".pt": "application/octet-stream",
+    ".svg": "image/svg+xml",
+    ".csv": "text/csv",
+    ".json": "application/json",
+}
+
 
 class Artifacts:
-    """The artifacts below a results folder; theirs is made where it is missing."""
+    """The artifacts below a results folder."""
 
     def __init__(self, results: Path) -> None:
         self.folder = results / FOLDER
 
-    def store(self) -> FileSystemArtifactStore:
-        """Optuna's view of them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def store(self, *, make: bool = True) -> FileSystemArtifactStore:
+        """Optuna's view of them; unless told not to it makes the folder."""
+        if make:
+            self.folder.mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(str(self.folder))
 
     def prepare(self) -> None:
@@ -34,16 +42,16 @@ class Artifacts:
         with tempfile.TemporaryFile(dir=self.folder):
             pass
 
-    def upload(self, weights: bytes, owner: optuna.Trial | optuna.Study) -> str:
-        """Stores a state dict, as `torch.save` writes it; the name of the artifact."""
+    def upload(self, content: bytes, owner: optuna.Trial | optuna.Study, *, name: str = "weights.pt") -> str:
+        """Stores a file of that name, a state dict as `torch.save` writes it unless told otherwise; its identifier."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
-            path.write_bytes(weights)
+            path = Path(folder) / name
+            path.write_bytes(content)
             return upload_artifact(
                 artifact_store=self.store(),
                 file_path=str(path),
                 study_or_trial=owner,
-                mimetype="application/octet-stream",
+                mimetype=MIMETYPES[path.suffix],
             )
 
     def download(self, name: str, what: str) -> "dict[str, Tensor]":

@@ -277,21 +277,42 @@ def confirm(
 
 @app.command(epilog="Example: [bold]nas dashboard --port 8080[/bold]")
 def dashboard(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs --allow-host.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name by which browsers may ask for it; give it as often as you like."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the address in a browser.")] = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
 ) -> None:
-    """Browse a study in optuna-dashboard, served to this machine alone."""
+    """Browse a study in optuna-dashboard, served to this machine alone unless told otherwise."""
+    import webbrowser
+
     from nas.dashboard import serve_dashboard
+
+    _quiet_optuna()
+
+    def show(address: str) -> None:
+        print(f"{address}   (Ctrl-C stops it)", flush=True)
+        if open_:
+            webbrowser.open(address)
 
     with suppress(KeyboardInterrupt):
         serve_dashboard(
             results=results,
             storage=storage,
             study=study,
+            host=host,
             port=port,
-            on_ready=lambda address: print(f"{address}   (Ctrl-C stops it)", flush=True),
+            allow_hosts=allow_host or (),
+            read_only=read_only,
+            on_ready=show,
         )
 
 

@@ -1,27 +1,34 @@
-"""optuna-dashboard on a study's storage, for this machine alone."""
+"""optuna-dashboard on a study's storage, behind a guard, with figures that are up to date."""
 
 import errno
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
+from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
+from optuna.trial import TrialState
 
-from nas.errors import NasError
+from nas.errors import NasError, StudyError
+from nas.guard import guarded, names_for
+from nas.overview import refresh
+from nas.page import arranged
 from nas.records import StudyRecords
+from nas.storage import usable
 
 HOST = "127.0.0.1"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-
-StartResponse = Callable[..., Any]
-Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -29,27 +36,23 @@ class _QuietHandler(WSGIRequestHandler):
         """Nothing: a line a request would bury the address."""
 
 
-def loopback_only(application: Application) -> Application:
-    """The application behind a check of Host and Origin.
+class Refreshing:
+    """Keeps the overview of a study up to date: written again where more trials have ended since."""
 
-    The dashboard has no login. Without this check a page anywhere on the web could, by pointing its own name at
-    127.0.0.1 (DNS rebinding), read and delete the studies of whoever visits it.
-    """
+    def __init__(self, records: StudyRecords) -> None:
+        self.records = records
+        self.num_shown = -1
+        self.lock = Lock()
 
-    def checked(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        host = environ.get("HTTP_HOST", "")
-        origin = environ.get("HTTP_ORIGIN")
-        if not _is_loopback(host) or (origin is not None and urlsplit(origin).netloc != host):
-            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-            return [b"This dashboard answers to 127.0.0.1 and localhost only.\n"]
-        return application(environ, start_response)
-
-    return checked
-
-
-def _is_loopback(host: str) -> bool:
-    name, _, port = host.rpartition(":")
-    return host in LOOPBACK or (name in LOOPBACK and port.isdigit())
+    def __call__(self) -> None:
+        """Writes the overview where it is out of date; a database that cannot be written to is shown as it is."""
+        study = self.records.study
+        with self.lock, suppress(StudyError), usable(str(self.records.storage.url)):
+            states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+            num_ended = self.records.storage.get_n_trials(study._study_id, state=states)
+            if num_ended != self.num_shown:
+                self.num_shown = num_ended  # first: what fails once is not tried at every request
+                refresh(self.records)
 
 
 def serve_dashboard(
@@ -57,20 +60,34 @@ def serve_dashboard(
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
+    host: str = HOST,
     port: int = 8080,
+    allow_hosts: Collection[str] = (),
+    read_only: bool = False,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves optuna-dashboard until interrupted, on 127.0.0.1; port 0 is any free one.
+    """Serves optuna-dashboard until interrupted; port 0 is any free one.
 
-    `on_ready` hears the address of the study's page.
+    A `host` that other machines can reach needs `allow_hosts`, the names under which browsers may ask for it. With
+    `read_only` every request that would change something is refused, and the study's figures stay as they were
+    written. `on_ready` hears the address of the study's page.
     """
+    names = names_for(host, allow_hosts)
     records = StudyRecords.open(results=results, storage=storage, study=study)
-    application = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store())
+    with suppress(OSError):  # a folder that cannot be written to is shown
+        records.artifacts.store(make=not read_only)
+    bare = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store(make=False))
+    refreshing: Callable[[], None] = (lambda: None) if read_only else Refreshing(records)
+    refreshing()
+    application = arranged(bare, shape=records.shape, before=refreshing)
+    application = guarded(application, names=names, read_only=read_only)
     try:
-        server = make_server(HOST, port, loopback_only(application), _Server, _QuietHandler)
+        server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)
     except (OSError, OverflowError) as error:
         free = "; --port 0 takes a free one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
-        raise NasError(f"port {port}: {getattr(error, 'strerror', None) or error}{free}") from None
+        where = f"port {port}" if host == HOST else f"{host} port {port}"
+        raise NasError(f"{where}: {getattr(error, 'strerror', None) or error}{free}") from None
     with server:
-        on_ready(f"http://{HOST}:{server.server_port}/dashboard/studies/{records.study._study_id}")
+        name = f"[{host}]" if ":" in host else next(iter(allow_hosts), host)
+        on_ready(f"http://{name}:{server.server_port}/dashboard/studies/{records.study._study_id}")
         server.serve_forever()

@@ -1,10 +1,12 @@
 """Records: the only reader and writer of what a study stores: attributes, trials, weights.
 
 A study is Optuna's, in a database: figures are user attributes, which optuna-dashboard shows; the network, the recipe
-and the epochs of a trial are system attributes; its weights lie in Optuna's artifact store beside the database.
+and the epochs of a trial are system attributes; its weights, and files for people, lie in Optuna's artifact store.
 """
 
+import csv
 import dataclasses
+import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +17,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from nas.architecture import Architecture
 from nas.artifacts import Artifacts
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError
 from nas.pareto import front
+from nas.picture import picture
 from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.starting import Start
@@ -38,6 +42,9 @@ TRAINED = ("trained", "diverged")
 
 KEPT = ("fingerprint", "candidate", "num_draws", "started_from", "started_as")
 """Attributes that a candidate brings along when it is run again."""
+
+DRAWN = (*TRAINED, "pruned")
+"""Outcomes of trials that get a picture and a table of their epochs: they were trained, if not to the end."""
 
 STOPPED = ("discarded", "pruned")
 """Outcomes that are decisions, not failures: before the training, or in its midst."""
@@ -173,14 +180,26 @@ class StudyRecords:
         attrs = (trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
         return {trial["fingerprint"] for trial in attrs if "fingerprint" in trial}
 
-    def discards(self) -> Counter[str]:
-        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
-        total: Counter[str] = Counter()
+    def discards_by_candidate(self) -> list[Counter[str]]:
+        """Number of discards by reason that each candidate took, in the order of candidates."""
+        found: dict[int, Counter[str]] = {}
+        index = 0
         for trial in self.study.get_trials(deepcopy=False):
             # Without a fingerprint the candidate was never handed out: the same discards will be drawn again.
             if "fingerprint" in trial.user_attrs or trial.user_attrs.get("outcome") == "discarded":
-                total.update(noted(trial, "discards") or {})
-        return total
+                # What a user enqueued and was discarded is no candidate: it counts with the one before it.
+                index = trial.user_attrs.get("candidate", index)
+                found.setdefault(index, Counter()).update(noted(trial, "discards") or {})
+        return [found[index] for index in sorted(found)]
+
+    def discards(self) -> Counter[str]:
+        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
+        return sum(self.discards_by_candidate(), Counter())
+
+    def shape(self) -> tuple[int, int]:
+        """Numbers of objectives, and of parameters that any trial has."""
+        trials = self.study.get_trials(deepcopy=False)
+        return len(self.study.directions), len({name for trial in trials for name in trial.params})
 
     def num_queued(self) -> int:
         """Number of trials that wait to be run: interrupted ones, or some that a user enqueued."""
@@ -311,8 +330,22 @@ class StudyRecords:
 
     def _end(self, trial: optuna.Trial, outcome: str, history: Sequence[EpochMetrics]) -> None:
         self._note(trial, "history", [metrics.to_json() for metrics in history])
+        if outcome in DRAWN:
+            self._upload(trial, history)
         trial.set_user_attr("seconds", round(sum(metrics.seconds for metrics in history), 3))
         trial.set_user_attr("outcome", outcome)
+
+    def _upload(self, trial: optuna.Trial, history: Sequence[EpochMetrics]) -> None:
+        """Stores what the dashboard shows on a trial's page."""
+        network = self.study._storage.get_trial_system_attrs(trial._trial_id)[f"{NOTE}architecture"]
+        architecture = Architecture.from_json(network)
+        files = {
+            "architecture.svg": picture(architecture, title=f"Trial {trial.number}"),
+            "architecture.json": architecture.dumps().encode(),
+            "epochs.csv": epochs_csv(history).encode(),
+        }
+        for name, content in files.items():
+            self.artifacts.upload(content, trial, name=name)
 
     def _note(self, trial: optuna.Trial, key: str, value: Any) -> None:
         """Keeps what is for us alone in a system attribute: long texts would bury the figures in the dashboard."""
@@ -347,6 +380,15 @@ class StudyRecords:
             self.study.tell(number, [accuracy, *(attrs[cost] for cost in costs)])
         else:
             self.study.tell(number, state=TrialState.PRUNED if outcome in STOPPED else TrialState.FAIL)
+
+
+def epochs_csv(history: Sequence[EpochMetrics]) -> str:
+    """A line an epoch below the names of its figures; accuracies are fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(metrics.to_json() for metrics in history)
+    return text.getvalue()
 
 
 def _set_cost(trial: optuna.Trial, cost: Cost, constraints: Sequence[Constraint]) -> None:

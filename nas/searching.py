@@ -13,6 +13,7 @@ from nas.constraints import Constraint, limits
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.events import Event, SearchStarted
 from nas.loop import Loop
+from nas.overview import refresh
 from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.pruners import pruner as pruner_of
 from nas.records import DEFAULT_STUDY, StudyRecords
@@ -195,6 +196,7 @@ def search(
             opened = open_workers(TrainingData.of(loaded), picked, num=num_workers, exact=exact)
             loop = Loop(records, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
             interrupted, exhausted = loop.run(trials)
+        refresh(records)
         if exhausted:
             exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])
         return SearchResult(

@@ -1,5 +1,7 @@
 """The loop on real data: digits, tiny networks, real SQLite, real processes that are killed."""
 
+import csv
+import errno
 import json
 import os
 import signal
@@ -11,10 +13,12 @@ from random import Random
 import optuna
 import pytest
 import torch
+from optuna.artifacts import get_all_artifact_meta
 from optuna.storages import RDBStorage
 
 from nas import datasets, searching
 from nas.architecture import Architecture
+from nas.artifacts import Artifacts
 from nas.constraints import Constraint, worst
 from nas.cost import cost_of
 from nas.errors import ConstraintError, InfeasibleError, NasError, StudyError
@@ -23,7 +27,7 @@ from nas.records import StudyRecords, trials
 from nas.search_space import SearchSpace
 from nas.searching import search
 from nas.storage import default_storage, study_lock
-from nas.training import evaluate
+from nas.training import EpochMetrics, evaluate
 from nas.workers import here
 
 
@@ -443,8 +447,9 @@ def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_spac
 def test_damaged_weights_are_named(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, trials=1, epochs=1))
     records = StudyRecords.open(results=tmp_path / "results")
-    (artifact,) = (tmp_path / "results" / "artifacts").iterdir()
     (trial,) = records.best(1)
+    name = records.study.trials[trial.number].system_attrs["nas:weights"]
+    artifact = tmp_path / "results" / "artifacts" / name
     for content in (b"", b"x", artifact.read_bytes()[:-100]):
         artifact.write_bytes(content)
         with pytest.raises(StudyError) as caught:
@@ -566,3 +571,44 @@ def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
     old = {name: value for name, value in settings.items() if name not in ("objectives", "sampler", "pruner")}
     study.set_user_attr("settings", old)
     assert search(**{**given, "sampler": None, "trials": 2}).tally.num_trained == 2
+
+
+def test_trained_and_stopped_trials_come_with_a_picture_a_table_and_their_file(tmp_path, tiny_space):
+    search(**options(tmp_path, tiny_space, epochs=4, trials=4, pruner="asha", sampler="random"))
+    records = StudyRecords.open(results=tmp_path / "results")
+    seen = set()
+    for trial, record in zip(records.study.trials, records.trials(), strict=True):
+        metas = {meta.filename: meta for meta in get_all_artifact_meta(trial, storage=records.storage)}
+        seen.add(record.outcome)
+        if record.outcome == "discarded":
+            assert metas == {}
+            continue
+        weights = {"weights.pt"} if record.outcome == "trained" else set()
+        assert metas.keys() == {"architecture.svg", "architecture.json", "epochs.csv"} | weights
+        content = {name: (records.artifacts.folder / meta.artifact_id).read_bytes() for name, meta in metas.items()}
+        assert Architecture.from_json(json.loads(content["architecture.json"])) == record.architecture
+        assert metas["architecture.svg"].mimetype == "image/svg+xml"
+        assert f">Trial {record.number}<".encode() in content["architecture.svg"]
+        assert metas["epochs.csv"].mimetype == "text/csv"
+        rows = list(csv.DictReader(content["epochs.csv"].decode().splitlines()))
+        assert [EpochMetrics(**{k: json.loads(v) for k, v in row.items()}) for row in rows] == list(record.history)
+    assert seen == {"trained", "pruned", "discarded"}
+
+
+def test_a_full_disk_is_said_and_the_search_goes_on_where_it_was(tmp_path, tiny_space, monkeypatch):
+    given = options(tmp_path, tiny_space, trials=2, epochs=1)
+    whole = {**given, "results": tmp_path / "whole"}
+    search(**whole)
+    upload = Artifacts.upload
+
+    def full(self, content, owner, *, name="weights.pt"):
+        if name == "epochs.csv":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "x"))
+        return upload(self, content, owner, name=name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Artifacts, "upload", full)
+        with pytest.raises(StudyError, match=r"/artifacts/x: No space left on device$"):
+            search(**given)
+    search(**given)
+    assert outcome(trials(results=given["results"])) == outcome(trials(results=whole["results"]))

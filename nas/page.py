@@ -1,0 +1,97 @@
+"""Page: what is put right in optuna-dashboard's answers, as long as it is so: order, sorting, and narrow screens."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from nas.guard import Application, StartResponse
+
+COLUMNS = ("params", "macs", "receptive_field", "consistent_accuracy", "num_draws", "outcome", "reason")
+"""Attributes of a trial that come first in its table, sortable all of them."""
+
+FIGURES = ("accuracy", "learning_curves", "discards", "layers")
+"""The study's figures in their order."""
+
+STYLE = """<style>
+/* The picture of an architecture is to be read. */
+.MuiCard-root:has(img[alt="architecture.svg"]) { width: 100% !important; max-width: 820px; order: -1; }
+div:has(> img[alt="architecture.svg"]) { height: auto !important; }
+div:has(> .MuiCard-root img[alt="architecture.svg"]) { align-items: flex-start; }
+/* The study's figures come before those that every study of Optuna's has, and with a gap as they have. */
+.MuiGrid-root:has(> .MuiCard-root [id^="user-defined-plot"]) { order: -1; padding: 16px 0 0 16px; }
+/* Half a telephone is too narrow for a plot, or for a list beside a trial. */
+@media (max-width: 700px) {
+  main { min-width: 0; }
+  main fieldset { flex-wrap: wrap; }
+  main .MuiGrid-grid-xs-3, main .MuiGrid-grid-xs-6, main .MuiGrid-grid-xs-9 {
+    flex-basis: 100% !important; max-width: 100% !important; padding-right: 0 !important;
+  }
+  main div:has(> div > .MuiList-root) { flex-direction: column; min-width: 0; width: 100% !important; }
+  main div:has(> .MuiList-root) { max-height: 30vh !important; width: 100% !important; }
+  main p[class*="body1"] { min-width: 0 !important; width: 6em; flex: none; overflow-wrap: anywhere; }
+  main p + div { min-width: 0; }
+  div:has(> img[alt="architecture.svg"]) { overflow-x: auto; justify-content: flex-start !important; }
+  img[alt="architecture.svg"] { width: 640px !important; flex: none; }
+}
+"""
+# The table puts every parameter of the space before the attributes, some 70 columns: here they come last.
+REORDER = """table:has(th:nth-child(%(first)d)) tr { display: flex; }
+table:has(th:nth-child(%(first)d)) :is(th, td) { flex: 0 0 11em; overflow-wrap: anywhere; }
+table:has(th:nth-child(%(first)d)) :is(th, td):nth-child(n + %(first)d):nth-child(-n + %(last)d) { order: 1; }
+"""
+
+
+def arranged(
+    application: Application,
+    *,
+    shape: Callable[[], tuple[int, int]],
+    before: Callable[[], None] = lambda: None,
+) -> Application:
+    """The application with a study's data in our order, on a page that fits telephones.
+
+    shape: numbers of objectives and of parameters of the study's trials. before: called before its data are read.
+    """
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        is_data = re.fullmatch(r"/api/studies/\d+/?", path)
+        if environ["REQUEST_METHOD"] != "GET" or not (is_data or re.match(r"/dashboard(/|$)", path)):
+            return application(environ, start_response)
+        if is_data:
+            before()
+        started: list[Any] = []
+        parts = application(environ, lambda *args: started.extend(args))
+        body = b"".join(parts)
+        if hasattr(parts, "close"):
+            parts.close()
+        status, headers = started[:2]
+        if status.startswith("200"):
+            body = _data(json.loads(body)) if is_data else body.replace(b"</head>", _style(*shape()) + b"</head>", 1)
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
+
+def _data(study: dict[str, Any]) -> bytes:
+    """A study's data: columns and figures in order, columns of words sortable, too."""
+    columns = sorted(study["union_user_attrs"], key=lambda column: _place(column["key"], COLUMNS))
+    study["union_user_attrs"] = [_sortable(column) for column in columns]
+    study["plotly_graph_objects"].sort(key=lambda figure: _place(figure["id"], FIGURES))
+    return json.dumps(study, separators=(",", ":")).encode()
+
+
+def _sortable(column: Mapping[str, Any]) -> dict[str, Any]:
+    return {**column, "sortable": column["sortable"] or column["key"] in COLUMNS}
+
+
+def _style(num_objectives: int, num_params: int) -> bytes:
+    first = 3 + num_objectives
+    reorder = REORDER % {"first": first, "last": first + num_params - 1} if num_params else ""
+    return f"{STYLE}{reorder}</style>\n".encode()
+
+
+def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
+    return order.index(name) if name in order else len(order), name
