@@ -71,6 +71,12 @@ class Recipe:
         """Plain data for `json.dump`, every field in it."""
         return dataclasses.asdict(self)
 
+    def in_effect(self) -> dict[str, Any]:
+        """The fields that change something: none that are off or belong to another schedule."""
+        schedules = {"warmup": "one_cycle", "step_epochs": "step", "step_gamma": "step"}
+        values = self.to_json().items()
+        return {name: x for name, x in values if x != 0 and schedules.get(name, self.schedule) == self.schedule}
+
     @classmethod
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":
         """The recipe in what `to_json` gave; fields left out keep their defaults."""

@@ -3,7 +3,6 @@
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 from nas.architecture import Architecture
 from nas.blocks import Block, blocks
@@ -75,11 +74,9 @@ def shape_text(shape: Shape) -> str:
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
-    """What of a recipe has an effect, field by field: what is off, or belongs to another schedule, is left out."""
-    schedules = {"warmup": "one_cycle", "step_epochs": "step", "step_gamma": "step"}
-    shown = [field.name for field in fields(recipe) if schedules.get(field.name, recipe.schedule) == recipe.schedule]
-    values = {name: getattr(recipe, name) for name in shown}
-    return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values.items() if x != 0]
+    """The fields of a recipe that change something, and their values as texts."""
+    values = recipe.in_effect().items()
+    return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,83 @@
+"""The report's page: what a study holds, filled into page.html."""
+
+import base64
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture import Architecture
+from nas.cost import layer_table
+from nas.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.overview import confirmed_means
+from nas.picture import picture
+from nas.records import StudyRecords
+from nas.reporting.importances import LEAST, SEEDS, importance_figure, importances
+from nas.reporting.story import answer, best_rows, commands, question
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+NUM_BEST = 10
+
+
+def page(records: StudyRecords) -> str:
+    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records))
+
+
+def _content(records: StudyRecords) -> dict[str, Any]:
+    trials, settings, attrs = records.trials(), records.settings, records.study.user_attrs
+    found = answer(records)
+    shares, discards = importances(records), records.discards()
+    figures = {
+        "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=confirmed_means(attrs)),
+        "curves": learning_curves(trials),
+        "discards": discards_over_candidates(records.discards_by_candidate()),
+    }
+    if shares:
+        figures["importances"] = importance_figure(shares)
+    winner = found.trial.architecture if found.trial else None
+    if winner:
+        figures["layers"] = params_by_layer(winner)
+    tally = records.tally()
+    return {
+        "study": records.study.study_name,
+        "question": question(records),
+        "answer": found,
+        "settings": settings,
+        "attrs": attrs,
+        "tally": tally,
+        "num_discards": discards.total(),
+        "discards": discards.most_common(),
+        "best": best_rows(records, NUM_BEST),
+        "figures": {name: _json(figure) for name, figure in figures.items()},
+        "num_seeds": SEEDS,
+        "least": LEAST,
+        "winner": winner,
+        "picture": _as_source(winner) if winner else "",
+        "layers": layer_table(winner) if winner else [],
+        "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
+        "commands": commands(records),
+        "version": version("nas"),
+    }
+
+
+def _json(figure: "Figure") -> str:
+    """The figure for a script element of type application/json: whatever is in it, it does not end there."""
+    text: str = figure.to_json()
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _as_source(architecture: Architecture) -> str:
+    """A picture as the source of an img element, where no SVG can run anything."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"
