@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas.fitting import train as train
     from nas.recipe import Recipe as Recipe
     from nas.records import trials as trials
+    from nas.reporting import report as report
     from nas.screening import survey as survey
     from nas.search_space import SearchSpace as SearchSpace
     from nas.searching import search as search
@@ -42,6 +43,7 @@ _HOMES = {
     "train": "nas.fitting",
     "Recipe": "nas.recipe",
     "trials": "nas.records",
+    "report": "nas.reporting",
     "survey": "nas.screening",
     "SearchSpace": "nas.search_space",
     "search": "nas.searching",

@@ -34,6 +34,7 @@ from nas.options import (
     MinReceptiveField,
     Objective,
     Pruner,
+    ReportFormat,
     Results,
     Sampler,
     Space,
@@ -148,7 +149,7 @@ def search(
             options = _study_options(results, storage, study)
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
             front = " --pareto" * (len(result.objectives) > 1)
-            for command in (f"trials{front}", "dashboard", "confirm", "export"):
+            for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
                 typer.echo(f"  nas {command}{options}")
     if result.interrupted:
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
@@ -314,6 +315,29 @@ def dashboard(
             read_only=read_only,
             on_ready=show,
         )
+
+
+@app.command(epilog="Example: [bold]nas report --output report.html[/bold]")
+def report(
+    output: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="RESULTS/STUDY-report.FORMAT")
+    ] = None,
+    format_: Annotated[
+        ReportFormat | None,
+        typer.Option(
+            "--format", help="One page for people, or the trials as a table.", show_default="as --output ends, or html"
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+) -> None:
+    """Write a study as one page that needs no network: question, answer, best networks, figures, how to do it again."""
+    from nas.reporting import report as write
+
+    wanted = format_.value if format_ else None
+    path = write(output=output, format=wanted, results=results, storage=storage, study=study)
+    typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
 
 
 @app.command(epilog="Example: [bold]nas export --trial confirmed --output model[/bold]")

@@ -135,6 +135,15 @@ class ExtraFormat(StrEnum):
     c = "c"
 
 
+class ReportFormat(StrEnum):
+    """What `nas report` writes: those of `nas.reporting.FORMATS`."""
+
+    html = "html"
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+
+
 class TableFormat(StrEnum):
     """How `nas trials` prints."""
 

@@ -1,5 +1,6 @@
 """The report: a study as one page that needs no network, or as a table for other tools."""
 
+import tempfile
 from pathlib import Path
 
 from nas.errors import NasError
@@ -13,33 +14,43 @@ FORMATS = ("html", "csv", "parquet", "json")
 def report(
     *,
     output: str | Path | None = None,
-    format: str = "html",  # noqa: A002  # the option's name
+    format: str | None = None,  # noqa: A002  # the option's name
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
 ) -> Path:
-    """Writes a study's report and returns its path, RESULTS/STUDY-report.html (or .csv, …) unless `output` names one.
+    """Writes a study's report and returns its path, RESULTS/STUDY-report.FORMAT unless `output` names one.
 
-    "html": one self-contained page of some 5 MB, most of it plotly's script. The other formats hold a row a trial, those
-    of `trial_frame`. Raises `NasError` for another format or a file that cannot be written.
+    `format` None is what `output` ends with, else "html": one self-contained page of some 5 MB, most of it plotly's
+    script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for another format or a
+    file that cannot be written.
     """
-    if format not in FORMATS:
-        raise NasError(f"format {format!r}, allowed: {', '.join(FORMATS)}")
+    suffix = Path(output).suffix.removeprefix(".") if output else ""
+    wanted = format or (suffix if suffix in FORMATS else "html")
+    if wanted not in FORMATS:
+        raise NasError(f"format {wanted!r}, allowed: {', '.join(FORMATS)}")
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name.replace("/", "_")
-    path = Path(output) if output else Path(results) / f"{name}-report.{format}"
+    path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if format == "html":
-            path.write_text(page(records), encoding="utf-8")
-            return path
-        frame = trial_frame(records)
-        if format == "csv":
-            frame.to_csv(path, index=False)
-        elif format == "json":
-            frame.to_json(path, orient="records", indent=1)
-        else:
-            frame.to_parquet(path, index=False)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all
+            written = Path(folder) / "report"
+            _write(records, wanted, written)
+            written.replace(path)
     except OSError as error:
-        raise NasError(f"{error.filename or path}: {error.strerror}") from None
+        raise NasError(f"{path}: {error.strerror}") from None
     return path
+
+
+def _write(records: StudyRecords, wanted: str, path: Path) -> None:
+    if wanted == "html":
+        path.write_text(page(records), encoding="utf-8")
+        return
+    frame = trial_frame(records)
+    if wanted == "csv":
+        frame.to_csv(path, index=False)
+    elif wanted == "json":
+        frame.to_json(path, orient="records", indent=1)
+    else:
+        frame.to_parquet(path, index=False)

@@ -1,4 +1,4 @@
-"""The report's page: what a study holds, filled into page.html."""
+"""Rendering: the report's page, what a study holds filled into page.html."""
 
 import base64
 from importlib.metadata import version
