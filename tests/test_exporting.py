@@ -326,10 +326,10 @@ def test_predict_names_the_file_that_it_cannot_read_and_goes_on(exported, tmp_pa
     assert done.returncode == 2
     assert done.stdout.startswith("good.png: ")
     errors = done.stderr.splitlines()
-    assert [line.split(": not a readable image")[0] for line in errors] == [
-        "error: text.png",
-        "error: missing.png",
-        "error: deep.png",
+    assert [line.partition(" (")[0] for line in errors] == [
+        "error: text.png: not a readable image",
+        "error: missing.png: No such file or directory",
+        "error: deep.png: not a readable image",
     ]
 
 

@@ -5,7 +5,10 @@ python predict.py IMAGE [IMAGE ...]
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
+
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch runs without it
 
 import torch
 from model import CLASSES, INPUT_SHAPE, MEAN, STD, load
@@ -43,7 +46,8 @@ def main() -> int:
         try:
             images = read(path, invert=options.invert)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            print(f"error: {path}: not a readable image ({error})", file=sys.stderr)
+            reason = getattr(error, "strerror", None) or f"not a readable image ({error})"
+            print(f"error: {path}: {reason}", file=sys.stderr)
             status = 2
             continue
         with torch.inference_mode():
