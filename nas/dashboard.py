@@ -49,7 +49,7 @@ class Refreshing:
         study = self.records.study
         with self.lock, suppress(StudyError), usable(str(self.records.storage.url)):
             states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-            num_ended = self.records.storage.get_n_trials(study._study_id, state=states)
+            num_ended = len(study.get_trials(deepcopy=False, states=states))
             if num_ended != self.num_shown:
                 self.num_shown = num_ended  # first: what fails once is not tried at every request
                 refresh(self.records)
@@ -76,7 +76,8 @@ def serve_dashboard(
     records = StudyRecords.open(results=results, storage=storage, study=study)
     with suppress(OSError):  # a folder that cannot be written to is shown
         records.artifacts.store(make=not read_only)
-    bare = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store(make=False))
+    # Not the database itself: a study reads each finished trial once, and a page of hundreds is there at once.
+    bare = optuna_dashboard.wsgi(records.study._storage, artifact_store=records.artifacts.store(make=False))
     refreshing: Callable[[], None] = (lambda: None) if read_only else Refreshing(records)
     refreshing()
     application = arranged(bare, shape=records.shape, before=refreshing)
