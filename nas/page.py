@@ -47,33 +47,46 @@ def arranged(
     application: Application,
     *,
     shape: Callable[[], tuple[int, int]],
-    before: Callable[[], None] = lambda: None,
+    version: Callable[[int], object] = lambda study: None,
 ) -> Application:
     """The application with a study's data in our order, on a page that fits telephones.
 
-    shape: numbers of objectives and of parameters of the study's trials. before: called before its data are read.
+    shape: numbers of objectives and of parameters of the study's trials. version: called with a study's number before
+    its data are read; as long as it gives the same they are not read again, unless it is None.
     """
+    kept: dict[str, tuple[object, str, list[tuple[str, str]], bytes]] = {}
 
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        is_data = re.fullmatch(r"/api/studies/\d+/?", path)
-        if environ["REQUEST_METHOD"] != "GET" or not (is_data or re.match(r"/dashboard(/|$)", path)):
+        path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        data = re.fullmatch(r"/api/studies/(\d+)/?", path)
+        if environ["REQUEST_METHOD"] != "GET" or not (data or re.match(r"/dashboard(/|$)", path)):
             return application(environ, start_response)
-        if is_data:
-            before()
-        started: list[Any] = []
-        parts = application(environ, lambda *args: started.extend(args))
-        body = b"".join(parts)
-        if hasattr(parts, "close"):
-            parts.close()
-        status, headers = started[:2]
-        if status.startswith("200"):
-            body = _data(body) if is_data else body.replace(b"</head>", _head(path, *shape()) + b"</head>", 1)
-        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        now = version(int(data[1])) if data else None
+        if now is None or query not in kept or kept[query][0] != now:
+            status, headers, body = _answer(application, environ)
+            if status.startswith("200"):
+                body = _data(body) if data else body.replace(b"</head>", _head(path, *shape()) + b"</head>", 1)
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            if now is not None:
+                kept.clear()
+                kept[query] = now, status, headers, body
+        else:
+            _, status, headers, body = kept[query]
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [body]
 
     return answer
+
+
+def _answer(application: Application, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status, headers and body of the application's answer."""
+    started: list[Any] = []
+    parts = application(environ, lambda *args: started.extend(args))
+    try:
+        return started[0], started[1], b"".join(parts)
+    finally:
+        if hasattr(parts, "close"):
+            parts.close()
 
 
 def _data(body: bytes) -> bytes:
