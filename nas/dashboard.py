@@ -9,12 +9,12 @@ from socketserver import ThreadingMixIn
 from threading import Lock
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
-from optuna.trial import TrialState
 
 from nas.errors import NasError, StudyError
-from nas.guard import guarded, names_for
+from nas.guard import Application, guarded, names_for
 from nas.overview import refresh
 from nas.page import arranged
 from nas.records import StudyRecords
@@ -36,23 +36,48 @@ class _QuietHandler(WSGIRequestHandler):
         """Nothing: a line a request would bury the address."""
 
 
-class Refreshing:
-    """Keeps the overview of a study up to date: written again where more trials have ended since."""
+class Shown:
+    """What is shown of a study, and whether it is up to date."""
 
-    def __init__(self, records: StudyRecords) -> None:
+    def __init__(self, records: StudyRecords, *, read_only: bool) -> None:
         self.records = records
+        # Not the database itself: a study reads each finished trial once.
+        self.application = optuna_dashboard.wsgi(
+            records.study._storage, artifact_store=records.artifacts.store(make=False)
+        )
         self.num_shown = -1
+        self.read_only = read_only
+        self.last: object = None
         self.lock = Lock()
 
-    def __call__(self) -> None:
-        """Writes the overview where it is out of date; a database that cannot be written to is shown as it is."""
-        study = self.records.study
+    def version(self, study: int) -> object:
+        """What equals itself as long as the study's data do; None while it changes, and of other studies.
+
+        Where more trials have ended since, the overview is written first; a database that cannot be written to is
+        shown as it is.
+        """
+        if study != self.records.study._study_id:
+            return None
         with self.lock, suppress(StudyError), usable(str(self.records.storage.url)):
-            states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-            num_ended = self.records.storage.get_n_trials(study._study_id, state=states)
-            if num_ended != self.num_shown:
+            trials = self.records.study.get_trials(deepcopy=False)
+            num_ended = sum(trial.state.is_finished() for trial in trials)
+            if num_ended != self.num_shown and not self.read_only:
                 self.num_shown = num_ended  # first: what fails once is not tried at every request
                 refresh(self.records)
+            storage = self.records.study._storage
+            attrs = storage.get_study_user_attrs(study), storage.get_study_system_attrs(study)
+            now = (len(trials), *attrs) if num_ended == len(trials) else None
+            if now != self.last:
+                self.last = now
+                self.application._inmemory_cache.clear()  # it would keep what it has for seconds
+            return now
+        return None
+
+    def warm(self, application: Application) -> None:
+        """Asks for the study's data once, so that the first reader need not wait."""
+        environ = {"PATH_INFO": f"/api/studies/{self.records.study._study_id}", "QUERY_STRING": "after=0"}
+        setup_testing_defaults(environ)
+        b"".join(application(environ, lambda *args: None))
 
 
 def serve_dashboard(
@@ -76,10 +101,9 @@ def serve_dashboard(
     records = StudyRecords.open(results=results, storage=storage, study=study)
     with suppress(OSError):  # a folder that cannot be written to is shown
         records.artifacts.store(make=not read_only)
-    bare = optuna_dashboard.wsgi(records.storage, artifact_store=records.artifacts.store(make=False))
-    refreshing: Callable[[], None] = (lambda: None) if read_only else Refreshing(records)
-    refreshing()
-    application = arranged(bare, shape=records.shape, before=refreshing)
+    shown = Shown(records, read_only=read_only)
+    application = arranged(shown.application, shape=records.shape, version=shown.version)
+    shown.warm(application)
     application = guarded(application, names=names, read_only=read_only)
     try:
         server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)

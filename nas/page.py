@@ -13,7 +13,8 @@ COLUMNS = ("params", "macs", "receptive_field", "consistent_accuracy", "num_draw
 FIGURES = ("accuracy", "learning_curves", "discards", "layers")
 """The study's figures in their order."""
 
-STYLE = """<style>
+PRELOAD = '<link rel="preload" as="fetch" crossorigin href="/api/studies/%s?after=0">\n'
+STYLE = """
 /* The picture of an architecture is to be read. */
 .MuiCard-root:has(img[alt="architecture.svg"]) { width: 100% !important; max-width: 820px; order: -1; }
 div:has(> img[alt="architecture.svg"]) { height: auto !important; }
@@ -46,52 +47,82 @@ def arranged(
     application: Application,
     *,
     shape: Callable[[], tuple[int, int]],
-    before: Callable[[], None] = lambda: None,
+    version: Callable[[int], object] = lambda study: None,
 ) -> Application:
     """The application with a study's data in our order, on a page that fits telephones.
 
-    shape: numbers of objectives and of parameters of the study's trials. before: called before its data are read.
+    shape: numbers of objectives and of parameters of the study's trials. version: called with a study's number before
+    its data are read; as long as it gives the same they are not read again, unless it is None.
     """
+    kept: dict[str, tuple[object, str, list[tuple[str, str]], bytes]] = {}
 
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        is_data = re.fullmatch(r"/api/studies/\d+/?", path)
-        if environ["REQUEST_METHOD"] != "GET" or not (is_data or re.match(r"/dashboard(/|$)", path)):
+        path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        data = re.fullmatch(r"/api/studies/(\d+)/?", path)
+        if environ["REQUEST_METHOD"] != "GET" or not (data or re.match(r"/dashboard(/|$)", path)):
             return application(environ, start_response)
-        if is_data:
-            before()
-        started: list[Any] = []
-        parts = application(environ, lambda *args: started.extend(args))
-        body = b"".join(parts)
-        if hasattr(parts, "close"):
-            parts.close()
-        status, headers = started[:2]
-        if status.startswith("200"):
-            body = _data(json.loads(body)) if is_data else body.replace(b"</head>", _style(*shape()) + b"</head>", 1)
-        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        now = version(int(data[1])) if data else None
+        if now is None or query not in kept or kept[query][0] != now:
+            status, headers, body = _answer(application, environ)
+            if status.startswith("200"):
+                body = _data(body) if data else body.replace(b"</head>", _head(path, *shape()) + b"</head>", 1)
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            if now is not None:
+                kept.clear()
+                kept[query] = now, status, headers, body
+        else:
+            _, status, headers, body = kept[query]
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [body]
 
     return answer
 
 
-def _data(study: dict[str, Any]) -> bytes:
+def _answer(application: Application, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status, headers and body of the application's answer."""
+    started: list[Any] = []
+    parts = application(environ, lambda *args: started.extend(args))
+    try:
+        return started[0], started[1], b"".join(parts)
+    finally:
+        if hasattr(parts, "close"):
+            parts.close()
+
+
+def _data(body: bytes) -> bytes:
     """A study's data: columns and figures in order, columns of words sortable, too."""
-    columns = sorted(study["union_user_attrs"], key=lambda column: _place(column["key"], COLUMNS))
-    study["union_user_attrs"] = [_sortable(column) for column in columns]
-    study["plotly_graph_objects"].sort(key=lambda figure: _place(figure["id"], FIGURES))
-    return json.dumps(study, separators=(",", ":")).encode()
+    text = body.decode()
+    text = _changed(
+        text, "union_user_attrs", lambda columns: [_sortable(column) for column in _by("key", columns, COLUMNS)]
+    )
+    return _changed(text, "plotly_graph_objects", lambda figures: _by("id", figures, FIGURES)).encode()
+
+
+def _changed(text: str, key: str, change: Callable[[Any], Any]) -> str:
+    """The text of a JSON object with one value changed; megabytes of trials beside it are not read.
+
+    Inside of a string quotes would be escaped: what looks like the key is the key.
+    """
+    before, found, after = text.partition(f'"{key}": ')
+    if not found:
+        return text
+    value, end = json.JSONDecoder().raw_decode(after)
+    return f"{before}{found}{json.dumps(change(value))}{after[end:]}"
+
+
+def _by(name: str, items: list[dict[str, Any]], order: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The items in the order of what they name so, others behind."""
+    return sorted(items, key=lambda item: (order.index(item[name]) if item[name] in order else len(order), item[name]))
 
 
 def _sortable(column: Mapping[str, Any]) -> dict[str, Any]:
     return {**column, "sortable": column["sortable"] or column["key"] in COLUMNS}
 
 
-def _style(num_objectives: int, num_params: int) -> bytes:
+def _head(path: str, num_objectives: int, num_params: int) -> bytes:
+    """What goes into the page's head: its style, and a request for the study's data while the script is loading."""
     first = 3 + num_objectives
     reorder = REORDER % {"first": first, "last": first + num_params - 1} if num_params else ""
-    return f"{STYLE}{reorder}</style>\n".encode()
-
-
-def _place(name: str, order: tuple[str, ...]) -> tuple[int, str]:
-    return order.index(name) if name in order else len(order), name
+    study = re.match(r"/dashboard/studies/(\d+)(/|$)", path)
+    preload = PRELOAD % study[1] if study else ""
+    return f"{preload}<style>{STYLE}{reorder}</style>\n".encode()

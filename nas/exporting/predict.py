@@ -10,9 +10,9 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch runs without it
 
-import torch
-from model import CLASSES, INPUT_SHAPE, MEAN, STD, load
-from PIL import Image, ImageOps
+import torch  # noqa: E402
+from model import CLASSES, INPUT_SHAPE, MEAN, STD, load  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 
 def read(path: Path, *, invert: bool = False) -> torch.Tensor:

@@ -1,0 +1,215 @@
+"""Seconds until the dashboard's trial list and study page are there, in Chromium, for a large study.
+
+    python scripts/bench_dashboard.py [--trained 300] [--discarded 100] [--runs 5]
+
+The study is made up: networks of the default space with figures drawn at random, 15 reported epochs each, artifacts as
+a search stores them. Each run is a new browser with an empty profile; the server is the same, as for a reader. Prints
+a line of JSON: median and range of each page, what its data weigh, the machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import optuna
+from optuna.trial import TrialState, create_trial
+from playwright.sync_api import sync_playwright
+
+from nas.artifacts import MIMETYPES
+from nas.constraints import Constraint
+from nas.cost import METRICS, cost_of
+from nas.overview import refresh
+from nas.picture import picture
+from nas.records import StudyRecords, epochs_csv
+from nas.screening import judge
+from nas.search_space import SearchSpace
+from nas.stored import Settings
+from nas.training import EpochMetrics
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+EPOCHS = 15
+PAGES = {
+    "trials": ("trials", "text=Trial 0"),
+    "study": ("", "[id='user-defined-plot:layers'] .plot-container"),
+    "table": ("smartSelection", "table tbody tr:nth-child(50)"),
+}
+
+
+def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
+    """A study as a search would have left it."""
+    rng, space, limits = Random(0), SearchSpace.load("mnist"), (Constraint("params", "<=", 8000),)
+    settings = Settings(
+        dataset="mnist",
+        data_fingerprint="0",
+        split="val 10000 of 60000, stratified, seed 0",
+        space=space.name,
+        space_fingerprint=space.fingerprint(),
+        epochs=EPOCHS,
+        consistency=5,
+        constraints=tuple(map(str, limits)),
+        seed=0,
+    )
+    notes = {"dataset_note": "made up", "command": "scripts/bench_dashboard.py", "machine": platform.node()}
+    records = StudyRecords.create(settings, results=results, notes=notes)
+    records.artifacts.prepare()
+    left = {"trained": trained, "discarded": discarded}
+    while any(left.values()):
+        values = space.draw(rng)
+        verdict = judge(space, limits, values)
+        outcome = "discarded" if verdict.reason else "trained"
+        if not left[outcome]:
+            continue
+        left[outcome] -= 1
+        if verdict.reason:
+            attrs = {"outcome": outcome, "reason": verdict.reason}
+            trial = create_trial(
+                state=TrialState.PRUNED,
+                params=values,
+                distributions=space.distributions(),
+                user_attrs=attrs | ({name: getattr(verdict.cost, name) for name in METRICS} if verdict.cost else {}),
+                system_attrs={"nas:drawn_for": 0},
+            )
+            records.study.add_trial(trial)
+        else:
+            add_trained(records, space, values, rng, index=trained - left["trained"] - 1)
+    refresh(records)
+    return records
+
+
+def add_trained(records: StudyRecords, space: SearchSpace, values: dict, rng: Random, *, index: int) -> None:
+    candidate = space.candidate(values)
+    cost = cost_of(candidate.architecture)
+    top = rng.uniform(0.97, 0.994)
+    curve = [top - 0.1 * rng.random() / epoch for epoch in range(1, EPOCHS + 1)]
+    history = [
+        EpochMetrics(
+            epoch=epoch,
+            train_loss=1.2 * (1 - accuracy),
+            train_accuracy=accuracy,
+            val_loss=1 - accuracy,
+            val_accuracy=accuracy,
+            learning_rate=0.01,
+            seconds=rng.uniform(2, 9),
+        )
+        for epoch, accuracy in enumerate(curve, start=1)
+    ]
+    files = {
+        "architecture.svg": picture(candidate.architecture, title=f"Candidate {index}"),
+        "architecture.json": candidate.architecture.dumps().encode(),
+        "epochs.csv": epochs_csv(history).encode(),
+        "weights.pt": bytes(40_000),
+    }
+    begun = datetime(2026, 1, 1) + timedelta(minutes=index)
+    trial = create_trial(
+        state=TrialState.COMPLETE,
+        value=statistics.fmean(curve[-5:]),
+        params=values,
+        distributions=space.distributions(),
+        user_attrs={
+            **{name: getattr(cost, name) for name in METRICS},
+            "num_draws": rng.randint(1, 90),
+            "candidate": index,
+            "seed": rng.getrandbits(32),
+            "fingerprint": candidate.fingerprint(),
+            "consistent_accuracy": min(curve[-5:]),
+            "seconds": sum(metrics.seconds for metrics in history),
+            "outcome": "trained",
+        },
+        system_attrs={
+            **stored(records, files),
+            "nas:architecture": candidate.architecture.to_json(),
+            "nas:recipe": candidate.recipe.to_json(),
+            "nas:history": [metrics.to_json() for metrics in history],
+            "nas:discards": {"params": rng.randint(0, 60), "receptive_field": rng.randint(0, 9)},
+        },
+        intermediate_values={metrics.epoch: metrics.val_accuracy for metrics in history},
+    )
+    trial.datetime_start, trial.datetime_complete = begun, begun + timedelta(seconds=50)
+    records.study.add_trial(trial)
+
+
+def stored(records: StudyRecords, files: dict[str, bytes]) -> dict[str, str]:
+    """The attributes of files that are stored as artifacts; a trial that is added whole cannot be given them later."""
+    attrs = {}
+    for name, content in files.items():
+        key = str(uuid.uuid4())
+        (records.artifacts.folder / key).write_bytes(content)
+        mimetype = MIMETYPES[Path(name).suffix]
+        attrs[f"artifacts:{key}"] = json.dumps(
+            {"artifact_id": key, "filename": name, "mimetype": mimetype, "encoding": None}
+        )
+    return attrs
+
+
+def seconds_until(address: str, page: str) -> float:
+    """From an empty browser to a page that can be used."""
+    path, selector = PAGES[page]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            tab = browser.new_page(viewport={"width": 1366, "height": 768})
+            start = time.perf_counter()
+            tab.goto(f"{address}/{path}", wait_until="commit")
+            tab.wait_for_selector(selector, state="visible")
+            return time.perf_counter() - start
+        finally:
+            browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trained", type=int, default=300)
+    parser.add_argument("--discarded", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    if CHROMIUM is None:
+        sys.exit("no Chromium in PATH")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results"
+        build(results, trained=options.trained, discarded=options.discarded)
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "nas", "dashboard", "--port", "0", "--results", str(results)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                address = server.stdout.readline().split()[0]
+                ready = time.perf_counter() - start
+                site, _, study = address.partition("/dashboard")
+                start = time.perf_counter()
+                with urllib.request.urlopen(f"{site}/api{study}?after=0") as response:
+                    size = len(response.read())
+                data = time.perf_counter() - start
+                pages = {page: [seconds_until(address, page) for _ in range(options.runs)] for page in PAGES}
+            finally:
+                server.terminate()
+    report = {
+        "trained": options.trained,
+        "discarded": options.discarded,
+        "runs": options.runs,
+        "seconds_until_the_server_is_ready": round(ready, 2),
+        "data_bytes": size,
+        "data_seconds_first": round(data, 2),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
+    for page, seconds in pages.items():
+        report[page] = {
+            "median": round(statistics.median(seconds), 2),
+            "range": [round(min(seconds), 2), round(max(seconds), 2)],
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
