@@ -75,7 +75,7 @@ def accuracy_against(
         trace["error_y"] = {"type": "data", "array": [100 * sd for sd in deviations], "color": BLACK, "thickness": 1.2}
         trace["marker"] = {"color": BLACK, "size": 8, "symbol": "square-open"}
         traces.append(trace)
-    return _figure(f"Accuracy against {COSTS[metric].partition(',')[0]}", traces, x=COSTS[metric], y=ACCURACY)
+    return figure_of(f"Accuracy against {COSTS[metric].partition(',')[0]}", traces, x=COSTS[metric], y=ACCURACY)
 
 
 def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure":
@@ -98,7 +98,7 @@ def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure
         for trial, color, dash, symbol in zip(best, cycle(LINES), cycle(DASHES), cycle(SYMBOLS), strict=False)
     ]
     title = "Learning curve of the best" if len(best) == 1 else f"Learning curves of the best {len(best)}"
-    return _figure(title, traces, x="epoch", y=ACCURACY)
+    return figure_of(title, traces, x="epoch", y=ACCURACY)
 
 
 def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
@@ -124,7 +124,7 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
             sorted(reasons, key=lambda reason: -totals[reason][-1]), cycle(LINES), cycle(DASHES), strict=False
         )
     ]
-    return _figure("Discards by reason", traces, x="candidate", y="draws discarded so far")
+    return figure_of("Discards by reason", traces, x="candidate", y="draws discarded so far")
 
 
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
@@ -165,7 +165,7 @@ def params_by_layer(architecture: Architecture, *, title: str = "Parameters by l
             segments.items(), cycle((SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)), cycle(patterns), strict=False
         )
     ]
-    figure = _figure(title, traces, x=f"share of {total:,} parameters, %", y="")
+    figure = figure_of(title, traces, x=f"share of {total:,} parameters, %", y="")
     names = [part.name for part in blocks(architecture)]
     figure.update_layout(barmode="stack", hovermode="closest", uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
@@ -192,7 +192,8 @@ def _scatter(name: str, trials: Sequence[TrialRecord], metric: str, **how: Any) 
     }
 
 
-def _figure(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
+def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
+    """Traces with the title and the axes that all figures here have; `x` and `y` say what they are, with units."""
     from plotly.graph_objects import Figure
 
     # Wide enough for its numbers, as narrow as a telephone; what Plotly calls a template is 6 kB a figure.

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from nas.figures import BLUE
-from nas.figures import _figure as figure_of
+from nas.figures import BLUE, figure_of
 from nas.records import StudyRecords
 
 if TYPE_CHECKING:
