@@ -60,6 +60,7 @@ def export_trial(
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name
+    stem = name.replace("/", "_")  # a study's name stays in its folder
     if trial == "confirmed":
         found = records.study.user_attrs.get("confirmed")
         if found is None:
@@ -88,7 +89,7 @@ def export_trial(
     return export(
         record.architecture,
         weights,
-        output=output or Path(results) / "export" / f"{name}-{kind}-{record.number}",
+        output=output or Path(results) / "export" / f"{stem}-{kind}-{record.number}",
         origin=origin,
         evidence=evidence,
         formats=formats,

@@ -25,10 +25,10 @@ LEFT_BY_USE = ("__pycache__",)
 
 def check_output(output: Path) -> None:
     """Raises unless a folder can be written there: to be asked before a long training, not after it."""
-    if output.exists() and not output.is_dir():
-        raise NasError(f"{output}: not a folder, allowed: a new or empty folder, or one of an earlier export")
     try:
         if output.exists():
+            if not output.is_dir():
+                raise NasError(f"{output}: not a folder, allowed: a new or empty folder, or one of an earlier export")
             names = sorted(path.name for path in output.iterdir())
             if foreign := [name for name in names if name not in (*FILES, *EXTRA, *LEFT_BY_USE)]:
                 text = "allowed: a new or empty folder, or one that holds an earlier export alone"

@@ -1,9 +1,11 @@
 """The files that other programs read: torch.export, ONNX, and int8 ONNX."""
 
 import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +24,8 @@ def exported_program(network: "nn.Module", input_shape: tuple[int, ...]) -> "Exp
     import torch
 
     example = torch.zeros(2, *input_shape)
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with _no_advice():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:  # they hold the paths of this machine
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
             node.meta.pop(key, None)
@@ -33,16 +36,18 @@ def write_pt2(program: "ExportedProgram", path: Path) -> None:
     """The graph with its weights, for `torch.export.load`."""
     import torch
 
-    torch.export.save(program, path)
+    with _no_advice():
+        torch.export.save(program, path)
 
 
 def write_onnx(program: "ExportedProgram", path: Path) -> None:
     """The same for ONNX: input "images", output "logits", batch norm folded into the convolutions before it."""
     import torch
 
-    written = torch.onnx.export(
-        program, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
-    )
+    with _no_advice():
+        written = torch.onnx.export(
+            program, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
+        )
     assert written is not None
     model = written.model_proto
     _slim(model)
@@ -110,11 +115,13 @@ def _shorten(model: "onnx.ModelProto") -> None:
         node.output[:] = [short.get(name, name) for name in node.output]
 
 
-class _no_advice:  # noqa: N801  # used like a function
-    """While it lasts, the root logger keeps quiet: the quantiser advises steps that were taken already."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: Any) -> None:
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """While it lasts, libraries keep to themselves what they deprecate within, and advice that was taken already."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
         logging.disable(logging.NOTSET)
