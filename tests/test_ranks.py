@@ -9,8 +9,8 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "allowed", "modules"},
-    {"json_file", "shipped", "image_folder", "pareto", "verdict"},
+    {"errors", "modules"},
+    {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict"},
     {"layers", "recipe", "domains"},
     {"composites"},
     {"architecture"},
@@ -19,6 +19,7 @@ RANKS = [
     {"search_space"},
     {"screening", "recognition", "proposals", "pruners", "training", "storage"},
     {"starting", "samplers", "stored", "artifacts", "workers"},
+    {"checking"},
     {"records", "events"},
     {"loop", "confirmed"},
     {"searching", "confirming", "fitting", "exporting", "dashboard"},
