@@ -650,10 +650,13 @@ def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, 
     assert (jobs, events, openings(study)) == ([], [], [])
 
 
+NOTES = {"dataset_note": "", "normalisation": {"mean": [0.5], "std": [0.25]}, "classes": ["0", "1"]}
+
+
 def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_path, nas):
     settings = StudyRecords.open(results=searched).settings
     (tmp_path / "results").mkdir()
-    StudyRecords.create(settings, results=tmp_path / "results", notes={})
+    StudyRecords.create(settings, results=tmp_path / "results", notes=NOTES)
     text = "error: --top 1: study 'search' has 0 trained trials\n"
     assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", text)
 
