@@ -604,7 +604,9 @@ def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path)
         export_trial("confirmed", results=confirmed, output=tmp_path / "model")
     where, _, what = str(caught.value).partition(": ")
     assert where.rpartition("/")[2] in before
-    assert what == f"damaged, it held the confirmed weights of trial {whole[1].winner.number}"
+    assert (
+        what == f"damaged, it held the confirmed weights of trial {whole[1].winner.number} ('File is not a zip file')"
+    )
     assert trials.study.user_attrs["confirmed"]["trial"] == whole[1].winner.number
 
 
