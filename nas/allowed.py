@@ -2,12 +2,21 @@
 
 import math
 import sys
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+
+from nas.errors import NasError, found, named
+
+LARGEST = 10**12
+"""No size and no count is larger: beyond all machines, and what such numbers multiply to can still be printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Numbers from `low` to `high`; `kind` int takes whole numbers alone, float takes both."""
+    """Numbers from `low` to `high`; `kind` int takes whole numbers alone, float takes both.
+
+    Without a `high` whole numbers end at `LARGEST`.
+    """
 
     kind: type[int] | type[float]
     low: float
@@ -21,12 +30,17 @@ class Interval:
             return False
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and abs(value) <= sys.float_info.max  # no infinity, nor a whole number beyond a float
+        return above and below and abs(value) <= self._end()
+
+    def _end(self) -> float:
+        """The largest number of all: no infinity, nor a whole number beyond a float."""
+        return LARGEST if self.kind is int and self.high == math.inf else sys.float_info.max
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
         low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
-        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if self.high < math.inf else ""
+        last = min(self.high, self._end())
+        high = f" and {'below' if self.open_high else 'at most'} {last:g}" if last < sys.float_info.max else ""
         return f"{noun} {low}{high}"
 
 
@@ -56,8 +70,68 @@ class Flag:
         return "true, false"
 
 
-Allowed = Interval | Words | Flag
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any text."""
 
+    def holds(self, value: object) -> bool:
+        """Whether the value is a text."""
+        return isinstance(value, str)
+
+    def __str__(self) -> str:
+        return "a text"
+
+
+Allowed = Interval | Words | Flag | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A list of at least `least` of them, at most `most`."""
+
+    of: "Allowed | Many | Fields"
+    least: int = 0
+    most: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """An object with these fields. `required`: those that may not be missing; `others`: what fields not named hold.
+
+    Without `others` these may hold anything, unless it is `closed`: then there may be none.
+    """
+
+    fields: "Mapping[str, Allowed | Many | Fields]"
+    required: Set[str] = frozenset()
+    others: "Allowed | Many | Fields | None" = None
+    closed: bool = False
+
+
+def check(value: object, expected: Allowed | Many | Fields, where: str, error: type[NasError]) -> None:
+    """Raises `error`, which names the place, what was found and what is allowed, unless a value is as expected."""
+    if isinstance(expected, Many):
+        if not isinstance(value, list | tuple) or not expected.least <= len(value) <= expected.most:
+            most = f" and at most {expected.most}" if expected.most < math.inf else ""
+            raise error(f"{where}: {found(value)}, allowed: a list of at least {expected.least}{most}")
+        for index, item in enumerate(value):
+            check(item, expected.of, f"{where}[{index}]", error)
+    elif isinstance(expected, Fields):
+        if not isinstance(value, dict):
+            raise error(f"{where}: {found(value)}, allowed: an object")
+        if missing := expected.required - value.keys():
+            raise error(f"{where}: {named(missing)} is missing")
+        if expected.closed and (unknown := value.keys() - expected.fields.keys()):
+            raise error(f"{where}: unknown key {named(unknown)}, allowed: {', '.join(expected.fields)}")
+        for key, item in value.items():
+            inner = expected.fields.get(key, expected.others)
+            if inner is not None:
+                check(item, inner, f"{where}: {named([key])}", error)
+    elif not expected.holds(value):
+        raise error(f"{where}: {found(value)}, allowed: {expected}")
+
+
+TEXT = Text()
+INDEX = Interval(int, 0)
 COUNT = Interval(int, 1)
 """A whole number of at least 1."""
 RATE = Interval(float, 0, 1, open_high=True)

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
-import reprlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.allowed import COUNT, LARGEST
 from nas.composites import kind_of
-from nas.errors import ArchitectureError, ShapeError
+from nas.errors import ArchitectureError, ShapeError, found, named
 from nas.json_file import read_json
 from nas.layers import Layer, Shape, chain
 from nas.shipped import shipped_or_file
@@ -65,7 +65,7 @@ class Architecture:
             fields = _object(data, required={"version", "input_shape", "layers"})
             version = fields["version"]
             if type(version) is not int or version != VERSION:
-                raise ArchitectureError(f"version is {reprlib.repr(version)}, allowed: {VERSION}")
+                raise ArchitectureError(f"version is {found(version)}, allowed: {VERSION}")
             architecture = cls(
                 input_shape=_input_shape(fields["input_shape"]),
                 layers=_layers_from_json(fields["layers"], "layers"),
@@ -143,18 +143,20 @@ def _object(data: object, *, required: Set[str], others: Set[str] | None = froze
         raise ArchitectureError(f"{', '.join(sorted(missing))} is missing")
     if others is not None and (unknown := data.keys() - required - others):
         allowed = ", ".join(sorted(required | others))
-        raise ArchitectureError(f"unknown key {', '.join(sorted(map(str, unknown)))}, allowed: {allowed}")
+        raise ArchitectureError(f"unknown key {named(unknown)}, allowed: {allowed}")
     return data
 
 
 def _input_shape(data: object) -> Shape:
-    good = isinstance(data, list) and len(data) == 3 and all(type(side) is int and side >= 1 for side in data)
+    good = isinstance(data, list) and len(data) == 3 and all(COUNT.holds(side) for side in data)
     if not good:
-        raise ArchitectureError(f"input_shape is {_short(data)}, allowed: [channels, height, width], each at least 1")
+        raise ArchitectureError(
+            f"input_shape is {_short(data)}, allowed: [channels, height, width], each from 1 to {LARGEST:g}"
+        )
     assert isinstance(data, list)
     return tuple(data)
 
 
 def _short(data: object) -> str:
-    text = reprlib.repr(data)
+    text = found(data)
     return text if len(text) <= 60 else f"{text[:57]}..."

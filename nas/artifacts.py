@@ -1,15 +1,19 @@
 """Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
 import pickle
+import struct
 import tempfile
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, download_artifact, upload_artifact
-from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-from nas.errors import StudyError
+from nas.architecture import Architecture
+from nas.errors import StudyError, first_line, found, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,19 +58,71 @@ class Artifacts:
                 mimetype=MIMETYPES[path.suffix],
             )
 
-    def download(self, name: str, what: str) -> "dict[str, Tensor]":
-        """The state dict in an artifact, on the CPU; `what` names it should it be missing or damaged."""
+    def download(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
+        """The state dict in an artifact, on the CPU, which fits the network; `what` names it should it not be there.
+
+        Raises `StudyError` where it is missing, damaged, or of another network. Nothing in the file is executed.
+        """
         import torch
 
-        where = self.folder / name
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pt"
-            try:
-                download_artifact(artifact_store=self.store(), file_path=str(path), artifact_id=name)
-            except ArtifactNotFound:
-                raise StudyError(f"{where}: missing, it held {what}") from None
-            try:
-                state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, EOFError, RuntimeError, OSError):  # as the damage is
-                raise StudyError(f"{where}: damaged, it held {what}") from None
-        return state
+        if Path(name).name != name or not name.isprintable():  # a path would lead out of the folder
+            raise StudyError(f"{self.folder}: {what}: {found(name)}, allowed: the name of a file in it")
+        path = self.folder / name
+        try:
+            with warnings.catch_warnings(), path.open("rb") as file:
+                warnings.simplefilter("ignore")  # torch warns of some foreign files before it refuses them
+                _check_archive(file)
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise StudyError(f"{path}: missing, it held {what}") from None
+        except UNREADABLE as error:
+            raise StudyError(f"{path}: damaged, it held {what} ({first_line(error)[:100]!r})") from None
+        if difference := _difference(state, architecture):
+            raise StudyError(f"{path}: damaged, it held {what}: {difference}")
+        weights: dict[str, Tensor] = state
+        return weights
+
+
+UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
+    *(RuntimeError, MemoryError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+)
+"""What reading raises: the unpickler runs the file's opcodes, each of which fails in its own way on nonsense."""
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Raises unless it is an archive as `torch.save` writes it, every byte as it was written.
+
+    Torch itself does not look at the checksums: flipped bits would come back as other weights.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("compressed, which torch.save does not do")
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"bad checksum of {name}")
+    file.seek(0)
+
+
+def _difference(state: object, architecture: Architecture) -> str:
+    """In what a state dict is not one of the network's; empty if it is."""
+    import torch
+
+    try:
+        with torch.device("meta"):  # shapes without memory
+            wanted = architecture.build().state_dict()
+    except RuntimeError as error:  # of sizes that torch cannot count
+        return f"its network cannot be built: {first_line(error)}"
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in state.values()
+    ):
+        return f"{type(state).__name__} found, allowed: a state dict"
+    if odd := state.keys() ^ wanted.keys():
+        return f"{named(odd)} in one alone of the file and the network"
+    for name, tensor in wanted.items():
+        it = state[name]
+        if (it.shape, it.dtype, it.layout) != (tensor.shape, tensor.dtype, tensor.layout):
+            return f"{name} is {it.dtype} {tuple(it.shape)}, allowed: {tensor.dtype} {tuple(tensor.shape)}"
+        if it.isnan().any():
+            return f"{name} holds nan"
+    return ""

@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `nas --help` answers a
 """
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -407,6 +408,10 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a stream that takes no more says: of a file that we open the error knows the name, and is told where it is."""
+
+
 def main() -> None:
     """Runs the command line; a user's mistake is one line on standard error and exit status 2."""
     # Read when torch is imported, later. OpenMP's threads wait by spinning unless told otherwise: where anything else
@@ -417,6 +422,12 @@ def main() -> None:
         app()
     except (NasError, TrainingDiverged) as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more when it ends
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

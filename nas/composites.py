@@ -1,9 +1,8 @@
 """Layers made of layers, and the table of all kinds."""
 
-import reprlib
 from dataclasses import dataclass
 
-from nas.errors import ArchitectureError, ShapeError
+from nas.errors import ArchitectureError, ShapeError, found
 from nas.layers import (
     Activation,
     AvgPool,
@@ -193,5 +192,5 @@ KINDS: dict[str, type[Layer]] = {
 def kind_of(name: object) -> type[Layer]:
     """The layer class of a kind's name."""
     if not isinstance(name, str) or name not in KINDS:
-        raise ArchitectureError(f"kind is {reprlib.repr(name)}, allowed: {', '.join(KINDS)}")
+        raise ArchitectureError(f"kind is {found(name)}, allowed: {', '.join(KINDS)}")
     return KINDS[name]

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from nas.allowed import COUNT, INDEX, TEXT, Allowed, Fields, Many, check
 from nas.errors import StudyError
 from nas.records import StudyRecords
-from nas.stored import NOTE
+from nas.stored import NOTE, epochs_of
 from nas.training import EpochMetrics
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ class Opening:
         return (self.finalists, self.seeds) == (finalists, seeds)
 
 
+OPENING = Fields(
+    {"trial": INDEX, "seeds": COUNT, "finalists": Many(INDEX, 1), "date": TEXT},
+    required=frozenset(Opening.__dataclass_fields__),
+    closed=True,
+)
+TEST = Fields({"num_images": COUNT, "fingerprint": TEXT}, required={"num_images", "fingerprint"})
+
+
 class ConfirmedRecords:
     """The confirmation's part of a study's records."""
 
@@ -50,8 +59,14 @@ class ConfirmedRecords:
 
     def history(self, run: Run) -> tuple[EpochMetrics, ...] | None:
         """The epochs of a run that has ended (none where its loss was no number); None where it has not."""
-        rows = self._read().get(run.key)
-        return None if rows is None else tuple(EpochMetrics.from_json(row) for row in rows)
+        rows = self._read(run.key, Many(Fields({})))
+        if rows is None:
+            return None
+        where = self._where(run.key)
+        epochs, wanted = epochs_of(rows, where=where), self.records.settings.epochs
+        if [metrics.epoch for metrics in epochs] != list(range(1, wanted + 1)) and epochs:
+            raise StudyError(f"{where}: {len(epochs)} epochs, allowed: none, or 1 to {wanted} in their order")
+        return epochs
 
     def keep(self, run: Run, history: list[EpochMetrics]) -> None:
         """Stores a run that has ended."""
@@ -59,7 +74,7 @@ class ConfirmedRecords:
 
     def openings(self) -> list[Opening]:
         """Every opening of the test split so far."""
-        rows = self._read().get(f"{NOTE}openings", [])
+        rows = self._read(f"{NOTE}openings", Many(OPENING)) or []
         return [Opening(**{**row, "finalists": tuple(row["finalists"])}) for row in rows]
 
     def open(self, opening: Opening) -> None:
@@ -69,13 +84,16 @@ class ConfirmedRecords:
     def keep_test(self, num_images: int, fingerprint: str) -> bool:
         """Stores what the test split is, or tells whether it is still the same."""
         found = {"num_images": num_images, "fingerprint": fingerprint}
-        if f"{NOTE}test" not in self._read():
+        if self._read(f"{NOTE}test", TEST) is None:
             self._write(f"{NOTE}test", found)
-        return bool(self._read()[f"{NOTE}test"] == found)
+        return bool(self._read(f"{NOTE}test", TEST) == found)
 
     def num_images(self) -> int:
         """How many images the test split has, once it was opened."""
-        return int(self._read()[f"{NOTE}test"]["num_images"])
+        test = self._read(f"{NOTE}test", TEST)
+        if test is None:
+            raise StudyError(f"{self._where(f'{NOTE}test')} is missing, allowed: what the test split is")
+        return int(test["num_images"])
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
         """Stores the weights of the first seed of the trial that was confirmed."""
@@ -83,18 +101,28 @@ class ConfirmedRecords:
 
     def weights(self, trial: int) -> "dict[str, Tensor]":
         """The weights of the first seed, trained on train + val."""
-        artifact = self._read().get(f"{NOTE}weights:{trial}")
+        artifact = self._read(f"{NOTE}weights:{trial}", TEXT)
         if artifact is None:
             raise StudyError(f"trial {trial} with seed 0 diverged on train + val: it has no weights to export")
-        return self.records.artifacts.download(artifact, f"the confirmed weights of trial {trial}")
+        architecture = self.records.trial(trial).architecture
+        assert architecture is not None  # a finished trial has one
+        return self.records.artifacts.download(artifact, f"the confirmed weights of trial {trial}", architecture)
 
     def conclude(self, summary: dict[str, Any]) -> None:
         """Stores what came out, for people to read."""
         self.records.study.set_user_attr("confirmed", summary)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, key: str, expected: Allowed | Many | Fields) -> Any:
+        """What is stored under the key, None if nothing; raises `StudyError` unless it is as expected."""
         study = self.records.study
-        return study._storage.get_study_system_attrs(study._study_id)
+        stored = study._storage.get_study_system_attrs(study._study_id)
+        if key not in stored:
+            return None
+        check(stored[key], expected, self._where(key), StudyError)
+        return stored[key]
+
+    def _where(self, key: str) -> str:
+        return f"study {self.records.study.study_name!r}: {key}"
 
     def _write(self, key: str, value: Any) -> None:
         study = self.records.study

@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from nas.allowed import Allowed, Interval
-from nas.errors import SearchSpaceError
+from nas.errors import SearchSpaceError, found, named
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -161,13 +161,13 @@ def read(data: object, allowed: Allowed, where: str) -> Domain | Value:
         raise SearchSpaceError(f"{where}: an empty list, allowed: at least one of: {allowed}")
     values = tuple(_value(item, allowed, where) for item in data)
     if len(set(values)) < len(values):
-        raise SearchSpaceError(f"{where}: {data} names a value twice")
+        raise SearchSpaceError(f"{where}: {found(data)} names a value twice")
     return Choice(values) if len(values) > 1 else values[0]
 
 
 def _value(data: Any, allowed: Allowed, where: str) -> Value:
     if not allowed.holds(data):
-        raise SearchSpaceError(f"{where}: {data!r}, allowed: {allowed}")
+        raise SearchSpaceError(f"{where}: {found(data)}, allowed: {allowed}")
     # One type a parameter: 0 and 0.0 would be two choices to Optuna's storage.
     value: Value = float(data) if isinstance(allowed, Interval) and allowed.kind is float else data
     return value
@@ -177,13 +177,13 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
     if not isinstance(allowed, Interval):
         raise SearchSpaceError(f"{where}: a range, allowed: a value or a list of: {allowed}")
     if unknown := data.keys() - {"low", "high", "step", "log"}:
-        raise SearchSpaceError(f"{where}: unknown key {', '.join(sorted(unknown))}, allowed: low, high, step, log")
+        raise SearchSpaceError(f"{where}: unknown key {named(unknown)}, allowed: low, high, step, log")
     if missing := {"low", "high"} - data.keys():
         raise SearchSpaceError(f"{where}: {' and '.join(sorted(missing))} missing from a range")
     low, high = (_value(data[key], allowed, f"{where}: {key}") for key in ("low", "high"))
     log = data.get("log", False)
     if not isinstance(log, bool):
-        raise SearchSpaceError(f"{where}: log: {log!r}, allowed: true, false")
+        raise SearchSpaceError(f"{where}: log: {found(log)}, allowed: true, false")
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
     if low > high:
@@ -203,7 +203,7 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
 def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where: str) -> None:
     positive = Interval(float, 0, open_low=True) if kind is float else Interval(int, 1)
     if not positive.holds(step):
-        raise SearchSpaceError(f"{where}: step: {step!r}, allowed: {positive}")
+        raise SearchSpaceError(f"{where}: step: {found(step)}, allowed: {positive}")
     if log:
         raise SearchSpaceError(f"{where}: step and log together, allowed: one of them")
     steps = (high - low) / step

@@ -4,6 +4,9 @@ The command line prints the text on one line and exits with status 2; anything t
 not a `NasError` is a bug of ours and keeps its traceback.
 """
 
+import reprlib
+from collections.abc import Iterable
+
 
 class NasError(Exception):
     """Something the user can mend."""
@@ -64,6 +67,20 @@ class TrainingDiverged(Exception):
         super().__init__(f"diverged: loss {loss} in epoch {epoch}")
         self.epoch = epoch
         self.loss = loss
+
+
+def found(value: object) -> str:
+    """A value as a message shows it: on one line and short, whatever a file holds."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a whole number of thousands of digits"
+
+
+def named(names: Iterable[object]) -> str:
+    """Names as a message lists them; one that is long or not plain text is quoted."""
+    texts = (str(name) for name in names)
+    return ", ".join(sorted(text if text.isprintable() and len(text) <= 40 else found(text) for text in texts))
 
 
 def first_line(error: BaseException) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from nas import datasets
 from nas.architecture import Architecture
-from nas.errors import ArchitectureError
+from nas.errors import ArchitectureError, NasError, first_line, found
 from nas.recipe import Recipe
 from nas.training import EpochMetrics, TrainingData, initialise, pick_device, state_dict_on_cpu
 from nas.training import train as run
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ def train(
     not for choosing. `exact` makes it bitwise repeatable on a GPU, too. `on_dataset` hears the dataset's name and why
     it was taken before anything is trained.
     """
+    if not 0 <= seed < 2**64:
+        raise NasError(f"seed is {found(seed)}, allowed: a whole number of at least 0 and below 2**64")
     picked = pick_device(device)
     name, note = datasets.resolve(dataset, data_root=data_root)
     on_dataset(name, note)
@@ -60,11 +62,16 @@ def train(
     data = (
         TrainingData.on_test(loaded, datasets.load_test(name, data_root=data_root)) if test else TrainingData.of(loaded)
     )
-    module = initialise(architecture, seed=seed)
+    module = _initialised(architecture, seed)
     history = []
-    for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
-        history.append(metrics)
-        on_epoch(metrics)
+    try:
+        for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
+            history.append(metrics)
+            on_epoch(metrics)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise NasError(f"batches of {recipe.batch_size} take more memory than there is: {first_line(error)}") from None
     return Fit(
         architecture=architecture,
         recipe=recipe,
@@ -78,6 +85,26 @@ def train(
         history=tuple(history),
         weights=state_dict_on_cpu(module),
     )
+
+
+def _initialised(architecture: Architecture, seed: int) -> "nn.Module":
+    """The network, seen to run: its sizes may be more than torch can count, or than this machine can hold."""
+    import torch
+
+    try:
+        module = initialise(architecture, seed=seed)
+        with torch.inference_mode():
+            module.eval()(torch.zeros(1, *architecture.input_shape))
+    except (MemoryError, RuntimeError) as error:
+        raise ArchitectureError(f"the architecture cannot be run here: {first_line(error)}") from None
+    return module.train()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # Torch has a type for it on a GPU alone.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _check_fits(architecture: Architecture, shape: tuple[int, ...], num_classes: int, dataset: str) -> None:

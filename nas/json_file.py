@@ -1,4 +1,4 @@
-"""Reading a JSON file that a user names."""
+"""Reading a text or a JSON file that a user names."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,24 @@ from typing import Any
 
 from nas.errors import NasError
 
+MOST_CHARACTERS = 2**24  # hundreds of thousands of layers, and an end to /dev/zero
+
+
+def read_text(path: str | Path, error: type[NasError]) -> str:
+    """The file's text; raises `error` that names the file where it cannot be read, `ValueError` where it is no text."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except OSError as cause:
+        raise error(f"{path}: {cause.strerror}") from None
+    if len(text) > MOST_CHARACTERS:
+        raise error(f"{path}: a file of more than {MOST_CHARACTERS:,} characters, allowed: no more than that")
+    return text
+
 
 def read_json(path: str | Path, error: type[NasError]) -> Any:
     """What the file holds; raises `error` that names the file where it cannot be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        reason = cause.strerror if isinstance(cause, OSError) else f"not JSON ({cause})"
-        raise error(f"{path}: {reason}") from None
+        return json.loads(read_text(path, error))
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path}: not JSON ({cause})") from None

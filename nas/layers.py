@@ -6,19 +6,22 @@ else in the package knows the kinds apart. To add one, write its class here or, 
 layers, in `composites.py`, and name it in the table at the end of `composites.py`.
 """
 
-import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from nas.errors import ArchitectureError, ShapeError
+from nas.allowed import COUNT, LARGEST, Interval
+from nas.errors import ArchitectureError, ShapeError, found
 
 if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, ...]
+
+PADDING = Interval(int, 0)
+MOST_PIXELS = 10**100  # between the windows of neighbours: no image is that large, and Python still writes it out
 
 
 class Measure(NamedTuple):
@@ -90,12 +93,11 @@ class Layer(ABC):
 
     def _check(self, good: bool, field: str, allowed: str) -> None:
         if not good:
-            raise ArchitectureError(f"{self.kind}: {field} is {reprlib.repr(getattr(self, field))}, allowed: {allowed}")
+            raise ArchitectureError(f"{self.kind}: {field} is {found(getattr(self, field))}, allowed: {allowed}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
-            value = getattr(self, field)
-            self._check(type(value) is int and value >= 1, field, "a whole number of at least 1")
+            self._check(COUNT.holds(getattr(self, field)), field, str(COUNT))
 
 
 def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
@@ -116,6 +118,8 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
         peak = max(peak, m.peak_elements)
         extent += (m.extent - 1) * stride
         stride *= m.stride
+        if stride > MOST_PIXELS:
+            raise ShapeError(f"the strides multiply to more than {MOST_PIXELS:g}", f"layers[{index}]")
     return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
 
 
@@ -164,11 +168,11 @@ class Convolution(Layer):
             object.__setattr__(self, "padding", 0)
         elif self.padding == "same":
             self._check(self.stride == 1, "stride", 'only 1 with padding "same"')
+            self._check(self.dilation * self.kernel_size <= LARGEST, "dilation", f"at most {LARGEST:g} / kernel_size")
             if self.dilation * (self.kernel_size - 1) % 2 == 0:
                 object.__setattr__(self, "padding", self.dilation * (self.kernel_size - 1) // 2)
         else:
-            good = type(self.padding) is int and self.padding >= 0
-            self._check(good, "padding", '"same", "valid" or a whole number of at least 0')
+            self._check(PADDING.holds(self.padding), "padding", f'"same", "valid" or {PADDING}')
 
     def _options(self, *others: str) -> tuple[tuple[str, Any], ...]:
         """The keyword arguments of its module that are not torch's defaults; `others` default to 1."""

@@ -1,13 +1,12 @@
 """Recipe: how a network is trained. Plain data; `nas.training` carries it out."""
 
 import dataclasses
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.allowed import COUNT, RATE, Allowed, Interval, Words
-from nas.errors import RecipeError
+from nas.errors import RecipeError, found, named
 from nas.json_file import read_json
 
 ALLOWED: dict[str, Allowed] = {
@@ -65,7 +64,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             if not allowed.holds(getattr(self, name)):
-                raise RecipeError(f"{name} is {reprlib.repr(getattr(self, name))}, allowed: {allowed}")
+                raise RecipeError(f"{name} is {found(getattr(self, name))}, allowed: {allowed}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, every field in it."""
@@ -81,10 +80,10 @@ class Recipe:
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":
         """The recipe in what `to_json` gave; fields left out keep their defaults."""
         if not isinstance(data, dict):
-            raise RecipeError(f"{where}: {reprlib.repr(data)} found, allowed: an object")
+            raise RecipeError(f"{where}: {found(data)} found, allowed: an object")
         if unknown := data.keys() - set(cls.__dataclass_fields__):
             allowed = ", ".join(cls.__dataclass_fields__)
-            raise RecipeError(f"{where}: unknown key {', '.join(sorted(map(str, unknown)))}, allowed: {allowed}")
+            raise RecipeError(f"{where}: unknown key {named(unknown)}, allowed: {allowed}")
         try:
             return cls(**data)
         except RecipeError as error:

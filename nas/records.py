@@ -19,16 +19,17 @@ from optuna.trial import TrialState, create_trial
 
 from nas.architecture import Architecture
 from nas.artifacts import Artifacts
+from nas.checking import check_study
 from nas.constraints import Constraint
 from nas.cost import Cost
-from nas.errors import StudyError
+from nas.errors import StudyError, found, named
 from nas.pareto import front
 from nas.picture import picture
 from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.starting import Start
-from nas.storage import default_storage, open_storage, opening, shown, sqlite_file
-from nas.stored import NOTE, Settings, Tally, TrialRecord, noted, read_trial
+from nas.storage import decoding, default_storage, exists, open_storage, opening, shown, sqlite_file
+from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_of, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_STUDY = "search"
+MOST_CHARACTERS = 100  # of a study's name
 
 TRAINED = ("trained", "diverged")
 """Outcomes of a whole training: to its end, or until its loss was no number."""
@@ -48,6 +50,13 @@ DRAWN = (*TRAINED, "pruned")
 
 STOPPED = ("discarded", "pruned")
 """Outcomes that are decisions, not failures: before the training, or in its midst."""
+
+
+def check_name(study: str) -> None:
+    """Raises unless a new study may be called so: its name becomes part of file names, and of what is printed."""
+    if not study.isprintable() or len(study) > MOST_CHARACTERS or "/" in study:
+        allowed = f"at most {MOST_CHARACTERS} printable characters without /"
+        raise StudyError(f"--study {found(study)}, allowed: {allowed}")
 
 
 class StudyRecords:
@@ -68,17 +77,20 @@ class StudyRecords:
         url = storage or default_storage(results)
         name = study or DEFAULT_STUDY
         database = sqlite_file(url)
-        if database is not None and not database.exists():
+        if database is not None and not exists(database):
             return None
         with opening(url):
             opened = open_storage(url)
-            if name not in optuna.get_all_study_names(opened):
-                return None
-            loaded = optuna.load_study(study_name=name, storage=opened)
-            if "settings" not in loaded.user_attrs:
-                if not loaded.get_trials(deepcopy=False):
+            with decoding(url):
+                if name not in optuna.get_all_study_names(opened):
+                    return None
+                loaded = optuna.load_study(study_name=name, storage=opened)
+                attrs, trials, directions = loaded.user_attrs, loaded.get_trials(deepcopy=False), loaded.directions
+            if "settings" not in attrs:
+                if not trials:
                     return None  # killed while it was created
                 raise StudyError(f"{shown(url)}: study {name!r} was not made by nas; take another --study NAME")
+        check_study(attrs, trials, len(directions), f"{shown(url)}: study {name!r}")
         return cls(loaded, opened, Path(results))
 
     @classmethod
@@ -89,15 +101,13 @@ class StudyRecords:
             return found
         url = storage or default_storage(results)
         database = sqlite_file(url)
-        if database is not None and not database.exists():
+        if database is not None and not exists(database):
             raise StudyError(
                 f"{database}: no such database; `nas search` makes one, --results or --storage names another"
             )
-        with opening(url):
+        with opening(url), decoding(url):
             names = optuna.get_all_study_names(open_storage(url))
-        raise StudyError(
-            f"{shown(url)}: no study {study or DEFAULT_STUDY!r}, allowed: {', '.join(names) or 'none yet'}"
-        )
+        raise StudyError(f"{shown(url)}: no study {study or DEFAULT_STUDY!r}, allowed: {named(names) or 'none yet'}")
 
     @classmethod
     def create(
@@ -111,9 +121,9 @@ class StudyRecords:
     ) -> "StudyRecords":
         """A new study; `notes` are further attributes for people to read."""
         url = storage or default_storage(results)
-        with opening(url):
+        name = study or DEFAULT_STUDY
+        with opening(url), decoding(url):
             opened = open_storage(url)
-            name = study or DEFAULT_STUDY
             # Where one is there already it has neither settings nor trials: it was killed while it was created.
             costs = settings.objectives[1:]
             created = optuna.create_study(
@@ -217,7 +227,9 @@ class StudyRecords:
         artifact = noted(trial, "weights")
         if artifact is None or trial.state != TrialState.COMPLETE:
             raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
-        return self.artifacts.download(artifact, f"the weights of trial {number}")
+        architecture = read_trial(trial).architecture
+        assert architecture is not None  # a finished trial has one
+        return self.artifacts.download(artifact, f"the weights of trial {number}", architecture)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -360,8 +372,8 @@ class StudyRecords:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             attrs = trial.user_attrs
             if "outcome" in attrs:  # everything was stored, only the last word was missing
-                accuracies = [row["val_accuracy"] for row in noted(trial, "history") or []]
-                self._tell(trial.number, attrs["outcome"], accuracies)
+                history = epochs_of(noted(trial, "history") or [], where=f"trial {trial.number}: history")
+                self._tell(trial.number, attrs["outcome"], [metrics.val_accuracy for metrics in history])
                 continue
             fixed = trial.system_attrs.get("fixed_params", {})
             again = "fingerprint" in attrs or bool(fixed)

@@ -73,7 +73,7 @@ class FeasibleSampler(BaseSampler):
         self.keep = 0  # how many more discards to keep whole
         self.num_draws = 0
         self._distributions = space.distributions()
-        self._independent = RandomSampler(seed=seed)
+        self._independent = RandomSampler(seed=seed % 2**32)  # numpy takes no larger one
         self._prepared: Values | None = None
         # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
         # count towards how many of them TPE takes for good ones.

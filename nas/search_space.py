@@ -18,7 +18,8 @@ from nas.allowed import COUNT, RATE, Allowed, Flag, Interval, Words
 from nas.architecture import Architecture
 from nas.composites import DepthwiseSeparable, Repeat, Residual
 from nas.domains import Domain, FloatRange, Value, read
-from nas.errors import SearchSpaceError
+from nas.errors import SearchSpaceError, found, named
+from nas.json_file import read_text
 from nas.layers import (
     ACTIVATIONS,
     Activation,
@@ -109,10 +110,8 @@ class SearchSpace:
         """The space in a TOML file, or of that name among those that come with the package."""
         path = shipped_or_file(name_or_path, folder="", suffix=".toml", what="search space", error=SearchSpaceError)
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SearchSpaceError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
+            data = tomllib.loads(read_text(path, SearchSpaceError))
+        except (ValueError, RecursionError) as error:
             raise SearchSpaceError(f"{path}: not TOML: {error}") from None
         return cls.from_toml(data, where=str(path), name=path.stem)
 
@@ -126,7 +125,7 @@ class SearchSpace:
         for table, knobs in tables.items():
             content = data.get(table, {})
             if not isinstance(content, dict):
-                raise SearchSpaceError(f"{where}: {table}: {content!r}, allowed: a table")
+                raise SearchSpaceError(f"{where}: {table}: {found(content)}, allowed: a table")
             _no_unknown(content, tuple(knobs), f"{where}: {table}")
             values[table] = {}
             for key, (allowed, default) in knobs.items():
@@ -136,9 +135,9 @@ class SearchSpace:
         flat = dict(_flatten(values))
         shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
         if not (isinstance(shape, list) and len(shape) == 3 and all(COUNT.holds(side) for side in shape)):
-            raise SearchSpaceError(f"{where}: input_shape: {shape!r}, allowed: [channels, height, width]")
+            raise SearchSpaceError(f"{where}: input_shape: {found(shape)}, allowed: [channels, height, width]")
         if not Interval(int, 2).holds(classes):
-            raise SearchSpaceError(f"{where}: num_classes: {classes!r}, allowed: {Interval(int, 2)}")
+            raise SearchSpaceError(f"{where}: num_classes: {found(classes)}, allowed: {Interval(int, 2)}")
         return cls(
             name=name,
             input_shape=tuple(shape),
@@ -239,8 +238,8 @@ class SearchSpace:
 
 
 def _no_unknown(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
-    if unknown := sorted(data.keys() - set(allowed)):
-        raise SearchSpaceError(f"{where}: unknown key {', '.join(unknown)}, allowed: {', '.join(allowed)}")
+    if unknown := data.keys() - set(allowed):
+        raise SearchSpaceError(f"{where}: unknown key {named(unknown)}, allowed: {', '.join(allowed)}")
 
 
 def _flatten(values: dict[str, dict[str, Domain | Value]]) -> Iterator[tuple[str, Domain | Value]]:

@@ -16,7 +16,7 @@ from nas.loop import Loop
 from nas.overview import refresh
 from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.pruners import pruner as pruner_of
-from nas.records import DEFAULT_STUDY, StudyRecords
+from nas.records import DEFAULT_STUDY, StudyRecords, check_name
 from nas.screening import survey
 from nas.search_space import SearchSpace
 from nas.starting import starts
@@ -101,6 +101,8 @@ def search(
     asked: dict[str, Any] = {"objectives": _objectives(objective), "sampler": sampler, "pruner": pruner, "seed": seed}
     place: _Place = {"results": results, "storage": storage, "study": study}
     existing = StudyRecords.find(**place)
+    if existing is None:
+        check_name(study or DEFAULT_STUDY)
     if dataset is None and existing is not None:
         name, note = existing.settings.dataset, existing.study.user_attrs["dataset_note"]
     else:

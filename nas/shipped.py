@@ -1,5 +1,6 @@
 """The files that come with the package: search spaces and published networks."""
 
+import os
 from pathlib import Path
 
 from nas.errors import NasError
@@ -15,7 +16,7 @@ def spaces_folder() -> Path:
 def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
     """The file of that name among the shipped ones in a folder of theirs, or the path as it is if it looks like one."""
     path = Path(name_or_path)
-    if path.suffix or len(path.parts) > 1 or path.is_file():
+    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # not Path's, which raises where a name is too long
         return path
     shipped = {file.stem: file for file in sorted((spaces_folder() / folder).glob(f"*{suffix}"))}
     if path.name not in shipped:

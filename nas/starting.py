@@ -1,5 +1,6 @@
 """Known networks to begin a search with: read, and expressed in the parameters of a search space."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def starts(
 def _files(named: str | Path) -> Sequence[str | Path]:
     """The architecture files that an argument stands for."""
     folder = Path(named)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # not Path's, which raises where a name is too long
         return [named]
     export = folder / "architecture.json"
     found = (

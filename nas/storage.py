@@ -1,5 +1,6 @@
 """Storage: the database that a study lies in, and what is said when it cannot be used."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ def sqlite_file(url: str) -> Path | None:
     return Path(str(parsed.database))
 
 
+def exists(database: Path) -> bool:
+    """Whether the file is there; `Path.exists` raises where a name is too long to be one."""
+    return os.path.exists(database)
+
+
 def shown(url: str) -> str:
     """The URL for people's eyes: without its password."""
     return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
@@ -62,13 +68,22 @@ def opening(url: str) -> Iterator[None]:
     database = sqlite_file(url)
     with usable(url):
         try:
-            if database is not None and database.exists():
+            if database is not None and exists(database):
                 _check_sqlite(database)
             yield
         except ImportError:
             raise StudyError(f"{shown(url)}: the driver of this database is not installed") from None
         except RuntimeError as error:  # Optuna's, of a database that another version of it made
             raise StudyError(f"{shown(url)}: not a database that can be used: {first_line(error)}") from None
+
+
+@contextmanager
+def decoding(url: str) -> Iterator[None]:
+    """Turns what Optuna raises where it cannot make sense of a row into a `StudyError`: each column has its own way."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
+        raise StudyError(f"{shown(url)}: damaged: {type(error).__name__}: {first_line(error)}") from None
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """What a study stores, as values: the settings its trials have in common, and a trial."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.allowed import COUNT, INDEX, TEXT, Fields, Interval, Many, Words, check
 from nas.architecture import Architecture
-from nas.cost import Cost
+from nas.cost import METRICS
+from nas.errors import ArchitectureError, RecipeError, StudyError
 from nas.recipe import Recipe
 from nas.training import EpochMetrics
 
@@ -17,6 +19,8 @@ NOTE = "nas:"
 
 OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
 """What a search may look for: accuracy, and beside it one cost."""
+
+WHOLE = Interval(int, 0, 10**100)  # a cost, whatever a space allows, or a seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +49,9 @@ class Settings:
         return (*self.objectives, "params")[1]
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Settings":
+    def from_json(cls, data: Mapping[str, Any], *, where: str = "settings") -> "Settings":
         """The settings in what a study stores."""
+        check(data, SETTINGS, where, StudyError)
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
         return cls(**values)
 
@@ -63,6 +68,21 @@ class Settings:
             for name in unlike
             if contents.get(name) not in unlike
         ]
+
+
+SETTINGS = Fields(
+    {
+        **dict.fromkeys(("dataset", "data_fingerprint", "split", "space", "space_fingerprint"), TEXT),
+        **dict.fromkeys(("sampler", "pruner"), TEXT),
+        **dict.fromkeys(("epochs", "consistency", "choices"), COUNT),
+        "constraints": Many(TEXT),
+        "seed": WHOLE,
+        "objectives": Many(Words(OBJECTIVES), 1, 2),
+        "num_startup": INDEX,
+    },
+    required={field.name for field in dataclasses.fields(Settings) if field.default is dataclasses.MISSING},
+    closed=True,
+)
 
 
 def _text(value: object) -> str:
@@ -124,21 +144,31 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
     """The record in a trial of Optuna's."""
     attrs = trial.user_attrs
     network, recipe, history = (noted(trial, key) for key in ("architecture", "recipe", "history"))
-    numbers = {
-        key: attrs.get(key)
-        for key in (*Cost.__dataclass_fields__, "consistent_accuracy", "seconds", "num_draws", "seed")
-    }
+    numbers = {key: attrs.get(key) for key in (*METRICS, "consistent_accuracy", "seconds", "num_draws", "seed")}
+    where = f"trial {trial.number}"
+    try:
+        read = (
+            Recipe.from_json(recipe, where=f"{where}: recipe") if recipe else None,
+            Architecture.from_json(network, where=f"{where}: architecture") if network else None,
+        )
+    except (ArchitectureError, RecipeError) as error:
+        raise StudyError(str(error)) from None
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
         outcome=attrs.get("outcome", ""),
         objective=trial.values[0] if trial.state == TrialState.COMPLETE else None,
         reason=attrs.get("reason", ""),
-        recipe=Recipe.from_json(recipe) if recipe else None,
-        architecture=Architecture.from_json(network) if network else None,
-        history=tuple(EpochMetrics.from_json(row) for row in history or []),
+        recipe=read[0],
+        architecture=read[1],
+        history=epochs_of(history or [], where=f"{where}: history"),
         **numbers,
     )
+
+
+def epochs_of(rows: Sequence[object], *, where: str) -> tuple[EpochMetrics, ...]:
+    """The epochs in what a study stores of them."""
+    return tuple(EpochMetrics.from_json(row, where=f"{where}[{index}]") for index, row in enumerate(rows))
 
 
 def noted(trial: FrozenTrial, key: str) -> Any:

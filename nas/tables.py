@@ -33,7 +33,7 @@ def architecture_table(architecture: Architecture) -> Table:
 
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
     """A row a trial."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "val accuracy", "lowest", "params", "MACs", "receptive field", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("", overflow="fold")

@@ -9,7 +9,7 @@ from nas.allowed import COUNT, RATE, Flag, Interval, Words
 
 # What is allowed, in words, some of what it holds, some of what it does not beside what no number is.
 NUMBERS = [
-    (COUNT, "a whole number of at least 1", [1, 2, 10**12], [0, -1, 1.0, 1.5]),
+    (COUNT, "a whole number of at least 1 and at most 1e+12", [1, 2, 10**12], [0, -1, 1.0, 1.5, 10**12 + 1]),
     (RATE, "a number of at least 0 and below 1", [0, 0.0, 0.5, 0.999999], [-1e-9, 1, 1.0]),
     (Interval(int, 2, 4), "a whole number of at least 2 and at most 4", [2, 3, 4], [1, 5, 3.0]),
     (Interval(float, 0, 180), "a number of at least 0 and at most 180", [0, 180, 90.5], [-0.5, 180.5]),

@@ -200,7 +200,7 @@ ALL_KINDS = (
     "squeeze_excite, residual, repeat"
 )
 NEEDED = "an object with input_shape, layers, version"
-A_SHAPE = "[channels, height, width], each at least 1"
+A_SHAPE = "[channels, height, width], each from 1 to 1e+12"
 A_LIST = "a list of at least one layer"
 
 
@@ -235,7 +235,7 @@ A_LIST = "a list of at least one layer"
         (file_of({**RELU, "layers": []}), "layers[0]: unknown key layers, allowed: function, kind"),
         (
             file_of({**CONV, "kernel_size": True}),
-            "layers[0]: conv: kernel_size is True, allowed: a whole number of at least 1",
+            "layers[0]: conv: kernel_size is True, allowed: a whole number of at least 1 and at most 1e+12",
         ),
         (
             file_of({"kind": "dropout", "rate": math.nan}),

@@ -169,10 +169,13 @@ def test_what_composites_hold_is_checked(kind, layers, text):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"times": 0}, "repeat: times is 0, allowed: a whole number of at least 1"),
-        ({"times": True}, "repeat: times is True, allowed: a whole number of at least 1"),
+        ({"times": 0}, "repeat: times is 0, allowed: a whole number of at least 1 and at most 1e+12"),
+        ({"times": True}, "repeat: times is True, allowed: a whole number of at least 1 and at most 1e+12"),
         ({"times": 1001}, "repeat: times is 1001, allowed: what makes at most 1000 layers in all"),
-        ({"times": 10**30}, f"repeat: times is {10**30}, allowed: what makes at most 1000 layers in all"),
+        (
+            {"times": 10**30},
+            f"repeat: times is {10**30}, allowed: a whole number of at least 1 and at most 1e+12",
+        ),
         ({"times": 2, "shared": 1}, "repeat: shared is 1, allowed: true or false"),
     ],
 )

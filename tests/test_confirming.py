@@ -607,7 +607,9 @@ def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path)
         export_trial("confirmed", results=confirmed, output=tmp_path / "model")
     where, _, what = str(caught.value).partition(": ")
     assert where.rpartition("/")[2] in before
-    assert what == f"damaged, it held the confirmed weights of trial {whole[1].winner.number}"
+    assert (
+        what == f"damaged, it held the confirmed weights of trial {whole[1].winner.number} ('File is not a zip file')"
+    )
     assert trials.study.user_attrs["confirmed"]["trial"] == whole[1].winner.number
 
 
@@ -653,10 +655,13 @@ def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, 
     assert (jobs, events, openings(study)) == ([], [], [])
 
 
+NOTES = {"dataset_note": "", "normalisation": {"mean": [0.5], "std": [0.25]}, "classes": ["0", "1"]}
+
+
 def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_path, nas):
     settings = StudyRecords.open(results=searched).settings
     (tmp_path / "results").mkdir()
-    StudyRecords.create(settings, results=tmp_path / "results", notes={})
+    StudyRecords.create(settings, results=tmp_path / "results", notes=NOTES)
     text = "error: --top 1: study 'search' has 0 trained trials\n"
     assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", text)
 

@@ -9,8 +9,8 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "allowed", "modules"},
-    {"json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
+    {"errors", "modules"},
+    {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
     {"layers", "recipe", "domains"},
     {"composites", "page"},
     {"architecture"},
@@ -19,6 +19,7 @@ RANKS = [
     {"search_space"},
     {"screening", "picture", "recognition", "proposals", "pruners", "training", "storage"},
     {"starting", "samplers", "stored", "artifacts", "workers"},
+    {"checking"},
     {"records", "events", "figures"},
     {"loop", "confirmed", "overview"},
     {"searching", "confirming", "fitting", "dashboard", "reporting"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nas.errors import RecipeError
 from nas.recipe import ALLOWED, Recipe
 
-COUNT = "a whole number of at least 1"
+COUNT = "a whole number of at least 1 and at most 1e+12"
 RATE = "a number of at least 0 and below 1"
 DEGREES = "a number of at least 0 and at most"
 # field: what is allowed in words, the least and the largest good value, bad values beside those that are no number

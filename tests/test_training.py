@@ -351,10 +351,19 @@ METRICS = EpochMetrics(
 )
 
 
-@given(st.builds(EpochMetrics, **{"epoch": st.integers(1, 10**6)}))
+SHARES, POSITIVE = st.floats(0, 1), st.floats(0, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        EpochMetrics,
+        **{"epoch": st.integers(1, 10**6), "train_accuracy": SHARES, "val_accuracy": SHARES},
+        **dict.fromkeys(("train_loss", "val_loss", "learning_rate", "seconds"), POSITIVE),
+    )
+)
 def test_metrics_round_trip(metrics: EpochMetrics) -> None:
     text = json.dumps(metrics.to_json())
-    assert repr(EpochMetrics.from_json(json.loads(text))) == repr(metrics)  # nan, too, which equals nothing
+    assert EpochMetrics.from_json(json.loads(text)) == metrics
 
 
 @pytest.mark.parametrize(
@@ -365,6 +374,8 @@ def test_metrics_round_trip(metrics: EpochMetrics) -> None:
         (METRICS.to_json() | {"extra": 1}, "m.json: epoch, extra, learning_rate, "),
         (METRICS.to_json() | {"epoch": 1.0}, "m.json: epoch is 1.0, allowed: a whole number"),
         (METRICS.to_json() | {"val_loss": "low"}, "m.json: val_loss is 'low', allowed: a number"),
+        (METRICS.to_json() | {"val_loss": math.nan}, "m.json: val_loss is nan, allowed: a number"),
+        (METRICS.to_json() | {"val_accuracy": 1.5}, "m.json: val_accuracy is 1.5, allowed: a number"),
         (METRICS.to_json() | {"val_loss": True}, "m.json: val_loss is True, allowed: a number"),
     ],
 )

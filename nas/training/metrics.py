@@ -5,7 +5,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import StudyError, TrainingDiverged
+from nas.allowed import COUNT, Interval
+from nas.errors import StudyError, TrainingDiverged, found, named
+
+ALLOWED = {
+    "epoch": COUNT,
+    **dict.fromkeys(("train_loss", "val_loss"), Interval(float, -1)),  # rounding may put a loss just below 0
+    **dict.fromkeys(("train_accuracy", "val_accuracy"), Interval(float, 0, 1)),
+    **dict.fromkeys(("learning_rate", "seconds"), Interval(float, 0)),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +51,9 @@ class EpochMetrics:
         """The metrics in what `to_json` gave."""
         fields = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(data, dict) or data.keys() != set(fields):
-            found = ", ".join(sorted(map(str, data))) if isinstance(data, dict) else repr(data)
-            raise StudyError(f"{where}: {found} found, allowed: an object with {', '.join(fields)}")
+            what = named(data) if isinstance(data, dict) else found(data)
+            raise StudyError(f"{where}: {what} found, allowed: an object with {', '.join(fields)}")
         for name, value in data.items():
-            if type(value) is not int and (type(value) is not float or name == "epoch"):
-                kind = "a whole number" if name == "epoch" else "a number"
-                raise StudyError(f"{where}: {name} is {value!r}, allowed: {kind}")
+            if not ALLOWED[name].holds(value):
+                raise StudyError(f"{where}: {name} is {found(value)}, allowed: {ALLOWED[name]}")
         return cls(**data)
