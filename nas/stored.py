@@ -1,7 +1,9 @@
 """What a study stores, as values: the settings its trials have in common, and a trial."""
 
+import csv
 import dataclasses
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +141,15 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
         history=tuple(EpochMetrics.from_json(row) for row in history or []),
         **numbers,
     )
+
+
+def epochs_csv(history: Sequence[EpochMetrics]) -> str:
+    """A line an epoch below the names of its figures; accuracies are fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(metrics.to_json() for metrics in history)
+    return text.getvalue()
 
 
 def noted(trial: FrozenTrial, key: str) -> Any:
