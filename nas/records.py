@@ -4,9 +4,7 @@ A study is Optuna's, in a database: figures are user attributes, which optuna-da
 and the epochs of a trial are system attributes; its weights, and files for people, lie in Optuna's artifact store.
 """
 
-import csv
 import dataclasses
-import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +27,7 @@ from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.starting import Start
 from nas.storage import decoding, default_storage, exists, open_storage, opening, shown, sqlite_file
-from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_of, noted, read_trial
+from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_csv, epochs_of, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -392,15 +390,6 @@ class StudyRecords:
             self.study.tell(number, [accuracy, *(attrs[cost] for cost in costs)])
         else:
             self.study.tell(number, state=TrialState.PRUNED if outcome in STOPPED else TrialState.FAIL)
-
-
-def epochs_csv(history: Sequence[EpochMetrics]) -> str:
-    """A line an epoch below the names of its figures; accuracies are fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(metrics.to_json() for metrics in history)
-    return text.getvalue()
 
 
 def _set_cost(trial: optuna.Trial, cost: Cost, constraints: Sequence[Constraint]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -26,6 +27,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     database = sqlite_file(url)
     if database is None:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    if _unwritable(database):
+        return optuna.storages.RDBStorage(f"sqlite:///{_reading(database)}&uri=true")
     database.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
@@ -127,7 +130,8 @@ def _check_sqlite(database: Path) -> None:
     if database.is_dir():
         raise StudyError(f"{database}: a folder, allowed: an SQLite database")
     try:
-        connection = sqlite3.connect(database, timeout=60)
+        reading = _unwritable(database)
+        connection = sqlite3.connect(_reading(database) if reading else database, timeout=60, uri=reading)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -139,3 +143,13 @@ def _check_sqlite(database: Path) -> None:
         raise StudyError(f"{database}: a damaged database: {found}")
     if tables and "studies" not in tables:
         raise StudyError(f"{database}: a database of another program, allowed: one of Optuna's, or a new file")
+
+
+def _unwritable(database: Path) -> bool:
+    return database.exists() and not (os.access(database, os.W_OK) and os.access(database.parent, os.W_OK))
+
+
+def _reading(database: Path) -> str:
+    """The URI of a file that is only read; where nobody has it open SQLite would write beside it unless told not to."""
+    is_open = database.with_name(f"{database.name}-wal").exists()
+    return f"file:{quote(str(database.resolve()))}?mode=ro" + "&immutable=1" * (not is_open)

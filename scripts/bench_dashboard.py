@@ -32,10 +32,10 @@ from nas.constraints import Constraint
 from nas.cost import METRICS, cost_of
 from nas.overview import refresh
 from nas.picture import picture
-from nas.records import StudyRecords, epochs_csv
+from nas.records import StudyRecords
 from nas.screening import judge
 from nas.search_space import SearchSpace
-from nas.stored import Settings
+from nas.stored import Settings, epochs_csv
 from nas.training import EpochMetrics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -43,7 +43,7 @@ EPOCHS = 15
 PAGES = {
     "trials": ("trials", "text=Trial 0"),
     "study": ("", "[id='user-defined-plot:layers'] .plot-container"),
-    "table": ("smartSelection", "table tbody tr:nth-child(50)"),
+    "table": ("smartSelection", "table tbody tr"),
 }
 
 

@@ -15,6 +15,7 @@ from nas.dashboard import serve_dashboard
 from nas.errors import NasError, StudyError
 from nas.guard import names_for
 from nas.records import StudyRecords, trials
+from nas.storage import default_storage, usable
 
 
 @pytest.fixture
@@ -177,9 +178,12 @@ def test_names_are_compared_as_a_whole(monkeypatch, study_folder):
 
 
 def test_a_study_that_cannot_be_written_to_is_shown(monkeypatch, own_study):
-    def refuse(records):
-        raise OSError(30, "Read-only file system", str(own_study))
-
-    monkeypatch.setattr("nas.dashboard.refresh", refuse)
+    with closing(sqlite3.connect(own_study / "studies.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (own_study / "studies.db").read_bytes()
+    monkeypatch.setattr("nas.storage._unwritable", lambda database: True)  # root may write anywhere
     with serving(monkeypatch, own_study) as address:
         assert len(study_data(address)["trials"]) == len(trials(results=own_study))
+    with pytest.raises(StudyError, match="readonly database"), usable(default_storage(own_study)):
+        StudyRecords.open(results=own_study).study.set_user_attr("a", 1)
+    assert (own_study / "studies.db").read_bytes() == before
