@@ -20,13 +20,16 @@ from damage import anything, damaged, damaged_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas import cli
+from nas import cli, exporting
 from nas.artifacts import Artifacts
 from nas.confirmed import ConfirmedRecords, Run
 from nas.confirming import confirm
 from nas.errors import StudyError
 from nas.exporting import export_trial
+from nas.overview import figures, note
 from nas.records import StudyRecords
+from nas.reporting.story import answer, best_rows, commands, question
+from nas.reporting.table import trial_frame
 from nas.searching import search
 from nas.storage import default_storage
 from nas.stored import NOTE, Settings
@@ -72,6 +75,16 @@ def copied(confirmed, tmp_path):
     return Path(shutil.copytree(confirmed, tmp_path / "results"))
 
 
+@pytest.fixture(autouse=True)
+def _only_read(monkeypatch):
+    """An export reads all that it needs and writes its source; how it proves what it wrote is tested elsewhere."""
+
+    def export(architecture, weights, *, origin, **_):
+        exporting.source.model_source(architecture, origin).encode()
+
+    monkeypatch.setattr(exporting, "export", export)
+
+
 def restore(confirmed, copied):
     for path in copied.glob("studies.db*"):
         path.unlink()
@@ -109,10 +122,21 @@ def read_all(results, output):
                 kept.history(Run(trial=found["trial"], judged_on="test", seed=seed))
             kept.weights(found["trial"])
 
+    def shown():
+        records = StudyRecords.open(results=results)
+        question(records)
+        answer(records)
+        best_rows(records)
+        commands(records)
+        note(records)
+        figures(records)
+        trial_frame(records)
+
     refused = []
     for reader in (
         listed,
         judged,
+        shown,
         lambda: export_trial(results=results, output=output),
         lambda: export_trial("confirmed", results=results, output=output),
     ):
