@@ -1,11 +1,14 @@
 """Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
+import csv
+import io
 import pickle
 import struct
 import tempfile
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,6 +17,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from nas.architecture import Architecture
 from nas.errors import StudyError, first_line, found, named
+from nas.picture import picture
+from nas.training import EpochMetrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,3 +131,21 @@ def _difference(state: object, architecture: Architecture) -> str:
         if it.isnan().any():
             return f"{name} holds nan"
     return ""
+
+
+def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics], *, title: str) -> dict[str, bytes]:
+    """What the dashboard shows of a training beside its figures, by name: picture, architecture file, epochs."""
+    return {
+        "architecture.svg": picture(architecture, title=title),
+        "architecture.json": architecture.dumps().encode(),
+        "epochs.csv": epochs_csv(history).encode(),
+    }
+
+
+def epochs_csv(history: Sequence[EpochMetrics]) -> str:
+    """A line an epoch below the names of its figures; accuracies are fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(metrics.to_json() for metrics in history)
+    return text.getvalue()

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from nas.call import Call
 from nas.errors import ArchitectureError, ShapeError, found
 from nas.layers import (
     Activation,
     AvgPool,
     BatchNorm,
-    Call,
     Conv,
     Convolution,
     Dropout,

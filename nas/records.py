@@ -16,18 +16,17 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nas.architecture import Architecture
-from nas.artifacts import Artifacts
+from nas.artifacts import Artifacts, files_of_training
 from nas.checking import check_study
 from nas.constraints import Constraint
 from nas.cost import Cost
 from nas.errors import StudyError, found, named
 from nas.pareto import front
-from nas.picture import picture
 from nas.samplers import Discard
 from nas.search_space import Candidate
 from nas.starting import Start
 from nas.storage import decoding, default_storage, exists, open_storage, opening, shown, sqlite_file
-from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_csv, epochs_of, noted, read_trial
+from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_of, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
 if TYPE_CHECKING:
@@ -349,11 +348,7 @@ class StudyRecords:
         """Stores what the dashboard shows on a trial's page."""
         network = self.study._storage.get_trial_system_attrs(trial._trial_id)[f"{NOTE}architecture"]
         architecture = Architecture.from_json(network)
-        files = {
-            "architecture.svg": picture(architecture, title=f"Trial {trial.number}"),
-            "architecture.json": architecture.dumps().encode(),
-            "epochs.csv": epochs_csv(history).encode(),
-        }
+        files = files_of_training(architecture, history, title=f"Trial {trial.number}")
         for name, content in files.items():
             self.artifacts.upload(content, trial, name=name)
 

@@ -153,3 +153,8 @@ def _reading(database: Path) -> str:
     """The URI of a file that is only read; where nobody has it open SQLite would write beside it unless told not to."""
     is_open = database.with_name(f"{database.name}-wal").exists()
     return f"file:{quote(str(database.resolve()))}?mode=ro" + "&immutable=1" * (not is_open)
+
+
+def quiet_optuna() -> None:
+    """From now on Optuna logs warnings alone: a line a trial would bury ours."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

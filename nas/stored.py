@@ -1,8 +1,6 @@
 """What a study stores, as values: the settings its trials have in common, and a trial."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,15 +169,6 @@ def read_trial(trial: FrozenTrial) -> TrialRecord:
 def epochs_of(rows: Sequence[object], *, where: str) -> tuple[EpochMetrics, ...]:
     """The epochs in what a study stores of them."""
     return tuple(EpochMetrics.from_json(row, where=f"{where}[{index}]") for index, row in enumerate(rows))
-
-
-def epochs_csv(history: Sequence[EpochMetrics]) -> str:
-    """A line an epoch below the names of its figures; accuracies are fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(metrics.to_json() for metrics in history)
-    return text.getvalue()
 
 
 def noted(trial: FrozenTrial, key: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "modules"},
+    {"errors", "modules", "call"},
     {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
     {"layers", "recipe", "domains"},
     {"composites", "page"},
@@ -26,7 +26,7 @@ RANKS = [
     {"exporting"},
     {"display", "tables"},
     {"options"},
-    {"cli_networks"},
+    {"cli_networks", "cli_results"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from nas.architecture import Architecture
 from nas.blocks import Block, blocks
+from nas.call import Call
 from nas.cost import cost_of
 from nas.exporting.origin import Origin
-from nas.layers import Call, Shape
+from nas.layers import Shape
 from nas.recipe import Recipe
 
 LINE = 100
