@@ -27,7 +27,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
-from nas.artifacts import MIMETYPES
+from nas.artifacts import MIMETYPES, epochs_csv
 from nas.constraints import Constraint
 from nas.cost import METRICS, cost_of
 from nas.overview import refresh
@@ -35,7 +35,7 @@ from nas.picture import picture
 from nas.records import StudyRecords
 from nas.screening import judge
 from nas.search_space import SearchSpace
-from nas.stored import Settings, epochs_csv
+from nas.stored import Settings
 from nas.training import EpochMetrics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -62,6 +62,7 @@ def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
         seed=0,
     )
     notes = {"dataset_note": "made up", "command": "scripts/bench_dashboard.py", "machine": platform.node()}
+    notes |= {"normalisation": {"mean": [0.13], "std": [0.31]}, "classes": [str(digit) for digit in range(10)]}
     records = StudyRecords.create(settings, results=results, notes=notes)
     records.artifacts.prepare()
     left = {"trained": trained, "discarded": discarded}
@@ -153,17 +154,21 @@ def stored(records: StudyRecords, files: dict[str, bytes]) -> dict[str, str]:
     return attrs
 
 
-def seconds_until(address: str, page: str) -> float:
-    """From an empty browser to a page that can be used."""
+def seconds_until(address: str, page: str) -> tuple[float, float]:
+    """From an empty browser to a page that can be used, and the same again: then it has the script compiled."""
     path, selector = PAGES[page]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:
             tab = browser.new_page(viewport={"width": 1366, "height": 768})
-            start = time.perf_counter()
-            tab.goto(f"{address}/{path}", wait_until="commit")
-            tab.wait_for_selector(selector, state="visible")
-            return time.perf_counter() - start
+            seconds = []
+            for _ in range(3):  # Chromium keeps compiled scripts from the second time on
+                start = time.perf_counter()
+                tab.goto(f"{address}/{path}", wait_until="commit")
+                tab.wait_for_selector(selector, state="visible")
+                seconds.append(time.perf_counter() - start)
+                tab.goto("about:blank")
+            return seconds[0], seconds[-1]
         finally:
             browser.close()
 
@@ -203,11 +208,12 @@ def main() -> None:
         "data_seconds_first": round(data, 2),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     }
-    for page, seconds in pages.items():
-        report[page] = {
-            "median": round(statistics.median(seconds), 2),
-            "range": [round(min(seconds), 2), round(max(seconds), 2)],
-        }
+    for page, runs in pages.items():
+        for visit, seconds in zip(("first visit", "third visit"), zip(*runs, strict=True), strict=True):
+            report[f"{page}, {visit}"] = {
+                "median": round(statistics.median(seconds), 2),
+                "range": [round(min(seconds), 2), round(max(seconds), 2)],
+            }
     print(json.dumps(report))
 
 
