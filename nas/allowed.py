@@ -86,10 +86,17 @@ Allowed = Interval | Words | Flag | Text
 
 
 @dataclass(frozen=True, slots=True)
+class Maybe:
+    """None, or what `of` says."""
+
+    of: "Many | Fields"
+
+
+@dataclass(frozen=True, slots=True)
 class Many:
     """A list of at least `least` of them, at most `most`."""
 
-    of: "Allowed | Many | Fields"
+    of: "Allowed | Many | Maybe | Fields"
     least: int = 0
     most: float = math.inf
 
@@ -101,15 +108,18 @@ class Fields:
     Without `others` these may hold anything, unless it is `closed`: then there may be none.
     """
 
-    fields: "Mapping[str, Allowed | Many | Fields]"
+    fields: "Mapping[str, Allowed | Many | Maybe | Fields]"
     required: Set[str] = frozenset()
-    others: "Allowed | Many | Fields | None" = None
+    others: "Allowed | Many | Maybe | Fields | None" = None
     closed: bool = False
 
 
-def check(value: object, expected: Allowed | Many | Fields, where: str, error: type[NasError]) -> None:
+def check(value: object, expected: Allowed | Many | Maybe | Fields, where: str, error: type[NasError]) -> None:
     """Raises `error`, which names the place, what was found and what is allowed, unless a value is as expected."""
-    if isinstance(expected, Many):
+    if isinstance(expected, Maybe):
+        if value is not None:
+            check(value, expected.of, where, error)
+    elif isinstance(expected, Many):
         if not isinstance(value, list | tuple) or not expected.least <= len(value) <= expected.most:
             most = f" and at most {expected.most}" if expected.most < math.inf else ""
             raise error(f"{where}: {found(value)}, allowed: a list of at least {expected.least}{most}")

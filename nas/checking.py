@@ -10,38 +10,42 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.allowed import COUNT, INDEX, TEXT, Fields, Interval, Many, Words, check
+from nas.allowed import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check
 from nas.cost import METRICS
 from nas.errors import StudyError, found
 from nas.stored import NOTE, OBJECTIVES, WHOLE, Settings
 
 FRACTION = Interval(float, 0, 1)
+NUMBER = Interval(float, 0)
 
 STUDY = Fields(
     {
-        "dataset_note": TEXT,
+        **dict.fromkeys(("command", "dataset_note", "machine"), TEXT),
         "normalisation": Fields(
             {"mean": Many(Interval(float, 0), 1), "std": Many(Interval(float, 0, open_low=True), 1)},
             required={"mean", "std"},
         ),
         "classes": Many(TEXT, 2),
     },
-    required={"dataset_note", "normalisation", "classes"},
+    required={"command", "dataset_note", "machine", "normalisation", "classes"},
 )
 """The attributes of a study that are read again, beside its settings and the summary of its confirmation."""
 
+FINALIST = Fields(
+    {"trial": INDEX, "cost": INDEX, "objectives": Many(FRACTION, 2)}, required={"trial", "cost", "objectives"}
+)
 CONFIRMED = Fields(
     {
         **dict.fromkeys(("study", "dataset"), TEXT),
         "trial": INDEX,
-        **dict.fromkeys(("num_seeds", "num_openings"), COUNT),
-        **dict.fromkeys(("final_accuracy_mean", "final_accuracy_sd"), FRACTION),
-        "accuracies": Many(Many(FRACTION, 1), 1),
+        **dict.fromkeys(("num_openings", "num_images"), COUNT),
+        "target": FRACTION,
+        "accuracies": Many(Many(FRACTION, 1), 2),
+        "ranking": Maybe(
+            Fields({"finalists": Many(FINALIST, 2), "standard_error": NUMBER}, required={"finalists", "standard_error"})
+        ),
     },
-    required={
-        *("study", "dataset", "trial", "num_seeds", "num_openings"),
-        *("final_accuracy_mean", "final_accuracy_sd", "accuracies"),
-    },
+    required={"study", "dataset", "trial", "num_openings", "num_images", "target", "accuracies", "ranking"},
 )
 
 TRIAL = Fields(

@@ -5,8 +5,7 @@ Both are worked out from what is stored, so that two processes that write them a
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.records import StudyRecords
@@ -34,9 +33,10 @@ def refresh(records: StudyRecords) -> None:
 def figures(records: StudyRecords) -> dict[str, "Figure"]:
     """The figures of a study, by name."""
     trials, best = records.trials(), records.best(1)
-    cost = records.settings.cost
+    cost, verdict = records.settings.cost, records.verdict
+    spreads = verdict.spreads() if verdict else {}
     shown = {
-        "accuracy": accuracy_against(trials, metric=cost, confirmed=confirmed_means(records.study.user_attrs)),
+        "accuracy": accuracy_against(trials, metric=cost, confirmed=spreads),
         "learning_curves": learning_curves(trials),
         "discards": discards_over_candidates(records.discards_by_candidate()),
     }
@@ -46,15 +46,6 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
     return shown
 
 
-def confirmed_means(attrs: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
-    """Of each trial that `nas confirm` trained again, by number: mean and standard deviation of its val accuracy."""
-    from statistics import fmean, stdev
-
-    ranking = (attrs.get("confirmed") or {}).get("ranking") or {}
-    runs = {finalist["trial"]: finalist["objectives"] for finalist in ranking.get("finalists", [])}
-    return {trial: (fmean(values), stdev(values)) for trial, values in runs.items() if len(values) > 1}
-
-
 def note(records: StudyRecords) -> str:
     """The study in a few lines of Markdown; what comes from outside stands in code spans, where nothing is markup."""
     settings, attrs, tally = records.settings, records.study.user_attrs, records.tally()
@@ -62,12 +53,12 @@ def note(records: StudyRecords) -> str:
     counts = f"{tally.num_trained:,} trained, {tally.num_pruned:,} stopped early, {discards.total():,} discarded"
     reasons = ", ".join(f"{_code(reason)} {count:,}" for reason, count in discards.most_common())
     lines = {
-        "command": _code(attrs.get("command", "")),
+        "command": _code(attrs["command"]),
         "limits": ", ".join(map(_code, settings.constraints)),
-        "dataset": f"{_code(settings.dataset)} ({_code(attrs.get('dataset_note', ''))}), {_code(settings.split)}",
+        "dataset": f"{_code(settings.dataset)} ({_code(attrs['dataset_note'])}), {_code(settings.split)}",
         "search": f"space {_code(settings.space)}, sampler {_code(settings.sampler)}, pruner {_code(settings.pruner)},"
         f" objective {_code(','.join(settings.objectives))}, {settings.epochs:,} epochs, seed {settings.seed}",
-        "machine": _code(attrs.get("machine", "")),
+        "machine": _code(attrs["machine"]),
         "so far": counts + (f" ({reasons})" if reasons else ""),
     }
     for best in records.best(1):

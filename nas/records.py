@@ -28,6 +28,7 @@ from nas.starting import Start
 from nas.storage import decoding, default_storage, exists, open_storage, opening, shown, sqlite_file
 from nas.stored import NOTE, Settings, Tally, TrialRecord, epochs_of, noted, read_trial
 from nas.training import EpochMetrics, consistent_accuracy, objective
+from nas.verdict import Verdict
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -146,6 +147,12 @@ class StudyRecords:
     def settings(self) -> Settings:
         """What the study was begun with."""
         return Settings.from_json(self.study.user_attrs["settings"])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What its confirmation came to; None before there is one."""
+        stored = self.study.user_attrs.get("confirmed")
+        return None if stored is None else Verdict.from_json(stored, self.settings.consistency)
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, stored discards included, by number."""

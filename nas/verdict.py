@@ -4,7 +4,7 @@ Accuracies are fractions; differences between them are told in points, hundredth
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -53,6 +53,15 @@ class Ranking:
         pooled = fmean(finalist.sd**2 for finalist in sound)
         ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.cost, finalist.trial))
         return cls(finalists=tuple(ranked), standard_error=math.sqrt(2 * pooled / seeds))
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Ranking":
+        """What `to_json` wrote."""
+        finalists = (
+            Finalist(trial=each["trial"], cost=each["cost"], objectives=tuple(each["objectives"]))
+            for each in row["finalists"]
+        )
+        return cls(finalists=tuple(finalists), standard_error=row["standard_error"])
 
     @property
     def tied(self) -> tuple[Finalist, ...]:
@@ -173,6 +182,48 @@ class TestResult:
             "num_images": self.num_images,
             "accuracies": self.accuracies,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a study keeps of its confirmation. `ranking` is None where there was one finalist alone."""
+
+    trial: int
+    test: TestResult
+    ranking: Ranking | None
+    num_openings: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], consistency: int) -> "Verdict":
+        """What a checked summary says; `consistency` is the study's."""
+        ranking = row["ranking"]
+        return cls(
+            trial=row["trial"],
+            test=TestResult(
+                accuracies=tuple(tuple(run) for run in row["accuracies"]),
+                consistency=consistency,
+                target=row["target"],
+                num_images=row["num_images"],
+            ),
+            ranking=None if ranking is None else Ranking.from_json(ranking),
+            num_openings=row["num_openings"],
+        )
+
+    @property
+    def openings_text(self) -> str:
+        """How often the test split was opened, and what follows."""
+        return "once" if self.num_openings == 1 else f"{self.num_openings} times: its figures are biased"
+
+    @property
+    def command(self) -> str:
+        """What confirms the study so again."""
+        num = len(self.ranking.finalists) if self.ranking else 1
+        return f"nas confirm --top {num} --seeds {len(self.test.accuracies)} --target {self.test.target:g}"
+
+    def spreads(self) -> dict[int, tuple[float, float]]:
+        """Of each finalist, by the trial's number: mean and standard deviation of its val accuracy."""
+        finalists = self.ranking.finalists if self.ranking else ()
+        return {finalist.trial: (finalist.mean, finalist.sd) for finalist in finalists}
 
 
 def spread_text(values: Sequence[float]) -> str:

@@ -16,6 +16,8 @@ each search is then confirmed: trained on all 60,000 images with three seeds, an
 import argparse
 import io
 import json
+import platform
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -157,6 +159,8 @@ class Run:
         found = StudyRecords.find(results=self.folder)
         if found is None:
             notes = {
+                "command": "python " + " ".join(sys.argv),
+                "machine": platform.node(),
                 "dataset_note": "plain",
                 "normalisation": {"mean": dataset.mean, "std": dataset.std},
                 "classes": dataset.classes,

@@ -233,7 +233,8 @@ def test_the_written_call_makes_the_module_that_build_makes(tmp_path):
         sources.append(Call("nn.Sequential", tuple(calls)).source())
     assert all("\n" not in source for source in sources)
     path = tmp_path / "written.py"
-    head = "from torch import nn\nfrom nas.modules import GlobalAvgPool, Residual, SharedRepeat, SqueezeExcite\n"
+    names = "DepthwiseSeparable, GlobalAvgPool, Residual, SharedRepeat, SqueezeExcite"
+    head = f"from torch import nn\nfrom nas.modules import {names}\n"
     path.write_text(head + "NETWORKS = [\n" + "".join(f"    {source},\n" for source in sources) + "]\n")
     spec = spec_from_file_location("written", path)
     written = module_from_spec(spec)

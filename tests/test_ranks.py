@@ -9,8 +9,8 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "modules", "call"},
-    {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard"},
+    {"errors", "modules"},
+    {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard", "call"},
     {"layers", "recipe", "domains"},
     {"composites", "page"},
     {"architecture"},

@@ -73,7 +73,14 @@ def confirm_by_hand(folder, target=0.96):
         {"trial": second.number, "cost": second.params, "objectives": [0.5, 0.6], "tied": False},
     ]
     ranking = {"finalists": finalists, "standard_error": 0.01}
-    summary = {"trial": first.number, "num_openings": 1, "ranking": ranking, **test.to_json()}
+    summary = {
+        "study": "search",
+        "dataset": "digits",
+        "trial": first.number,
+        "num_openings": 1,
+        "ranking": ranking,
+        **test.to_json(),
+    }
     records.study.set_user_attr("confirmed", summary)
     return first
 

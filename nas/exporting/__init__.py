@@ -62,12 +62,12 @@ def export_trial(
     name = records.study.study_name
     stem = name.replace("/", "_")  # a study's name stays in its folder
     if trial == "confirmed":
-        found = records.study.user_attrs.get("confirmed")
-        if found is None:
+        verdict = records.verdict
+        if verdict is None:
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
-        record, kind = records.trial(found["trial"]), "confirmed-trial"
+        record, kind = records.trial(verdict.trial), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
-        origin, accuracy = Origin.of_confirmed(records, record, found), None
+        origin, accuracy = Origin.of_confirmed(records, record, verdict), None
     else:
         best = records.best(1)
         if trial is None and not best:

@@ -1,14 +1,14 @@
 """Where an exported network comes from: its data, its recipe, the limits it keeps, and what was measured of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas.datasets import Dataset, Split
 from nas.recipe import Recipe
 from nas.records import StudyRecords
-from nas.stored import Settings, TrialRecord
-from nas.verdict import TestResult, spread_text
+from nas.stored import TrialRecord
+from nas.verdict import Verdict, spread_text
 
 if TYPE_CHECKING:
     from nas.fitting import Fit
@@ -73,18 +73,10 @@ class Origin:
         )
 
     @classmethod
-    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, found: Mapping[str, Any]) -> "Origin":
-        """Of the trial that a confirmation picked; `found` is what it stored of it."""
-        settings: Settings = records.settings
-        test = TestResult(
-            accuracies=tuple(tuple(run) for run in found["accuracies"]),
-            consistency=settings.consistency,
-            target=found["target"],
-            num_images=found["num_images"],
-        )
+    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, verdict: Verdict) -> "Origin":
+        """Of the trial that a confirmation picked."""
+        test = verdict.test
         seeds = len(test.finals)
-        num_finalists = len(found["ranking"]["finalists"]) if found["ranking"] else 1
-        times = "once" if found["num_openings"] == 1 else f"{found['num_openings']} times"
         return _of_study(
             records,
             record,
@@ -95,9 +87,9 @@ class Origin:
                 f"Trial {record.number} of study {records.study.study_name!r}, confirmed with {seeds} seeds.",
                 *test.lines(),
                 f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
-                f"The test split was opened {times} for this study.",
+                f"The test split was opened {verdict.openings_text}.",
             ),
-            commands=(f"nas confirm --top {num_finalists} --seeds {seeds} --target {test.target:g}",),
+            commands=(verdict.command,),
         )
 
     @classmethod

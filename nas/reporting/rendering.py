@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture import Architecture
 from nas.cost import layer_table
 from nas.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
-from nas.overview import confirmed_means
 from nas.picture import picture
 from nas.records import StudyRecords
 from nas.reporting.importances import LEAST, SEEDS, importance_figure, importances
@@ -37,10 +36,11 @@ def page(records: StudyRecords) -> str:
 
 def _content(records: StudyRecords) -> dict[str, Any]:
     trials, settings, attrs = records.trials(), records.settings, records.study.user_attrs
+    verdict = records.verdict
     found = answer(records)
     shares, discards = importances(records), records.discards()
     figures = {
-        "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=confirmed_means(attrs)),
+        "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=verdict.spreads() if verdict else {}),
         "curves": learning_curves(trials),
         "discards": discards_over_candidates(records.discards_by_candidate()),
     }

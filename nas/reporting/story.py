@@ -5,7 +5,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nas.constraints import Constraint
-from nas.overview import confirmed_means
 from nas.records import StudyRecords
 from nas.stored import TrialRecord
 from nas.verdict import TestResult, spread_text
@@ -42,20 +41,13 @@ def question(records: StudyRecords) -> str:
 
 def answer(records: StudyRecords) -> Answer:
     """The answer so far, and what it is worth."""
-    settings, found = records.settings, records.study.user_attrs.get("confirmed")
-    if found:
-        trial = records.trial(found["trial"])
-        test = TestResult(
-            accuracies=tuple(tuple(run) for run in found["accuracies"]),
-            consistency=settings.consistency,
-            target=found["target"],
-            num_images=found["num_images"],
-        )
-        times = "once" if found["num_openings"] == 1 else f"{found['num_openings']} times: its figures are biased"
+    settings, verdict = records.settings, records.verdict
+    if verdict:
+        trial, test = records.trial(verdict.trial), verdict.test
         return Answer(
             text=f"Trial {trial.number}: {_cost(trial)}, {spread_text(test.finals)} test accuracy"
             f" (mean ± standard deviation of {len(test.finals)} seeds); target {test.verdict}.",
-            caveats=(*test.lines(), f"The test split was opened {times}."),
+            caveats=(*test.lines(), f"The test split was opened {verdict.openings_text}."),
             trial=trial,
             test=test,
         )
@@ -78,7 +70,8 @@ def answer(records: StudyRecords) -> Answer:
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
     """The best trials for a table, best first; `again` holds the seeds of a confirmation, where there are any."""
-    again = confirmed_means(records.study.user_attrs)
+    verdict = records.verdict
+    again = verdict.spreads() if verdict else {}
     return [
         {"trial": trial, "again": again.get(trial.number), "epochs": _epochs(trial, records.settings.consistency)}
         for trial in records.best(count)
@@ -87,12 +80,10 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
 
 def commands(records: StudyRecords) -> list[str]:
     """What makes this study and its result again."""
-    attrs = records.study.user_attrs
-    lines = [attrs.get("command", "")]
-    if found := attrs.get("confirmed"):
-        num = len(found["ranking"]["finalists"]) if found["ranking"] else 1
-        lines.append(f"nas confirm --top {num} --seeds {found['num_seeds']} --target {found['target']:g}")
-    return [*lines, f"nas export --trial {'confirmed' if found else 'best'}"]
+    command, verdict = records.study.user_attrs["command"], records.verdict
+    if verdict is None:
+        return [command, "nas export --trial best"]
+    return [command, verdict.command, "nas export --trial confirmed"]
 
 
 def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
