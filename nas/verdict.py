@@ -211,8 +211,11 @@ class Verdict:
 
     @property
     def openings_text(self) -> str:
-        """How often the test split was opened, and what follows."""
-        return "once" if self.num_openings == 1 else f"{self.num_openings} times: its figures are biased"
+        """How often the test split was opened, and what follows, in a sentence."""
+        times = (
+            "once for this study" if self.num_openings == 1 else f"{self.num_openings} times: its figures are biased"
+        )
+        return f"The test split was opened {times}."
 
     @property
     def command(self) -> str:

@@ -655,7 +655,13 @@ def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, 
     assert (jobs, events, openings(study)) == ([], [], [])
 
 
-NOTES = {"dataset_note": "", "normalisation": {"mean": [0.5], "std": [0.25]}, "classes": ["0", "1"]}
+NOTES = {
+    "command": "",
+    "machine": "",
+    "dataset_note": "",
+    "normalisation": {"mean": [0.5], "std": [0.25]},
+    "classes": ["0", "1"],
+}
 
 
 def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_path, nas):

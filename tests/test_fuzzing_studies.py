@@ -224,7 +224,7 @@ def test_a_study_that_lacks_an_attribute_is_read_or_refused(confirmed, copied):
         ("nas:history", "[{}]", "history[0]:  found, allowed: an object with epoch, train_loss"),
         ("nas:openings", "[{}]", "nas:openings[0]: date, finalists, seeds, trial is missing"),
         ("nas:weights", '"../studies.db"', "'../studies.db', allowed: the name of a file in it"),
-        ("confirmed", '{"trial": 0}', "confirmed: accuracies, dataset, final_accuracy_mean"),
+        ("confirmed", '{"trial": 0}', "confirmed: accuracies, dataset, num_images"),
     ],
 )
 def test_the_place_is_named(confirmed, copied, key, text, error):

@@ -87,7 +87,7 @@ class Origin:
                 f"Trial {record.number} of study {records.study.study_name!r}, confirmed with {seeds} seeds.",
                 *test.lines(),
                 f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
-                f"The test split was opened {verdict.openings_text}.",
+                verdict.openings_text,
             ),
             commands=(verdict.command,),
         )

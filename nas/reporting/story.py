@@ -47,7 +47,7 @@ def answer(records: StudyRecords) -> Answer:
         return Answer(
             text=f"Trial {trial.number}: {_cost(trial)}, {spread_text(test.finals)} test accuracy"
             f" (mean ± standard deviation of {len(test.finals)} seeds); target {test.verdict}.",
-            caveats=(*test.lines(), f"The test split was opened {verdict.openings_text}."),
+            caveats=(*test.lines(), verdict.openings_text),
             trial=trial,
             test=test,
         )

@@ -1,0 +1,147 @@
+"""What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
+
+    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 640] [--epochs 1] [--before 0] [--storage URL]
+
+Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
+what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
+default sampler, stored with weights and pictures. `--before` fills the study with so many trained trials first. It
+prints how busy the workers were once all of them had a first trial, and the processor time of the loop per trial.
+"""
+
+import argparse
+import heapq
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+from nas.constraints import Constraint
+from nas.events import Event
+from nas.loop import Loop
+from nas.records import StudyRecords
+from nas.search_space import SearchSpace
+from nas.storage import quiet_optuna
+from nas.stored import Settings
+from nas.training import EpochMetrics
+from nas.workers import Ended, Job, Progress, Report
+
+WEIGHTS = bytes(40_000)
+LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
+
+
+class Sleepers:
+    """Workers whose every training takes the same time and none of the processor's."""
+
+    def __init__(self, num: int, seconds: float, epochs: int) -> None:
+        self.capacity = self.most = num
+        self.seconds, self.epochs = seconds, epochs
+        self.busy = 0.0  # seconds that workers had a job, of all together
+        self._due: list[tuple[float, int, int]] = []
+
+    def submit(self, job: Job) -> None:
+        now = time.perf_counter()
+        self.busy += self.seconds
+        for epoch in range(1, self.epochs + 1):
+            heapq.heappush(self._due, (now + self.seconds * epoch / self.epochs, job.key, epoch))
+
+    def reports(self) -> list[Report]:
+        if not self._due:
+            return []
+        time.sleep(max(0.0, self._due[0][0] - time.perf_counter()))
+        found: list[Report] = []
+        while self._due and self._due[0][0] <= time.perf_counter():
+            _, key, epoch = heapq.heappop(self._due)
+            found.append(Progress(key=key, metrics=metrics(key, epoch, self.epochs)))
+            if epoch == self.epochs:
+                found.append(Ended(key=key, outcome="trained", weights=WEIGHTS))
+        return found
+
+    def stop(self, key: int) -> None:
+        self._due = [due for due in self._due if due[1] != key]
+        heapq.heapify(self._due)
+
+    def close(self) -> None:
+        self._due.clear()
+
+
+def metrics(key: int, epoch: int, epochs: int) -> EpochMetrics:
+    """An epoch as it might have been."""
+    accuracy = 0.99 - 0.3 / epoch + 0.005 * Random(key).random()
+    return EpochMetrics(
+        epoch=epoch,
+        train_loss=0.1,
+        train_accuracy=accuracy,
+        val_loss=0.1,
+        val_accuracy=accuracy,
+        learning_rate=0.01,
+        seconds=1 / epochs,
+    )
+
+
+def open_study(folder: Path, storage: str | None, epochs: int) -> tuple[StudyRecords, SearchSpace]:
+    space = SearchSpace.load("mnist").bind(input_shape=(1, 28, 28), num_classes=10, epochs=epochs)
+    settings = Settings(
+        dataset="none",
+        data_fingerprint="none",
+        split="none",
+        space=space.name,
+        space_fingerprint=space.fingerprint(),
+        epochs=epochs,
+        consistency=5,
+        constraints=tuple(str(limit) for limit in LIMITS),
+        seed=0,
+        sampler="evolution",
+        num_startup=10,
+        choices=4,
+    )
+    notes = {
+        "command": "bench_scale",
+        "machine": platform.node(),
+        "dataset_note": "none",
+        "normalisation": {"mean": [0.5], "std": [0.5]},
+        "classes": [str(digit) for digit in range(10)],
+    }
+    return StudyRecords.create(settings, results=folder, storage=storage, study="scale", notes=notes), space
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    records, space = open_study(folder, args.storage, args.epochs)
+    events: list[Event] = []
+
+    def loop(workers: Sleepers) -> Loop:
+        return Loop(records, space, LIMITS, workers, keep_discards=0, on_event=events.append)
+
+    if args.before:
+        loop(Sleepers(args.workers, 0.0, args.epochs)).run(args.before)
+    workers = Sleepers(args.workers, args.seconds, args.epochs)
+    began, spent = time.perf_counter(), time.process_time()
+    loop(workers).run(args.before + args.trials)
+    wall = time.perf_counter() - began
+    return {
+        "workers": args.workers,
+        "trials": args.trials,
+        "before": args.before,
+        "busy": workers.busy / (wall * args.workers),
+        "loop_ms_a_trial": (time.process_time() - spent) / args.trials * 1000,
+        "trials_a_second": args.trials / wall,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--trials", type=int, default=640)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--before", type=int, default=0)
+    parser.add_argument("--storage")
+    args = parser.parse_args()
+    quiet_optuna()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(args, Path(folder)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
