@@ -1,24 +1,22 @@
 """Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
-import csv
-import io
+import json
 import pickle
 import struct
 import tempfile
+import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
 
 from nas.architecture import Architecture
 from nas.errors import StudyError, first_line, found, named
-from nas.picture import picture
-from nas.training import EpochMetrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,17 +49,28 @@ class Artifacts:
         with tempfile.TemporaryFile(dir=self.folder):
             pass
 
-    def upload(self, content: bytes, owner: optuna.Trial | optuna.Study, *, name: str = "weights.pt") -> str:
-        """Stores a file of that name, a state dict as `torch.save` writes it unless told otherwise; its identifier."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_bytes(content)
-            return upload_artifact(
-                artifact_store=self.store(),
-                file_path=str(path),
-                study_or_trial=owner,
-                mimetype=MIMETYPES[path.suffix],
-            )
+    def write(self, content: bytes, name: str = "weights.pt") -> tuple[str, dict[str, str]]:
+        """Stores a file: its identifier, and the system attribute by which whoever owns it is to be known as such.
+
+        The file is there whole or not at all: a killed process leaves at most one that nobody knows of.
+        """
+        meta = ArtifactMeta(
+            artifact_id=str(uuid.uuid4()), filename=name, mimetype=MIMETYPES[Path(name).suffix], encoding=None
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{meta.artifact_id}.part"
+        try:
+            part.write_bytes(content)
+            part.replace(self.folder / meta.artifact_id)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        return meta.artifact_id, {f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}": json.dumps(asdict(meta))}
+
+    def sweep(self) -> None:
+        """Removes what killed processes had half-written; call it where nobody is writing."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
 
     def download(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
         """The state dict in an artifact, on the CPU, which fits the network; `what` names it should it not be there.
@@ -131,21 +140,3 @@ def _difference(state: object, architecture: Architecture) -> str:
         if it.isnan().any():
             return f"{name} holds nan"
     return ""
-
-
-def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics], *, title: str) -> dict[str, bytes]:
-    """What the dashboard shows of a training beside its figures, by name: picture, architecture file, epochs."""
-    return {
-        "architecture.svg": picture(architecture, title=title),
-        "architecture.json": architecture.dumps().encode(),
-        "epochs.csv": epochs_csv(history).encode(),
-    }
-
-
-def epochs_csv(history: Sequence[EpochMetrics]) -> str:
-    """A line an epoch below the names of its figures; accuracies are fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(metrics.to_json() for metrics in history)
-    return text.getvalue()

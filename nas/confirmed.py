@@ -97,7 +97,10 @@ class ConfirmedRecords:
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
         """Stores the weights of the first seed of the trial that was confirmed."""
-        self._write(f"{NOTE}weights:{trial}", self.records.artifacts.upload(weights, self.records.study))
+        artifact, attributes = self.records.artifacts.write(weights)
+        for key, value in attributes.items():
+            self._write(key, value)
+        self._write(f"{NOTE}weights:{trial}", artifact)
 
     def weights(self, trial: int) -> "dict[str, Tensor]":
         """The weights of the first seed, trained on train + val."""

@@ -1,6 +1,7 @@
 """Confirm: the best trials of a study trained again with several seeds, and the winner held against the test split."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,8 @@ from nas import datasets
 from nas.confirmed import ConfirmedRecords, JudgedOn, Opening, Run
 from nas.errors import NasError, StudyError
 from nas.records import DEFAULT_STUDY, StudyRecords
-from nas.storage import default_storage, study_lock, usable
+from nas.sharing import locks
+from nas.storage import default_storage, shown, usable
 from nas.stored import Settings, TrialRecord
 from nas.training import EpochMetrics, TrainingData, describe, num_cores, objective, pick_device
 from nas.verdict import Finalist, Ranking, TestResult
@@ -113,7 +115,9 @@ def confirm(
     # Before the lock, which would make a folder where a study was misspelt.
     StudyRecords.open(results=results, storage=storage, study=study)
     url = storage or default_storage(results)
-    with study_lock(url, study or DEFAULT_STUDY, Path(results)), usable(url):
+    with usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
+        if not held.hold("confirm"):
+            raise StudyError(f"{shown(url)}: another process is confirming study {study or DEFAULT_STUDY!r}")
         records = StudyRecords.open(results=results, storage=storage, study=study)
         kept, settings = ConfirmedRecords(records), records.settings
         finalists = records.best(top)

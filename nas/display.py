@@ -17,7 +17,7 @@ from rich.text import Text
 
 from nas.confirming import ConfirmEvent, RunFinished, StageStarted
 from nas.cost import Cost
-from nas.events import EpochFinished, Event, SearchStarted, TrialFinished, TrialStarted
+from nas.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
 from nas.stored import Tally, TrialRecord
 from nas.training import EpochMetrics, consistent_accuracy, objective
 
@@ -79,6 +79,12 @@ def start_lines(event: SearchStarted) -> list[str]:
     ]
 
 
+def awaited_text(event: OthersAwaited) -> str:
+    """What is waited for."""
+    num = event.num_running
+    return f"waiting for {num} trial{'s' * (num != 1)} that other searches on this study have in training"
+
+
 def quiet(event: Event) -> None:
     """Shows nothing."""
 
@@ -96,6 +102,8 @@ def as_json(event: Event) -> None:
         }
     elif isinstance(event, EpochFinished):
         data |= {"number": event.number, **event.metrics.to_json()}
+    elif isinstance(event, OthersAwaited):
+        data |= {"num_running": event.num_running}
     elif isinstance(event, TrialFinished):
         best = event.best
         data |= event.trial.to_json() | dataclasses.asdict(event.tally) | {"best": best.number if best else None}
@@ -126,6 +134,8 @@ class Plain:
             return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
         if isinstance(event, EpochFinished):
             return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
+        if isinstance(event, OthersAwaited):
+            return [awaited_text(event)]
         best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
         return [f"trial {event.trial.number}: {result_text(event.trial)}; {tally_text(event.tally, self.budget)}{best}"]
 
@@ -163,6 +173,8 @@ class LivePanel:
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics
+        elif isinstance(event, OthersAwaited):
+            self.console.print(Text(awaited_text(event), style="dim"))
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)

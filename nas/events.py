@@ -61,4 +61,11 @@ class TrialFinished:
     best: TrialRecord | None
 
 
-Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OthersAwaited:
+    """The budget is spent unless what other searches on the study have in training is stopped early, or left to us."""
+
+    num_running: int
+
+
+Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited

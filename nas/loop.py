@@ -1,43 +1,49 @@
 """The loop of a search: ask, discard, train, tell."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 
 from nas.constraints import Constraint, worst
 from nas.cost import Cost, cost_of
 from nas.errors import ArchitectureError, StudyError, first_line
-from nas.events import EpochFinished, Event, TrialFinished, TrialStarted
+from nas.events import EpochFinished, Event, OthersAwaited, TrialFinished, TrialStarted
+from nas.ledger import Ledger
 from nas.proposals import proposer
 from nas.pruners import CandidatePruner, pruner
-from nas.records import StudyRecords
+from nas.recording import Recorder
 from nas.samplers import FeasibleSampler, NothingNewError
 from nas.screening import DUPLICATE
 from nas.search_space import Candidate, SearchSpace
+from nas.sharing import LockLostError
 from nas.starting import Start
+from nas.stored import read_trial
 from nas.training import EpochMetrics
-from nas.workers import Ended, Job, Progress, Workers
+from nas.workers import Ended, Job, Progress, Report, Workers
 
 MAX_FAILURES = 3
+PAUSE = 0.5  # seconds between two looks at what other searches have in training
+PATROL = 5.0  # seconds between two looks at whether they are alive
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Running:
     """A trial in training. `index`: of its candidate among those of the study."""
 
-    trial: optuna.Trial
     index: int
     history: list[EpochMetrics] = field(default_factory=list)
 
 
 class Loop:
-    """A study, what it draws from, and who trains."""
+    """A study, what it draws from, and who trains. Other loops may be at work on the study at the same time."""
 
     def __init__(
         self,
-        records: StudyRecords,
+        recorder: Recorder,
         space: SearchSpace,
         constraints: Sequence[Constraint],
         workers: Workers,
@@ -46,15 +52,16 @@ class Loop:
         keep_discards: int,
         on_event: Callable[[Event], None],
     ) -> None:
-        self.records = records
+        self.recorder = recorder
         self.space = space
         self.constraints = constraints
         self.workers = workers
         self.on_event = on_event
-        settings = records.settings
+        settings = recorder.records.settings
         self.seed, self.epochs = settings.seed, settings.epochs
         self.running: dict[int, _Running] = {}
-        self.starts = records.not_had(starts)
+        self.starts = recorder.not_had(starts)
+        self.ledger = Ledger(self.epochs)
         # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
         # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
         self.lag = 2 * (workers.most - 1)
@@ -66,12 +73,12 @@ class Loop:
             choices=settings.choices,
             seed=self.seed,
             lag=self.lag,
-            seen=records.fingerprints(),
         )
-        self.pruner = CandidatePruner(pruner(settings.pruner, self.epochs), records.study, lag=self.lag)
-        candidate = len(self.sampler.seen)
-        self.sampler.keep = max(0, keep_discards - records.num_kept_discards(lambda index: index < candidate))
-        records.study.sampler = self.sampler
+        self.pruner = CandidatePruner(pruner(settings.pruner, self.epochs), recorder.study, lag=self.lag)
+        recorder.study.sampler = self.sampler  # of trials from the queue: it leaves them as they are
+        self.keep_discards = keep_discards
+        self._patrolled = time.monotonic()
+        self._look()
 
     def run(self, budget: int) -> tuple[bool, str]:
         """Trains until the budget, in trials, is spent: whether it was interrupted, and why it ran dry if so."""
@@ -81,70 +88,128 @@ class Loop:
             pass
         finally:
             self.workers.close()
-        self.records.settle()
+        self.recorder.settle()
         return True, ""
 
     def _train(self, budget: int) -> str:
         """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""
-        failures, dry = 0, ""
+        failures, waited, dry = 0, False, ""
         while True:
-            while not dry and self._may_start(budget):
-                try:
-                    self._start()
-                except NothingNewError as error:
-                    dry = str(error)
+            try:
+                while not dry and self._begin(budget):
+                    pass
+            except NothingNewError as error:
+                dry = str(error)
             if not self.running:
-                return dry
-            for report in self.workers.reports():
+                if dry or not self.ledger.running:
+                    return dry
+                # What others train may be stopped early, or be left to us: only then is the budget known to be spent.
+                if not waited:
+                    self.on_event(OthersAwaited(num_running=len(self.ledger.running)))
+                    waited = True
+                time.sleep(PAUSE)
+                continue
+            reports = self.workers.reports()
+            epochs = [report for report in reports if isinstance(report, Progress) and report.key in self.running]
+            self.recorder.report([(report.key, report.metrics) for report in epochs])
+            for report in reports:
                 if report.key not in self.running:  # stopped a moment ago
                     continue
-                if isinstance(report, Progress):
-                    self._note(report.key, report.metrics)
-                    continue
-                failure = self._end(report)
-                failures = failures + 1 if failure else 0
+                failure = self._hear(report)
+                if failure is not None:
+                    failures = failures + 1 if failure else 0
                 if failures == MAX_FAILURES:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
-    def _may_start(self, budget: int) -> bool:
-        """Whether a trial is wanted, a worker is free, and what its candidate is to be drawn from is known."""
-        num_running = len(self.running)
-        if num_running >= self.workers.capacity or not self.records.tally().admits(budget, running=num_running):
+    def _begin(self, budget: int) -> bool:
+        """Begins a trial, or ends one that is not to be trained; False where none is wanted, or nobody is free."""
+        # What a candidate is to be drawn from must be known, unless it comes from the queue.
+        oldest = min((running.index for running in self.running.values()), default=None)
+        if len(self.running) >= self.workers.capacity:
             return False
-        needed = len(self.sampler.seen) - self.lag
-        return self.records.num_queued() > 0 or all(running.index >= needed for running in self.running.values())
+        if oldest is not None and not self.ledger.num_queued and oldest < len(self.ledger.fingerprints) - self.lag:
+            return False
+        # One search at a time, so that none draws what another one has, and the budget is spent once.
+        try:
+            with self.recorder.locks.exclusively("begin") as check:
+                self._look()
+                if not self.ledger.tally().admits(budget, running=len(self.ledger.running)):
+                    return False
+                self._start(check)
+                return True
+        except LockLostError:
+            return True
 
-    def _start(self) -> None:
+    def _look(self) -> None:
+        """Sees what has begun and ended since the last look, whoever did it."""
+        study, mirror = self.recorder.study, self.recorder.mirror
+        self.ledger.update(mirror.trials(study._study_id))
+        if self.ledger.running - self.running.keys() and time.monotonic() > self._patrolled + PATROL:
+            self.recorder.settle(self.running)
+            self.ledger.update(mirror.trials(study._study_id))
+            self._patrolled = time.monotonic()
+
+    def _start(self, check: Callable[[], None]) -> None:
         """Draws a candidate, or takes a queued one, and hands it to the workers unless it is not to be trained."""
-        records, study = self.records, self.records.study
-        discards: Mapping[str, int] = {}
-        if self.starts and not records.num_queued():
+        recorder = self.recorder
+        if self.starts and not self.ledger.num_queued:
             # One at a time: what was interrupted goes back into an empty queue, and so comes first again.
-            records.enqueue(self.starts.pop(0))
-        queued = records.num_queued() > 0
+            recorder.enqueue(self.starts.pop(0))
+            self._look()
+        if self.ledger.num_queued:
+            self._start_queued()
+            return
+        self.sampler.seen = set(self.ledger.fingerprints)
         index = len(self.sampler.seen)
-        if not queued:
-            self.sampler.prepare(study)
-            discards, kept = self.sampler.take_discards()
-            self.sampler.keep -= len(kept)
-            records.keep_discards(kept, self.constraints, self.space.distributions(), drawn_for=index)
-        trial = study.ask()
+        # Those that a killed search stored for this candidate will be drawn again, and not stored again.
+        stored = self.ledger.kept[index]
+        self.sampler.keep = max(0, self.keep_discards - self.ledger.kept.total() + stored)
+        values = self.sampler.draw(recorder.study)
+        discards, kept = self.sampler.take_discards()
+        candidate = self.space.candidate(values)
+        cost = cost_of(candidate.architecture)
+        seed = _training_seed(self.seed, candidate)
+        check()
+        recorder.keep_discards(kept[stored:], self.constraints, self.space.distributions(), drawn_for=index)
+        number = recorder.start(
+            candidate,
+            values,
+            self.space.distributions(),
+            cost,
+            self.constraints,
+            seed=seed,
+            index=index,
+            discards=discards,
+        )
+        self._submit(number, candidate, cost, seed=seed, index=index)
+
+    def _start_queued(self) -> None:
+        """Takes a trial from the queue: one that was interrupted, or that somebody enqueued."""
+        recorder = self.recorder
+        trial = recorder.study.ask()
         try:
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)
         except ArchitectureError as error:  # only parameters that a user enqueued can do this
-            records.fail(trial, "unused", first_line(error))
+            recorder.fail(trial.number, "unused", first_line(error))
             return
-        if queued and (reason := self._why_not(trial, candidate, cost)):
-            records.discard(trial, cost, reason, self.constraints)
+        if reason := self._why_not(trial, candidate, cost):
+            recorder.discard(trial.number, cost, reason, self.constraints)
             return
         seed = _training_seed(self.seed, candidate)
-        index = trial.user_attrs.get("candidate", index)  # one that is run again keeps its own
-        records.start(trial, candidate, cost, self.constraints, seed=seed, index=index, discards=discards)
-        self.on_event(TrialStarted(number=trial.number, candidate=candidate, cost=cost, discards=records.discards()))
-        self.running[trial.number] = _Running(trial=trial, index=index)
-        job = Job(key=trial.number, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
-        self.workers.submit(job)
+        # One that is run again keeps its index.
+        index = trial.user_attrs.get("candidate", len(self.ledger.fingerprints))
+        recorder.start_queued(trial.number, candidate, cost, self.constraints, seed=seed, index=index)
+        self._submit(trial.number, candidate, cost, seed=seed, index=index)
+
+    def _submit(self, number: int, candidate: Candidate, cost: Cost, *, seed: int, index: int) -> None:
+        self._look()
+        self.on_event(TrialStarted(number=number, candidate=candidate, cost=cost, discards=self.ledger.discards()))
+        self.running[number] = _Running(index)
+        architecture, recipe = candidate.architecture, candidate.recipe
+        self.workers.submit(
+            Job(key=number, architecture=architecture, recipe=recipe, seed=seed, title=f"Trial {number}")
+        )
 
     def _why_not(self, trial: optuna.Trial, candidate: Candidate, cost: Cost) -> str:
         """Why a queued trial is not to be trained: a user may enqueue what the sampler would not hand out."""
@@ -152,36 +217,52 @@ class Loop:
         if missed is not None:
             return missed.metric
         fingerprint = candidate.fingerprint()
-        if fingerprint in self.sampler.seen and trial.user_attrs.get("fingerprint") != fingerprint:
+        if fingerprint in self.ledger.fingerprints and trial.user_attrs.get("fingerprint") != fingerprint:
             return DUPLICATE
-        self.sampler.seen.add(fingerprint)
         return ""
 
-    def _note(self, number: int, metrics: EpochMetrics) -> None:
-        running = self.running[number]
-        running.history.append(metrics)
-        self.records.report(running.trial, metrics)
-        self.on_event(EpochFinished(number=number, metrics=metrics))
-        if metrics.epoch < self.epochs and self.pruner.hopeless(running.trial, running.index):
+    def _hear(self, report: Report) -> str | None:
+        """Deals with a report: the cause if a training failed, empty if it ended otherwise, None if it goes on."""
+        try:
+            if isinstance(report, Ended):
+                return self._end(report)
+            self._note(report)
+        except UpdateFinishedTrialError:  # another search took this one for dead, and has its trial now
+            self.workers.stop(report.key)
+            self.recorder.give_up(report.key)
+            self._over(report.key)
+        return None
+
+    def _note(self, report: Progress) -> None:
+        """Hears of an epoch, which is stored already."""
+        number, running = report.key, self.running[report.key]
+        running.history.append(report.metrics)
+        self.on_event(EpochFinished(number=number, metrics=report.metrics))
+        if report.metrics.epoch < self.epochs and self.pruner.hopeless(number, running.index):
             self.workers.stop(number)
-            self.records.prune(running.trial, running.history)
+            self.recorder.prune(number, running.history)
             self._over(number)
 
     def _end(self, report: Ended) -> str:
         """Stores how a training ended; the cause if it failed, empty for any other outcome."""
-        records, running = self.records, self.running[report.key]
+        history = self.running[report.key].history
         if report.outcome == "trained":
-            records.finish(running.trial, running.history, report.weights)
+            self.recorder.finish(report.key, history, report.weights, report.files)
         else:
-            records.fail(running.trial, report.outcome, report.reason, running.history)
+            self.recorder.fail(report.key, report.outcome, report.reason, history)
         self._over(report.key)
         return report.reason if report.outcome == "failed" else ""
 
     def _over(self, number: int) -> None:
         del self.running[number]
-        best = self.records.best(1)
+        self._look()
+        trials, best = self.recorder.mirror.trials(self.recorder.study._study_id), self.ledger.best
         self.on_event(
-            TrialFinished(trial=self.records.trial(number), tally=self.records.tally(), best=best[0] if best else None)
+            TrialFinished(
+                trial=read_trial(trials[number]),
+                tally=self.ledger.tally(),
+                best=read_trial(best) if best else None,
+            )
         )
 
 

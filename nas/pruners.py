@@ -43,9 +43,11 @@ class CandidatePruner:
         self.lag = lag
         self._earlier = _Earlier(study)
 
-    def hopeless(self, trial: optuna.Trial, index: int) -> bool:
+    def hopeless(self, number: int, index: int) -> bool:
         """Whether the candidate of that index should stop, after what its trial has reported so far."""
-        own = _numbered(self.study._storage.get_trial(trial._trial_id), index)
+        storage = self.study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        own = _numbered(storage.get_trial(trial_id), index)
         self._earlier.below = index - self.lag
         view = optuna.Study(study_name=_Earlier.NAME, storage=self._earlier, pruner=self.pruner)
         return self.pruner.prune(view, own)

@@ -45,7 +45,7 @@ class FeasibleSampler(BaseSampler):
     resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
     are not looked at. `seen` holds the fingerprints of those candidates. The first `num_startup` are drawn at random,
     each the largest of `choices` that are feasible: where accuracy is sought within a limit, large ones are better.
-    `prepare` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative` where it was not called.
+    `draw` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative`.
     """
 
     def __init__(
@@ -74,7 +74,6 @@ class FeasibleSampler(BaseSampler):
         self.num_draws = 0
         self._distributions = space.distributions()
         self._independent = RandomSampler(seed=seed % 2**32)  # numpy takes no larger one
-        self._prepared: Values | None = None
         # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
         # count towards how many of them TPE takes for good ones.
         self._memory = InMemoryStorage()
@@ -84,21 +83,16 @@ class FeasibleSampler(BaseSampler):
         """The whole space, always: it is flat and static."""
         return self._distributions
 
-    def prepare(self, study: optuna.Study) -> None:
-        """Draws the candidate of the next trial, before there is one that could be left behind unused."""
-        self._prepared = self._draw(study)
-
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Values:
         """Values of every parameter of a feasible, new candidate; none for an enqueued trial, which has its own."""
         if "fixed_params" in trial.system_attrs:
             return {}
-        drawn = self._draw(study) if self._prepared is None else self._prepared
-        self._prepared = None
-        return drawn
+        return self.draw(study)
 
-    def _draw(self, study: optuna.Study) -> Values:
+    def draw(self, study: optuna.Study) -> Values:
+        """The same, before there is a trial that could be left behind unused."""
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
         trained = self._trained(study)

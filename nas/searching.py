@@ -4,6 +4,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,11 +17,13 @@ from nas.loop import Loop
 from nas.overview import refresh
 from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.pruners import pruner as pruner_of
+from nas.recording import Recorder
 from nas.records import DEFAULT_STUDY, StudyRecords, check_name
 from nas.screening import survey
 from nas.search_space import SearchSpace
+from nas.sharing import Locks, locks
 from nas.starting import starts
-from nas.storage import default_storage, shown, study_lock, usable
+from nas.storage import default_storage, shown, usable
 from nas.stored import OBJECTIVES, Settings, Tally, TrialRecord
 from nas.training import TrainingData, describe, num_cores, pick_device
 from nas.workers import open_workers
@@ -148,26 +151,17 @@ def search(
             lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
             raise InfeasibleError("\n".join(lines))
     url = storage or default_storage(results)
-    with study_lock(url, study or DEFAULT_STUDY, Path(results)), usable(url):
-        # Looked for again: another search may have made it since.
-        records = StudyRecords.find(**place) or StudyRecords.create(
-            settings,
-            **place,
-            notes={
-                "dataset_note": note,
-                "normalisation": {"mean": loaded.mean, "std": loaded.std},
-                "classes": loaded.classes,
-                "command": _command().replace(url, shown(url)),  # a password is nobody else's business
-                "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
-            },
-        )
-        if differences := records.settings.differences(settings):
-            raise StudyError(
-                f"study {records.study.study_name!r} holds other results: {'; '.join(differences)};"
-                " give the options it was begun with, or another --study NAME"
-            )
-        records.artifacts.prepare()
-        records.settle()
+    with usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
+        notes = {
+            "dataset_note": note,
+            "normalisation": {"mean": loaded.mean, "std": loaded.std},
+            "classes": loaded.classes,
+            "command": _command().replace(url, shown(url)),  # a password is nobody else's business
+            "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
+        }
+        recorder = _recorder(held, place, settings, notes)
+        records = recorder.records
+        ledger = records.ledger()
         best = records.best(1)
         num_workers = workers or (num_cores() if picked.type == "cpu" else 1)
         on_event(
@@ -182,21 +176,21 @@ def search(
                 workers=num_workers,
                 epochs=epochs,
                 budget=trials,
-                tally=records.tally(),
-                num_queued=records.num_queued() + len(records.not_had(known)),
+                tally=ledger.tally(),
+                num_queued=ledger.num_queued + len(recorder.not_had(known)),
                 objectives=settings.objectives,
                 unfit=unfit,
                 sampler=settings.sampler,
                 pruner=settings.pruner,
                 seed=settings.seed,
-                discards=records.discards(),
+                discards=ledger.discards(),
                 best=best[0] if best else None,
             )
         )
         interrupted, exhausted = False, ""
-        if records.tally().admits(trials):
+        if ledger.tally().admits(trials):
             opened = open_workers(TrainingData.of(loaded), picked, num=num_workers, exact=exact)
-            loop = Loop(records, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
+            loop = Loop(recorder, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
             interrupted, exhausted = loop.run(trials)
         refresh(records)
         if exhausted:
@@ -213,6 +207,22 @@ def search(
             interrupted=interrupted,
             exhausted=exhausted,
         )
+
+
+def _recorder(held: Locks, place: "_Place", settings: Settings, notes: Mapping[str, Any]) -> Recorder:
+    """What writes to the study, made where there is none; what dead searches left is back in its queue."""
+    with held.exclusively("begin"):
+        # Looked for again: another search may have made it since.
+        records = StudyRecords.find(**place) or StudyRecords.create(settings, **place, notes=notes)
+        if differences := records.settings.differences(settings):
+            raise StudyError(
+                f"study {records.study.study_name!r} holds other results: {'; '.join(differences)};"
+                " give the options it was begun with, or another --study NAME"
+            )
+        records.artifacts.prepare()
+        recorder = Recorder(records, held)
+        recorder.settle()
+    return recorder
 
 
 def _objectives(text: str | None) -> tuple[str, ...] | None:

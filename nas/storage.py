@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout  # torch brings it
 
 from nas.errors import StudyError, first_line
 
@@ -101,29 +100,6 @@ def usable(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError) else error
         raise StudyError(f"{shown(url)}: the database cannot be used: {first_line(cause)}") from None
-
-
-@contextmanager
-def study_lock(url: str, study: str, results: Path) -> Iterator[None]:
-    """Holds the study for one search on this machine; the system releases it however the process dies.
-
-    The lock lies beside an SQLite database, whichever results folder a search names; for other databases in the
-    results folder.
-    """
-    database = sqlite_file(url)
-    place = results / "study" if database is None else database
-    path = place.with_name(f"{place.name}.{study.replace('/', '_')}.lock")
-    with usable(url):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StudyError(f"{path}: another process is at work on study {study!r}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_sqlite(database: Path) -> None:

@@ -20,6 +20,15 @@ NOTE = "nas:"
 OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
 """What a search may look for: accuracy, and beside it one cost."""
 
+TRAINED = ("trained", "diverged")
+"""Outcomes of a whole training: to its end, or until its loss was no number."""
+
+DRAWN = (*TRAINED, "pruned")
+"""Outcomes of trials that get a picture and a table of their epochs: they were trained, if not to the end."""
+
+STOPPED = ("discarded", "pruned")
+"""Outcomes that are decisions, not failures: before the training, or in its midst."""
+
 WHOLE = Interval(int, 0, 10**100)  # a cost, whatever a space allows, or a seed
 
 

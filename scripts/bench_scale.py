@@ -20,9 +20,11 @@ from random import Random
 from nas.constraints import Constraint
 from nas.events import Event
 from nas.loop import Loop
+from nas.recording import Recorder
 from nas.records import StudyRecords
 from nas.search_space import SearchSpace
-from nas.storage import quiet_optuna
+from nas.sharing import locks
+from nas.storage import default_storage, quiet_optuna
 from nas.stored import Settings
 from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Report
@@ -109,9 +111,10 @@ def open_study(folder: Path, storage: str | None, epochs: int) -> tuple[StudyRec
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     records, space = open_study(folder, args.storage, args.epochs)
     events: list[Event] = []
+    recorder = Recorder(records, locks(args.storage or default_storage(folder), "scale", folder))
 
     def loop(workers: Sleepers) -> Loop:
-        return Loop(records, space, LIMITS, workers, keep_discards=0, on_event=events.append)
+        return Loop(recorder, space, LIMITS, workers, keep_discards=0, on_event=events.append)
 
     if args.before:
         loop(Sleepers(args.workers, 0.0, args.epochs)).run(args.before)

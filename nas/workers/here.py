@@ -15,6 +15,7 @@ from nas.training import (
     open_engine,
     state_dict_on_cpu,
 )
+from nas.trial_files import files_of_training
 from nas.workers.jobs import Ended, Job, Progress, Report
 
 
@@ -24,7 +25,7 @@ class Here:
     def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group: int | None = None) -> None:
         self.most = most_at_once(device, group)
         self._engine = open_engine(data, device, exact=exact, size=group)
-        self._jobs: dict[int, tuple[Job, nn.Module]] = {}
+        self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}
         self._waiting: list[Job] = []  # there was no memory for them beside the others
         self._reports: list[Report] = []
 
@@ -51,7 +52,7 @@ class Here:
         except Exception as error:  # whatever a network does to torch belongs to its own trial
             self._reports.append(_failed(job.key, error))
         else:
-            self._jobs[job.key] = job, module
+            self._jobs[job.key] = job, module, []
 
     def reports(self) -> list[Report]:
         if not self._reports:
@@ -63,16 +64,18 @@ class Here:
         return found
 
     def _report(self, key: int, result: EpochMetrics | Exception) -> list[Report]:
-        job, module = self._jobs[key]
+        job, module, history = self._jobs[key]
         if isinstance(result, Exception):
             del self._jobs[key]
             return [_failed(key, result)]
+        history.append(result)
         found: list[Report] = [Progress(key=key, metrics=result)]
         if result.epoch == job.recipe.epochs:
             del self._jobs[key]
             file = io.BytesIO()
             torch.save(state_dict_on_cpu(module), file)
-            found.append(Ended(key=key, outcome="trained", weights=file.getvalue()))
+            files = files_of_training(job.architecture, history, title=job.title) if job.title else {}
+            found.append(Ended(key=key, outcome="trained", weights=file.getvalue(), files=files))
         return found
 
     def stop(self, key: int) -> None:

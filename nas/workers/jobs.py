@@ -1,6 +1,7 @@
 """What goes to a worker and what comes back: values that can be sent to another process."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nas.architecture import Architecture
@@ -10,12 +11,13 @@ from nas.training import EpochMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One network to train; `key` names it in the reports."""
+    """One network to train; `key` names it in the reports. `title`: of the files to be made of it, empty for none."""
 
     key: int
     architecture: Architecture
     recipe: Recipe
     seed: int
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +30,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The last word on a job: where it was trained its state dict, as `torch.save` writes it, else the reason."""
+    """The last word on a job: where it was trained its state dict, as `torch.save` writes it, else the reason.
+
+    `files`: what the dashboard shows of it, by name, where the job has a title. Workers make them, since a picture
+    takes longer than all else that a search does for a trial.
+    """
 
     key: int
     outcome: Literal["trained", "diverged", "failed"]
     reason: str = ""
     weights: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Report = Progress | Ended

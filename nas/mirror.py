@@ -1,0 +1,310 @@
+"""A study's trials in memory, beside the database: what this process wrote is not read again.
+
+Optuna's own storage writes each parameter and attribute in a transaction of its own, and reads every trial that has not
+ended at every look: with 64 workers that is seconds a trial. Here a trial begins and ends in one transaction each, and
+a look reads what others have begun or ended since the last one. It leans on Optuna's tables, which have been the same
+since its version 3.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
+
+Attrs = Mapping[str, Any]
+NONE: Attrs = MappingProxyType({})
+
+
+class Mirror(_CachedStorage):
+    """Optuna's storage of a database, for who writes to a study and reads it often.
+
+    Trials that others have not ended are as they were when they were first seen: their epochs are not followed.
+    """
+
+    def __init__(self, backend: RDBStorage) -> None:
+        super().__init__(backend)
+        self._ours: set[int] = set()  # trials that are for this process alone to write to, until they have ended
+        self._theirs: dict[int, set[int]] = {}  # of each study: trials of others that have not ended
+        self._last: dict[int, int] = {}  # of each study: the highest identifier of a trial seen
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        """Reads trials that are new, and those of others that have ended: `get_all_trials` does it first of all."""
+        last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
+        table = models.TrialModel.__table__.c
+        with self._backend.engine.connect() as connection:
+            if last < 0:  # Optuna's way of saying that there is no such study
+                self._backend.get_study_name_from_id(study_id)
+            condition = table.trial_id > last
+            if theirs:
+                condition |= table.trial_id.in_(theirs)
+            query = sqlalchemy.select(table.trial_id, table.state).where(table.study_id == study_id, condition)
+            states: dict[int, TrialState] = dict(connection.execute(query).tuples().all())
+        with self._lock:
+            self._add_study(study_id)
+            changed = {trial_id for trial_id, state in states.items() if self._is_new(study_id, trial_id, state)}
+            if not changed:
+                return
+            trials = self._backend._get_trials(
+                study_id, states=None, included_trial_ids=changed, trial_id_greater_than=last
+            )
+            news = [trial for trial in trials if trial._trial_id not in self._ours]
+            self._add_trials_to_cache(study_id, news)
+            theirs -= {trial._trial_id for trial in news if trial.state.is_finished()}
+            theirs |= {trial._trial_id for trial in news if not trial.state.is_finished()}
+            self._last[study_id] = max([last, *(trial._trial_id for trial in trials)])
+
+    def _is_new(self, study_id: int, trial_id: int, state: TrialState) -> bool:
+        if trial_id in self._ours:
+            return False
+        if trial_id not in self._trial_id_to_study_id_and_number:
+            return True
+        number = self._trial_id_to_study_id_and_number[trial_id][1]
+        known = self._studies[study_id].trials[number]
+        # A trial that another process takes from the queue says only a little later what it trains.
+        return known.state != state or (state == TrialState.RUNNING and "fingerprint" not in known.user_attrs)
+
+    def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
+        if trial_id in self._ours:
+            return self._cached(trial_id)
+        return super()._get_cached_trial(trial_id)
+
+    def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
+        """The trials of a study by number, as `get_all_trials` gives them, without a list to be made of them."""
+        self._read_trials_from_remote_storage(study_id)
+        return self._studies[study_id].trials
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """A trial as it is begun, queued, or already ended: all of it in one transaction."""
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            # As Optuna does: numbers follow each other, and so who makes trials waits for who does.
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = self._backend._get_prepared_new_trial(study_id, None, session)
+            trial_id: int = row.trial_id
+            number, started = row.number, row.datetime_start
+            if template_trial is not None:
+                self._fill(session, row, template_trial)
+            state = row.state
+        if template_trial is None:
+            trial = FrozenTrial(
+                number=number,
+                state=state,
+                value=None,
+                datetime_start=started,
+                datetime_complete=None,
+                params={},
+                distributions={},
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+                trial_id=trial_id,
+            )
+        else:
+            trial = _copied(template_trial, number, trial_id)
+        with self._lock:
+            self._add_study(study_id)
+            self._add_trials_to_cache(study_id, [trial])
+            if state == TrialState.RUNNING:
+                self._ours.add(trial_id)
+            elif not state.is_finished():
+                self._theirs.setdefault(study_id, set()).add(trial_id)
+        return trial_id
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        *,
+        user_attrs: Attrs,
+        system_attrs: Attrs,
+        constraints: Attrs = NONE,
+    ) -> None:
+        """Ends a trial, with the attributes that belong to its end, in one transaction.
+
+        Raises Optuna's `UpdateFinishedTrialError` where another process has ended it.
+        """
+        system_attrs = {**system_attrs, **_as_attrs(constraints)}
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            row = self._locked(session, trial_id)
+            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
+            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+            for objective, value in enumerate(values or ()):
+                self._backend._set_trial_value_without_commit(session, row, objective, value)
+            row.state, row.datetime_complete = state, datetime.now()
+            ended = row.datetime_complete
+        trial = self._cached(trial_id)
+        trial.user_attrs |= _as_read(user_attrs)
+        trial.system_attrs |= _as_read(system_attrs)
+        self._ended(trial, state, values, ended)
+
+    def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NONE) -> None:
+        """Sets attributes of a trial of ours in one transaction."""
+        system_attrs = {**system_attrs, **_as_attrs(constraints)}
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            self._locked(session, trial_id)
+            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
+            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+        trial = self._cached(trial_id)
+        trial.user_attrs |= _as_read(user_attrs)
+        trial.system_attrs |= _as_read(system_attrs)
+
+    def report(self, epochs: Sequence[tuple[int, int, float]]) -> None:
+        """Sets intermediate values, (trial, step, value) each, of trials of ours in one transaction."""
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            rows = [_stored_value(trial_id, step, value) for trial_id, step, value in epochs]
+            session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
+        for trial_id, step, value in epochs:
+            self._cached(trial_id).intermediate_values[step] = value
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        if trial_id in self._ours:
+            trial = self._cached(trial_id)
+            trial.params[param_name] = distribution.to_external_repr(param_value_internal)
+            trial.distributions[param_name] = distribution
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Ends a trial, or takes one from the queue: then it is ours, unless another process was faster."""
+        if not super().set_trial_state_values(trial_id, state, values):
+            return False
+        if state == TrialState.RUNNING:
+            trial = self._backend.get_trial(trial_id)
+            with self._lock:
+                study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
+                self._add_trials_to_cache(study_id, [trial])
+                self._theirs[study_id].discard(trial_id)
+                self._ours.add(trial_id)
+        elif state.is_finished():
+            self._ended(self._cached(trial_id), state, values, datetime.now())
+        return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        if trial_id in self._ours:
+            self._cached(trial_id).intermediate_values[step] = intermediate_value
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        super().set_trial_user_attr(trial_id, key, value)
+        if trial_id in self._ours:
+            self._cached(trial_id).user_attrs |= _as_read({key: value})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        super().set_trial_system_attr(trial_id, key, value)
+        if trial_id in self._ours:
+            self._cached(trial_id).system_attrs |= _as_read({key: value})
+
+    def give_up(self, trial_id: int) -> None:
+        """Leaves a trial of ours to others, who have ended it."""
+        with self._lock:
+            study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
+            self._ours.discard(trial_id)
+            self._theirs.setdefault(study_id, set()).add(trial_id)
+
+    def _locked(self, session: Session, trial_id: int) -> Any:
+        row = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        if row.state.is_finished():
+            raise UpdateFinishedTrialError(f"trial {row.number} has ended")
+        return row
+
+    def _fill(self, session: Session, row: Any, template: FrozenTrial) -> None:
+        row.datetime_start, row.datetime_complete = template.datetime_start, template.datetime_complete
+        for objective, value in enumerate(template.values or ()):
+            self._backend._set_trial_value_without_commit(session, row, objective, value)
+        params = [
+            {
+                "trial_id": row.trial_id,
+                "param_name": name,
+                "param_value": template.distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(template.distributions[name]),
+            }
+            for name, value in template.params.items()
+        ]
+        if params:
+            session.execute(sqlalchemy.insert(models.TrialParamModel), params)
+        _put(session, models.TrialUserAttributeModel, row.trial_id, template.user_attrs)
+        _put(session, models.TrialSystemAttributeModel, row.trial_id, template.system_attrs)
+        epochs = template.intermediate_values.items()
+        if epochs:
+            session.execute(
+                sqlalchemy.insert(models.TrialIntermediateValueModel),
+                [_stored_value(row.trial_id, step, value) for step, value in epochs],
+            )
+        row.state = template.state
+
+    def _add_study(self, study_id: int) -> None:
+        if study_id not in self._studies:
+            self._studies[study_id] = _StudyInfo()
+
+    def _cached(self, trial_id: int) -> FrozenTrial:
+        study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+        return self._studies[study_id].trials[number]
+
+    def _ended(
+        self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None, ended: datetime | None
+    ) -> None:
+        with self._lock:
+            study_id, _ = self._trial_id_to_study_id_and_number[trial._trial_id]
+            trial.values = None if values is None else list(values)
+            trial.state, trial.datetime_complete = state, ended
+            self._ours.discard(trial._trial_id)
+            self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
+
+
+def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:
+    """Sets attributes; deleting first does in every database what each has a word of its own for."""
+    if not attrs:
+        return
+    session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(attrs)))
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
+    session.execute(sqlalchemy.insert(model), rows)
+
+
+def _as_attrs(constraints: Attrs) -> dict[str, Any]:
+    """System attributes in which Optuna keeps constraints."""
+    return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
+
+
+def _stored_value(trial_id: int, step: int, value: float) -> dict[str, Any]:
+    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    return {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+
+
+def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
+    """The template as it would be read back."""
+    return FrozenTrial(
+        number=number,
+        state=template.state,
+        value=None,
+        values=template.values,
+        datetime_start=template.datetime_start,
+        datetime_complete=template.datetime_complete,
+        params=dict(template.params),
+        distributions=dict(template.distributions),
+        user_attrs=_as_read(template.user_attrs),
+        system_attrs=_as_read(template.system_attrs),
+        intermediate_values=dict(template.intermediate_values),
+        trial_id=trial_id,
+    )
+
+
+def _as_read(attrs: Attrs) -> dict[str, Any]:
+    """Attributes as JSON brings them back: tuples as lists, keys as texts."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(attrs)))
+    return found
