@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.constraints import Constraint, worst
 from nas.cost import Cost, cost_of
@@ -21,6 +22,7 @@ from nas.screening import DUPLICATE
 from nas.search_space import Candidate, SearchSpace
 from nas.sharing import LockLostError
 from nas.starting import Start
+from nas.storage import is_away
 from nas.stored import read_trial
 from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Report, Workers
@@ -133,20 +135,29 @@ class Loop:
         try:
             with self.recorder.locks.exclusively("begin") as check:
                 self._look()
+                self._patrol()
                 if not self.ledger.tally().admits(budget, running=len(self.ledger.running)):
                     return False
                 self._start(check)
                 return True
         except LockLostError:
-            return True
+            pass
+        except (StorageInternalError, SQLAlchemyError) as error:
+            if not is_away(error):
+                raise
+        # The server was away, and with it the lock. A trial that was made all the same is found like any that is left.
+        self._look()
+        return True
 
     def _look(self) -> None:
         """Sees what has begun and ended since the last look, whoever did it."""
-        study, mirror = self.recorder.study, self.recorder.mirror
-        self.ledger.update(mirror.trials(study._study_id))
+        self.ledger.update(self.recorder.trials())
+
+    def _patrol(self) -> None:
+        """Takes over, from time to time, what searches that are gone have left."""
         if self.ledger.running - self.running.keys() and time.monotonic() > self._patrolled + PATROL:
             self.recorder.settle(self.running)
-            self.ledger.update(mirror.trials(study._study_id))
+            self._look()
             self._patrolled = time.monotonic()
 
     def _start(self, check: Callable[[], None]) -> None:
@@ -203,9 +214,9 @@ class Loop:
         self._submit(trial.number, candidate, cost, seed=seed, index=index)
 
     def _submit(self, number: int, candidate: Candidate, cost: Cost, *, seed: int, index: int) -> None:
+        self.running[number] = _Running(index)
         self._look()
         self.on_event(TrialStarted(number=number, candidate=candidate, cost=cost, discards=self.ledger.discards()))
-        self.running[number] = _Running(index)
         architecture, recipe = candidate.architecture, candidate.recipe
         self.workers.submit(
             Job(key=number, architecture=architecture, recipe=recipe, seed=seed, title=f"Trial {number}")
@@ -256,10 +267,10 @@ class Loop:
     def _over(self, number: int) -> None:
         del self.running[number]
         self._look()
-        trials, best = self.recorder.mirror.trials(self.recorder.study._study_id), self.ledger.best
+        best = self.ledger.best
         self.on_event(
             TrialFinished(
-                trial=read_trial(trials[number]),
+                trial=read_trial(self.recorder.trials()[number]),
                 tally=self.ledger.tally(),
                 best=read_trial(best) if best else None,
             )

@@ -7,29 +7,58 @@ since its version 3.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from nas.storage import is_away
+
 Attrs = Mapping[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
 NONE: Attrs = MappingProxyType({})
+
+PATIENCE = 300.0  # seconds that a server may be away
+PAUSE = 0.5  # seconds between two tries
+
+
+def _patiently(method: Callable[P, T]) -> Callable[P, T]:
+    """The method, tried again while the server is away; it must do no harm where it is done twice."""
+
+    @wraps(method)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                if not is_away(error) or time.monotonic() > end:
+                    raise
+            time.sleep(PAUSE)
+
+    return tried
 
 
 class Mirror(_CachedStorage):
     """Optuna's storage of a database, for who writes to a study and reads it often.
 
-    Trials that others have not ended are as they were when they were first seen: their epochs are not followed.
+    Trials that others have not ended are as they were when they were first seen: their epochs are not followed. While a
+    server is away `get_all_trials`, `end`, `write` and `report` wait for it, some minutes at most.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -40,6 +69,7 @@ class Mirror(_CachedStorage):
 
     # -- reading ---------------------------------------------------------------------------------------------
 
+    @_patiently
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         """Reads trials that are new, and those of others that have ended: `get_all_trials` does it first of all."""
         last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
@@ -51,20 +81,21 @@ class Mirror(_CachedStorage):
             if theirs:
                 condition |= table.trial_id.in_(theirs)
             query = sqlalchemy.select(table.trial_id, table.state).where(table.study_id == study_id, condition)
-            states: dict[int, TrialState] = dict(connection.execute(query).tuples().all())
+            states: dict[int, TrialState] = {row.trial_id: row.state for row in connection.execute(query)}
         with self._lock:
             self._add_study(study_id)
             changed = {trial_id for trial_id, state in states.items() if self._is_new(study_id, trial_id, state)}
+            self._last[study_id] = max([last, *states])
             if not changed:
                 return
-            trials = self._backend._get_trials(
-                study_id, states=None, included_trial_ids=changed, trial_id_greater_than=last
+            # It reads those included up to the last one, and all beyond.
+            beyond = self._last[study_id]
+            news = self._backend._get_trials(
+                study_id, states=None, included_trial_ids=changed, trial_id_greater_than=beyond
             )
-            news = [trial for trial in trials if trial._trial_id not in self._ours]
             self._add_trials_to_cache(study_id, news)
             theirs -= {trial._trial_id for trial in news if trial.state.is_finished()}
             theirs |= {trial._trial_id for trial in news if not trial.state.is_finished()}
-            self._last[study_id] = max([last, *(trial._trial_id for trial in trials)])
 
     def _is_new(self, study_id: int, trial_id: int, state: TrialState) -> bool:
         if trial_id in self._ours:
@@ -124,6 +155,7 @@ class Mirror(_CachedStorage):
                 self._theirs.setdefault(study_id, set()).add(trial_id)
         return trial_id
 
+    @_patiently
     def end(
         self,
         trial_id: int,
@@ -140,32 +172,40 @@ class Mirror(_CachedStorage):
         """
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         with _create_scoped_session(self._backend.scoped_session) as session:
-            row = self._locked(session, trial_id)
-            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
-            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
-            for objective, value in enumerate(values or ()):
-                self._backend._set_trial_value_without_commit(session, row, objective, value)
-            row.state, row.datetime_complete = state, datetime.now()
-            ended = row.datetime_complete
+            row = self._row(session, trial_id)
+            ended = datetime.now()
+            if not row.state.is_finished():
+                _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
+                _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+                for objective, value in enumerate(values or ()):
+                    self._backend._set_trial_value_without_commit(session, row, objective, value)
+                row.state, row.datetime_complete = state, ended
+            elif not _has(session, trial_id, user_attrs):  # else it was us, and the answer did not come through
+                raise UpdateFinishedTrialError(f"trial {row.number} has ended")
         trial = self._cached(trial_id)
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
         self._ended(trial, state, values, ended)
 
+    @_patiently
     def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NONE) -> None:
         """Sets attributes of a trial of ours in one transaction."""
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         with _create_scoped_session(self._backend.scoped_session) as session:
-            self._locked(session, trial_id)
+            row = self._row(session, trial_id)
+            if row.state.is_finished():
+                raise UpdateFinishedTrialError(f"trial {row.number} has ended")
             _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
             _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
         trial = self._cached(trial_id)
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
 
+    @_patiently
     def report(self, epochs: Sequence[tuple[int, int, float]]) -> None:
         """Sets intermediate values, (trial, step, value) each, of trials of ours in one transaction."""
-        with _create_scoped_session(self._backend.scoped_session) as session:
+        # Epochs that are there already were written before the answer was lost: all of them, or none.
+        with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
             rows = [_stored_value(trial_id, step, value) for trial_id, step, value in epochs]
             session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
         for trial_id, step, value in epochs:
@@ -217,11 +257,8 @@ class Mirror(_CachedStorage):
             self._ours.discard(trial_id)
             self._theirs.setdefault(study_id, set()).add(trial_id)
 
-    def _locked(self, session: Session, trial_id: int) -> Any:
-        row = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-        if row.state.is_finished():
-            raise UpdateFinishedTrialError(f"trial {row.number} has ended")
-        return row
+    def _row(self, session: Session, trial_id: int) -> Any:
+        return models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
 
     def _fill(self, session: Session, row: Any, template: FrozenTrial) -> None:
         row.datetime_start, row.datetime_complete = template.datetime_start, template.datetime_complete
@@ -274,6 +311,13 @@ def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:
     session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(attrs)))
     rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
     session.execute(sqlalchemy.insert(model), rows)
+
+
+def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:
+    """Whether the trial has these user attributes."""
+    model = models.TrialUserAttributeModel
+    query = sqlalchemy.select(model.key, model.value_json).where(model.trial_id == trial_id)
+    return _as_read(attrs).items() <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
 
 
 def _as_attrs(constraints: Attrs) -> dict[str, Any]:

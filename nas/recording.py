@@ -45,6 +45,10 @@ class Recorder:
         self.session = uuid.uuid4().hex[:12]
         locks.hold(self.session)
 
+    def trials(self) -> Mapping[int, FrozenTrial]:
+        """Every trial of the study, by number."""
+        return self.mirror.trials(self.study._study_id)
+
     def keep_discards(
         self,
         discards: Sequence[Discard],

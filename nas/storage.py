@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at a URL; SQLite in WAL mode, so that readers and the one writer don't wait for each other."""
     database = sqlite_file(url)
     if database is None:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        server = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        weakref.finalize(server, server.engine.dispose)  # or its connections stay open until the process ends
+        return server
     if _unwritable(database):
         return optuna.storages.RDBStorage(f"sqlite:///{_reading(database)}&uri=true")
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +89,16 @@ def decoding(url: str) -> Iterator[None]:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
         raise StudyError(f"{shown(url)}: damaged: {type(error).__name__}: {first_line(error)}") from None
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a server is at fault, not what it was asked: it is being restarted, or cannot be reached."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
+    if not isinstance(cause, sqlalchemy.exc.DBAPIError) or isinstance(cause.orig, sqlite3.Error):
+        return False
+    # Classes of PostgreSQL's errors: 08 connections, 57P the server's end; none where there was no answer at all.
+    state = getattr(cause.orig, "sqlstate", None) or ""
+    return cause.connection_invalidated or not state or state.startswith(("08", "57P"))
 
 
 @contextmanager

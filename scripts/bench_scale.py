@@ -39,12 +39,12 @@ class Sleepers:
     def __init__(self, num: int, seconds: float, epochs: int) -> None:
         self.capacity = self.most = num
         self.seconds, self.epochs = seconds, epochs
-        self.busy = 0.0  # seconds that workers had a job, of all together
+        self.begun: list[float] = []  # when each training began
         self._due: list[tuple[float, int, int]] = []
 
     def submit(self, job: Job) -> None:
         now = time.perf_counter()
-        self.busy += self.seconds
+        self.begun.append(now)
         for epoch in range(1, self.epochs + 1):
             heapq.heappush(self._due, (now + self.seconds * epoch / self.epochs, job.key, epoch))
 
@@ -66,6 +66,12 @@ class Sleepers:
 
     def close(self) -> None:
         self._due.clear()
+
+    def busy(self) -> float:
+        """The share of their time that all were at work, from the first moment they all were to the last start."""
+        first, last = self.begun[self.capacity - 1], self.begun[-1]
+        worked = sum(max(0.0, min(begun + self.seconds, last) - max(begun, first)) for begun in self.begun)
+        return worked / (last - first) / self.capacity
 
 
 def metrics(key: int, epoch: int, epochs: int) -> EpochMetrics:
@@ -126,7 +132,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         "workers": args.workers,
         "trials": args.trials,
         "before": args.before,
-        "busy": workers.busy / (wall * args.workers),
+        "busy": workers.busy(),
         "loop_ms_a_trial": (time.process_time() - spent) / args.trials * 1000,
         "trials_a_second": args.trials / wall,
     }

@@ -10,7 +10,10 @@ from pathlib import Path
 # Before torch is imported. Two threads that wait by spinning, on two cores that others use too, take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import time
+
 import pytest
+from postgres import Server, find_programs, why_none
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -110,3 +113,35 @@ def study_folder(tmp_path_factory):
         workers=1,
     )
     return folder / "results"
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of the tests' own. Each test takes study names of its own."""
+    pytest.importorskip("psycopg")
+    if reason := why_none():
+        pytest.skip(reason)
+    server = Server(find_programs())
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """The URL of a database of each kind; on PostgreSQL tests share it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'studies.db'}"
+    return request.getfixturevalue("postgres").url
+
+
+@pytest.fixture
+def settled():
+    """Waits until something holds that another process, or a server, brings about; fails after a minute."""
+
+    def wait(holds):
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    return wait

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -20,7 +21,8 @@ from nas.exporting import export_trial
 from nas.fitting import train
 from nas.records import StudyRecords
 from nas.searching import search
-from nas.storage import default_storage, study_lock
+from nas.sharing import locks
+from nas.storage import default_storage
 from nas.training import EpochMetrics
 from nas.verdict import Finalist, Ranking
 from nas.workers import here
@@ -685,9 +687,10 @@ def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
     assert not missing.exists()
 
 
-def test_a_study_that_another_process_works_on_is_left_alone(study, jobs, nas):
-    text = f"{study / 'studies.db'}.search.lock: another process is at work on study 'search'"
-    with study_lock(default_storage(study), "search", study):
+def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
+    text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'"
+    with closing(locks(default_storage(study), "search", study)) as other:
+        assert other.hold("confirm")
         with pytest.raises(StudyError) as caught:
             confirm(**ASKED, results=study)
         assert str(caught.value) == text
@@ -697,7 +700,7 @@ def test_a_study_that_another_process_works_on_is_left_alone(study, jobs, nas):
 
 def test_while_it_runs_no_other_confirmation_begins(study):
     def ask_again(event):
-        with pytest.raises(StudyError, match=r"is at work on study 'search'$"):
+        with pytest.raises(StudyError, match=r"is confirming study 'search'$"):
             confirm(**ASKED, results=study)
         raise Stop
 

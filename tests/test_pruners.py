@@ -26,7 +26,7 @@ def train(study, asked, curve, index, *, until=EPOCHS):
     trial.set_user_attr("candidate", index)
     for epoch, accuracy in enumerate(curve[:until], start=1):
         trial.report(accuracy, epoch)
-        if epoch < EPOCHS and asked.hopeless(trial, index):
+        if epoch < EPOCHS and asked.hopeless(trial.number, index):
             study.tell(trial, state=TrialState.PRUNED)
             return epoch
     if until == EPOCHS:
@@ -124,7 +124,7 @@ def test_who_runs_beside_a_candidate_changes_nothing(name):
         epoch += 1
         trial.report(every[index][epoch - 1], epoch)
         running[index] = trial, epoch
-        if epoch < EPOCHS and asked.hopeless(trial, index):
+        if epoch < EPOCHS and asked.hopeless(trial.number, index):
             study.tell(trial, state=TrialState.PRUNED)
         elif epoch == EPOCHS:
             study.tell(trial, every[index][-1])
@@ -151,5 +151,5 @@ def test_any_number_of_epochs_will_do(name, epochs):
         trial.set_user_attr("candidate", index)
         for epoch in range(1, epochs + 1):
             trial.report(0.5 + 0.01 * index, epoch)
-            asked.hopeless(trial, index)
+            asked.hopeless(trial.number, index)
         study.tell(trial, 0.5)
