@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 PADDING = Interval(int, 0)
+PADDING_TEXT = f'"same", "valid" or {PADDING}'
 MOST_PIXELS = 10**100  # between the windows of neighbours: no image is that large, and Python still writes it out
 
 
@@ -67,13 +68,13 @@ class Layer(ABC):
         """What it is in words, without its children."""
         return self.kind
 
-    def _check(self, good: bool, field: str, allowed: str) -> None:
+    def _check(self, good: bool, field: str, allowed: object) -> None:
         if not good:
             raise ArchitectureError(f"{self.kind}: {field} is {found(getattr(self, field))}, allowed: {allowed}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
-            self._check(COUNT.holds(getattr(self, field)), field, str(COUNT))
+            self._check(COUNT.holds(getattr(self, field)), field, COUNT)  # in words only where it is told
 
 
 def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
@@ -148,7 +149,7 @@ class Convolution(Layer):
             if self.dilation * (self.kernel_size - 1) % 2 == 0:
                 object.__setattr__(self, "padding", self.dilation * (self.kernel_size - 1) // 2)
         else:
-            self._check(PADDING.holds(self.padding), "padding", f'"same", "valid" or {PADDING}')
+            self._check(PADDING.holds(self.padding), "padding", PADDING_TEXT)
 
     def _options(self, *others: str) -> tuple[tuple[str, Any], ...]:
         """The keyword arguments of its module that are not torch's defaults; `others` default to 1."""

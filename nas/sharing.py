@@ -120,6 +120,7 @@ class ServerLocks:
         self._busy = threading.Lock()
         self._closing = threading.Event()
         self._connection: sqlalchemy.Connection | None = None
+        self._waiting: sqlalchemy.Connection | None = None
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
     def hold(self, name: str) -> bool:
@@ -143,26 +144,29 @@ class ServerLocks:
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[Callable[[], None]]:
-        with self._connected() as connection:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": self._key(name)})
+        # Apart from the one that holds: a lock that is waited for would keep it from being refreshed.
+        if self._waiting is None or self._waiting.invalidated:
+            self._waiting = self._connected()
+        connection = self._waiting
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": self._key(name)})
 
-            def check() -> None:
-                try:
-                    connection.execute(sqlalchemy.text("SELECT 1"))
-                except SQLAlchemyError as error:
-                    raise LockLostError from error
-
+        def check() -> None:
             try:
-                yield check
-            finally:
-                with suppress(SQLAlchemyError):  # of a server that is gone, and with it the lock
-                    connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock_all()"))
+                connection.execute(sqlalchemy.text("SELECT 1"))
+            except SQLAlchemyError as error:
+                raise LockLostError from error
+
+        try:
+            yield check
+        finally:
+            with suppress(SQLAlchemyError):  # of a server that is gone, and with it the lock
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key(name)})
 
     def close(self) -> None:
         self._closing.set()
         with self._busy, suppress(SQLAlchemyError):
-            if self._connection is not None:
-                self._connection.close()
+            for connection in filter(None, (self._connection, self._waiting)):
+                connection.close()
         if self._thread.is_alive():
             self._thread.join()
 

@@ -26,7 +26,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at a URL; SQLite in WAL mode, so that readers and the one writer don't wait for each other."""
     database = sqlite_file(url)
     if database is None:
-        server = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        with _alone(url):
+            server = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         weakref.finalize(server, server.engine.dispose)  # or its connections stay open until the process ends
         return server
     if _unwritable(database):
@@ -42,6 +43,18 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
     storage.engine.dispose()  # so that the first connection, too, is made anew with the pragmas
     return storage
+
+
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Keeps other processes from making Optuna's tables at the same moment, which fails for all but one."""
+    if sqlalchemy.engine.make_url(url).get_backend_name() != "postgresql":
+        yield
+        return
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:  # its end releases the lock
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext('nas: tables'))"))
+        yield
 
 
 def sqlite_file(url: str) -> Path | None:
