@@ -275,6 +275,9 @@ def main() -> None:
     # runs on the same cores, an epoch then takes several times as long (results/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)  # ended politely or by Ctrl-C is the same
+    # So is a closed terminal, where the system knows it, unless it was to be outlived, as by nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         app()
     except (NasError, TrainingDiverged) as error:
