@@ -81,7 +81,7 @@ class Shown:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Ends early where the study cannot be read, or is no longer there: the dashboard's own page deletes studies."""
+        """Ends early where the study cannot be read, or is gone: whoever looks at the dashboard may delete it."""
         with suppress(StudyError, KeyError), usable(str(self.records.storage.url)):
             yield
 

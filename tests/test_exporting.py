@@ -444,6 +444,25 @@ def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model").read_text() == "mine"
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
+    architecture, link = small(), tmp_path / "link"
+    link.symlink_to("target")
+    if is_there:
+        (tmp_path / "target").mkdir()
+    done = export(architecture, random_weights(architecture), output=link, origin=origin_of(architecture))
+    assert link.is_symlink()
+    assert done.folder == link
+    assert {path.name for path in (tmp_path / "target").iterdir()} == set(FILES)
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(NasError, match=r"/[ab]: a link that leads nowhere, allowed: a new or empty folder"):
+        exporting.check_output(tmp_path / "a")
+
+
 def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(results=study_folder).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:

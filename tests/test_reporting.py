@@ -273,13 +273,18 @@ def test_the_ending_of_the_output_says_the_format(study, tmp_path):
     text = (tmp_path / "trials.csv").read_text()
     assert not re.search(r",\d+\.0,", text)  # counts stay whole where some are missing
     assert report(results=study, format="json").name == "search-report.json"
-    assert report(results=study, output=tmp_path / "page").read_text().startswith("<!doctype html>")
+    for name in ("page", "page.html", "page.htm", "PAGE.HTML"):
+        assert report(results=study, output=tmp_path / name).read_text().startswith("<!doctype html>")
+    assert report(results=study, output=tmp_path / "x.txt", format="csv").read_text().startswith("number,")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_errors(study, tmp_path):
     with pytest.raises(NasError, match=r"^format 'pdf', allowed: html, csv, parquet, json$"):
         report(results=study, format="pdf")
+    with pytest.raises(NasError, match=r"x\.pdf: it ends in \.pdf, allowed: \.htm, \.html, \.csv, \.parquet"):
+        report(results=study, output=tmp_path / "x.pdf")
+    assert not (tmp_path / "x.pdf").exists()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NasError, match=r"file/report\.html: "):
         report(results=study, output=tmp_path / "file" / "report.html")

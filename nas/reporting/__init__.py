@@ -9,6 +9,8 @@ from nas.reporting.rendering import page
 from nas.reporting.table import trial_frame
 
 FORMATS = ("html", "csv", "parquet", "json")
+ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
+"""What a file's name ends in, and so holds unless told otherwise."""
 
 
 def report(
@@ -21,12 +23,11 @@ def report(
 ) -> Path:
     """Writes a study's report and returns its path, RESULTS/STUDY-report.FORMAT unless `output` names one.
 
-    `format` None is what `output` ends with, else "html": one self-contained page of some 5 MB, most of it plotly's
-    script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for another format or a
-    file that cannot be written.
+    `format` None is what `output` ends with, "html" where it has no ending: one self-contained page of some 5 MB, most
+    of it plotly's script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for
+    another format or ending, or a file that cannot be written.
     """
-    suffix = Path(output).suffix.removeprefix(".") if output else ""
-    wanted = format or (suffix if suffix in FORMATS else "html")
+    wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
         raise NasError(f"format {wanted!r}, allowed: {', '.join(FORMATS)}")
     records = StudyRecords.open(results=results, storage=storage, study=study)
@@ -41,6 +42,14 @@ def report(
     except OSError as error:
         raise NasError(f"{path}: {error.strerror}") from None
     return path
+
+
+def _format_of(output: Path) -> str:
+    ending = output.suffix.lower()
+    if ending not in ENDINGS:
+        allowed = ", ".join(filter(None, ENDINGS))
+        raise NasError(f"{output}: it ends in {ending}, allowed: {allowed}, no ending, or --format to say what it is")
+    return ENDINGS[ending]
 
 
 def _write(records: StudyRecords, wanted: str, path: Path) -> None:
