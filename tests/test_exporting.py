@@ -1,5 +1,6 @@
 """Exported files are loaded where nothing of ours is, and must give the outputs of the trained network."""
 
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from architectures import draw_architecture
+from onnx import TensorProto
 from PIL import Image
 
 from nas import datasets, exporting
@@ -170,6 +172,30 @@ def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
     kinds = [node.op_type for node in onnx_model(exported.folder / "model_int8.onnx").graph.node]
     assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
     assert "BatchNormalization" not in kinds
+
+
+def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported):
+    sizes = {TensorProto.INT8: 1, TensorProto.INT32: 4, TensorProto.FLOAT: 4}
+    tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer
+    num_bytes = sum(math.prod(t.dims) * sizes[t.data_type] for t in tensors if t.data_type != TensorProto.INT64)
+    text = (exported.folder / "README.md").read_text()
+    assert f"| int8 | {num_bytes:,} | " in text
+    assert "read from\n1,000 training images; " in text
+
+
+def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
+    layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
+    architecture, digits = Architecture(input_shape=(1, 28, 28), layers=layers), datasets.load("digits")
+    few = datasets.Split(images=digits.train.images[:7], labels=digits.train.labels[:7])
+    done = export(
+        architecture,
+        random_weights(architecture),
+        output=tmp_path / "model",
+        origin=origin_of(architecture),
+        evidence=Evidence(train=few, val=digits.val, is_seen=False),
+        formats=("int8",),
+    )
+    assert "read from\n7 training images; " in (done.folder / "README.md").read_text()
 
 
 def onnx_model(path):
@@ -413,6 +439,43 @@ def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
     with pytest.raises(NasError, match=r"^format 'int8' needs the training images .* digits: lost"):
         export_trial(results=study_folder, output=tmp_path / "other", formats=("int8",))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):
+    architecture, write = small(), exporting.c_files
+
+    def broken(*args, **options):
+        files = write(*args, **options)
+        return {**files, "network.c": files["network.c"] + "int broken(void) { return undeclared; }\n"}
+
+    monkeypatch.setattr(exporting, "c_files", broken)
+    given = {"output": tmp_path / "model", "origin": origin_of(architecture), "formats": ("c",)}
+    with pytest.raises(NasError) as caught:
+        export(architecture, random_weights(architecture), **given)
+    assert re.fullmatch(
+        r"the C source could not be compiled: network\.c:\d+:\d+: error: .*undeclared.*", str(caught.value)
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
+    (tmp_path / "cc").write_bytes(b"no program")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    with pytest.raises(NasError, match=r"^the C source could not be compiled: cc: Exec format error$"):
+        export(small(), random_weights(small()), **given)
+
+
+def test_without_a_compiler_the_card_says_what_was_not_proved(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    done = export(small(), random_weights(small()), **given)
+    assert done.remarks == ("network.c was not proved: no C compiler (cc) here.",)
+    text = (done.folder / "README.md").read_text()
+    size = (done.folder / "network.c").stat().st_size
+    assert f"| `network.c` | {size:,} | not proved |  |\n" in text
+    assert "Each file listed here but `network.c` was loaded in a process of its own" in text
 
 
 # -- the folder ----------------------------------------------------------------------------------------------
