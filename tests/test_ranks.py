@@ -9,7 +9,7 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "modules"},
+    {"errors", "modules", "wording"},
     {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard", "call"},
     {"layers", "recipe", "domains"},
     {"composites", "page"},
@@ -21,7 +21,7 @@ RANKS = [
     {"starting", "samplers", "stored", "artifacts", "workers"},
     {"checking"},
     {"records", "events", "figures"},
-    {"loop", "confirmed", "overview"},
+    {"loop", "confirmed", "overview", "study_options"},
     {"searching", "confirming", "fitting", "dashboard", "reporting"},
     {"exporting"},
     {"display", "tables"},

@@ -160,7 +160,7 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     bars = next(trace for trace in accuracy["data"] if "error_y" in trace)
     assert sorted(bars["y"]) == pytest.approx([55, 85])
     assert bars["error_y"]["array"] == pytest.approx([7.07, 7.07], abs=0.01)
-    assert commands(records)[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
+    assert commands(records, "")[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
 
 
 def test_a_target_kept_by_every_seed_is_met(study):

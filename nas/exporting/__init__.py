@@ -22,6 +22,7 @@ from nas.exporting.proof import Proof as Proof
 from nas.exporting.proof import has_compiler, normalised, prove
 from nas.exporting.source import model_source, state_names
 from nas.records import StudyRecords
+from nas.study_options import study_options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +68,8 @@ def export_trial(
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
         record, kind = records.trial(verdict.trial), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
-        origin, accuracy = Origin.of_confirmed(records, record, verdict), None
+        options = study_options(results=results, storage=storage, study=study)
+        origin, accuracy = Origin.of_confirmed(records, record, verdict, options=options), None
     else:
         best = records.best(1)
         if trial is None and not best:

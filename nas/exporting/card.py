@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nas.architecture import Architecture
-from nas.blocks import blocks
+from nas.blocks import blocks, receptive_fields
 from nas.constraints import Constraint
 from nas.cost import Cost, cost_of, layer_table
 from nas.exporting.formats import INT8, Quantised
@@ -160,14 +160,12 @@ def _files(
 def _network(architecture: Architecture) -> Iterator[str]:
     rows = []
     starts = {str(part.start): part for part in blocks(architecture)}
-    in_head = False
-    for row in layer_table(architecture):
+    for row, seen in zip(layer_table(architecture), receptive_fields(architecture), strict=True):
         part = starts.get(row.position)
-        in_head = in_head or (part is not None and part.name == "head")
         layer = "&nbsp;&nbsp;" * row.depth + f"`{row.module}`"
         counts = [f"{x:,}" if x else "" for x in (row.params, row.macs)]
-        seen = "" if in_head else str(row.receptive_field)
-        rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts, seen])
+        counts.append("" if seen is None else str(seen))
+        rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts])
     head = ("block", "layer", "output", "parameters", "MACs", "receptive field")
     yield from _table(head, rows, right=2)
 

@@ -7,6 +7,7 @@ from nas.errors import NasError
 from nas.records import StudyRecords
 from nas.reporting.rendering import page
 from nas.reporting.table import trial_frame
+from nas.study_options import study_options
 
 FORMATS = ("html", "csv", "parquet", "json")
 ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
@@ -37,7 +38,11 @@ def report(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all
             written = Path(folder) / "report"
-            _write(records, wanted, written)
+            if wanted == "html":
+                options = study_options(results=results, storage=storage, study=study)
+                written.write_text(page(records, options), encoding="utf-8")
+            else:
+                _write_table(records, wanted, written)
             written.replace(path)
     except OSError as error:
         raise NasError(f"{path}: {error.strerror}") from None
@@ -52,10 +57,7 @@ def _format_of(output: Path) -> str:
     return ENDINGS[ending]
 
 
-def _write(records: StudyRecords, wanted: str, path: Path) -> None:
-    if wanted == "html":
-        path.write_text(page(records), encoding="utf-8")
-        return
+def _write_table(records: StudyRecords, wanted: str, path: Path) -> None:
     frame = trial_frame(records)
     if wanted == "csv":
         frame.to_csv(path, index=False)
