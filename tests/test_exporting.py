@@ -2,10 +2,12 @@
 
 import math
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -27,6 +29,7 @@ from nas.exporting.source import model_source, state_names
 from nas.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.recipe import Recipe
 from nas.records import StudyRecords
+from nas.stored import noted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -526,6 +529,12 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path):
         exporting.check_output(tmp_path / "a")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(NasError, match=r"^/proc: [A-Z][a-z ]+$"):
+        exporting.check_output(Path("/proc/model"))
+
+
 def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(results=study_folder).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
@@ -534,6 +543,17 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     with pytest.raises(StudyError, match=r"^no trial 10000, allowed: 0 to "):
         export_trial(10000, results=study_folder, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_cannot_be_opened_are_not_called_damaged(study_folder, tmp_path):
+    results = shutil.copytree(study_folder, tmp_path / "own")
+    (best,) = StudyRecords.open(results=results).best(1)
+    artifact = results / "artifacts" / noted(StudyRecords.open(results=results).study.trials[best.number], "weights")
+    artifact.unlink()
+    artifact.mkdir()
+    with pytest.raises(StudyError) as caught:
+        export_trial(results=results, output=tmp_path / "model")
+    assert str(caught.value) == f"{artifact}: Is a directory, it held the weights of trial {best.number}"
 
 
 def test_an_unknown_format_is_refused(tmp_path):

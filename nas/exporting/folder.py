@@ -41,8 +41,11 @@ def check_output(output: Path) -> Path:
                 text = "allowed: a new or empty folder, or one that holds an earlier export alone"
                 raise NasError(f"{output}: {foreign[0]} is in it, which no export wrote; {text}")
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent):
-            pass
+        try:
+            with tempfile.TemporaryDirectory(dir=output.parent):
+                pass
+        except OSError as error:  # its own name would say nothing
+            raise NasError(f"{output.parent}: {error.strerror}") from None
     except OSError as error:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
     return output
