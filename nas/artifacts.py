@@ -75,7 +75,7 @@ class Artifacts:
     def download(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
         """The state dict in an artifact, on the CPU, which fits the network; `what` names it should it not be there.
 
-        Raises `StudyError` where it is missing, damaged, or of another network. Nothing in the file is executed.
+        Raises `StudyError` where it cannot be read, is damaged, or of another network. Nothing in the file is executed.
         """
         import torch
 
@@ -83,12 +83,15 @@ class Artifacts:
             raise StudyError(f"{self.folder}: {what}: {found(name)}, allowed: the name of a file in it")
         path = self.folder / name
         try:
-            with warnings.catch_warnings(), path.open("rb") as file:
+            opened = path.open("rb")
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+            raise StudyError(f"{path}: {reason}, it held {what}") from None
+        try:
+            with warnings.catch_warnings(), opened as file:
                 warnings.simplefilter("ignore")  # torch warns of some foreign files before it refuses them
                 _check_archive(file)
                 state = torch.load(file, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise StudyError(f"{path}: missing, it held {what}") from None
         except UNREADABLE as error:
             raise StudyError(f"{path}: damaged, it held {what} ({first_line(error)[:100]!r})") from None
         if difference := _difference(state, architecture):

@@ -98,6 +98,7 @@ def search(
     import nas.searching
     from nas.display import discards_text, showing, tally_text
     from nas.storage import quiet_optuna
+    from nas.study_options import study_options
     from nas.tables import print_table, trial_table
 
     quiet_optuna()
@@ -146,7 +147,7 @@ def search(
             typer.echo("The rest of the budget is less than one whole training.")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
-            options = _study_options(results, storage, study)
+            options = study_options(results=results, storage=storage, study=study)
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
             front = " --pareto" * (len(result.objectives) > 1)
             for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
@@ -182,6 +183,7 @@ def confirm(
     from nas.confirming import confirm as run
     from nas.display import confirm_line
     from nas.storage import quiet_optuna
+    from nas.study_options import study_options
     from nas.tables import epoch_table, print_table, ranking_table
 
     quiet_optuna()
@@ -224,7 +226,9 @@ def confirm(
     times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
     typer.echo(f"The test split of this study was opened {times}.")
     if found.test.finals[0]:  # where the first seed diverged there are no weights
-        typer.echo(f"Next:\n  nas export --trial confirmed{_study_options(results, storage, study)}")
+        typer.echo(
+            f"Next:\n  nas export --trial confirmed{study_options(results=results, storage=storage, study=study)}"
+        )
 
 
 OTHERS: dict[Callable[..., None], str] = {
@@ -255,12 +259,6 @@ def _root(
 ) -> None: ...
 
 
-def _study_options(results: Path, storage: str | None, study: str | None) -> str:
-    options = [("--results", str(results)) if results != Path("results") else None]
-    options += [("--storage", storage) if storage else None, ("--study", study) if study else None]
-    return "".join(f" {option[0]} {option[1]}" for option in options if option)
-
-
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -275,6 +273,9 @@ def main() -> None:
     # runs on the same cores, an epoch then takes several times as long (results/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)  # ended politely or by Ctrl-C is the same
+    # So is a closed terminal, where the system knows it, unless it was to be outlived, as by nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         app()
     except (NasError, TrainingDiverged) as error:

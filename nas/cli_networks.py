@@ -106,10 +106,9 @@ def train(
 ) -> None:
     """Train one architecture file with one recipe."""
     from nas.architecture import Architecture
-    from nas.display import epoch_line
+    from nas.display import accuracies_text, epoch_line
     from nas.exporting import Evidence, Origin, check_output, export
     from nas.fitting import train as fit
-    from nas.training import consistent_accuracy, objective
 
     architecture = Architecture.load(file)
     chosen = chosen_recipe(recipe, set_ or [], epochs)
@@ -129,11 +128,7 @@ def train(
         on_epoch=lambda metrics: typer.echo(epoch_line(metrics, chosen.epochs, judged_on)),
     )
     accuracies = [metrics.val_accuracy for metrics in fitted.history]
-    last = min(5, len(accuracies))
-    summary = (
-        f"{judged_on} accuracy: final {accuracies[-1]:.2%}, mean of the last {last} epochs"
-        f" {objective(accuracies, last):.2%}, lowest of them {consistent_accuracy(accuracies, last):.2%} (seed {seed})"
-    )
+    summary = f"{judged_on} accuracy: {accuracies_text(accuracies, 5)} (seed {seed})"
     typer.echo(summary)
     if output is not None:
         exported = export(

@@ -28,6 +28,7 @@ def trials(
     from nas.records import StudyRecords
     from nas.stored import FIELDS
     from nas.tables import print_table, trial_table
+    from nas.wording import counted
 
     records = StudyRecords.open(results=results, storage=storage, study=study)
     rows = records.pareto() if pareto else records.trials()
@@ -42,7 +43,9 @@ def trials(
     else:
         settings = records.settings
         typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
-        typer.echo(f"space {settings.space}, limits {', '.join(settings.constraints)}, {settings.epochs} epochs")
+        typer.echo(
+            f"space {settings.space}, limits {', '.join(settings.constraints)}, {counted(settings.epochs, 'epoch')}"
+        )
         how = f"objective {','.join(settings.objectives)}, sampler {settings.sampler}, pruner {settings.pruner}"
         typer.echo(f"{how}, seed {settings.seed}")
         shown = [row for row in rows if discards or row.outcome != "discarded"]

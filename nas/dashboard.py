@@ -2,8 +2,8 @@
 
 import errno
 import socket
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from threading import Lock
@@ -51,14 +51,14 @@ class Shown:
         self.lock = Lock()
 
     def version(self, study: int) -> object:
-        """What equals itself as long as the study's data do; None while it changes, and of other studies.
+        """What equals itself as long as the study's data do; None while it changes, once it is gone, and of others.
 
         Where more trials have ended since, the overview is written first; a database that cannot be written to is
         shown as it is.
         """
         if study != self.records.study._study_id:
             return None
-        with self.lock, suppress(StudyError), usable(str(self.records.storage.url)):
+        with self.lock, self._readable():
             trials = self.records.study.get_trials(deepcopy=False)
             num_ended = sum(trial.state.is_finished() for trial in trials)
             if num_ended != self.num_shown and not self.read_only:
@@ -72,6 +72,18 @@ class Shown:
                 self.application._inmemory_cache.clear()  # it would keep what it has for seconds
             return now
         return None
+
+    def shape(self) -> tuple[int, int]:
+        """Numbers of objectives, and of parameters that any trial has; none of a study that cannot be read."""
+        with self._readable():
+            return self.records.shape()
+        return 0, 0
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Ends early where the study cannot be read, or is gone: whoever looks at the dashboard may delete it."""
+        with suppress(StudyError, KeyError), usable(str(self.records.storage.url)):
+            yield
 
     def warm(self, application: Application) -> None:
         """Asks for the study's data once, so that the first reader need not wait."""
@@ -102,7 +114,7 @@ def serve_dashboard(
     with suppress(OSError):  # a folder that cannot be written to is shown
         records.artifacts.store(make=not read_only)
     shown = Shown(records, read_only=read_only)
-    application = arranged(shown.application, shape=records.shape, version=shown.version)
+    application = arranged(shown.application, shape=shown.shape, version=shown.version)
     shown.warm(application)
     application = guarded(application, names=names, read_only=read_only)
     try:

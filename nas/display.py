@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from nas.cost import Cost
 from nas.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
 from nas.stored import Tally, TrialRecord
 from nas.training import EpochMetrics, consistent_accuracy, objective
+from nas.wording import counted, last_epochs
 
 MOST_SHOWN = 4  # trials side by side in the live panel
 
@@ -61,9 +62,13 @@ def tally_text(tally: Tally, budget: int) -> str:
     return f"{tally.num_trained} trained and {tally.num_pruned} stopped early, {tally.spent:.1f} of {budget} spent"
 
 
-def workers_text(number: int) -> str:
-    """How many processes train."""
-    return f"{number} worker{'s' * (number != 1)}"
+def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
+    """What a training came to, from its accuracies by epoch."""
+    final = f"final {accuracies[-1]:.2%}"
+    if min(consistency, len(accuracies)) == 1:  # the mean and the lowest are the same figure
+        return final
+    mean, lowest = objective(accuracies, consistency), consistent_accuracy(accuracies, consistency)
+    return f"{final}, mean of {last_epochs(consistency, len(accuracies))} {mean:.2%}, lowest {lowest:.2%}"
 
 
 def start_lines(event: SearchStarted) -> list[str]:
@@ -71,7 +76,8 @@ def start_lines(event: SearchStarted) -> list[str]:
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
-        f"{event.epochs} epochs a candidate on {event.device}, {workers_text(event.workers)}, seed {event.seed}",
+        f"{counted(event.epochs, 'epoch')} a candidate on {event.device}, {counted(event.workers, 'worker')},"
+        f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
         *event.unfit,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
@@ -244,13 +250,7 @@ def confirm_line(event: ConfirmEvent) -> str:
     if isinstance(event, RunFinished):
         run = event.run
         accuracies = [metrics.val_accuracy for metrics in event.history]
-        text = (
-            f"final {accuracies[-1]:.2%}, mean of the last {min(event.consistency, len(accuracies))} epochs"
-            f" {objective(accuracies, event.consistency):.2%},"
-            f" lowest {consistent_accuracy(accuracies, event.consistency):.2%}"
-            if accuracies
-            else "diverged"
-        )
+        text = accuracies_text(accuracies, event.consistency) if accuracies else "diverged"
         return f"  {event.num_done}/{event.num_runs}  trial {run.trial}, seed {run.seed}: {run.judged_on} {text}"
     ranking = event.ranking
     winner, others = ranking.winner, len(ranking.tied) - 1

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def list_images(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
-    """Image files, their labels (N,), and the names of the classes."""
+    """Image files, their labels (N,), and the names of the classes.
+
+    Raises `DatasetError` where the folder is of another layout, or a name in it could not be exported.
+    """
     import torch
     from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder
 
@@ -21,6 +24,8 @@ def list_images(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
         listing = ImageFolder(folder, allow_empty=True)
     except FileNotFoundError:
         raise DatasetError(f"{folder}: no folder with a folder for each class, allowed: {folder}/CLASS/*.png") from None
+    for named in (folder, *(folder / label for label in listing.classes)):
+        _check_name(named)
     labels = torch.tensor([label for _, label in listing.samples], dtype=torch.int64)
     for label, count in zip(listing.classes, torch.bincount(labels, minlength=len(listing.classes)), strict=True):
         if not count:
@@ -28,6 +33,16 @@ def list_images(folder: Path) -> tuple[list[Path], "Tensor", tuple[str, ...]]:
     if len(listing.classes) < 2:
         raise DatasetError(f"{folder}: only class {listing.classes[0]!r} found, allowed: at least 2 classes")
     return [Path(file) for file, _ in listing.samples], labels, tuple(listing.classes)
+
+
+def _check_name(folder: Path) -> None:
+    """Raises for a name that an export could not write or print: refused now, not after a search."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise DatasetError(f"{str(folder)!r}: the name is not UTF-8, allowed: one that is") from None
+    if "\r" in folder.name:
+        raise DatasetError(f"{str(folder)!r}: a carriage return in the name, allowed: one without it")
 
 
 def common_mode(files: list[Path]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nas.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.records import StudyRecords
 from nas.stored import NOTE
+from nas.wording import counted
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -57,7 +58,7 @@ def note(records: StudyRecords) -> str:
         "limits": ", ".join(map(_code, settings.constraints)),
         "dataset": f"{_code(settings.dataset)} ({_code(attrs['dataset_note'])}), {_code(settings.split)}",
         "search": f"space {_code(settings.space)}, sampler {_code(settings.sampler)}, pruner {_code(settings.pruner)},"
-        f" objective {_code(','.join(settings.objectives))}, {settings.epochs:,} epochs, seed {settings.seed}",
+        f" objective {_code(','.join(settings.objectives))}, {counted(settings.epochs, 'epoch')}, seed {settings.seed}",
         "machine": _code(attrs["machine"]),
         "so far": counts + (f" ({reasons})" if reasons else ""),
     }

@@ -68,10 +68,13 @@ def _files(named: str | Path) -> Sequence[str | Path]:
     folder = Path(named)
     if not os.path.isdir(folder):  # not Path's, which raises where a name is too long
         return [named]
+    try:
+        found = sorted(folder / name for name in os.listdir(folder) if name.endswith(".json") and name != "recipe.json")
+    except OSError as error:
+        raise StudyError(f"--start-from {named}: {error.strerror}") from None
     export = folder / "architecture.json"
-    found = (
-        [export] if export.exists() else sorted(path for path in folder.glob("*.json") if path.name != "recipe.json")
-    )
+    if export in found:
+        return [export]
     if not found:
         raise StudyError(f"--start-from {named}: no architecture (*.json) in this folder")
     return found

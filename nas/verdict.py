@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from nas.wording import last_epochs
+
 CONFIDENCE = 0.95
 
 
@@ -147,7 +149,7 @@ class TestResult:
     def lines(self) -> list[str]:
         """The verdict and its limits, in words."""
         seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
-        epochs = f"the last {last} epochs" if last > 1 else "the last epoch"
+        epochs = last_epochs(self.consistency, len(self.accuracies[0]))
         wanted = f"at least {self.target:.2%} in {'each of ' * (last > 1)}{epochs}"
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()

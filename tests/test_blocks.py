@@ -7,8 +7,8 @@ from architectures import architectures, draw_architecture
 from hypothesis import given
 
 from nas.architecture import Architecture
-from nas.blocks import blocks
-from nas.cost import cost_of
+from nas.blocks import blocks, receptive_fields
+from nas.cost import cost_of, layer_table
 from nas.errors import ShapeError
 from nas.layers import Activation, Conv, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool
 
@@ -25,6 +25,16 @@ def test_blocks_hold_every_layer_once_and_add_up_to_the_whole(architecture):
     assert [part.input_shape for part in parts] == [architecture.input_shape, *(p.output_shape for p in parts[:-1])]
     assert parts[-1].output_shape == architecture.output_shape
     assert len({part.name for part in parts}) == len(parts)
+
+
+@given(architectures())
+def test_the_last_receptive_field_of_the_table_is_the_network_s(architecture):
+    rows = zip(layer_table(architecture), receptive_fields(architecture), strict=True)
+    seen = [(row.receptive_field, field) for row, field in rows if not row.depth]
+    features = [field for _, field in seen if field is not None]
+    assert [field for _, field in seen] == [*features, *[None] * (len(seen) - len(features))]
+    assert features == [own for own, _ in seen][: len(features)]
+    assert (features or [1])[-1] == cost_of(architecture).receptive_field
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -3,9 +3,16 @@
 import csv
 import io
 import json
+import os
+import re
+import select
+import shutil
+import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import optuna
 import pytest
@@ -126,7 +133,7 @@ def test_train_and_its_export(nas, tmp_path):
     assert status == 0
     lines = out.splitlines()
     assert lines[1].startswith("epoch  1/1  train loss ")
-    assert lines[2].startswith("val accuracy: final ")
+    assert re.fullmatch(r"val accuracy: final [0-9.]+% \(seed 0\)", lines[2])
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
     again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
     assert again.splitlines()[2] == lines[2]  # the same seed and recipe, the same numbers
@@ -241,3 +248,31 @@ def test_the_database_is_in_wal_mode(study_folder):
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
     assert len(trials(results=study_folder)) > 2
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_closed_terminal_leaves_nothing_half_written(study_folder, tmp_path, is_ignored):
+    """Unless it is to be outlived, as `nohup` has it. The compiler tells when the export is in its midst."""
+    told, place = tmp_path / "told", tmp_path / "place"
+    place.mkdir()
+    os.mkfifo(told)
+    (tmp_path / "cc").write_text(f'#!/bin/sh\necho > "{told}"\nexec "{shutil.which("cc")}" "$@"\n')
+    (tmp_path / "cc").chmod(0o755)
+    command = [sys.executable, "-m", "nas", "export", "--results", study_folder, "--format", "c"]
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
+    pipe = os.open(told, os.O_RDWR)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    try:
+        run = subprocess.Popen(
+            [*command, "--output", place / "model"], env=environment, text=True, stdout=PIPE, stderr=PIPE
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with run:
+        heard, _, _ = select.select([pipe], [], [], 300)
+        run.send_signal(signal.SIGHUP)
+        _, err = run.communicate()
+    os.close(pipe)
+    assert heard, err
+    assert run.returncode == (0 if is_ignored else 130), err
+    assert [path.name for path in place.iterdir()] == ["model"] * is_ignored

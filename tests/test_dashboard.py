@@ -47,6 +47,9 @@ def test_it_serves_the_study_and_refuses_strangers(monkeypatch, study_folder):
             {"Host": "evil.example:8080", "Origin": "http://evil.example:8080"},
             {"Host": netloc, "Origin": "http://evil.example"},
             {"Host": netloc, "Origin": "null"},
+            {"Host": netloc, "Origin": "http://[::1"},
+            {"Host": netloc, "Origin": f"http://{netloc}/"},
+            {"Host": netloc, "Origin": netloc},
             {"Host": "127.0.0.1.evil.example"},
             {"Host": "127.0.0.1:80.evil.example"},
             {"Host": "127.0.0.1:"},
@@ -187,3 +190,18 @@ def test_a_study_that_cannot_be_written_to_is_shown(monkeypatch, own_study):
     with pytest.raises(StudyError, match="readonly database"), usable(default_storage(own_study)):
         StudyRecords.open(results=own_study).study.set_user_attr("a", 1)
     assert (own_study / "studies.db").read_bytes() == before
+
+
+def test_a_study_that_is_deleted_leaves_a_dashboard_that_goes_on(monkeypatch, own_study):
+    with serving(monkeypatch, own_study) as address:
+        page = urlsplit(address).path
+        api = page.replace("/dashboard", "/api")
+        assert request(address, "GET", api)[0] == 200
+        body = json.dumps({"remove_associated_artifacts": False})
+        assert request(address, "DELETE", api, body=body, Content_Type="application/json")[0] == 204
+        for _ in range(2):  # what is kept of it must not come back either
+            assert request(address, "GET", api)[0] == 404
+            assert request(address, "GET", page)[0] == 200
+            assert request(address, "GET", "/dashboard")[0] == 200
+            status, body, _ = request(address, "GET", "/api/studies")
+            assert (status, json.loads(body)["study_summaries"]) == (200, [])

@@ -2,6 +2,7 @@ import errno
 import gzip
 import hashlib
 import math
+import os
 import pickle
 import re
 import shutil
@@ -620,3 +621,34 @@ def test_every_class_is_on_both_sides_in_proportion(counts, parts):
         held = int((labels[held_out] == label).sum())
         assert 1 <= held < count
         assert abs(held - count * len(held_out) / len(labels)) < 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "it's", '"quoted"', "größe", "猫", "a b", "\u2028"])
+def test_names_of_classes_are_free(folder, name):
+    shutil.rmtree(folder / "test")
+    (folder / "train" / "a").rename(folder / "train" / name)
+    assert set(load(f"folder:{folder}").classes) == {"b", name}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [(b"a\rb", "a carriage return in the name"), (b"\xff", "the name is not UTF")]
+)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_name_that_could_not_be_exported_is_refused_at_once(folder, part, name, reason):
+    renamed = folder / part / os.fsdecode(name)
+    try:
+        (folder / part / "a").rename(renamed)
+    except OSError:
+        pytest.skip("no such name can be on this file system")
+    assert error_of(load, f"folder:{folder}").startswith(f"{str(renamed)!r}: {reason}")
+
+
+def test_a_folder_whose_own_name_could_not_be_exported(folder):
+    """It is the name of the dataset, which the report and the card tell."""
+    other = folder / os.fsdecode(b"\xff")
+    try:
+        other.mkdir()
+    except OSError:
+        pytest.skip("no such name can be on this file system")
+    (folder / "train").rename(other / "train")
+    assert "the name is not UTF-8" in error_of(load, f"folder:{other}")

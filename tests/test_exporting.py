@@ -1,10 +1,13 @@
 """Exported files are loaded where nothing of ours is, and must give the outputs of the trained network."""
 
+import math
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -12,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from architectures import draw_architecture
+from onnx import TensorProto
 from PIL import Image
 
 from nas import datasets, exporting
@@ -25,6 +29,7 @@ from nas.exporting.source import model_source, state_names
 from nas.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.recipe import Recipe
 from nas.records import StudyRecords
+from nas.stored import noted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -170,6 +175,30 @@ def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
     kinds = [node.op_type for node in onnx_model(exported.folder / "model_int8.onnx").graph.node]
     assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
     assert "BatchNormalization" not in kinds
+
+
+def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported):
+    sizes = {TensorProto.INT8: 1, TensorProto.INT32: 4, TensorProto.FLOAT: 4}
+    tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer
+    num_bytes = sum(math.prod(t.dims) * sizes[t.data_type] for t in tensors if t.data_type != TensorProto.INT64)
+    text = (exported.folder / "README.md").read_text()
+    assert f"| int8 | {num_bytes:,} | " in text
+    assert "read from\n1,000 training images; " in text
+
+
+def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
+    layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
+    architecture, digits = Architecture(input_shape=(1, 28, 28), layers=layers), datasets.load("digits")
+    few = datasets.Split(images=digits.train.images[:7], labels=digits.train.labels[:7])
+    done = export(
+        architecture,
+        random_weights(architecture),
+        output=tmp_path / "model",
+        origin=origin_of(architecture),
+        evidence=Evidence(train=few, val=digits.val, is_seen=False),
+        formats=("int8",),
+    )
+    assert "read from\n7 training images; " in (done.folder / "README.md").read_text()
 
 
 def onnx_model(path):
@@ -415,6 +444,43 @@ def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):
+    architecture, write = small(), exporting.c_files
+
+    def broken(*args, **options):
+        files = write(*args, **options)
+        return {**files, "network.c": files["network.c"] + "int broken(void) { return undeclared; }\n"}
+
+    monkeypatch.setattr(exporting, "c_files", broken)
+    given = {"output": tmp_path / "model", "origin": origin_of(architecture), "formats": ("c",)}
+    with pytest.raises(NasError) as caught:
+        export(architecture, random_weights(architecture), **given)
+    assert re.fullmatch(
+        r"the C source could not be compiled: network\.c:\d+:\d+: error: .*undeclared.*", str(caught.value)
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
+    (tmp_path / "cc").write_bytes(b"no program")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    with pytest.raises(NasError, match=r"^the C source could not be compiled: cc: Exec format error$"):
+        export(small(), random_weights(small()), **given)
+
+
+def test_without_a_compiler_the_card_says_what_was_not_proved(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    done = export(small(), random_weights(small()), **given)
+    assert done.remarks == ("network.c was not proved: no C compiler (cc) here.",)
+    text = (done.folder / "README.md").read_text()
+    size = (done.folder / "network.c").stat().st_size
+    assert f"| `network.c` | {size:,} | not proved |  |\n" in text
+    assert "Each file listed here but `network.c` was loaded in a process of its own" in text
+
+
 # -- the folder ----------------------------------------------------------------------------------------------
 
 
@@ -444,6 +510,31 @@ def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model").read_text() == "mine"
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
+    architecture, link = small(), tmp_path / "link"
+    link.symlink_to("target")
+    if is_there:
+        (tmp_path / "target").mkdir()
+    done = export(architecture, random_weights(architecture), output=link, origin=origin_of(architecture))
+    assert link.is_symlink()
+    assert done.folder == link
+    assert {path.name for path in (tmp_path / "target").iterdir()} == set(FILES)
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(NasError, match=r"/[ab]: a link that leads nowhere, allowed: a new or empty folder"):
+        exporting.check_output(tmp_path / "a")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(NasError, match=r"^/proc: [A-Z][a-z ]+$"):
+        exporting.check_output(Path("/proc/model"))
+
+
 def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(results=study_folder).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
@@ -452,6 +543,17 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     with pytest.raises(StudyError, match=r"^no trial 10000, allowed: 0 to "):
         export_trial(10000, results=study_folder, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_cannot_be_opened_are_not_called_damaged(study_folder, tmp_path):
+    results = shutil.copytree(study_folder, tmp_path / "own")
+    (best,) = StudyRecords.open(results=results).best(1)
+    artifact = results / "artifacts" / noted(StudyRecords.open(results=results).study.trials[best.number], "weights")
+    artifact.unlink()
+    artifact.mkdir()
+    with pytest.raises(StudyError) as caught:
+        export_trial(results=results, output=tmp_path / "model")
+    assert str(caught.value) == f"{artifact}: Is a directory, it held the weights of trial {best.number}"
 
 
 def test_an_unknown_format_is_refused(tmp_path):

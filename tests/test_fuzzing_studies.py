@@ -127,7 +127,7 @@ def read_all(results, output):
         question(records)
         answer(records)
         best_rows(records)
-        commands(records)
+        commands(records, "")
         note(records)
         figures(records)
         trial_frame(records)

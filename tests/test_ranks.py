@@ -9,7 +9,7 @@ import pytest
 
 NAS = Path(__file__).parents[1] / "nas"
 RANKS = [
-    {"errors", "modules"},
+    {"errors", "modules", "wording"},
     {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard", "call"},
     {"layers", "recipe", "domains"},
     {"composites", "page"},
@@ -21,7 +21,7 @@ RANKS = [
     {"starting", "samplers", "stored", "artifacts", "trial_files", "sharing", "mirror"},
     {"checking", "ledger", "workers"},
     {"records", "events", "figures"},
-    {"recording", "confirmed", "overview"},
+    {"recording", "confirmed", "overview", "study_options"},
     {"loop"},
     {"searching", "confirming", "fitting", "dashboard", "reporting"},
     {"exporting"},

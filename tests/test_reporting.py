@@ -11,12 +11,15 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from nas.blocks import receptive_fields
 from nas.cost import layer_table
 from nas.errors import NasError, StudyError
+from nas.exporting import Origin
 from nas.records import StudyRecords
 from nas.reporting import importances, report
 from nas.reporting.importances import importances as importances_of
-from nas.reporting.story import answer, commands, question
+from nas.reporting.story import METRICS, answer, commands, question
+from nas.searching import search
 from nas.verdict import TestResult
 
 ACCURACIES = ((0.90, 0.97), (0.91, 0.98), (0.92, 0.99))
@@ -119,6 +122,9 @@ def test_the_page_says_what_the_study_holds(study):
     assert dict(page.tables["discards"][1:]) == {reason: f"{n:,}" for reason, n in records.discards().items()}
     layers = page.tables["layers"][1:]
     assert [row[0] for row in layers] == [row.module for row in layer_table(best.architecture)]
+    assert [row[4] for row in layers] == [str(field or "") for field in receptive_fields(best.architecture)]
+    assert [row[4] for row in layers if row[4]][-1] == str(best.receptive_field)
+    assert layers[-1][4] == ""  # behind the feature maps
     assert [row[2] for row in layers] == [
         f"{row.params:,}" if row.params else "" for row in layer_table(best.architecture)
     ]
@@ -160,7 +166,16 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     bars = next(trace for trace in accuracy["data"] if "error_y" in trace)
     assert sorted(bars["y"]) == pytest.approx([55, 85])
     assert bars["error_y"]["array"] == pytest.approx([7.07, 7.07], abs=0.01)
-    assert commands(records)[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
+    assert commands(records, "")[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
+
+
+def test_the_commands_name_the_study(study):
+    options = f"--results {study}"
+    assert f"nas export --trial best {options}\n" in "".join(Page(read(study)).words) + "\n"
+    confirm_by_hand(study)
+    words = "".join(Page(read(study)).words)
+    for command in ("nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"):
+        assert f"{command} {options}" in words
 
 
 def test_a_target_kept_by_every_seed_is_met(study):
@@ -210,8 +225,53 @@ def test_a_study_without_a_trained_trial_has_a_report(study):
     }
     StudyRecords.create(settings, results=study, study="empty", notes=notes)
     page = Page(read(study, study="empty"))
-    assert "Nothing is trained yet." in "".join(page.words)
+    words = "".join(page.words)
+    assert "Nothing is trained yet." in words
+    assert "nas export" not in words
     assert "layers" not in page.tables
+    assert "discards" not in page.tables
+
+
+def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny_space):
+    given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
+    search(**given, epochs=1, trials=1, results=tmp_path, device="cpu", workers=1)
+    page = Page(read(tmp_path))
+    words = " ".join("".join(page.words).partition("How to do it again")[0].split())
+    assert not re.search(r"\b1 (epochs|networks|draws)|last 1|best of 1\b|lowest|±", words)
+    assert "after 1 epoch, with" in words
+    assert page.tables["best"][0] == ["trial", "val accuracy", "parameters", "MACs", "receptive field"]
+    facts = "".join(Page(read(tmp_path)).words).partition("How to do it again")[2]
+    assert "1 epoch a network" in facts
+    assert "1 network to the end" in facts
+    (best,) = StudyRecords.open(results=tmp_path).best(1)
+    origin = Origin.of_trial(StudyRecords.open(results=tmp_path), best)
+    assert origin.result == f"{best.objective:.2%} val accuracy (after the last epoch), one run"
+    assert "chosen" not in " ".join(origin.facts)
+
+
+@pytest.mark.parametrize("cost", ["params", "peak_activation_bytes"])
+def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
+    given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
+    given |= {"objective": f"accuracy,{cost}", "epochs": 2, "trials": 3, "device": "cpu", "workers": 1}
+    search(**given, results=tmp_path)
+    records = StudyRecords.open(results=tmp_path)
+    front = records.pareto()
+    page = Page(read(tmp_path))
+    head, *rows = page.tables["best"]
+    assert [row[0] for row in rows] == [str(trial.number) for trial in front]
+    if cost != "params":
+        assert head[-1] == METRICS[cost]
+        assert [row[-1] for row in rows] == [f"{getattr(trial, cost):,}" for trial in front]
+    assert question(records).startswith(f"Which networks reach the best accuracies with the fewest {METRICS[cost]} on ")
+    found = answer(records)
+    assert found.text.startswith(f"So far {len(front)} network{'s' * (len(front) > 1)} that no other one beats in both")
+    for trial in (front[0], front[-1]):
+        assert f"trial {trial.number} with {trial.params:,} parameters" in found.text
+    assert "Pareto front" in "".join(page.words)
+    confirm_by_hand(tmp_path)
+    confirmed = answer(StudyRecords.open(results=tmp_path))
+    assert confirmed.text.startswith(found.text)
+    assert " Confirmed is trial " in confirmed.text
 
 
 # -- importances ---------------------------------------------------------------------------------------------
@@ -273,13 +333,18 @@ def test_the_ending_of_the_output_says_the_format(study, tmp_path):
     text = (tmp_path / "trials.csv").read_text()
     assert not re.search(r",\d+\.0,", text)  # counts stay whole where some are missing
     assert report(results=study, format="json").name == "search-report.json"
-    assert report(results=study, output=tmp_path / "page").read_text().startswith("<!doctype html>")
+    for name in ("page", "page.html", "page.htm", "PAGE.HTML"):
+        assert report(results=study, output=tmp_path / name).read_text().startswith("<!doctype html>")
+    assert report(results=study, output=tmp_path / "x.txt", format="csv").read_text().startswith("number,")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_errors(study, tmp_path):
     with pytest.raises(NasError, match=r"^format 'pdf', allowed: html, csv, parquet, json$"):
         report(results=study, format="pdf")
+    with pytest.raises(NasError, match=r"x\.pdf: it ends in \.pdf, allowed: \.htm, \.html, \.csv, \.parquet"):
+        report(results=study, output=tmp_path / "x.pdf")
+    assert not (tmp_path / "x.pdf").exists()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NasError, match=r"file/report\.html: "):
         report(results=study, output=tmp_path / "file" / "report.html")

@@ -1,6 +1,7 @@
 """Known networks to begin a search with."""
 
 import json
+import os
 
 import pytest
 
@@ -76,6 +77,15 @@ def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
     with pytest.raises(StudyError) as caught:
         starts([tmp_path / "empty"], mnist, KEPT, seed=0)
     assert str(caught.value) == f"--start-from {tmp_path / 'empty'}: no architecture (*.json) in this folder"
+
+
+def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    if os.access(folder, os.R_OK):
+        pytest.skip("root may read everything")
+    with pytest.raises(StudyError, match=r"^--start-from .*closed: Permission denied$"):
+        starts([folder], mnist, KEPT, seed=0)
 
 
 def test_a_recipe_is_no_network_and_that_of_another_is_not_taken(mnist, tmp_path, monkeypatch):

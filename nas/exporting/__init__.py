@@ -15,13 +15,14 @@ from nas.exporting.c_source import c_files
 from nas.exporting.card import card
 from nas.exporting.folder import check_output as check_output
 from nas.exporting.folder import copy_beside, replacing
-from nas.exporting.formats import INT8, NUM_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
+from nas.exporting.formats import INT8, MOST_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
 from nas.exporting.origin import Evidence as Evidence
 from nas.exporting.origin import Origin as Origin
 from nas.exporting.proof import Proof as Proof
 from nas.exporting.proof import has_compiler, normalised, prove
 from nas.exporting.source import model_source, state_names
 from nas.records import StudyRecords
+from nas.study_options import study_options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +68,8 @@ def export_trial(
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
         record, kind = records.trial(verdict.trial), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
-        origin, accuracy = Origin.of_confirmed(records, record, verdict), None
+        options = study_options(results=results, storage=storage, study=study)
+        origin, accuracy = Origin.of_confirmed(records, record, verdict, options=options), None
     else:
         best = records.best(1)
         if trial is None and not best:
@@ -132,16 +134,18 @@ def export(
         (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
         names = _write_weights(folder, architecture, weights)
         names += _write_graphs(folder, architecture.input_shape)
-        quantised_bytes = None
+        quantised, unproved = None, []
         if "int8" in formats and evidence is not None:
-            images = normalised(evidence.train.images[:: max(1, len(evidence.train.images) // NUM_CALIBRATION)], origin)
-            quantised_bytes = write_int8(folder / "model.onnx", folder / INT8, images[:NUM_CALIBRATION])
+            step = max(1, len(evidence.train.images) // MOST_CALIBRATION)
+            images = normalised(evidence.train.images[::step][:MOST_CALIBRATION], origin)
+            quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:
             _write_c(folder, architecture, weights, origin)
             if has_compiler():
                 names.append("network.c")
             else:
+                unproved.append(folder / "network.c")
                 said.append("network.c was not proved: no C compiler (cc) here.")
         proofs = prove(folder, names, architecture, weights, origin, evidence)
         text = card(
@@ -150,7 +154,8 @@ def export(
             proofs,
             formats=formats,
             evidence=evidence,
-            quantised_bytes=quantised_bytes,
+            quantised=quantised,
+            unproved=unproved,
             remarks=said,
         )
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from nas.architecture import Architecture
-from nas.blocks import blocks
+from nas.blocks import blocks, receptive_fields
 from nas.constraints import Constraint
 from nas.cost import Cost, cost_of, layer_table
-from nas.exporting.formats import INT8, NUM_CALIBRATION
+from nas.exporting.formats import INT8, Quantised
 from nas.exporting.origin import Evidence, Origin
 from nas.exporting.proof import Proof
 from nas.exporting.source import plain, recipe_rows, shape_text
@@ -20,12 +21,14 @@ def card(
     *,
     formats: Sequence[str],
     evidence: Evidence | None,
-    quantised_bytes: int | None = None,
+    quantised: Quantised | None = None,
+    unproved: Sequence[Path] = (),
     remarks: Sequence[str] = (),
 ) -> str:
     """Markdown: result, limits, use, files and their proof, layers, training.
 
-    quantised_bytes: of the weights in int8, where they were written. remarks: what was not proved.
+    quantised: the int8 weights, where they were written. unproved: files that nothing here could load. remarks: what
+    was not proved, and why.
     """
     cost = cost_of(architecture)
     lines = [
@@ -42,7 +45,7 @@ def card(
         *_use(architecture, formats),
         "## Files",
         "",
-        *_files(cost, proofs, evidence, quantised_bytes),
+        *_files(cost, proofs, evidence, quantised, unproved),
         *(f"- {_text(remark)}" for remark in remarks),
         *[""] * bool(remarks),
         "## Network",
@@ -122,11 +125,16 @@ def _block(title: str, language: str, *lines: str) -> Iterator[str]:
 
 
 def _files(
-    cost: Cost, proofs: Sequence[Proof], evidence: Evidence | None, quantised_bytes: int | None
+    cost: Cost,
+    proofs: Sequence[Proof],
+    evidence: Evidence | None,
+    quantised: Quantised | None,
+    unproved: Sequence[Path],
 ) -> Iterator[str]:
     images = f"{proofs[0].num_images:,} {'images of the validation split' if evidence else 'random images'}"
-    yield "Each file was loaded in a process of its own and compared with the network it was written from, on"
-    yield f"{images}."
+    but = "".join(f" but `{path.name}`" for path in unproved)
+    yield f"Each file listed here{but} was loaded in a process of its own and compared with the network it was written"
+    yield f"from, on {images}."
     yield ""
     head = ["file", "bytes", "largest difference of a logit", "same class"]
     if evidence:
@@ -136,12 +144,14 @@ def _files(
         difference = "quantised" if proof.difference is None else f"{proof.difference:.1e}"
         row = [f"`{proof.name}`", f"{proof.num_bytes:,}", difference, f"{proof.num_same:,} of {proof.num_images:,}"]
         rows.append([*row, f"{proof.accuracy:.2%}"] if proof.accuracy is not None else row)
+    for path in unproved:
+        rows.append([f"`{path.name}`", f"{path.stat().st_size:,}", "not proved", *[""] * (len(head) - 3)])
     yield from _table(head, rows, right=1)
     memory = [("float32", cost.weight_bytes, cost.peak_activation_bytes)]
-    if quantised_bytes is not None:
-        memory.append(("int8", quantised_bytes, cost.peak_activation_bytes // 4))
+    if quantised is not None:
+        memory.append(("int8", quantised.num_bytes, cost.peak_activation_bytes // 4))
         yield "int8: a range for each channel of the weights and each tensor of activations, read from"
-        yield f"{NUM_CALIBRATION:,} training images; batch norm is folded. Its weights: with int32 biases and scales."
+        yield f"{quantised.num_images:,} training images; batch norm is folded. Its weights: with biases and scales."
         yield ""
     rows = [[name, f"{weights:,}", f"{activations:,}"] for name, weights, activations in memory]
     yield from _table(("", "bytes of weights", "bytes of activations at the peak"), rows, right=1)
@@ -150,14 +160,12 @@ def _files(
 def _network(architecture: Architecture) -> Iterator[str]:
     rows = []
     starts = {str(part.start): part for part in blocks(architecture)}
-    in_head = False
-    for row in layer_table(architecture):
+    for row, seen in zip(layer_table(architecture), receptive_fields(architecture), strict=True):
         part = starts.get(row.position)
-        in_head = in_head or (part is not None and part.name == "head")
         layer = "&nbsp;&nbsp;" * row.depth + f"`{row.module}`"
         counts = [f"{x:,}" if x else "" for x in (row.params, row.macs)]
-        seen = "" if in_head else str(row.receptive_field)
-        rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts, seen])
+        counts.append("" if seen is None else str(seen))
+        rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts])
     head = ("block", "layer", "output", "parameters", "MACs", "receptive field")
     yield from _table(head, rows, right=2)
 

@@ -1,6 +1,7 @@
 """The folder of an export: written whole beside its place, then put there; never half of one, never another's file."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +24,15 @@ EXTRA = ("model_int8.onnx", "network.h", "network.c")
 LEFT_BY_USE = ("__pycache__",)
 
 
-def check_output(output: Path) -> None:
-    """Raises unless a folder can be written there: to be asked before a long training, not after it."""
+def check_output(output: Path) -> Path:
+    """The folder that is meant, links followed; raises `NasError` unless it can be written.
+
+    To be asked before a long training, not after it.
+    """
+    output = Path(os.path.realpath(output))  # `Path.resolve` has an error of its own for links that lead in a circle
     try:
+        if output.is_symlink():
+            raise NasError(f"{output}: a link that leads nowhere, allowed: a new or empty folder, or a link to one")
         if output.exists():
             if not output.is_dir():
                 raise NasError(f"{output}: not a folder, allowed: a new or empty folder, or one of an earlier export")
@@ -34,16 +41,23 @@ def check_output(output: Path) -> None:
                 text = "allowed: a new or empty folder, or one that holds an earlier export alone"
                 raise NasError(f"{output}: {foreign[0]} is in it, which no export wrote; {text}")
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent):
-            pass
+        try:
+            with tempfile.TemporaryDirectory(dir=output.parent):
+                pass
+        except OSError as error:  # its own name would say nothing
+            raise NasError(f"{output.parent}: {error.strerror}") from None
     except OSError as error:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
+    return output
 
 
 @contextlib.contextmanager
 def replacing(output: Path) -> Iterator[Path]:
-    """A folder to write into, which takes `output`'s place at the end; where anything fails all is as before."""
-    check_output(output)
+    """A folder to write into, which takes `output`'s place at the end; where anything fails all is as before.
+
+    A link stays one: the folder that it leads to is replaced.
+    """
+    output = check_output(output)
     try:
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
             new, old = Path(temporary) / "new", Path(temporary) / "old"

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 INT8 = "model_int8.onnx"
-NUM_CALIBRATION = 1000
-"""Training images that int8's ranges are read from."""
+MOST_CALIBRATION = 1000
+"""Training images that int8's ranges are read from, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantised:
+    """What the quantiser wrote: bytes of weights, biases, scales and zero points; images that ranges are from."""
+
+    num_bytes: int
+    num_images: int
 
 
 def exported_program(network: "nn.Module", input_shape: tuple[int, ...]) -> "ExportedProgram":
@@ -65,15 +74,14 @@ def _slim(model: "onnx.ModelProto") -> None:
     del model.graph.value_info[:]
 
 
-def write_int8(source: Path, path: Path, images: np.ndarray) -> int:
+def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
     """An ONNX file quantised to int8: weights a channel, activations a tensor, ranges from the least and the most.
-
-    Returns the bytes of its weights, biases, scales and zero points.
 
     `images`, float32 (N, channels, height, width), normalised, are what the ranges are read from. Quantised and
     dequantised values stand in the graph (QDQ), which other tools take as their starting point.
     """
     import onnx
+    from onnx import TensorProto, numpy_helper
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -98,7 +106,10 @@ def write_int8(source: Path, path: Path, images: np.ndarray) -> int:
     _slim(model)
     _shorten(model)
     path.write_bytes(model.SerializeToString())
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    # Each holds its numbers in whichever field its writer chose. Whole numbers of 64 bits are shapes.
+    stored = (tensor for tensor in model.graph.initializer if tensor.data_type != TensorProto.INT64)
+    num_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in stored)
+    return Quantised(num_bytes=num_bytes, num_images=len(images))
 
 
 def _shorten(model: "onnx.ModelProto") -> None:

@@ -9,6 +9,7 @@ FILE its logits, float32 (N, classes), and of those that say so the number of pa
 
 import ctypes
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +19,17 @@ from typing import Any
 import numpy as np
 
 BATCH = 1000
+NOT_COMPILED = 3
+"""Exit status where the C compiler refused; the reason is on standard error then."""
 CC = ("cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
+
+
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Logits of a batch of pixels, uint8, and of the same pixels normalised, float32."""
+
+
+class NotCompiled(Exception):
+    """What the C compiler had to say."""
 
 
 def _model_py(path: Path) -> Any:
@@ -75,7 +84,7 @@ def _onnx(path: Path, num_classes: int) -> tuple[Predict, int | None]:
 
 def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
     library = path.with_suffix(".so").absolute()
-    subprocess.run([*CC, "-o", library, path, "-lm"], check=True)
+    _compile(path, library)
     function = ctypes.CDLL(str(library)).predict
     library.unlink()  # loaded: the name is no longer needed
 
@@ -87,6 +96,21 @@ def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
         return logits
 
     return predict, None
+
+
+def _compile(path: Path, library: Path) -> None:
+    # In its own folder, so that it is called by its name alone; in English, so that errors are found.
+    command = [*CC, "-o", library.name, path.name, "-lm"]
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, check=False)
+    except OSError as error:
+        raise NotCompiled(f"{CC[0]}: {error.strerror}") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [
+            f"{CC[0]} ended with status {done.returncode}"
+        ]
+        raise NotCompiled(next((line for line in lines if "error:" in line), lines[0]))
 
 
 READERS = {".pt": _state_dict, ".safetensors": _safetensors, ".pt2": _pt2, ".onnx": _onnx, ".c": _c}
@@ -109,4 +133,8 @@ def main(folder: Path, question: Path, answer: Path, *names: str) -> None:
 
 if __name__ == "__main__":
     sys.modules["nas"] = None  # type: ignore[assignment]  # from here an import of it fails
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    except NotCompiled as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(NOT_COMPILED)

@@ -9,6 +9,7 @@ from nas.recipe import Recipe
 from nas.records import StudyRecords
 from nas.stored import TrialRecord
 from nas.verdict import Verdict, spread_text
+from nas.wording import last_epochs
 
 if TYPE_CHECKING:
     from nas.fitting import Fit
@@ -57,24 +58,33 @@ class Origin:
     def of_trial(cls, records: StudyRecords, record: TrialRecord) -> "Origin":
         """Of a finished trial of a search."""
         settings = records.settings
-        last = _last(settings.consistency, settings.epochs)
+        last = last_epochs(settings.consistency, settings.epochs)
+        if min(settings.consistency, settings.epochs) > 1:
+            how = f"mean of {last}"
+            figures = (
+                f"mean {record.objective:.2%} of {last}, lowest of them {record.consistent_accuracy:.2%},"
+                f" after the last epoch {record.history[-1].val_accuracy:.2%}"
+            )
+        else:
+            how, figures = f"after {last}", f"{record.objective:.2%} after {last}"
+        num = records.tally().num_trained
+        chosen = f"and chosen by this figure among {num:,}: expect a little less on new images"
         return _of_study(
             records,
             record,
             split=f"train ({settings.split})",
             seed=record.seed or 0,
-            result=f"{record.objective:.2%} val accuracy (mean of {last}), one run",
+            result=f"{record.objective:.2%} val accuracy ({how}), one run",
             facts=(
                 f"Trial {record.number} of study {records.study.study_name!r}.",
-                f"Accuracy on the validation split: mean {record.objective:.2%} of {last}, lowest of them"
-                f" {record.consistent_accuracy:.2%}, after the last epoch {record.history[-1].val_accuracy:.2%}.",
-                "One run, and chosen by this figure among many: expect a little less on new images.",
+                f"Accuracy on the validation split: {figures}.",
+                f"One run, {chosen if num > 1 else 'of one seed: another seed gives another figure'}.",
             ),
         )
 
     @classmethod
-    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, verdict: Verdict) -> "Origin":
-        """Of the trial that a confirmation picked."""
+    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, verdict: Verdict, *, options: str) -> "Origin":
+        """Of the trial that a confirmation picked; `options` name the study, as `study_options` has them."""
         test = verdict.test
         seeds = len(test.finals)
         return _of_study(
@@ -89,7 +99,7 @@ class Origin:
                 f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
                 verdict.openings_text,
             ),
-            commands=(verdict.command,),
+            commands=(f"{verdict.command}{options}",),
         )
 
     @classmethod
@@ -134,11 +144,6 @@ def _of_study(
         commands=(attrs["command"], *commands),
         machine=attrs["machine"],
     )
-
-
-def _last(consistency: int, epochs: int) -> str:
-    last = min(consistency, epochs)
-    return f"the last {last} epochs" if last > 1 else "the last epoch"
 
 
 def _not_mnist(dataset: str) -> list[str]:

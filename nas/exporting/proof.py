@@ -15,6 +15,7 @@ from nas.architecture import Architecture
 from nas.cost import cost_of
 from nas.errors import NasError
 from nas.exporting.formats import INT8
+from nas.exporting.fresh import NOT_COMPILED
 from nas.exporting.origin import Evidence, Origin
 
 if TYPE_CHECKING:
@@ -170,5 +171,10 @@ def _run(arguments: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise NasError(f"an exported file cannot be loaded again: {last}")
+        what = (
+            "the C source could not be compiled"
+            if done.returncode == NOT_COMPILED
+            else "an exported file cannot be loaded again"
+        )
+        raise NasError(f"{what}: {last}")
     return done.stdout

@@ -7,8 +7,11 @@ from nas.errors import NasError
 from nas.records import StudyRecords
 from nas.reporting.rendering import page
 from nas.reporting.table import trial_frame
+from nas.study_options import study_options
 
 FORMATS = ("html", "csv", "parquet", "json")
+ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
+"""What a file's name ends in, and so holds unless told otherwise."""
 
 
 def report(
@@ -21,12 +24,11 @@ def report(
 ) -> Path:
     """Writes a study's report and returns its path, RESULTS/STUDY-report.FORMAT unless `output` names one.
 
-    `format` None is what `output` ends with, else "html": one self-contained page of some 5 MB, most of it plotly's
-    script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for another format or a
-    file that cannot be written.
+    `format` None is what `output` ends with, "html" where it has no ending: one self-contained page of some 5 MB, most
+    of it plotly's script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for
+    another format or ending, or a file that cannot be written.
     """
-    suffix = Path(output).suffix.removeprefix(".") if output else ""
-    wanted = format or (suffix if suffix in FORMATS else "html")
+    wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
         raise NasError(f"format {wanted!r}, allowed: {', '.join(FORMATS)}")
     records = StudyRecords.open(results=results, storage=storage, study=study)
@@ -36,17 +38,26 @@ def report(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all
             written = Path(folder) / "report"
-            _write(records, wanted, written)
+            if wanted == "html":
+                options = study_options(results=results, storage=storage, study=study)
+                written.write_text(page(records, options), encoding="utf-8")
+            else:
+                _write_table(records, wanted, written)
             written.replace(path)
     except OSError as error:
         raise NasError(f"{path}: {error.strerror}") from None
     return path
 
 
-def _write(records: StudyRecords, wanted: str, path: Path) -> None:
-    if wanted == "html":
-        path.write_text(page(records), encoding="utf-8")
-        return
+def _format_of(output: Path) -> str:
+    ending = output.suffix.lower()
+    if ending not in ENDINGS:
+        allowed = ", ".join(filter(None, ENDINGS))
+        raise NasError(f"{output}: it ends in {ending}, allowed: {allowed}, no ending, or --format to say what it is")
+    return ENDINGS[ending]
+
+
+def _write_table(records: StudyRecords, wanted: str, path: Path) -> None:
     frame = trial_frame(records)
     if wanted == "csv":
         frame.to_csv(path, index=False)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
+from nas.blocks import receptive_fields
 from nas.cost import layer_table
 from nas.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.picture import picture
 from nas.records import StudyRecords
 from nas.reporting.importances import LEAST, SEEDS, importance_figure, importances
-from nas.reporting.story import answer, best_rows, commands, question
+from nas.reporting.story import METRICS, answer, best_rows, commands, question
+from nas.wording import counted, last_epochs
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 NUM_BEST = 10
 
 
-def page(records: StudyRecords) -> str:
-    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped."""
+def page(records: StudyRecords, options: str) -> str:
+    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped.
+
+    `options` name the study in the commands that the page shows, as `study_options` has them.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -31,10 +36,10 @@ def page(records: StudyRecords) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records))
+    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records, options))
 
 
-def _content(records: StudyRecords) -> dict[str, Any]:
+def _content(records: StudyRecords, options: str) -> dict[str, Any]:
     trials, settings, attrs = records.trials(), records.settings, records.study.user_attrs
     verdict = records.verdict
     found = answer(records)
@@ -42,8 +47,9 @@ def _content(records: StudyRecords) -> dict[str, Any]:
     figures = {
         "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=verdict.spreads() if verdict else {}),
         "curves": learning_curves(trials),
-        "discards": discards_over_candidates(records.discards_by_candidate()),
     }
+    if discards:
+        figures["discards"] = discards_over_candidates(records.discards_by_candidate())
     if shares:
         figures["importances"] = importance_figure(shares)
     winner = found.trial.architecture if found.trial else None
@@ -65,9 +71,14 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "least": LEAST,
         "winner": winner,
         "picture": _as_source(winner) if winner else "",
-        "layers": layer_table(winner) if winner else [],
+        "layers": zip(layer_table(winner), receptive_fields(winner), strict=True) if winner else [],
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
-        "commands": commands(records),
+        "commands": commands(records, options),
+        "is_front": len(settings.objectives) > 1,
+        "cost": METRICS[settings.cost],
+        "last": min(settings.consistency, settings.epochs),
+        "last_epochs": last_epochs(settings.consistency, settings.epochs),
+        "counted": counted,
         "version": version("nas"),
     }
 

@@ -8,6 +8,7 @@ from nas.constraints import Constraint
 from nas.records import StudyRecords
 from nas.stored import TrialRecord
 from nas.verdict import TestResult, spread_text
+from nas.wording import counted, last_epochs
 
 METRICS = {
     "params": "parameters",
@@ -34,19 +35,22 @@ def question(records: StudyRecords) -> str:
     limits = [Constraint.parse(text) for text in settings.constraints]
     words = {"<=": "at most", ">=": "at least"}
     kept = [f"{words[limit.relation]} {limit.bound:,} {METRICS[limit.metric]}" for limit in limits]
-    wanted = "accuracies and the least " + METRICS[settings.cost] if len(settings.objectives) > 1 else "accuracy"
-    what = f"Which network reaches the best {wanted} on {settings.dataset}"
-    return f"{what} after {settings.epochs} epochs, with {_listed(kept)}?" if kept else f"{what}?"
+    wanted = "Which network reaches the best accuracy"
+    if _seeks_front(records):
+        wanted = f"Which networks reach the best accuracies with the fewest {METRICS[settings.cost]}"
+    what = f"{wanted} on {settings.dataset} after {counted(settings.epochs, 'epoch')}"
+    return f"{what}, with {_listed(kept)}?" if kept else f"{what}?"
 
 
 def answer(records: StudyRecords) -> Answer:
     """The answer so far, and what it is worth."""
-    settings, verdict = records.settings, records.verdict
-    if verdict:
+    metric, front = records.settings.cost, _front_text(records) if _seeks_front(records) else ""
+    if verdict := records.verdict:
         trial, test = records.trial(verdict.trial), verdict.test
         return Answer(
-            text=f"Trial {trial.number}: {_cost(trial)}, {spread_text(test.finals)} test accuracy"
-            f" (mean ± standard deviation of {len(test.finals)} seeds); target {test.verdict}.",
+            text=f"{f'{front} Confirmed is trial' if front else 'Trial'} {trial.number}: {_cost(trial, metric)},"
+            f" {spread_text(test.finals)} test accuracy (mean ± standard deviation of {len(test.finals)} seeds);"
+            f" target {test.verdict}.",
             caveats=(*test.lines(), verdict.openings_text),
             trial=trial,
             test=test,
@@ -56,34 +60,62 @@ def answer(records: StudyRecords) -> Answer:
         return Answer(text="Nothing is trained yet.", caveats=())
     (trial,) = best
     num = records.tally().num_trained
-    last = min(settings.consistency, settings.epochs)
+    caveats = [f"It is the best of {num:,} by this very figure, and so looks better than it is."] * (num > 1)
+    if front:
+        caveats = ["Each was chosen by this very figure, and so looks better than it is."] * (num > 1)
+        caveats += [f"Shown layer by layer is the most accurate one, trial {trial.number}."]
     return Answer(
-        text=f"So far trial {trial.number}: {_cost(trial)}, {trial.objective:.2%} val accuracy (mean of the last"
-        f" {last} epochs, lowest {trial.consistent_accuracy:.2%}), one run.",
-        caveats=(
-            f"It is the best of {num:,} by this very figure, and so looks better than it is.",
-            "nas confirm trains the best again with several seeds and opens the test split once.",
-        ),
+        text=front or f"So far trial {trial.number}: {_cost(trial, metric)}, {_accuracy(trial, records)}, one run.",
+        caveats=(*caveats, "nas confirm trains the best again with several seeds and opens the test split once."),
         trial=trial,
     )
 
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
-    """The best trials for a table, best first; `again` holds the seeds of a confirmation, where there are any."""
+    """The best trials for a table, best first, or the whole Pareto front of a study that looks for one, cheapest first.
+
+    `again` holds the seeds of a confirmation, where there are any.
+    """
     verdict = records.verdict
     again = verdict.spreads() if verdict else {}
     return [
         {"trial": trial, "again": again.get(trial.number), "epochs": _epochs(trial, records.settings.consistency)}
-        for trial in records.best(count)
+        for trial in (records.pareto() if _seeks_front(records) else records.best(count))
     ]
 
 
-def commands(records: StudyRecords) -> list[str]:
-    """What makes this study and its result again."""
+def commands(records: StudyRecords, options: str) -> list[str]:
+    """What makes this study and its result again; `options` name the study, as `study_options` has them."""
     command, verdict = records.study.user_attrs["command"], records.verdict
-    if verdict is None:
-        return [command, "nas export --trial best"]
-    return [command, verdict.command, "nas export --trial confirmed"]
+    if verdict is not None:
+        return [command, f"{verdict.command}{options}", f"nas export --trial confirmed{options}"]
+    return [command, *[f"nas export --trial best{options}"] * bool(records.best(1))]
+
+
+def _seeks_front(records: StudyRecords) -> bool:
+    return len(records.settings.objectives) > 1
+
+
+def _front_text(records: StudyRecords) -> str:
+    """The Pareto front so far, by its ends."""
+    front, metric = records.pareto(), records.settings.cost
+    if not front:
+        return ""
+    cheapest, dearest = front[0], front[-1]
+    ends = f"trial {cheapest.number} with {_cost(cheapest, metric)}, {_accuracy(cheapest, records)}"
+    if len(front) > 1:
+        ends = f"from {ends}, to trial {dearest.number} with {_cost(dearest, metric)}, {_accuracy(dearest, records)}"
+    runs = "one run each" if len(front) > 1 else "one run"
+    networks = counted(len(front), "network")
+    return f"So far {networks} that no other one beats in both accuracy and {METRICS[metric]}: {ends}; {runs}."
+
+
+def _accuracy(trial: TrialRecord, records: StudyRecords) -> str:
+    settings = records.settings
+    last = last_epochs(settings.consistency, settings.epochs)
+    if min(settings.consistency, settings.epochs) == 1:
+        return f"{trial.objective:.2%} val accuracy (after {last})"
+    return f"{trial.objective:.2%} val accuracy (mean of {last}, lowest {trial.consistent_accuracy:.2%})"
 
 
 def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
@@ -92,8 +124,10 @@ def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
     return fmean(last), stdev(last) if len(last) > 1 else 0.0
 
 
-def _cost(trial: TrialRecord) -> str:
-    return f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
+def _cost(trial: TrialRecord, metric: str) -> str:
+    """What the network costs, in the study's `metric` as well."""
+    text = f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
+    return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRICS[metric]}"
 
 
 def _listed(words: list[str]) -> str:
