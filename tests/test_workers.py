@@ -161,7 +161,7 @@ def test_a_process_that_dies_fails_its_job_and_is_replaced(data):
 
 
 def test_closing_leaves_no_process_and_no_file(data):
-    workers = open_workers(data, CPU, num=2)
+    workers = open_workers(data, [CPU], num=2)
     assert workers.capacity == workers.most == 2
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     workers.reports()
