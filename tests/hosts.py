@@ -102,6 +102,8 @@ class Host:
         self.kill()
         for process in self.processes:
             process.wait()
+            for pipe in filter(None, (process.stdout, process.stderr)):
+                pipe.close()
         self._holder.kill()
         self._holder.wait()
         _ip("netns", "del", self.name)

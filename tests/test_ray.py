@@ -279,7 +279,7 @@ def no_cluster(cluster, monkeypatch):
     ("address", "message"),
     [
         ("127.0.0.1:9", "--ray 127.0.0.1:9: no Ray cluster answered within 4 s"),
-        ("nonsense", "--ray nonsense: ValueError: "),
+        ("nonsense", "--ray nonsense: Invalid address format: nonsense"),
     ],
 )
 def test_nobody_answers(no_cluster, monkeypatch, address, message):

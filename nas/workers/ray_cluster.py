@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +27,11 @@ ANSWER_SECONDS = 30.0
 RETRIES = 3
 """How often Ray runs a task again whose node or process was lost. What fails by itself is not run again."""
 
+LOOK_SECONDS = 3.0
+"""How often is asked which nodes are lost. Of a dead process Ray hears at once, of a cut link only seven minutes later:
+the head has long counted the node as dead when the task's own connection gives up (gRPC's keepalive, 5 + 2 minutes; a
+shorter one is taken for an attack by the other side and ends tasks that are well)."""
+
 POLL_SECONDS = 0.5
 """How long Ctrl-C may have to wait."""
 
@@ -36,7 +43,12 @@ try:
     import ray
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL", configure_logging=False)
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: " + " ".join(str(error).split()))
+    said = " ".join(str(error).split())
+    while error.__cause__:
+        error = error.__cause__
+    if "AuthenticationError" in str(error):
+        said = "the cluster asks for its token: set RAY_AUTH_MODE=token here, too (docs/cluster.md)"
+    sys.exit(said)
 """
 
 
@@ -55,6 +67,7 @@ class RayCluster:
         self.description = f"Ray {address}"
         self._asked = workers, gpus_per_trial
         self._joined = False
+        self._not_set: list[str] = []
 
     @classmethod
     def named(cls, address: str, *, device: str, workers: int | None, gpus_per_trial: float | None) -> Self:
@@ -93,14 +106,19 @@ class RayCluster:
             self._joined = False
             with _own_signals():
                 ray_package().shutdown()
+            for name in self._not_set:
+                os.environ.pop(name, None)
 
     def _join(self, ray: Any) -> None:
         quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
+        self._not_set = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if name not in os.environ]
         if self.address != LOCAL:
             _probe(self.address)
         with _own_signals():
             self._joined = True
             if self.address == LOCAL:
+                # Ray would write a token for its processes, by which they know each other, into the user's home.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(LOCAL, num_cpus=self._asked[0] or num_cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
@@ -128,10 +146,13 @@ class RayCluster:
 
 @dataclass(slots=True)
 class _Running:
-    """A job in training: the generator of its reports, and the last epoch that was passed on."""
+    """A job in training. `node` is known once it has begun, `epoch` is the last one that was passed on."""
 
+    job: Job
     stream: Any
+    node: str = ""
     epoch: int = 0
+    times_lost: int = 0
 
 
 class RayTasks:
@@ -147,15 +168,19 @@ class RayTasks:
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
         self._task = self._ray.remote(**options)(_task(dict(versions()), on_gpu=gpus > 0, exact=exact))
         self._running: dict[int, _Running] = {}
+        self._dead = self._dead_nodes()
+        self._looked = time.monotonic()
 
     def submit(self, job: Job) -> None:
-        # As bytes, which are opened once the versions are known to be alike.
-        stream = self._task.options(name=f"nas trial {job.key}").remote(pickle.dumps(job), self._images)
-        self._running[job.key] = _Running(stream)
+        self._running[job.key] = _Running(job, self._stream(job))
 
     def reports(self) -> list[Report]:
         found: list[Report] = []
         while not found and self._running:
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                found += self._look_for_the_lost()
+                self._looked = time.monotonic()
+                continue
             # In short waits, because Ctrl-C does not end a long one.
             keys = {id(running.stream): key for key, running in self._running.items()}
             streams = [running.stream for running in self._running.values()]
@@ -174,6 +199,29 @@ class RayTasks:
             self._cancel(running.stream, force=True)
         self._images = None  # the last reference: Ray frees it on every node
 
+    def _stream(self, job: Job) -> Any:
+        """A task that trains the job; as bytes, which are opened once the versions are known to be alike."""
+        return self._task.options(name=f"nas trial {job.key}").remote(pickle.dumps(job), self._images)
+
+    def _dead_nodes(self) -> frozenset[str]:
+        return frozenset(node["NodeID"] for node in self._ray.nodes() if not node["Alive"])
+
+    def _look_for_the_lost(self) -> list[Report]:
+        """Hands to Ray again what was on a node that has died since the last look, or was perhaps on its way there."""
+        dead = self._dead_nodes()
+        new, self._dead = dead - self._dead, dead
+        found: list[Report] = []
+        for key, running in list(self._running.items()) if new else ():
+            if running.node and running.node not in new:
+                continue
+            self._cancel(running.stream, force=False)  # where Ray has noticed, too, its new attempt
+            running.times_lost += bool(running.node)
+            if running.times_lost > RETRIES:
+                found += self._ended(Ended(key=key, outcome="failed", reason=f"{RETRIES + 1} nodes died under it"))
+            else:
+                running.stream, running.node = self._stream(running.job), ""
+        return found
+
     def _cancel(self, stream: Any, *, force: bool) -> None:
         with suppress(Exception):  # it has ended, or so has the cluster
             self._ray.cancel(stream, force=force)
@@ -181,7 +229,7 @@ class RayTasks:
     def _next(self, key: int, stream: Any) -> list[Report]:
         """The next report of a job that has one."""
         try:
-            item: Report | str = self._ray.get(next(stream))
+            node, item = self._ray.get(next(stream))
         except StopIteration:
             return self._ended(Ended(key=key, outcome="failed", reason="the Ray task ended without a result"))
         except self._ray.exceptions.RayError as error:
@@ -192,10 +240,11 @@ class RayTasks:
             raise NasError(item)
         if isinstance(item, Ended):
             return self._ended(item)
-        # A task that is run again begins at its first epoch. Ray hands out each place of a stream once; if it did not,
-        # this would: an epoch is the same whenever it is trained.
         running = self._running[key]
-        if item.metrics.epoch <= running.epoch:
+        running.node = node
+        # A task that is run again begins at its first epoch, and an epoch is the same whenever it is trained. Where Ray
+        # does it, the stream goes on behind what was taken from it; a stream of our own making begins anew.
+        if item is None or item.metrics.epoch <= running.epoch:
             return []
         running.epoch = item.metrics.epoch
         return [item]
@@ -212,17 +261,24 @@ def _task(wanted: Mapping[str, str], *, on_gpu: bool, exact: bool) -> Callable[.
         import pickle
         import platform
 
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        name = f"node {platform.node()} of the Ray cluster"
+        yield node, None  # before anything long
         try:
             from nas.workers.ray_task import reports, versions
         except ImportError as error:
-            yield f"node {platform.node()} of the Ray cluster has not this version of nas: {error}"
+            yield node, f"{name} has not this version of nas: {error}"
             return
-        if found := [
-            f"{name} {there}, not {wanted[name]}" for name, there in versions().items() if there != wanted[name]
+        there = versions()
+        if differences := [
+            f"{what} {there[what]}, not {wanted[what]}" for what in wanted if there[what] != wanted[what]
         ]:
-            yield f"node {platform.node()} of the Ray cluster has {'; '.join(found)}: install the same on every node"
+            yield node, f"{name} has {'; '.join(differences)}: install the same on every node"
             return
-        yield from reports(pickle.loads(job), arrays, on_gpu=on_gpu, exact=exact)
+        for report in reports(pickle.loads(job), arrays, on_gpu=on_gpu, exact=exact):
+            yield node, report
 
     return train_candidate
 
