@@ -165,8 +165,8 @@ class RayTasks:
         self._ray = ray_package()
         self.capacity = self.most = num
         self._images = self._ray.put(packed(data))
-        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES}
-        self._task = self._ray.remote(**options)(_task(dict(versions()), on_gpu=gpus > 0, exact=exact))
+        self._gpus, self._exact = gpus, exact
+        self._task = self._new_task(0)
         self._running: dict[int, _Running] = {}
         self._dead = self._dead_nodes()
         self._looked = time.monotonic()
@@ -199,6 +199,12 @@ class RayTasks:
             self._cancel(running.stream, force=True)
         self._images = None  # the last reference: Ray frees it on every node
 
+    def _new_task(self, number: int) -> Any:
+        """The remote function; of each number a function of its own, in Ray's eyes."""
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_retries": RETRIES}
+        code = _task(number, dict(versions()), on_gpu=self._gpus > 0, exact=self._exact)
+        return self._ray.remote(**options)(code)
+
     def _stream(self, job: Job) -> Any:
         """A task that trains the job; as bytes, which are opened once the versions are known to be alike."""
         return self._task.options(name=f"nas trial {job.key}").remote(pickle.dumps(job), self._images)
@@ -211,6 +217,10 @@ class RayTasks:
         dead = self._dead_nodes()
         new, self._dead = dead - self._dead, dead
         found: list[Report] = []
+        if new:
+            # Tasks of one function wait for workers together. What was asked of the lost node is answered by nobody:
+            # who waited for that, too, would wait until the connection gives up, for two minutes and more.
+            self._task = self._new_task(len(dead))
         for key, running in list(self._running.items()) if new else ():
             if running.node and running.node not in new:
                 continue
@@ -254,10 +264,14 @@ class RayTasks:
         return [report]
 
 
-def _task(wanted: Mapping[str, str], *, on_gpu: bool, exact: bool) -> Callable[..., Generator[Any, None, None]]:
+def _task(
+    number: int, wanted: Mapping[str, str], *, on_gpu: bool, exact: bool
+) -> Callable[..., Generator[tuple[str, Any], None, None]]:
     """What a node runs. It is sent as code, for a node may have another `nas`, or none; then it says so in words."""
 
-    def train_candidate(job: bytes, arrays: Mapping[str, Any]) -> Generator[Any, None, None]:
+    def train_candidate(
+        job: bytes, arrays: Mapping[str, Any], number: int = number
+    ) -> Generator[tuple[str, Any], None, None]:
         import pickle
         import platform
 
