@@ -14,9 +14,9 @@ from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.sharing import locks
 from nas.storage import default_storage, shown, usable
 from nas.stored import Settings, TrialRecord
-from nas.training import EpochMetrics, TrainingData, describe, num_cores, objective, pick_device
+from nas.training import EpochMetrics, TrainingData, objective
 from nas.verdict import Finalist, Ranking, TestResult
-from nas.workers import Ended, Job, Workers, open_workers
+from nas.workers import Ended, Job, Workers, pick_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +90,8 @@ def confirm(
     data_root: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
+    ray: str | None = None,
+    gpus_per_trial: float | None = None,
     exact: bool = False,
     results: str | Path = "results",
     storage: str | None = None,
@@ -111,11 +113,11 @@ def confirm(
             raise NasError(f"{name} is {value}, allowed: a whole number of at least {least}")
     if not 0 < target <= 1:
         raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
-    picked = pick_device(device)
+    trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
     # Before the lock, which would make a folder where a study was misspelt.
     StudyRecords.open(results=results, storage=storage, study=study)
     url = storage or default_storage(results)
-    with usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
+    with trained_on, usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
         if not held.hold("confirm"):
             raise StudyError(f"{shown(url)}: another process is confirming study {study or DEFAULT_STUDY!r}")
         records = StudyRecords.open(results=results, storage=storage, study=study)
@@ -135,10 +137,8 @@ def confirm(
             kept,
             {record.number: record for record in finalists},
             on_event,
-            lambda data: open_workers(
-                data, picked, num=workers or (num_cores() if picked.type == "cpu" else 1), exact=exact
-            ),
-            describe(picked),
+            lambda data: trained_on.open(data, exact=exact),
+            trained_on.description,
         )
         winner, ranking = numbers[0], None
         if top > 1:

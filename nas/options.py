@@ -104,12 +104,34 @@ DataRoot = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, cuda:N, mps or cpu.", rich_help_panel=DATA)
+    str,
+    typer.Option(
+        help="auto (CUDA, then MPS, then CPU), cuda (every GPU there is), cuda:N, mps or cpu.", rich_help_panel=DATA
+    ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes that train, one thread each.", rich_help_panel=DATA, show_default="one a core, or one for a GPU"
+        help="Processes that train, one thread each.", rich_help_panel=DATA, show_default="one a core, or one a GPU"
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Train on a Ray cluster: auto, HOST:PORT, or local for one of this machine's own.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0...1",
+        help="Share of a GPU that a candidate gets, with --ray.",
+        rich_help_panel=DATA,
+        show_default="1 where the cluster has a GPU",
     ),
 ]
 Exact = Annotated[

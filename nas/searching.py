@@ -25,8 +25,8 @@ from nas.sharing import Locks, locks
 from nas.starting import starts
 from nas.storage import default_storage, shown, usable
 from nas.stored import OBJECTIVES, Settings, Tally, TrialRecord
-from nas.training import TrainingData, describe, num_cores, pick_device
-from nas.workers import open_workers
+from nas.training import TrainingData
+from nas.workers import pick_place
 
 CONSISTENCY = 5
 DEFAULT_SAMPLER = "evolution"
@@ -74,6 +74,8 @@ def search(
     seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    ray: str | None = None,
+    gpus_per_trial: float | None = None,
     exact: bool = False,
     results: str | Path = "results",
     storage: str | None = None,
@@ -87,8 +89,9 @@ def search(
     None are the study's own, or 0, "accuracy", "evolution" and "none". `objective` "accuracy,params" (or another cost)
     looks for a Pareto front. What a pruner stops costs the budget the share of its epochs. `start_from`: architecture
     files, exports or names of published networks to train first, where they fit the space and the limits.
-    `workers` is the number of processes that train, None one a core on processors and one for a GPU; `exact` makes
-    trainings bitwise repeatable on a GPU, too.
+    `workers` is the number of processes that train, None one a core on processors and one for each GPU; `exact` makes
+    trainings bitwise repeatable on a GPU, too. `ray` "auto", "local" or HOST:PORT trains on that Ray cluster instead,
+    a task a candidate with one CPU and `gpus_per_trial` of a GPU, 0 to 1, None a whole one where the cluster has any.
     Accuracies are those on a validation split; the test split is not touched. Ctrl-C ends the search with
     `interrupted` set and the running trial back in the queue. Raises `NasError` for what a user can mend,
     `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
@@ -100,7 +103,7 @@ def search(
         seed=(seed or 0, 0),
         workers=(1 if workers is None else workers, 1),
     )
-    picked = pick_device(device)
+    trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
     asked: dict[str, Any] = {"objectives": _objectives(objective), "sampler": sampler, "pruner": pruner, "seed": seed}
     place: _Place = {"results": results, "storage": storage, "study": study}
     existing = StudyRecords.find(**place)
@@ -151,19 +154,18 @@ def search(
             lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
             raise InfeasibleError("\n".join(lines))
     url = storage or default_storage(results)
-    with usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
+    with trained_on, usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
         notes = {
             "dataset_note": note,
             "normalisation": {"mean": loaded.mean, "std": loaded.std},
             "classes": loaded.classes,
-            "command": _command().replace(url, shown(url)),  # a password is nobody else's business
-            "machine": f"{platform.node()}, {describe(picked)}, Python {platform.python_version()}",
+            "command": _command(url, shown(url)),  # a password is nobody else's business
+            "machine": f"{platform.node()}, {trained_on.description}, Python {platform.python_version()}",
         }
         recorder = _recorder(held, place, settings, notes)
         records = recorder.records
         ledger = records.ledger()
         best = records.best(1)
-        num_workers = workers or (num_cores() if picked.type == "cpu" else 1)
         on_event(
             SearchStarted(
                 study=records.study.study_name,
@@ -172,8 +174,8 @@ def search(
                 dataset_note=note,
                 space=bound.name,
                 constraints=settings.constraints,
-                device=describe(picked),
-                workers=num_workers,
+                device=trained_on.description,
+                workers=trained_on.num_workers,
                 epochs=epochs,
                 budget=trials,
                 tally=ledger.tally(),
@@ -189,7 +191,7 @@ def search(
         )
         interrupted, exhausted = False, ""
         if ledger.tally().admits(trials):
-            opened = open_workers(TrainingData.of(loaded), picked, num=num_workers, exact=exact)
+            opened = trained_on.open(TrainingData.of(loaded), exact=exact)
             loop = Loop(recorder, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
             interrupted, exhausted = loop.run(trials)
         refresh(records)
@@ -248,10 +250,11 @@ def _start_up_of(settings: Settings) -> dict[str, int]:
     return {"num_startup": settings.num_startup, "choices": settings.choices}
 
 
-def _command() -> str:
-    """The command line, without the place that the program lies in."""
+def _command(url: str, shown_url: str) -> str:
+    """The command line, without the place that the program lies in and without a password in a database's URL."""
     program = Path(sys.argv[0])
-    return shlex.join(["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]])
+    words = ["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]]
+    return shlex.join(word.replace(url, shown_url) for word in words)
 
 
 class _Place(TypedDict):

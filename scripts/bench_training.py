@@ -122,7 +122,7 @@ def engine(network: str, device_name: str, root: str) -> Measured:
 
     began = time.perf_counter()
     data, device = training_data(root), pick_device(device_name)
-    workers = open_workers(data, device, num=num_cores() if device.type == "cpu" else 1)
+    workers = open_workers(data, [device], num=num_cores() if device.type == "cpu" else 1)
     architecture = Architecture.load(network)
     on_gpu = device.type != "cpu"
     wanted = 4 * workers.most if on_gpu else workers.most

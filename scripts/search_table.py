@@ -66,7 +66,7 @@ class Table:
         """Trains the candidates of those indices with those seeds, if they are not in the file yet."""
         done = self._done()
         todo = [job for job in wanted if job not in done]
-        workers = open_workers(data, pick_device("cpu"), num=num_workers)
+        workers = open_workers(data, [pick_device("cpu")], num=num_workers)
         running: dict[int, tuple[int, int]] = {}
         histories: dict[int, list[EpochMetrics]] = {}
         key, began, total = 0, time.monotonic(), len(todo)

@@ -28,6 +28,7 @@ from nas.training import (
     learning_rate,
     objective,
     pick_device,
+    pick_devices,
     state_dict_on_cpu,
 )
 from nas.training.reference import train
@@ -417,6 +418,27 @@ def test_devices() -> None:
     if torch.cuda.is_available():
         assert pick_device("cuda") == torch.device("cuda:0") == best
         assert torch.cuda.get_device_name(0) in describe(best)
+
+
+@pytest.mark.parametrize(
+    ("name", "picked"),
+    [
+        ("auto", ["cuda:0", "cuda:1"]),
+        ("cuda", ["cuda:0", "cuda:1"]),
+        ("cuda:0", ["cuda:0"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cpu", ["cpu"]),
+    ],
+)
+def test_every_gpu_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str, picked: list[str]) -> None:
+    """CUDA itself leaves out of its count what `CUDA_VISIBLE_DEVICES` does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert [str(device) for device in pick_devices(name)] == picked
+    assert pick_device(name) == pick_devices(name)[0]
+    if len(picked) == 2:
+        assert describe(*pick_devices(name)) == "2 GPUs (NVIDIA H200)"
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:1", "CPU", "meta"])

@@ -21,7 +21,7 @@ from nas.recipe import Recipe
 from nas.records import trials
 from nas.searching import search
 from nas.training import SharedData, TrainingData, initialise, train
-from nas.workers import Ended, Here, Job, Processes, Progress, open_workers
+from nas.workers import Ended, Here, Job, Processes, Progress, open_workers, pick_place
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,7 +161,7 @@ def test_a_process_that_dies_fails_its_job_and_is_replaced(data):
 
 
 def test_closing_leaves_no_process_and_no_file(data):
-    workers = open_workers(data, CPU, num=2)
+    workers = open_workers(data, [CPU], num=2)
     assert workers.capacity == workers.most == 2
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     workers.reports()
@@ -171,6 +171,18 @@ def test_closing_leaves_no_process_and_no_file(data):
     workers.close()
     assert all(process.poll() is not None for process in processes)
     assert not os.path.exists(folder)
+
+
+def test_processes_are_spread_over_the_gpus(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place = pick_place(device="cuda")
+    assert place.num_workers == 2
+    for given, devices in ((place, [0, 1]), (pick_place(device="cuda", workers=3), [0, 1, 0])):
+        opened = given.open(data)  # no process is started before there is a job for it
+        assert [setting.device for setting in opened._to_start] == [torch.device("cuda", index) for index in devices]
+        opened.close()
+    assert pick_place(device="cuda:1").num_workers == pick_place(device="cuda:1", workers=1).num_workers == 1
 
 
 def test_a_process_ends_when_its_parent_is_gone():

@@ -2,7 +2,7 @@
 
 from nas.training.augmentation import affine, augment
 from nas.training.data import SharedData, TrainingData
-from nas.training.device import describe, num_cores, pick_device
+from nas.training.device import describe, num_cores, pick_device, pick_devices
 from nas.training.engine import Engine, GroupFullError, most_at_once, open_engine, train
 from nas.training.metrics import EpochMetrics
 from nas.training.objective import consistent_accuracy, objective
@@ -27,6 +27,7 @@ __all__ = [
     "objective",
     "open_engine",
     "pick_device",
+    "pick_devices",
     "state_dict_on_cpu",
     "train",
 ]

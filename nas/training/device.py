@@ -10,16 +10,26 @@ from nas.errors import DeviceError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is the first there is of CUDA, MPS and the CPU."""
+    """The device called `name`; "auto" is the first there is of CUDA, MPS and the CPU, "cuda" the first GPU."""
+    return pick_devices(name)[0]
+
+
+def pick_devices(name: str = "auto") -> tuple[torch.device, ...]:
+    """The devices called `name`: "cuda", and "auto" where there is a GPU, is every GPU in `CUDA_VISIBLE_DEVICES`."""
     available = _available()
-    wanted = {"auto": available[0], "cuda": "cuda:0"}.get(name, name)
-    if wanted not in available:
+    kind = available[0].partition(":")[0] if name == "auto" else name
+    picked = [one for one in available if one == kind or (kind == "cuda" and one.startswith("cuda:"))]
+    if not picked:
         raise DeviceError(f"device {name!r} is not available here; available: {', '.join(available)}")
-    return torch.device(wanted)
+    return tuple(torch.device(one) for one in picked)
 
 
-def describe(device: torch.device) -> str:
-    """The device in words, such as "cuda:0 (NVIDIA H200)" or "cpu (AMD EPYC, 2 cores)"."""
+def describe(*devices: torch.device) -> str:
+    """Devices in words, such as "cuda:0 (NVIDIA H200)", "8 GPUs (NVIDIA H200)" or "cpu (AMD EPYC, 2 cores)"."""
+    if len(devices) > 1:
+        names = dict.fromkeys(torch.cuda.get_device_name(device) for device in devices)
+        return f"{len(devices)} GPUs ({', '.join(names)})"
+    (device,) = devices
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     cores = f"{num_cores()} core{'s' * (num_cores() != 1)}"

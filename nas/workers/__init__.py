@@ -1,27 +1,20 @@
-"""Where training happens: in this process, or in processes of its own. Who searches sees no difference."""
+"""Where training happens: in this process, in others, or on a Ray cluster. Who searches sees no difference."""
 
-import torch
-
-from nas.training import TrainingData, most_at_once
 from nas.workers.here import Here
 from nas.workers.jobs import Ended, Job, Progress, Report, Workers
+from nas.workers.places import Place, ThisMachine, open_workers, pick_place
 from nas.workers.processes import Processes
 
-__all__ = ["Ended", "Here", "Job", "Processes", "Progress", "Report", "Workers", "open_workers"]
-
-
-def open_workers(
-    data: TrainingData,
-    device: torch.device,
-    *,
-    num: int,
-    exact: bool = False,
-    group: int | None = None,
-) -> Workers:
-    """Workers on a device: `num` processes, or where that is one this process.
-
-    `group`: networks that one CUDA device trains at once, None: as many as pay. `exact`: bitwise repeatable.
-    """
-    if num == 1:
-        return Here(data, device, exact=exact, group=group)
-    return Processes(data, [device] * num, exact=exact, group=group, most=most_at_once(device, group))
+__all__ = [
+    "Ended",
+    "Here",
+    "Job",
+    "Place",
+    "Processes",
+    "Progress",
+    "Report",
+    "ThisMachine",
+    "Workers",
+    "open_workers",
+    "pick_place",
+]
