@@ -66,7 +66,7 @@ NOTES = Fields(
         "history": Many(Fields({})),
         "discards": Fields({}, others=INDEX),
         "drawn_for": INDEX,
-        "weights": TEXT,
+        **dict.fromkeys(("weights", "session"), TEXT),
     }
 )
 """What is noted of a trial for us alone; the first three are read in full where they are used."""

@@ -112,7 +112,9 @@ class Loop:
                 time.sleep(PAUSE)
                 continue
             reports = self.workers.reports()
-            epochs = [report for report in reports if isinstance(report, Progress) and report.key in self.running]
+            # Epochs of a trial that has ended by now are stored with its end.
+            going_on = self.running.keys() - {report.key for report in reports if isinstance(report, Ended)}
+            epochs = [report for report in reports if isinstance(report, Progress) and report.key in going_on]
             self.recorder.report([(report.key, report.metrics) for report in epochs])
             for report in reports:
                 if report.key not in self.running:  # stopped a moment ago
@@ -151,13 +153,18 @@ class Loop:
 
     def _look(self) -> None:
         """Sees what has begun and ended since the last look, whoever did it."""
+        self.recorder.look()
+        self._count()
+
+    def _count(self) -> None:
+        """Counts what this search itself has begun or ended."""
         self.ledger.update(self.recorder.trials())
 
     def _patrol(self) -> None:
         """Takes over, from time to time, what searches that are gone have left."""
         if self.ledger.running - self.running.keys() and time.monotonic() > self._patrolled + PATROL:
             self.recorder.settle(self.running)
-            self._look()
+            self._count()
             self._patrolled = time.monotonic()
 
     def _start(self, check: Callable[[], None]) -> None:
@@ -166,7 +173,7 @@ class Loop:
         if self.starts and not self.ledger.num_queued:
             # One at a time: what was interrupted goes back into an empty queue, and so comes first again.
             recorder.enqueue(self.starts.pop(0))
-            self._look()
+            self._count()
         if self.ledger.num_queued:
             self._start_queued()
             return
@@ -215,7 +222,7 @@ class Loop:
 
     def _submit(self, number: int, candidate: Candidate, cost: Cost, *, seed: int, index: int) -> None:
         self.running[number] = _Running(index)
-        self._look()
+        self._count()
         self.on_event(TrialStarted(number=number, candidate=candidate, cost=cost, discards=self.ledger.discards()))
         architecture, recipe = candidate.architecture, candidate.recipe
         self.workers.submit(
@@ -266,7 +273,7 @@ class Loop:
 
     def _over(self, number: int) -> None:
         del self.running[number]
-        self._look()
+        self._count()
         best = self.ledger.best
         self.on_event(
             TrialFinished(

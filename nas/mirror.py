@@ -32,6 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NONE: Attrs = MappingProxyType({})
+NO_EPOCHS: Mapping[int, float] = MappingProxyType({})
 
 PATIENCE = 300.0  # seconds that a server may be away
 PAUSE = 0.5  # seconds between two tries
@@ -57,8 +58,9 @@ def _patiently(method: Callable[P, T]) -> Callable[P, T]:
 class Mirror(_CachedStorage):
     """Optuna's storage of a database, for who writes to a study and reads it often.
 
-    Trials that others have not ended are as they were when they were first seen: their epochs are not followed. While a
-    server is away `get_all_trials`, `end`, `write` and `report` wait for it, some minutes at most.
+    It shows the study as it was at the last `look`, and what was written since. Trials that others have not ended are
+    as they were when they were first seen: their epochs are not followed. While a server is away `look`, `end`,
+    `write` and `report` wait for it, some minutes at most.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -69,9 +71,13 @@ class Mirror(_CachedStorage):
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    @_patiently
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        """Reads trials that are new, and those of others that have ended: `get_all_trials` does it first of all."""
+        if study_id not in self._last:
+            self.look(study_id)
+
+    @_patiently
+    def look(self, study_id: int) -> None:
+        """Reads trials that are new, and those of others that have ended."""
         last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
         table = models.TrialModel.__table__.c
         with self._backend.engine.connect() as connection:
@@ -113,7 +119,7 @@ class Mirror(_CachedStorage):
         return super()._get_cached_trial(trial_id)
 
     def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
-        """The trials of a study by number, as `get_all_trials` gives them, without a list to be made of them."""
+        """The trials of a study by number: `get_all_trials`, without a list to be made of them."""
         self._read_trials_from_remote_storage(study_id)
         return self._studies[study_id].trials
 
@@ -165,8 +171,9 @@ class Mirror(_CachedStorage):
         user_attrs: Attrs,
         system_attrs: Attrs,
         constraints: Attrs = NONE,
+        epochs: Mapping[int, float] = NO_EPOCHS,
     ) -> None:
-        """Ends a trial, with the attributes that belong to its end, in one transaction.
+        """Ends a trial, with the attributes and intermediate values that belong to its end, in one transaction.
 
         Raises Optuna's `UpdateFinishedTrialError` where another process has ended it.
         """
@@ -177,6 +184,7 @@ class Mirror(_CachedStorage):
             if not row.state.is_finished():
                 _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
                 _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+                _put_epochs(session, trial_id, epochs)
                 for objective, value in enumerate(values or ()):
                     self._backend._set_trial_value_without_commit(session, row, objective, value)
                 row.state, row.datetime_complete = state, ended
@@ -185,6 +193,7 @@ class Mirror(_CachedStorage):
         trial = self._cached(trial_id)
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
+        trial.intermediate_values |= epochs
         self._ended(trial, state, values, ended)
 
     @_patiently
@@ -277,12 +286,7 @@ class Mirror(_CachedStorage):
             session.execute(sqlalchemy.insert(models.TrialParamModel), params)
         _put(session, models.TrialUserAttributeModel, row.trial_id, template.user_attrs)
         _put(session, models.TrialSystemAttributeModel, row.trial_id, template.system_attrs)
-        epochs = template.intermediate_values.items()
-        if epochs:
-            session.execute(
-                sqlalchemy.insert(models.TrialIntermediateValueModel),
-                [_stored_value(row.trial_id, step, value) for step, value in epochs],
-            )
+        _put_epochs(session, row.trial_id, template.intermediate_values)
         row.state = template.state
 
     def _add_study(self, study_id: int) -> None:
@@ -323,6 +327,12 @@ def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:
 def _as_attrs(constraints: Attrs) -> dict[str, Any]:
     """System attributes in which Optuna keeps constraints."""
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
+
+
+def _put_epochs(session: Session, trial_id: int, epochs: Mapping[int, float]) -> None:
+    rows = [_stored_value(trial_id, step, value) for step, value in epochs.items()]
+    if rows:
+        session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
 
 
 def _stored_value(trial_id: int, step: int, value: float) -> dict[str, Any]:

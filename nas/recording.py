@@ -44,9 +44,15 @@ class Recorder:
         self.locks = locks
         self.session = uuid.uuid4().hex[:12]
         locks.hold(self.session)
+        # Optuna has no place for epochs beside two objectives.
+        self._curves = len(self.records.settings.objectives) == 1
+
+    def look(self) -> None:
+        """Sees what other searches, and users, have begun and ended."""
+        self.mirror.look(self.study._study_id)
 
     def trials(self) -> Mapping[int, FrozenTrial]:
-        """Every trial of the study, by number."""
+        """Every trial of the study, by number, as it was at the last look."""
         return self.mirror.trials(self.study._study_id)
 
     def keep_discards(
@@ -150,11 +156,8 @@ class Recorder:
         )
 
     def report(self, epochs: Sequence[tuple[int, EpochMetrics]]) -> None:
-        """Notes epochs, (trial, figures) each, for the learning curves and for pruners.
-
-        Optuna has no place for them beside two objectives.
-        """
-        if len(self.records.settings.objectives) == 1 and epochs:
+        """Notes epochs, (trial, figures) each, for the learning curves and for pruners."""
+        if self._curves and epochs:
             self.mirror.report([(self._id(number), metrics.epoch, metrics.val_accuracy) for number, metrics in epochs])
 
     def finish(self, number: int, history: Sequence[EpochMetrics], weights: bytes, files: Mapping[str, bytes]) -> None:
@@ -204,12 +207,15 @@ class Recorder:
         for name, content in files.items():
             notes |= self.records.artifacts.write(content, name=name)[1]
         seconds = round(sum(metrics.seconds for metrics in history), 3)
+        known = self._trial(number).intermediate_values
+        epochs = {metrics.epoch: metrics.val_accuracy for metrics in history if metrics.epoch not in known}
         self.mirror.end(
             self._id(number),
             STATES.get(outcome, TrialState.FAIL),
             values,
             user_attrs={**user_attrs, "seconds": seconds, "outcome": outcome},
             system_attrs=notes,
+            epochs=epochs if self._curves else {},
         )
 
     def settle(self, running: Collection[int] = ()) -> None:
@@ -244,6 +250,7 @@ class Recorder:
     def give_up(self, number: int) -> None:
         """Leaves a trial of this search to the one that has ended it."""
         self.mirror.give_up(self._id(number))
+        self.look()
 
     def close(self) -> None:
         """Lets others know that this search is over."""

@@ -194,6 +194,7 @@ def search(
             opened = trained_on.open(TrainingData.of(loaded), exact=exact)
             loop = Loop(recorder, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
             interrupted, exhausted = loop.run(trials)
+        recorder.look()
         refresh(records)
         if exhausted:
             exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,13 @@ class Server:
         return f"postgresql+psycopg://nas@/nas?host={self.folder}"
 
     def start(self) -> None:
-        self._run("pg_ctl", "-D", str(self.data), "-w", "-l", str(self.folder / "log"), "start")
+        """Starts it, once what a killed one has left is gone."""
+        tries = 30
+        while not self._run(
+            "pg_ctl", "-D", str(self.data), "-w", "-l", str(self.folder / "log"), "start", check=not tries
+        ):
+            tries -= 1
+            time.sleep(1)
 
     def stop(self) -> None:
         """Ends it as a restart does: whoever is connected is thrown out."""
@@ -59,7 +66,7 @@ class Server:
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", "immediate", "stop", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _run(self, program: str, *arguments: str, check: bool = True) -> None:
+    def _run(self, program: str, *arguments: str, check: bool = True) -> bool:
         as_user: Sequence[str] = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
         command = [*(as_user if os.geteuid() == 0 else ()), str(self.programs / program), *arguments]
         # What pg_ctl starts would keep a pipe open.
@@ -69,6 +76,7 @@ class Server:
         )
         if check and done.returncode:
             raise RuntimeError(f"{program}: {(done.stderr or b'').decode()}")
+        return not done.returncode
 
 
 def why_none() -> str:

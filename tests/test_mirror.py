@@ -102,10 +102,12 @@ def test_several_at_work_see_what_the_others_begin_and_end(study, mirror, databa
     for _ in range(60):
         (mine, my_mirror, running), (theirs, their_mirror, _) = rng.sample(sides, 2)
         step(rng, mine, my_mirror, running)
+        their_mirror.look(theirs._study_id)
         seen = their_mirror.trials(theirs._study_id)
         assert {number: trial.state for number, trial in seen.items()} == {
             trial.number: trial.state for trial in mine.get_trials(deepcopy=False)
         }
+    second.look(other._study_id)
     assert [trial.number for trial in other.trials] == list(range(len(other.trials)))
     ended = [trial for trial in other.trials if trial.state.is_finished()]
     assert [trial.user_attrs for trial in ended] == [
@@ -125,6 +127,7 @@ def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, mirror, da
             write()
     assert mirror.trials(study._study_id)[0].state == TrialState.RUNNING, "it is ours until it is given up"
     mirror.give_up(trial_id)
+    mirror.look(study._study_id)
     assert mirror.trials(study._study_id)[0].state == TrialState.FAIL
     assert "outcome" not in fresh(study, database)[0].user_attrs
 

@@ -17,11 +17,11 @@ def place(database, tmp_path, request):
 
 
 @pytest.fixture
-def begin(place, tiny_space):
+def begin(tiny_space):
     """Begins `nas search` in a process of its own, which prints a line of JSON an event."""
     processes = []
 
-    def started(trials, epochs=3):
+    def started(place, trials, epochs=3):
         command = [sys.executable, "-m", "nas", "search", "--dataset", "digits", "--space", tiny_space, "--json"]
         command += ["--max-params", "900", "--min-receptive-field", "10", "--device", "cpu", "--workers", "1"]
         command += ["--epochs", str(epochs), "--trials", str(trials)]
@@ -61,7 +61,7 @@ def outcomes(place, epochs=3):
 
 
 def test_two_share_the_work_and_the_budget(begin, place):
-    pair = [begin(7), begin(7)]
+    pair = [begin(place, 7), begin(place, 7)]
     for process in pair:
         seen = list(events(process))
         last = seen[-1] if seen else pytest.fail(process.stderr.read())
@@ -75,9 +75,9 @@ def test_two_share_the_work_and_the_budget(begin, place):
 
 def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place):
     """The budget is taken up by then: the other one waits, until it knows that nobody trains any more."""
-    first = begin(1, epochs=500)
+    first = begin(place, 1, epochs=500)
     list(events(first, until="TrialStarted"))
-    second = begin(1, epochs=500)
+    second = begin(place, 1, epochs=500)
     waited = list(events(second, until="OthersAwaited"))
     assert waited[-1] == {"event": "OthersAwaited", "num_running": 1}
     first.kill()
@@ -90,3 +90,19 @@ def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place)
     assert rest[-1]["num_trained"] == 1
     records = StudyRecords.open(**place)
     assert records.trial(again["number"]).seed == records.trial(again["number"] - 1).seed
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_server_that_is_restarted_is_waited_for(begin, postgres, tmp_path, request, end, settled):
+    place = {"storage": postgres.url, "study": request.node.name, "results": tmp_path / "results"}
+    search = begin(place, 8)
+    for _ in range(3):
+        list(events(search, until="TrialFinished"))
+    getattr(postgres, end)()
+    postgres.start()
+    last = list(events(search))[-1]
+    assert search.wait() == 0, search.stderr.read()
+    assert last["num_trained"] == 8
+    found, sessions = outcomes(place)
+    assert (found["trained"], len(sessions)) == (8, 1)
+    assert found["interrupted"] <= 1, "one at the most that was made when the answer was lost"
