@@ -1,11 +1,12 @@
 """What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
 
-    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 640] [--epochs 1] [--before 0] [--storage URL]
+    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 640] [--sizes 1000 10000] [--storage URL]
 
 Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
-default sampler, stored with weights and pictures. `--before` fills the study with so many trained trials first. It
-prints how busy the workers were once all of them had a first trial, and the processor time of the loop per trial.
+default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
+were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
+`--sizes` of them, its workers done at once: a mean of 200.
 """
 
 import argparse
@@ -14,11 +15,11 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 from nas.constraints import Constraint
-from nas.events import Event
 from nas.loop import Loop
 from nas.recording import Recorder
 from nas.records import StudyRecords
@@ -30,6 +31,7 @@ from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Report
 
 WEIGHTS = bytes(40_000)
+NUM_MEASURED = 200
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
 
 
@@ -114,28 +116,27 @@ def open_study(folder: Path, storage: str | None, epochs: int) -> tuple[StudyRec
     return StudyRecords.create(settings, results=folder, storage=storage, study="scale", notes=notes), space
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
+def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]]:
+    """How busy the workers are in a new study, then what a trial costs at each size of it."""
     records, space = open_study(folder, args.storage, args.epochs)
-    events: list[Event] = []
     recorder = Recorder(records, locks(args.storage or default_storage(folder), "scale", folder))
 
-    def loop(workers: Sleepers) -> Loop:
-        return Loop(recorder, space, LIMITS, workers, keep_discards=0, on_event=events.append)
+    def run(seconds: float, budget: int) -> Sleepers:
+        workers = Sleepers(args.workers, seconds, args.epochs)
+        Loop(recorder, space, LIMITS, workers, keep_discards=0, on_event=lambda event: None).run(budget)
+        return workers
 
-    if args.before:
-        loop(Sleepers(args.workers, 0.0, args.epochs)).run(args.before)
-    workers = Sleepers(args.workers, args.seconds, args.epochs)
-    began, spent = time.perf_counter(), time.process_time()
-    loop(workers).run(args.before + args.trials)
-    wall = time.perf_counter() - began
-    return {
-        "workers": args.workers,
-        "trials": args.trials,
-        "before": args.before,
-        "busy": workers.busy(),
-        "loop_ms_a_trial": (time.process_time() - spent) / args.trials * 1000,
-        "trials_a_second": args.trials / wall,
-    }
+    workers = run(args.seconds, args.trials)
+    yield {"workers": args.workers, "seconds_a_trial": args.seconds, "busy": workers.busy()}
+    for size in args.sizes:
+        run(0.0, size)
+        began, spent = time.perf_counter(), time.process_time()
+        run(0.0, size + NUM_MEASURED)
+        yield {
+            "trials_in_the_study": size,
+            "loop_ms_a_trial": 1000 * (time.perf_counter() - began) / NUM_MEASURED,
+            "of_it_processor_ms": 1000 * (time.process_time() - spent) / NUM_MEASURED,
+        }
 
 
 def main() -> None:
@@ -144,12 +145,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--trials", type=int, default=640)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--before", type=int, default=0)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000])
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(args, Path(folder)), indent=2))
+        for found in measure(args, Path(folder)):
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
