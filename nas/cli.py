@@ -7,18 +7,20 @@ import dataclasses
 import errno
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import typer
 
 from nas import cli_networks as networks
 from nas import cli_results as results_of
-from nas.errors import NasError, TrainingDiverged
+from nas.errors import NasError, TrainingDiverged, first_line
 from nas.options import (
     SEARCH,
     Constraints,
@@ -266,7 +268,17 @@ def _root(
     version_: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-) -> None: ...
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")] = False,
+) -> None:
+    if not debug:
+        sys.excepthook = _unexpected
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What becomes of an error that nothing foresaw; the exit status is 1."""
+    command = shlex.join(["nas", "--debug", *sys.argv[1:]])
+    typer.echo(f"error: {kind.__name__}: {first_line(error)}", err=True)
+    typer.echo(f"This is a defect of nas, not a mistake of yours. Where it arose:\n  {command}", err=True)
 
 
 def _interrupt(signum: int, frame: object) -> None:
