@@ -6,18 +6,21 @@ Workers of this process that do nothing but wait, `--workers` of them, each for 
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
 default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
 were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of 200.
+`--sizes` of them, its workers done at once: a mean of 200; and what the study then takes in the database and in memory.
 """
 
 import argparse
 import heapq
 import json
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+
+from sqlalchemy import text
 
 from nas.constraints import Constraint
 from nas.loop import Loop
@@ -136,7 +139,24 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
             "trials_in_the_study": size,
             "loop_ms_a_trial": 1000 * (time.perf_counter() - began) / NUM_MEASURED,
             "of_it_processor_ms": 1000 * (time.process_time() - spent) / NUM_MEASURED,
+            "database_kb_a_trial": database_bytes(records) / (size + NUM_MEASURED) / 1000,
+            "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+            "seconds_to_open": seconds_to_open(args, folder),
         }
+
+
+def database_bytes(records: StudyRecords) -> int:
+    with records.storage.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+        pages, size = (connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
+        return int(pages * size)
+
+
+def seconds_to_open(args: argparse.Namespace, folder: Path) -> float:
+    began = time.perf_counter()
+    StudyRecords.open(results=folder, storage=args.storage, study="scale")
+    return time.perf_counter() - began
 
 
 def main() -> None:
