@@ -1,6 +1,7 @@
 """Layers made of layers, and the table of all kinds."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nas.call import Call
 from nas.errors import ArchitectureError, ShapeError, found
@@ -42,16 +43,7 @@ class DepthwiseSeparable(Convolution):
 
     def _parts(self, shape: Shape) -> tuple[Layer, ...]:
         channels, _, _ = feature_map(self.kind, shape)
-        depthwise = Conv(
-            out_channels=channels,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=channels,
-            bias=self.bias,
-        )
-        return depthwise, Conv(out_channels=self.out_channels, kernel_size=1, bias=self.bias)
+        return _separated(self, channels)
 
     def measure(self, shape: Shape) -> Measure:
         try:
@@ -61,6 +53,20 @@ class DepthwiseSeparable(Convolution):
 
     def module(self, shape: Shape) -> Call:
         return Call("DepthwiseSeparable", (shape[0], self.out_channels, self.kernel_size), self._options())
+
+
+@lru_cache(maxsize=4096)  # made and checked once, not at each of a search's thousands of measurements
+def _separated(layer: DepthwiseSeparable, channels: int) -> tuple[Layer, ...]:
+    depthwise = Conv(
+        out_channels=channels,
+        kernel_size=layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=channels,
+        bias=layer.bias,
+    )
+    return depthwise, Conv(out_channels=layer.out_channels, kernel_size=1, bias=layer.bias)
 
 
 MAX_REPEATED = 1000
