@@ -1,47 +1,71 @@
-"""Memory of a search's processes, trial by trial: does it grow, and how large does it become? Linux alone.
+"""A long search: memory of its processes, size of its database and seconds a trial as it goes on. Linux alone.
 
-    python scripts/bench_memory.py [--trials 50] [--epochs 1] [--data-root FOLDER]
+    python scripts/bench_memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--results FOLDER] [--data-root FOLDER]
 
-A real search on MNIST under 8,000 parameters in a folder that is thrown away. Prints what each process has in memory
-(resident, MB) after every tenth trial, and the largest it ever had.
+A real search under 8,000 parameters (digits: 2,000), in a folder that is thrown away unless it is named. Prints a line
+of JSON after each tenth part of the trials: what each process has in memory (resident, MB), the database (kB a trial),
+and seconds a trial since the line before.
 """
 
 import argparse
+import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import optuna
 
 from nas import search
 from nas.events import Event, TrialFinished
+from nas.storage import DATABASE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--data-root")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def show(event: Event) -> None:
-        if isinstance(event, TrialFinished) and (event.tally.num_trained % 10 == 0 or event.tally.num_trained <= 2):
-            for name, process in (("search", os.getpid()), *(("worker", child) for child in children())):
-                now, most = (megabytes(process, field) for field in ("VmRSS", "VmHWM"))
-                print(f"after {event.tally.num_trained:>3} trials: {name} {now} MB, at most {most} MB", flush=True)
-
     with tempfile.TemporaryDirectory() as folder:
+        results = args.results or Path(folder)
         search(
-            max_params=8000,
+            max_params=2000 if args.dataset == "digits" else 8000,
+            min_receptive_field=8 if args.dataset == "digits" else None,
             epochs=args.epochs,
             trials=args.trials,
-            dataset="mnist",
+            dataset=args.dataset,
             data_root=args.data_root,
             device="cpu",
-            results=folder,
-            on_event=show,
+            results=results,
+            on_event=Watch(results, every=max(1, args.trials // 10)),
         )
+
+
+class Watch:
+    """Hears the search's events, and prints."""
+
+    def __init__(self, results: Path, *, every: int) -> None:
+        self.results, self.every = results, every
+        self.before = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, TrialFinished) or event.tally.num_trained % self.every:
+            return
+        now, trials = time.monotonic(), event.tally.num_trained
+        size = sum(path.stat().st_size for path in self.results.glob(f"{DATABASE}*"))
+        found = {
+            "trials": trials,
+            "loop_mb": megabytes(os.getpid(), "VmRSS"),
+            "workers_mb": [megabytes(child, "VmRSS") for child in children()],
+            "database_kb_a_trial": round(size / trials / 1000, 1),
+            "seconds_a_trial": round((now - self.before) / self.every, 2),
+        }
+        print(json.dumps(found), flush=True)
+        self.before = now
 
 
 def children() -> list[int]:
