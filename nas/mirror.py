@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import wraps
+from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,7 +21,7 @@ from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -127,37 +127,43 @@ class Mirror(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A trial as it is begun, queued, or already ended: all of it in one transaction."""
+        template = template_trial or create_trial(state=TrialState.RUNNING)
         with _create_scoped_session(self._backend.scoped_session) as session:
             # As Optuna does: numbers follow each other, and so who makes trials waits for who does.
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            row: Any = self._backend._get_prepared_new_trial(study_id, None, session)
-            trial_id: int = row.trial_id
-            number, started = row.number, row.datetime_start
-            if template_trial is not None:
-                self._fill(session, row, template_trial)
-            state = row.state
-        if template_trial is None:
-            trial = FrozenTrial(
+            others = sqlalchemy.select(sqlalchemy.func.count()).where(models.TrialModel.study_id == study_id)
+            number: int = session.execute(others).scalar_one()
+            row: Any = models.TrialModel(
+                study_id=study_id,
                 number=number,
-                state=state,
-                value=None,
-                datetime_start=started,
-                datetime_complete=None,
-                params={},
-                distributions={},
-                user_attrs={},
-                system_attrs={},
-                intermediate_values={},
-                trial_id=trial_id,
+                state=template.state,
+                datetime_start=template.datetime_start,
+                datetime_complete=template.datetime_complete,
             )
-        else:
-            trial = _copied(template_trial, number, trial_id)
+            session.add(row)
+            session.flush()
+            trial_id: int = row.trial_id
+            params = [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": template.distributions[name].to_internal_repr(value),
+                    "distribution_json": _as_json(template.distributions[name]),
+                }
+                for name, value in template.params.items()
+            ]
+            _add(session, models.TrialParamModel, params)
+            _add(session, models.TrialValueModel, _stored_values(trial_id, template.values or ()))
+            _add(session, models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs))
+            _add(session, models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs))
+            _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values))
+        trial = _copied(template, number, trial_id)
         with self._lock:
             self._add_study(study_id)
             self._add_trials_to_cache(study_id, [trial])
-            if state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING:
                 self._ours.add(trial_id)
-            elif not state.is_finished():
+            elif not trial.state.is_finished():
                 self._theirs.setdefault(study_id, set()).add(trial_id)
         return trial_id
 
@@ -184,9 +190,8 @@ class Mirror(_CachedStorage):
             if not row.state.is_finished():
                 _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
                 _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
-                _put_epochs(session, trial_id, epochs)
-                for objective, value in enumerate(values or ()):
-                    self._backend._set_trial_value_without_commit(session, row, objective, value)
+                _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
+                _add(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
             elif not _has(session, trial_id, user_attrs):  # else it was us, and the answer did not come through
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
@@ -215,7 +220,7 @@ class Mirror(_CachedStorage):
         """Sets intermediate values, (trial, step, value) each, of trials of ours in one transaction."""
         # Epochs that are there already were written before the answer was lost: all of them, or none.
         with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
-            rows = [_stored_value(trial_id, step, value) for trial_id, step, value in epochs]
+            rows = [row for trial_id, step, value in epochs for row in _stored_epochs(trial_id, {step: value})]
             session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
         for trial_id, step, value in epochs:
             self._cached(trial_id).intermediate_values[step] = value
@@ -269,26 +274,6 @@ class Mirror(_CachedStorage):
     def _row(self, session: Session, trial_id: int) -> Any:
         return models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
 
-    def _fill(self, session: Session, row: Any, template: FrozenTrial) -> None:
-        row.datetime_start, row.datetime_complete = template.datetime_start, template.datetime_complete
-        for objective, value in enumerate(template.values or ()):
-            self._backend._set_trial_value_without_commit(session, row, objective, value)
-        params = [
-            {
-                "trial_id": row.trial_id,
-                "param_name": name,
-                "param_value": template.distributions[name].to_internal_repr(value),
-                "distribution_json": distribution_to_json(template.distributions[name]),
-            }
-            for name, value in template.params.items()
-        ]
-        if params:
-            session.execute(sqlalchemy.insert(models.TrialParamModel), params)
-        _put(session, models.TrialUserAttributeModel, row.trial_id, template.user_attrs)
-        _put(session, models.TrialSystemAttributeModel, row.trial_id, template.system_attrs)
-        _put_epochs(session, row.trial_id, template.intermediate_values)
-        row.state = template.state
-
     def _add_study(self, study_id: int) -> None:
         if study_id not in self._studies:
             self._studies[study_id] = _StudyInfo()
@@ -308,13 +293,16 @@ class Mirror(_CachedStorage):
             self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
 
 
+def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        session.execute(sqlalchemy.insert(model), rows)
+
+
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:
     """Sets attributes; deleting first does in every database what each has a word of its own for."""
-    if not attrs:
-        return
-    session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(attrs)))
-    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
-    session.execute(sqlalchemy.insert(model), rows)
+    if attrs:
+        session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(attrs)))
+        _add(session, model, _stored_attrs(trial_id, attrs))
 
 
 def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:
@@ -329,15 +317,31 @@ def _as_attrs(constraints: Attrs) -> dict[str, Any]:
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
 
 
-def _put_epochs(session: Session, trial_id: int, epochs: Mapping[int, float]) -> None:
-    rows = [_stored_value(trial_id, step, value) for step, value in epochs.items()]
-    if rows:
-        session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
+def _stored_attrs(trial_id: int, attrs: Attrs) -> list[dict[str, Any]]:
+    return [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
 
 
-def _stored_value(trial_id: int, step: int, value: float) -> dict[str, Any]:
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+def _stored_epochs(trial_id: int, epochs: Mapping[int, float]) -> list[dict[str, Any]]:
+    stored = {
+        step: models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(v) for step, v in epochs.items()
+    }
+    return [
+        {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        for step, (value, kind) in stored.items()
+    ]
+
+
+def _stored_values(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
+    stored = [models.TrialValueModel.value_to_stored_repr(value) for value in values]
+    return [
+        {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+        for objective, (value, kind) in enumerate(stored)
+    ]
+
+
+@lru_cache(maxsize=10_000)
+def _as_json(distribution: BaseDistribution) -> str:
+    return distribution_to_json(distribution)
 
 
 def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
