@@ -16,7 +16,7 @@ import pytest
 import torch
 from architectures import draw_architecture
 from onnx import TensorProto
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nas import datasets, exporting
 from nas.architecture import Architecture
@@ -342,12 +342,43 @@ def loaded(folder):
     return {"network": namespace["load"](), "normalised": lambda pixels: (pixels.float() / 255 - mean) / std}
 
 
-def test_predict_resizes_and_says_so(exported, tmp_path):
-    Image.new("RGB", (50, 40)).save(tmp_path / "large.jpg")
-    done = run_alone(tmp_path, exported.folder / "predict.py", "large.jpg")
+def test_predict_cuts_and_resizes_as_the_guide_does_and_says_so(exported, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    ImageOps.fit(Image.fromarray(noise), (28, 28)).save(tmp_path / "small.png")
+    Image.new("RGB", (50, 40)).save(tmp_path / "colour.jpg")
+    Image.new("L", (56, 56)).save(tmp_path / "square.png")
+    names = ["large.png", "small.png", "colour.jpg", "square.png"]
+    done = run_alone(tmp_path, exported.folder / "predict.py", *names)
     assert done.returncode == 0
-    assert done.stderr == "large.jpg: resized from 50x40 to 28x28\n"
-    assert re.fullmatch(r"large\.jpg: (\d \(\d+\.\d\d%\)(, |\n)){3}", done.stdout)
+    assert done.stderr.splitlines() == [
+        "large.png: the middle 40x40 of 50x40 cut out, resized to 28x28",
+        "colour.jpg: colours made grey, the middle 40x40 of 50x40 cut out, resized to 28x28",
+        "square.png: resized to 28x28",
+    ]
+    large, small, *_ = done.stdout.splitlines()
+    assert large.removeprefix("large.png") == small.removeprefix("small.png")
+    assert re.fullmatch(r"small\.png: (\d \(\d+\.\d\d%\)(, |$)){3}", small)
+
+
+def test_predict_reads_what_is_transparent_as_white(exported, tmp_path):
+    digit = datasets.load("digits").val.images[0, 0].numpy() // 128 * np.uint8(255)  # a palette holds it exactly
+    Image.fromarray(255 - digit).save(tmp_path / "opaque.png")
+    ink = Image.new("L", (28, 28), 0)
+    ink.putalpha(Image.fromarray(digit))
+    modes = ["LA", "RGBA", "P"]
+    for mode in modes:
+        drawing = ink.convert("RGBA").quantize(256) if mode == "P" else ink.convert(mode)
+        drawing.save(tmp_path / f"{mode}.png")
+    Image.open(tmp_path / "opaque.png").convert("RGBA").save(tmp_path / "filled.png")
+    names = ["opaque.png", "filled.png", *(f"{mode}.png" for mode in modes)]
+    done = run_alone(tmp_path, exported.folder / "predict.py", "--invert", *names)
+    assert len({line.partition(": ")[2] for line in done.stdout.splitlines()}) == 1, done.stdout
+    grey = ", colours made grey"
+    assert done.stderr.splitlines() == [
+        "filled.png: colours made grey",
+        *(f"{mode}.png: transparent pixels made white{grey * (mode != 'LA')}" for mode in modes),
+    ]
 
 
 def test_predict_names_the_file_that_it_cannot_read_and_goes_on(exported, tmp_path):
