@@ -80,6 +80,16 @@ def test_space(nas):
     assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
 
 
+def test_space_takes_shape_and_classes_from_a_dataset(nas):
+    given = ["space", "--draws", "300", "--json"]
+    own, of_dataset = (json.loads(nas(*given, *more)[1]) for more in ([], ["--dataset", "digits"]))
+    assert of_dataset == own  # 28x28, ten classes
+    status, out, _ = nas(*given, "--space", "colour", "--dataset", "digits")
+    assert status == 0
+    assert json.loads(out)["limits"][0]["constraint"] == "receptive_field>=28"
+    assert nas("space", "--dataset", "mnits")[::2] == (2, nas("search", "--dataset", "mnits")[2])
+
+
 def test_trials_as_json_and_csv_and_table(nas, study_folder):
     status, out, _ = nas("trials", "--results", study_folder, "--format", "json")
     assert status == 0

@@ -613,6 +613,14 @@ def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_folder_is_refused_before_anything_is_said_to_be_written(study_folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    said = []
+    with pytest.raises(NasError, match=r"thesis\.txt is in it"):
+        export_trial(results=study_folder, output=tmp_path, on_start=said.append)
+    assert said == []
+
+
 def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(NasError, match=r"model: not a folder, allowed: a new or empty folder, or one of an earlier"):
@@ -649,7 +657,10 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(results=study_folder).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
         export_trial(discarded.number, results=study_folder, output=tmp_path / "model")
-    assert str(caught.value) == f"trial {discarded.number} has no weights: it is PRUNED, not a finished training"
+    assert (
+        str(caught.value)
+        == f"trial {discarded.number} has no weights: it is discarded, allowed: a trial that is trained"
+    )
     with pytest.raises(StudyError, match=r"^no trial 10000, allowed: 0 to "):
         export_trial(10000, results=study_folder, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -56,8 +56,8 @@ def export_trial(
     "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
     `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
     the study's data are not at hand, on random images, which the card says. `on_start` hears the trial's number before
-    anything slow is done. Raises `StudyError` for a trial that cannot be exported and `NasError` for a file that is not
-    the network.
+    anything slow is done, and after `output` was found to be a place to write to. Raises `StudyError` for a trial that
+    cannot be exported and `NasError` for a file that is not the network.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name
@@ -78,6 +78,8 @@ def export_trial(
         weights = records.weights(record.number)
         origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
     assert record.architecture is not None
+    output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"
+    check_output(Path(output))
     on_start(record.number)
     evidence, missing = None, ""
     try:
@@ -91,7 +93,7 @@ def export_trial(
     return export(
         record.architecture,
         weights,
-        output=output or Path(results) / "export" / f"{stem}-{kind}-{record.number}",
+        output=output,
         origin=origin,
         evidence=evidence,
         formats=formats,

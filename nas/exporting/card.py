@@ -213,7 +213,7 @@ def _memory(cost: Cost, quantised: Quantised | None, in_c: tuple[int, int] | Non
         yield "int8: with biases and scales, and a fourth of the activations."
     if in_c is not None:
         yield "`network.c` computes in float32, too, four bytes a parameter, not in int8. Its row is what `network.h`"
-        yield "says: NETWORK_PARAMETER_BYTES of flash, NETWORK_SCRATCH_BYTES of RAM. It folds batch norm and uses places"
+        yield "says: NETWORK_PARAMETER_BYTES of flash, NETWORK_SCRATCH_BYTES of RAM. It folds batch norm, uses places"
         yield "again, and so mostly takes less than the first row; code, pixels and logits come on top."
     yield ""
 
