@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.options import (
+    DATA,
     Constraints,
     DataRoot,
     Dataset,
@@ -20,6 +21,7 @@ from nas.options import (
     MaxParams,
     MaxWeightBytes,
     MinReceptiveField,
+    Space,
     chosen_recipe,
 )
 
@@ -31,7 +33,16 @@ def space(
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
     constraint: Constraints = None,
-    space: Annotated[str, typer.Option(help="The name of a search space that comes along, or a TOML file.")] = "mnist",
+    space: Space = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the shape of images and the classes from this dataset, as nas search does.",
+            rich_help_panel=DATA,
+            show_default="the search space's own",
+        ),
+    ] = None,
+    data_root: DataRoot = None,
     draws: Annotated[int, typer.Option(help="Random draws.", min=100)] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
     use_json: Json = False,
@@ -41,7 +52,15 @@ def space(
     from nas.screening import survey
     from nas.search_space import SearchSpace
 
-    loaded = SearchSpace.load(space)
+    if dataset is None:
+        loaded = SearchSpace.load(space or "mnist")
+    else:
+        from nas import datasets
+        from nas.searching import default_space
+
+        data = datasets.load(dataset, data_root=data_root)
+        loaded = SearchSpace.load(space or default_space(data.input_shape))
+        loaded = loaded.bind(input_shape=data.input_shape, num_classes=data.num_classes, epochs=loaded.epochs)
     constraints = limits(
         loaded.input_shape,
         max_params=max_params,
@@ -101,7 +120,11 @@ def train(
         bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Export the trained network to this folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Export the trained network to this folder; an earlier export in it is replaced whole.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Train one architecture file with one recipe."""

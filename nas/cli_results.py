@@ -120,7 +120,11 @@ def report(
 def export(
     trial: Annotated[str, typer.Option(help="Number of a trial, best, or confirmed (by nas confirm).")] = "best",
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write.", show_default="RESULTS/export/STUDY-trial-N")
+        Path | None,
+        typer.Option(
+            help="Folder to write: new, empty, or an earlier export, which is replaced whole, your edits too.",
+            show_default="RESULTS/export/STUDY-trial-N",
+        ),
     ] = None,
     format_: Annotated[
         list[ExtraFormat] | None,

@@ -38,6 +38,7 @@ COSTS = {
     "weight_bytes": "weights, bytes",
 }
 ACCURACY = "val accuracy, %"
+MOST_TICKS = 12  # a telephone has room for as many
 
 
 def accuracy_against(
@@ -98,7 +99,8 @@ def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure
         for trial, color, dash, symbol in zip(best, cycle(LINES), cycle(DASHES), cycle(SYMBOLS), strict=False)
     ]
     title = "Learning curve of the best" if len(best) == 1 else f"Learning curves of the best {len(best)}"
-    return figure_of(title, traces, x="epoch", y=ACCURACY)
+    figure = figure_of(title, traces, x="epoch", y=ACCURACY)
+    return figure.update_xaxes(_whole(max(len(trial.history) for trial in best)))
 
 
 def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
@@ -124,7 +126,8 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
             sorted(reasons, key=lambda reason: -totals[reason][-1]), cycle(LINES), cycle(DASHES), strict=False
         )
     ]
-    return figure_of("Discards by reason", traces, x="candidate", y="draws discarded so far")
+    figure = figure_of("Discards by reason", traces, x="candidate", y="draws discarded so far")
+    return figure.update_xaxes(_whole(len(discards))).update_yaxes(_whole(max(map(max, totals.values()))))
 
 
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
@@ -209,6 +212,11 @@ def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
     )
     return figure
+
+
+def _whole(most: int) -> dict[str, int]:
+    """Ticks of an axis that counts to `most`: where that is few, Plotly's own choice would be halves."""
+    return {"tick0": 0, "dtick": 1} if most <= MOST_TICKS else {}
 
 
 def _empty(text: str) -> "Figure":

@@ -55,18 +55,22 @@ def common_mode(files: list[Path]) -> str:
             raise DatasetError(f"{file}: mode {kind} found, allowed: 8 bits a channel")
         if size != (first := first or size):
             text = "{}x{} pixels found, allowed: {}x{}, the size of {}".format(*size, *first, files[0])
-            raise DatasetError(f"{file}: {text}")
+            raise DatasetError(f"{file}: {text}; PIL.ImageOps.fit gives all one size (docs/guides/own_images.md)")
         if kind not in ("1", "L", "LA"):
             mode = "RGB"
     return mode
 
 
 def pixels(file: Path, mode: str) -> "Tensor":
-    """uint8 (channels, height, width)."""
+    """uint8 (channels, height, width); transparent pixels lie on white, as an export's predict.py has them."""
+    from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
     with _opened(file) as image:
-        opaque = image.convert("RGBA") if image.mode == "P" else image  # a palette may hold transparency
+        opaque = image
+        if image.has_transparency_data:
+            above = image.convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
         tensor: Tensor = pil_to_tensor(opaque.convert(mode))
     return tensor
 

@@ -28,10 +28,11 @@ MaxMacs = Annotated[
     typer.Option(help="Most multiply-accumulates an image.", rich_help_panel=LIMITS, show_default=False),
 ]
 MaxActivationBytes = Annotated[
-    int | None, typer.Option(help="Most bytes of activations alive.", rich_help_panel=LIMITS, show_default=False)
+    int | None,
+    typer.Option(help="Most bytes of float32 activations alive at a time.", rich_help_panel=LIMITS, show_default=False),
 ]
 MaxWeightBytes = Annotated[
-    int | None, typer.Option(help="Most bytes of stored weights.", rich_help_panel=LIMITS, show_default=False)
+    int | None, typer.Option(help="Most bytes of stored float32 weights.", rich_help_panel=LIMITS, show_default=False)
 ]
 Constraints = Annotated[
     list[str] | None,

@@ -197,7 +197,8 @@ class StudyRecords:
         trial = self.study.get_trials(deepcopy=False)[number]
         artifact = noted(trial, "weights")
         if artifact is None or trial.state != TrialState.COMPLETE:
-            raise StudyError(f"trial {number} has no weights: it is {trial.state.name}, not a finished training")
+            outcome = trial.user_attrs.get("outcome") or trial.state.name.lower()
+            raise StudyError(f"trial {number} has no weights: it is {outcome}, allowed: a trial that is trained")
         architecture = read_trial(trial).architecture
         assert architecture is not None  # a finished trial has one
         return self.artifacts.download(artifact, f"the weights of trial {number}", architecture)

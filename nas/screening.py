@@ -5,7 +5,7 @@ Neither torch nor Optuna here: a judgement takes some 100 microseconds.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -20,6 +20,21 @@ from nas.search_space import SearchSpace
 IMPOSSIBLE_SHAPE = "impossible_shape"
 DUPLICATE = "duplicate"
 SMALLER = "smaller"
+
+
+MEANINGS = {
+    IMPOSSIBLE_SHAPE: "cannot be built: a map would be smaller than its window",
+    DUPLICATE: "drawn before in this study",
+    SMALLER: "keeps the limits, but of the few draws for one of the first candidates another is larger",
+}
+"""What the reasons of discards mean that are not the name of a limit's metric."""
+
+
+def meanings(reasons: Iterable[str]) -> dict[str, str]:
+    """What each reason of a discard means."""
+    return {
+        reason: MEANINGS.get(reason, f"misses the limit on {reason}, and no other one by more") for reason in reasons
+    }
 
 
 class Verdict(NamedTuple):

@@ -26,6 +26,10 @@ def test_nothing_in_a_comment_ends_it(line):
     assert all(part.startswith(" *") for part in inside.splitlines()[1:-1])
 
 
+def test_a_spread_in_a_comment_reads_well():
+    assert c_comment(["99.41 ± 0.05 %"]) == "/*\n * 99.41 +- 0.05 %\n */"
+
+
 def test_numbers_are_the_shortest_that_are_read_back_as_they_were():
     generator = np.random.default_rng(0)
     numbers = generator.integers(0, 2**32, 2000, dtype=np.uint32).view(np.float32)

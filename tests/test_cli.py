@@ -80,6 +80,20 @@ def test_space(nas):
     assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
 
 
+def test_space_takes_shape_and_classes_from_a_dataset(nas, tiny_space):
+    small = Path(tiny_space)
+    small.write_text(f"input_shape = [3, 12, 12]\nnum_classes = 2\n{small.read_text()}")
+    own, of_digits = (
+        json.loads(nas("space", "--space", small, "--draws", "100", "--json", *more)[1])
+        for more in ([], ["--dataset", "digits"])
+    )
+    assert [report["limits"][0]["constraint"] for report in (own, of_digits)] == [
+        "receptive_field>=12",
+        "receptive_field>=28",
+    ]
+    assert nas("space", "--dataset", "mnits")[::2] == (2, nas("search", "--dataset", "mnits")[2])
+
+
 def test_trials_as_json_and_csv_and_table(nas, study_folder):
     status, out, _ = nas("trials", "--results", study_folder, "--format", "json")
     assert status == 0

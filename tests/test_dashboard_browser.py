@@ -1,4 +1,4 @@
-"""The dashboard in Chromium, as a reader sees it. Never in CI, where there may be none."""
+"""The dashboard and the report in Chromium, as a reader sees them. Never in CI, where there may be none."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from serving import serving
 
 from nas.overview import note, refresh
 from nas.records import StudyRecords
+from nas.reporting import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 
@@ -157,3 +158,16 @@ def test_strings_of_a_study_are_no_markup(monkeypatch, study_folder, tmp_path, b
         assert page.locator("main li :is(a, img, h1)").count() == 0
         assert page.locator("main li strong").count() == page.locator("main li").count()
     context.close()
+
+
+def test_a_report_hides_nothing(study_folder, page, tmp_path):
+    page.goto(report(results=study_folder, output=tmp_path / "report.html").as_uri())
+    assert fits(page)
+    assert page.locator(".modebar-btn").count() == 0  # they would lie on the titles of charts
+    curves = page.locator("[data-figure=curves] .xtick text")
+    curves.first.wait_for()
+    assert curves.all_text_contents() == ["1", "2"]
+    for box in page.locator(".scroll").all():
+        is_wider = box.evaluate("box => box.scrollWidth > box.clientWidth")
+        hint = box.evaluate("box => getComputedStyle(box, '::before').content")
+        assert ("Scroll sideways" in hint) == is_wider

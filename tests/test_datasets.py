@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 from nas import datasets
 from nas.datasets import Dataset, Split, load, load_test, merged, resolve
 from nas.errors import DatasetError
+from nas.image_folder import pixels
 
 MNIST_FINGERPRINT = "91911860c092df3a"
 DIGITS_FINGERPRINT = "e3079e25bc4ca1e3"
@@ -527,6 +528,17 @@ def test_modes_that_are_colour(mode, folder):
     assert load(f"folder:{folder}").input_shape == (3, 4, 6)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparent_pixels_are_white(mode, folder):
+    image = Image.new(mode, (6, 4), 0)
+    image.putpixel((0, 0), (0, 255) if mode == "LA" else (0, 0, 0, 255))
+    file = folder / "train" / "a" / "000.png"
+    image.save(file)
+    found = pixels(file, "L")
+    assert found[0, 0, 0] == 0
+    assert found.flatten()[1:].unique().tolist() == [255]
+
+
 def test_sixteen_bits_a_channel(folder):
     file = folder / "train" / "b" / "001.png"
     Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16)).save(file)
@@ -548,7 +560,8 @@ def test_an_image_of_another_size(part, folder):
     write_images(folder / part / "b", 1, size=(4, 6))
     first = folder / "train" / "a" / "000.png"
     text = f"{folder / part}/b/000.png: 4x6 pixels found, allowed: 6x4, the size of {first}"
-    assert error_of(load, f"folder:{folder}") == text
+    mended = "PIL.ImageOps.fit gives all one size (docs/guides/own_images.md)"
+    assert error_of(load, f"folder:{folder}") == f"{text}; {mended}"
 
 
 def test_a_damaged_image_is_named(folder):

@@ -16,13 +16,14 @@ import pytest
 import torch
 from architectures import draw_architecture
 from onnx import TensorProto
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nas import datasets, exporting
 from nas.architecture import Architecture
 from nas.cost import cost_of
 from nas.errors import NasError, StudyError
-from nas.exporting import Evidence, Origin, export, export_trial, proof
+from nas.exporting import Evidence, Origin, Proof, export, export_trial, proof
+from nas.exporting.card import card
 from nas.exporting.folder import EXTRA, FILES
 from nas.exporting.formats import exported_program, write_onnx, write_pt2
 from nas.exporting.source import model_source, state_names
@@ -30,6 +31,8 @@ from nas.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.recipe import Recipe
 from nas.records import StudyRecords
 from nas.stored import noted
+
+PROOF = Proof.__dataclass_fields__
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,7 +138,8 @@ def test_the_source_tells_what_the_network_is(study_folder, exported):
     (best,) = StudyRecords.open(results=study_folder).best(1)
     text = (exported.folder / "model.py").read_text()
     assert (
-        f"digits in {best.params:,} parameters: {best.objective:.2%} val accuracy (mean of the last 2 epochs)" in text
+        f"digits in {best.params:,} parameters: {best.history[-1].val_accuracy:.2%} val accuracy (after the last epoch;"
+        in text
     )
     assert "not MNIST" in text
     assert "        self.block1 = nn.Sequential(\n" in text
@@ -182,7 +186,7 @@ def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported)
     tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer
     num_bytes = sum(math.prod(t.dims) * sizes[t.data_type] for t in tensors if t.data_type != TensorProto.INT64)
     text = (exported.folder / "README.md").read_text()
-    assert f"| int8 | {num_bytes:,} | " in text
+    assert f"| int8, `model_int8.onnx` | {num_bytes:,} | " in text
     assert "read from\n1,000 training images; " in text
 
 
@@ -295,14 +299,89 @@ def test_the_card_tells_limits_layers_and_recipe(study_folder, exported):
         )
 
 
+def test_the_card_leads_with_what_the_weights_reach(study_folder, exported):
+    (best,) = StudyRecords.open(results=study_folder).best(1)
+    text = (exported.folder / "README.md").read_text()
+    final = f"{best.history[-1].val_accuracy:.2%}"
+    assert (
+        f"**{final} val accuracy (after the last epoch; mean of the last 2 epochs, the search's objective:"
+        f" {best.objective:.2%}), one run**" in text
+    )
+    assert f"| `weights.pt` | {exported.proofs[0].num_bytes:,} | 0.0e+00 | 240 of 240 | {final} |" in text
+
+
+def test_the_card_says_what_images_must_look_like(exported):
+    text = (exported.folder / "README.md").read_text()
+    digits = datasets.load("digits")
+    mean, std = f"{digits.mean[0]:.6g}", f"{digits.std[0]:.6g}"
+    assert "- Images: grey, 28 pixels high and 28 wide.\n" in text
+    assert f"- Light on dark, as in training (mean pixel {digits.mean[0]:.2f} of 0..1); `predict.py --invert`" in text
+    assert f"minus mean {mean}, divided by standard\n  deviation {std}. `predict.py` and `network.c` do" in text
+    assert "- Classes, in the order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.\n" in text
+
+
+def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
+    for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 of 0..1)"), (0.5, "")):
+        origin = origin_of(small(), mean=(mean,))
+        text = card(small(), origin, [Proof(**dict.fromkeys(PROOF, 0))], formats=(), evidence=None)
+        assert words in text
+        assert ("on dark" in text or "on light" in text) == bool(words)
+
+
+def test_images_of_three_channels_are_normalised_a_channel(tmp_path):
+    layers = (GlobalAvgPool(), Flatten(), Linear(out_features=2))
+    architecture = Architecture(input_shape=(3, 4, 4), layers=layers)
+    origin = origin_of(architecture, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    done = export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin)
+    module = loaded_source(architecture, origin)["Network"]()
+    module.load_state_dict(torch.load(done.folder / "weights.pt", weights_only=True))
+    images = -torch.tensor(origin.mean).view(1, 3, 1, 1).expand(1, 3, 4, 4) / torch.tensor(origin.std).view(3, 1, 1)
+    blocks = re.findall(r"```python\n(.*?)```", (done.folder / "README.md").read_text(), re.S)
+    assert len(blocks) == 4
+    for code in blocks:
+        run = run_alone(done.folder, "-c", f"{code}\nprint(*logits.flatten().tolist())")
+        found = torch.tensor([float(word) for word in run.stdout.splitlines()[-1].split()])
+        torch.testing.assert_close(found, module.eval()(images).flatten(), rtol=0, atol=1e-5)
+
+
+def test_the_card_has_the_bytes_that_the_header_says(exported):
+    header = (exported.folder / "network.h").read_text()
+    flash, ram = (int(x) for x in re.findall(r"#define NETWORK_\w+_BYTES (\d+)", header))
+    text = (exported.folder / "README.md").read_text()
+    assert f"| float32, `network.c` | {flash:,} | {ram:,} |\n" in text
+    assert "four bytes a parameter" in text
+
+
+def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_path):
+    layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
+    architecture = Architecture(input_shape=(1, 28, 28), layers=layers)
+    for is_seen in (False, True):
+        done = export(
+            architecture,
+            random_weights(architecture),
+            output=tmp_path / "model",
+            origin=origin_of(architecture),
+            evidence=Evidence.of(datasets.load("digits"), is_seen=is_seen),
+            formats=("int8",),
+        )
+        text = (done.folder / "README.md").read_text()
+        assert ("The weights were trained on the images that int8 is judged on here" in text) == is_seen
+        assert ("accuracy on val, seen in training |" in text) == is_seen
+
+
 def test_every_block_of_the_card_runs(exported, tmp_path):
     """All but the command that found it, which is the study's."""
     text = (exported.folder / "README.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
     assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "sh"]
+    module = loaded(exported.folder)
+    expected = module["network"](module["normalised"](torch.zeros(1, 1, 28, 28))).flatten()
     for _, code in (block for block in blocks if block[0] == "python"):
-        done = run_alone(exported.folder, "-c", code)
+        done = run_alone(exported.folder, "-c", f"{code}\nprint(*logits.flatten().tolist())")
         assert done.returncode == 0, f"{code}\n{done.stderr}"
+        logits = torch.tensor([float(word) for word in done.stdout.splitlines()[-1].split()])
+        tolerance = 0.5 if "int8" in code else 1e-4
+        torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
     (tmp_path / "main.c").write_text(next(code for language, code in blocks if language == "c"))
     flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-I", exported.folder, "-c", tmp_path / "main.c"]
     subprocess.run(["cc", *flags, "-o", tmp_path / "main.o"], check=True)
@@ -342,12 +421,43 @@ def loaded(folder):
     return {"network": namespace["load"](), "normalised": lambda pixels: (pixels.float() / 255 - mean) / std}
 
 
-def test_predict_resizes_and_says_so(exported, tmp_path):
-    Image.new("RGB", (50, 40)).save(tmp_path / "large.jpg")
-    done = run_alone(tmp_path, exported.folder / "predict.py", "large.jpg")
+def test_predict_cuts_and_resizes_as_the_guide_does_and_says_so(exported, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    ImageOps.fit(Image.fromarray(noise), (28, 28)).save(tmp_path / "small.png")
+    Image.new("RGB", (50, 40)).save(tmp_path / "colour.jpg")
+    Image.new("L", (56, 56)).save(tmp_path / "square.png")
+    names = ["large.png", "small.png", "colour.jpg", "square.png"]
+    done = run_alone(tmp_path, exported.folder / "predict.py", *names)
     assert done.returncode == 0
-    assert done.stderr == "large.jpg: resized from 50x40 to 28x28\n"
-    assert re.fullmatch(r"large\.jpg: (\d \(\d+\.\d\d%\)(, |\n)){3}", done.stdout)
+    assert done.stderr.splitlines() == [
+        "large.png: the middle 40x40 of 50x40 cut out, resized to 28x28",
+        "colour.jpg: colours made grey, the middle 40x40 of 50x40 cut out, resized to 28x28",
+        "square.png: resized to 28x28",
+    ]
+    large, small, *_ = done.stdout.splitlines()
+    assert large.removeprefix("large.png") == small.removeprefix("small.png")
+    assert re.fullmatch(r"small\.png: (\d \(\d+\.\d\d%\)(, |$)){3}", small)
+
+
+def test_predict_reads_what_is_transparent_as_white(exported, tmp_path):
+    digit = datasets.load("digits").val.images[0, 0].numpy() // 128 * np.uint8(255)  # a palette holds it exactly
+    Image.fromarray(255 - digit).save(tmp_path / "opaque.png")
+    ink = Image.new("L", (28, 28), 0)
+    ink.putalpha(Image.fromarray(digit))
+    modes = ["LA", "RGBA", "P"]
+    for mode in modes:
+        drawing = ink.convert("RGBA").quantize(256) if mode == "P" else ink.convert(mode)
+        drawing.save(tmp_path / f"{mode}.png")
+    Image.open(tmp_path / "opaque.png").convert("RGBA").save(tmp_path / "filled.png")
+    names = ["opaque.png", "filled.png", *(f"{mode}.png" for mode in modes)]
+    done = run_alone(tmp_path, exported.folder / "predict.py", "--invert", *names)
+    assert len({line.partition(": ")[2] for line in done.stdout.splitlines()}) == 1, done.stdout
+    grey = ", colours made grey"
+    assert done.stderr.splitlines() == [
+        "filled.png: colours made grey",
+        *(f"{mode}.png: transparent pixels made white{grey * (mode != 'LA')}" for mode in modes),
+    ]
 
 
 def test_predict_names_the_file_that_it_cannot_read_and_goes_on(exported, tmp_path):
@@ -503,6 +613,14 @@ def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_folder_is_refused_before_anything_is_said_to_be_written(study_folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    said = []
+    with pytest.raises(NasError, match=r"thesis\.txt is in it"):
+        export_trial(results=study_folder, output=tmp_path, on_start=said.append)
+    assert said == []
+
+
 def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(NasError, match=r"model: not a folder, allowed: a new or empty folder, or one of an earlier"):
@@ -539,7 +657,10 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(results=study_folder).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
         export_trial(discarded.number, results=study_folder, output=tmp_path / "model")
-    assert str(caught.value) == f"trial {discarded.number} has no weights: it is PRUNED, not a finished training"
+    assert (
+        str(caught.value)
+        == f"trial {discarded.number} has no weights: it is discarded, allowed: a trial that is trained"
+    )
     with pytest.raises(StudyError, match=r"^no trial 10000, allowed: 0 to "):
         export_trial(10000, results=study_folder, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()

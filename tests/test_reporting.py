@@ -19,6 +19,7 @@ from nas.records import StudyRecords
 from nas.reporting import importances, report
 from nas.reporting.importances import importances as importances_of
 from nas.reporting.story import METRICS, answer, commands, question
+from nas.screening import meanings
 from nas.searching import search
 from nas.verdict import TestResult
 
@@ -119,7 +120,9 @@ def test_the_page_says_what_the_study_holds(study):
         f"{best.macs:,}",
         str(best.receptive_field),
     ]
-    assert dict(page.tables["discards"][1:]) == {reason: f"{n:,}" for reason, n in records.discards().items()}
+    discards = page.tables["discards"][1:]
+    assert {row[0]: row[1] for row in discards} == {reason: f"{n:,}" for reason, n in records.discards().items()}
+    assert {row[0]: row[2] for row in discards} == meanings(records.discards())
     layers = page.tables["layers"][1:]
     assert [row[0] for row in layers] == [row.module for row in layer_table(best.architecture)]
     assert [row[4] for row in layers] == [str(field or "") for field in receptive_fields(best.architecture)]
@@ -131,8 +134,8 @@ def test_the_page_says_what_the_study_holds(study):
     words = "".join(page.words)
     assert question(records) in words
     assert question(records) == (
-        "Which network reaches the best accuracy on digits after 2 epochs, with at most 900 parameters and at least 10"
-        " pixels of receptive field?"
+        "Which network reaches the best val accuracy (mean of the last 2 of 2 epochs) on digits, with at most 900"
+        " parameters and at least 10 pixels of receptive field?"
     )
     assert answer(records).text in words
     assert f"trial {best.number}: {best.params:,} parameters" in answer(records).text
@@ -167,6 +170,12 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     assert sorted(bars["y"]) == pytest.approx([55, 85])
     assert bars["error_y"]["array"] == pytest.approx([7.07, 7.07], abs=0.01)
     assert commands(records, "")[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
+
+
+def test_what_differences_are_worth_is_told_from_the_seeds_alone(study):
+    assert "differ" not in "".join(Page(read(study)).words).partition("What mattered")[0]
+    confirm_by_hand(study)
+    assert "Means of further seeds within 1.00 points, a standard error, are not known to differ." in read(study)
 
 
 def test_the_commands_name_the_study(study):
@@ -238,7 +247,7 @@ def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny
     page = Page(read(tmp_path))
     words = " ".join("".join(page.words).partition("How to do it again")[0].split())
     assert not re.search(r"\b1 (epochs|networks|draws)|last 1|best of 1\b|lowest|±", words)
-    assert "after 1 epoch, with" in words
+    assert "best val accuracy (after 1 epoch) on" in words
     assert page.tables["best"][0] == ["trial", "val accuracy", "parameters", "MACs", "receptive field"]
     facts = "".join(Page(read(tmp_path)).words).partition("How to do it again")[2]
     assert "1 epoch a network" in facts
@@ -262,7 +271,10 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
     if cost != "params":
         assert head[-1] == METRICS[cost]
         assert [row[-1] for row in rows] == [f"{getattr(trial, cost):,}" for trial in front]
-    assert question(records).startswith(f"Which networks reach the best accuracies with the fewest {METRICS[cost]} on ")
+    asked = (
+        f"Which networks reach the best val accuracies with the fewest {METRICS[cost]} (mean of the last 2 of 2 epochs)"
+    )
+    assert question(records).startswith(f"{asked} on digits")
     found = answer(records)
     assert found.text.startswith(f"So far {len(front)} network{'s' * (len(front) > 1)} that no other one beats in both")
     for trial in (front[0], front[-1]):
@@ -349,7 +361,8 @@ def test_errors(study, tmp_path):
     with pytest.raises(NasError, match=r"file/report\.html: "):
         report(results=study, output=tmp_path / "file" / "report.html")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(NasError, match=r"folder: Is a directory"):
-        report(results=study, output=tmp_path / "folder")
+    for folder in (tmp_path / "folder", "."):
+        with pytest.raises(NasError, match=r"^\S+: a folder, allowed: a file, such as \S*report\.html$"):
+            report(results=study, output=folder)
     with pytest.raises(StudyError, match="no study 'other', allowed: search"):
         report(results=study, study="other")

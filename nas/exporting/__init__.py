@@ -11,7 +11,7 @@ from nas import datasets
 from nas.architecture import Architecture
 from nas.confirmed import ConfirmedRecords
 from nas.errors import DatasetError, NasError, StudyError
-from nas.exporting.c_source import c_files
+from nas.exporting.c_source import c_bytes, c_files
 from nas.exporting.card import card
 from nas.exporting.folder import check_output as check_output
 from nas.exporting.folder import copy_beside, replacing
@@ -56,8 +56,8 @@ def export_trial(
     "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
     `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
     the study's data are not at hand, on random images, which the card says. `on_start` hears the trial's number before
-    anything slow is done. Raises `StudyError` for a trial that cannot be exported and `NasError` for a file that is not
-    the network.
+    anything slow is done, and after `output` was found to be a place to write to. Raises `StudyError` for a trial that
+    cannot be exported and `NasError` for a file that is not the network.
     """
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name
@@ -78,6 +78,8 @@ def export_trial(
         weights = records.weights(record.number)
         origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
     assert record.architecture is not None
+    output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"
+    check_output(Path(output))
     on_start(record.number)
     evidence, missing = None, ""
     try:
@@ -91,7 +93,7 @@ def export_trial(
     return export(
         record.architecture,
         weights,
-        output=output or Path(results) / "export" / f"{stem}-{kind}-{record.number}",
+        output=output,
         origin=origin,
         evidence=evidence,
         formats=formats,
@@ -134,14 +136,14 @@ def export(
         (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
         names = _write_weights(folder, architecture, weights)
         names += _write_graphs(folder, architecture.input_shape)
-        quantised, unproved = None, []
+        quantised, in_c, unproved = None, None, []
         if "int8" in formats and evidence is not None:
             step = max(1, len(evidence.train.images) // MOST_CALIBRATION)
             images = normalised(evidence.train.images[::step][:MOST_CALIBRATION], origin)
             quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:
-            _write_c(folder, architecture, weights, origin)
+            in_c = _write_c(folder, architecture, weights, origin)
             if has_compiler():
                 names.append("network.c")
             else:
@@ -155,6 +157,7 @@ def export(
             formats=formats,
             evidence=evidence,
             quantised=quantised,
+            in_c=in_c,
             unproved=unproved,
             remarks=said,
         )
@@ -177,13 +180,15 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
     return ["weights.pt", "model.safetensors"]
 
 
-def _write_c(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", origin: Origin) -> None:
-    """C99 source and its header."""
+def _write_c(
+    folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", origin: Origin
+) -> tuple[int, int]:
+    """C99 source and its header; the bytes that the header says, of flash and of RAM."""
     facts = [f"{origin.dataset}: {origin.result}.", *origin.facts]
-    for name, text in c_files(
-        architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts
-    ).items():
+    files = c_files(architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts)
+    for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")
+    return c_bytes(files["network.h"])
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

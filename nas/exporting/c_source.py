@@ -1,5 +1,6 @@
 """A trained network as plain C99 that allocates nothing: `network.h` and `network.c`, for microcontrollers too."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
@@ -59,6 +60,12 @@ def c_files(
     }
 
 
+def c_bytes(header: str) -> tuple[int, int]:
+    """Bytes of constants and of static memory, as a `network.h` says them."""
+    constants, scratch = re.findall(r"^#define NETWORK_(?:PARAMETER|SCRATCH)_BYTES (\d+)", header, re.M)
+    return int(constants), int(scratch)
+
+
 def _header(shape: Shape, num_classes: int, inference: Inference, plan: MemoryPlan, about: str) -> str:
     channels, height, width = shape
     return f"""\
@@ -71,7 +78,7 @@ def _header(shape: Shape, num_classes: int, inference: Inference, plan: MemoryPl
 #define NETWORK_HEIGHT {height}
 #define NETWORK_WIDTH {width}
 #define NETWORK_CLASSES {num_classes}
-#define NETWORK_PARAMETER_BYTES {inference.parameter_bytes} /* constants, in flash */
+#define NETWORK_PARAMETER_BYTES {inference.parameter_bytes} /* constants, float32, in flash */
 #define NETWORK_SCRATCH_BYTES {plan.scratch_bytes} /* static, in RAM */
 
 #ifdef __cplusplus

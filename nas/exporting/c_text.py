@@ -26,6 +26,7 @@ def c_comment(lines: Iterable[str]) -> str:
 
 
 def _harmless(line: str) -> str:
+    line = line.replace("±", "+-")
     line = "".join(x if " " <= x <= "~" else ascii(x)[1:-1] for x in line).rstrip()
     line = re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)  # */ and /*, and ??/, which is a backslash
     # The line begins after "* ", and after a backslash there would be nothing but the line's end.

@@ -59,22 +59,21 @@ class Origin:
         """Of a finished trial of a search."""
         settings = records.settings
         last = last_epochs(settings.consistency, settings.epochs)
+        # First what the weights that are exported reach, then the figure that the search went by.
+        final, how, figure = f"{record.history[-1].val_accuracy:.2%}", "after the last epoch", "this figure"
+        figures = f"{final} after the last epoch, which these weights are of"
         if min(settings.consistency, settings.epochs) > 1:
-            how = f"mean of {last}"
-            figures = (
-                f"mean {record.objective:.2%} of {last}, lowest of them {record.consistent_accuracy:.2%},"
-                f" after the last epoch {record.history[-1].val_accuracy:.2%}"
-            )
-        else:
-            how, figures = f"after {last}", f"{record.objective:.2%} after {last}"
+            how += f"; mean of {last}, the search's objective: {record.objective:.2%}"
+            figures += f"; mean {record.objective:.2%} of {last}, lowest of them {record.consistent_accuracy:.2%}"
+            figure = f"the mean of {last}"
         num = records.tally().num_trained
-        chosen = f"and chosen by this figure among {num:,}: expect a little less on new images"
+        chosen = f"and chosen by {figure} among {num:,}: it looks better here than on new images"
         return _of_study(
             records,
             record,
             split=f"train ({settings.split})",
             seed=record.seed or 0,
-            result=f"{record.objective:.2%} val accuracy ({how}), one run",
+            result=f"{final} val accuracy ({how}), one run",
             facts=(
                 f"Trial {record.number} of study {records.study.study_name!r}.",
                 f"Accuracy on the validation split: {figures}.",
@@ -95,8 +94,8 @@ class Origin:
             result=f"{spread_text(test.finals)} test accuracy (mean and standard deviation of {seeds} seeds)",
             facts=(
                 f"Trial {record.number} of study {records.study.study_name!r}, confirmed with {seeds} seeds.",
-                *test.lines(),
                 f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
+                *test.lines(),
                 verdict.openings_text,
             ),
             commands=(f"{verdict.command}{options}",),

@@ -16,18 +16,35 @@ from PIL import Image, ImageOps  # noqa: E402
 
 
 def read(path: Path, *, invert: bool = False) -> torch.Tensor:
-    """The image as the network was trained on them: float32 (1, channels, height, width), normalised."""
+    """The image as the network was trained on them: float32 (1, channels, height, width), normalised.
+
+    What is done to it on the way is told on standard error.
+    """
     channels, height, width = INPUT_SHAPE
+    changes = []
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")):
             raise ValueError(f"mode {file.mode} found, allowed: 8 bits a channel")
-        opaque = file.convert("RGBA") if file.mode == "P" else file  # a palette may hold transparency
-        image = opaque.convert("L" if channels == 1 else "RGB")
+        image: Image.Image = file
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (255, 255):
+                changes.append("transparent pixels made white")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if channels == 1 and file.mode not in ("1", "L", "LA"):
+            changes.append("colours made grey")
+        image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        print(f"{path}: resized from {image.width}x{image.height} to {width}x{height}", file=sys.stderr)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        share = min(image.width / width, image.height / height)
+        middle = round(share * width), round(share * height)
+        if middle != image.size:
+            changes.append(f"the middle {middle[0]}x{middle[1]} of {image.width}x{image.height} cut out")
+        changes.append(f"resized to {width}x{height}")
+        image = ImageOps.fit(image, (width, height))
     if invert:
         image = ImageOps.invert(image)
+    if changes:
+        print(f"{path}: {', '.join(changes)}", file=sys.stderr)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(height, width, channels).permute(2, 0, 1).float() / 255
     return ((pixels - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)).unsqueeze(0)

@@ -34,6 +34,8 @@ def report(
     records = StudyRecords.open(results=results, storage=storage, study=study)
     name = records.study.study_name.replace("/", "_")
     path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"
+    if path.is_dir():
+        raise NasError(f"{path}: a folder, allowed: a file, such as {path / 'report.html'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all

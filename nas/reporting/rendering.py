@@ -12,7 +12,8 @@ from nas.figures import accuracy_against, discards_over_candidates, learning_cur
 from nas.picture import picture
 from nas.records import StudyRecords
 from nas.reporting.importances import LEAST, SEEDS, importance_figure, importances
-from nas.reporting.story import METRICS, answer, best_rows, commands, question
+from nas.reporting.story import METRICS, answer, best_rows, commands, luck, question
+from nas.screening import meanings
 from nas.wording import counted, last_epochs
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _content(records: StudyRecords, options: str) -> dict[str, Any]:
         "num_discards": discards.total(),
         "discards": discards.most_common(),
         "best": best_rows(records, NUM_BEST),
+        "luck": luck(records),
+        "reasons": meanings(discards),
         "figures": {name: _json(figure) for name, figure in figures.items()},
         "num_seeds": SEEDS,
         "least": LEAST,

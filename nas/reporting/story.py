@@ -35,10 +35,12 @@ def question(records: StudyRecords) -> str:
     limits = [Constraint.parse(text) for text in settings.constraints]
     words = {"<=": "at most", ">=": "at least"}
     kept = [f"{words[limit.relation]} {limit.bound:,} {METRICS[limit.metric]}" for limit in limits]
-    wanted = "Which network reaches the best accuracy"
+    wanted = "Which network reaches the best val accuracy"
     if _seeks_front(records):
-        wanted = f"Which networks reach the best accuracies with the fewest {METRICS[settings.cost]}"
-    what = f"{wanted} on {settings.dataset} after {counted(settings.epochs, 'epoch')}"
+        wanted = f"Which networks reach the best val accuracies with the fewest {METRICS[settings.cost]}"
+    last = min(settings.consistency, settings.epochs)
+    figure = f"mean of the last {last} of {settings.epochs} epochs" if last > 1 else "after 1 epoch"
+    what = f"{wanted} ({figure}) on {settings.dataset}"
     return f"{what}, with {_listed(kept)}?" if kept else f"{what}?"
 
 
@@ -82,6 +84,18 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
         {"trial": trial, "again": again.get(trial.number), "epochs": _epochs(trial, records.settings.consistency)}
         for trial in (records.pareto() if _seeks_front(records) else records.best(count))
     ]
+
+
+def luck(records: StudyRecords) -> str:
+    """What differences among the best networks are worth, in a sentence; empty before there are further seeds.
+
+    The epochs of one run do not say how the next one ends.
+    """
+    verdict = records.verdict
+    if verdict is None or verdict.ranking is None:
+        return ""
+    points = 100 * verdict.ranking.standard_error
+    return f"Means of further seeds within {points:.2f} points, a standard error, are not known to differ."
 
 
 def commands(records: StudyRecords, options: str) -> list[str]:
