@@ -90,7 +90,6 @@ class WorkerKilled(Fault):
     """`kill -9` of a worker process"""
 
     name = "worker killed"
-    same_result = False  # a candidate whose worker dies counts as failed
 
     def strike(self, attempt: Attempt) -> None:
         workers: list[int] = []

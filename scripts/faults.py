@@ -23,12 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from fault_checks import deviations, num_orphans, of_export, outcome
 from fault_kinds import FAULTS, POSTGRESQL, Fault, described
-from fault_search import Attempt, Place
+from fault_search import ROOT, Attempt, Place
 from postgres import Server, find_programs, why_none
 
 from nas.records import StudyRecords
@@ -193,6 +192,8 @@ class Campaign:
         row |= {name: outcomes[name] for name in ("trained", "interrupted", "failed")}
         row["told"] = sum(event["event"] == "TrialFinished" for event in told)
         row["orphans"] = num_orphans(records)
+        starts = [trial.datetime_start for trial in records.study.get_trials(deepcopy=False) if trial.datetime_start]
+        row["clock_back"] = any(later < earlier for earlier, later in itertools.pairwise(starts))
 
     def _export(self, place: Place) -> list[str]:
         """An export that is killed in its midst, and one that is not."""
