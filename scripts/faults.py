@@ -3,6 +3,7 @@
     python scripts/faults.py --runs 120 --seed 0 --jobs 2 --output results/reliability.jsonl
 
 A line of JSON a run; runs that the file holds already are not made again, so the script can be stopped and run again.
+Ctrl-C, or SIGTERM, lets the runs under way end, and begins no others.
 `--only INDEX` repeats one. Faults take turns, on SQLite and on a PostgreSQL server of the script's own.
 """
 
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -65,6 +67,13 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 print(f"{index:>4} {database:<10} {fault.name}: {'; '.join(row['deviations']) or 'well'}", flush=True)
 
+    def no_more(signum: int, frame: object) -> None:
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+
+    signal.signal(signal.SIGINT, no_more)
+    signal.signal(signal.SIGTERM, no_more)
     workers = [threading.Thread(target=work) for _ in range(args.jobs)]
     for worker in workers:
         worker.start()
