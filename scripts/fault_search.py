@@ -39,6 +39,10 @@ class Place:
         return self.folder / "results"
 
     @property
+    def exported(self) -> Path:
+        return self.folder / "model"
+
+    @property
     def of_study(self) -> dict[str, Any]:
         return {
             "results": self.results,
@@ -46,16 +50,21 @@ class Place:
             "study": self.study,
         }
 
-    def nas(self, command: str, *arguments: object) -> list[str]:
-        """A command line on the run's study."""
-        study = [word for name, value in self.of_study.items() for word in (f"--{name}", str(value))]
-        return [sys.executable, "-m", "nas", command, *study, *map(str, arguments)]
-
     def search(self, *arguments: object, workers: int = WORKERS, start: Start = subprocess.Popen) -> "Attempt":
         """Begins the search, or goes on with it: the same command each time."""
         given = ("--json", "--dataset", "digits", "--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
         given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers)
-        self.attempts.append(Attempt(self.nas("search", *given, *(arguments or ("--device", "cpu"))), start=start))
+        return self.begin("search", *given, *(arguments or ("--device", "cpu")), start=start)
+
+    def export(self) -> "Attempt":
+        """Begins an export of the best network."""
+        return self.begin("export", "--output", self.exported)
+
+    def begin(self, command: str, *arguments: object, start: Start = subprocess.Popen) -> "Attempt":
+        """Begins a command on the run's study."""
+        study = [word for name, value in self.of_study.items() for word in (f"--{name}", str(value))]
+        words = [sys.executable, "-m", "nas", command, *study, *map(str, arguments)]
+        self.attempts.append(Attempt(words, start=start))
         return self.attempts[-1]
 
 
@@ -64,6 +73,7 @@ class Attempt:
 
     def __init__(self, command: Sequence[str], *, start: Start = subprocess.Popen) -> None:
         self.began = time.monotonic()
+        self.has_ended = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `wait`
         self.events: list[dict[str, Any]] = []
         self.foreign: list[str] = []  # lines that are no events
@@ -128,6 +138,7 @@ class Attempt:
             status = None
             self.kill()
             self.process.wait()
+        self.has_ended = True
         self._reader.join()
         if self.foreign and status is not None and status < 0:
             self.foreign.pop()  # the line that it was writing

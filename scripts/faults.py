@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from fault_checks import deviations, num_orphans, of_export, outcome
 from fault_kinds import FAULTS, POSTGRESQL, Fault, described
-from fault_search import ROOT, Attempt, Place
+from fault_search import ROOT, Place
 from postgres import Server, find_programs, why_none
 
 from nas.records import StudyRecords
@@ -121,21 +121,26 @@ class Campaign:
 
     def measure(self) -> None:
         """Undisturbed searches, one on each database, and an export: what they come to, and how long they take."""
-        for server in (self.server, None) if self.server else (None,):
-            place = self.place("undisturbed", server)
-            attempt = place.search()
-            began = attempt.began
-            if attempt.wait() != 0:
-                raise RuntimeError(f"an undisturbed search: {described(attempt)}")
-            self.lengths["search"] = time.monotonic() - began
-            found = outcome(StudyRecords.open(**place.of_study))
-            if self.wanted not in ({}, found):
-                raise RuntimeError("two undisturbed searches came to different results")
-            self.wanted = found
-        export = Attempt(place.nas("export", "--output", place.folder / "model"))
+        if self.server:
+            self.measure_search(self.server)
+        place = self.measure_search(None)
+        export = place.export()
         if export.wait() != 0:
             raise RuntimeError(f"an undisturbed export: {described(export)}")
         self.lengths["export"] = time.monotonic() - export.began
+
+    def measure_search(self, server: Server | None) -> Place:
+        """One undisturbed search."""
+        place = self.place("undisturbed", server)
+        attempt = place.search()
+        if attempt.wait() != 0:
+            raise RuntimeError(f"an undisturbed search: {described(attempt)}")
+        self.lengths["search"] = time.monotonic() - attempt.began
+        found = outcome(StudyRecords.open(**place.of_study))
+        if self.wanted not in ({}, found):
+            raise RuntimeError("two undisturbed searches came to different results")
+        self.wanted = found
+        return place
 
     def place(self, name: str, server: Server | None) -> Place:
         folder = self.folder / f"{name}{'-server' * (server is not None)}"
@@ -161,8 +166,9 @@ class Campaign:
         except Exception as error:  # the campaign goes on, whatever one run comes to
             row["deviations"].append(f"{type(error).__name__}: {error}")
         for attempt in place.attempts:
-            if attempt.process.poll() is None:
+            if not attempt.has_ended:
                 attempt.kill()
+                attempt.wait()
         return row | {"seconds": round(time.monotonic() - began, 1)}
 
     def _disturb(self, fault: Fault, place: Place, row: dict[str, Any]) -> None:
@@ -206,17 +212,15 @@ class Campaign:
 
     def _export(self, place: Place) -> list[str]:
         """An export that is killed in its midst, and one that is not."""
-        folder = place.folder / "model"
-        command = place.nas("export", "--output", folder)
-        first = Attempt(command)
+        first = place.export()
         if first.lives_at(place.rng.uniform(0, self.lengths["export"])):
             first.kill()
         first.wait()
-        found = of_export(folder, allow_none=first.status != 0)
-        second = Attempt(command)
+        found = of_export(place.exported, allow_none=first.status != 0)
+        second = place.export()
         if second.wait() != 0:
             found.append(f"export: {described(second)}")
-        return found + of_export(folder, allow_none=False)
+        return found + of_export(place.exported, allow_none=False)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -227,14 +231,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What the runs came to, in Markdown."""
-    yield "| fault | database | runs | strikes | went on by itself | run again | trainings repeated | deviations |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| fault | database | runs | strikes | went on | run again | finished, told | begun anew | deviations |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     order = {fault.name: place for place, fault in enumerate(FAULTS)}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(found, key=lambda row: order[row["fault"]]):
         groups.setdefault((row["fault"], row["database"]), []).append(row)
     for name, group in [*groups.items(), (("all", ""), list(found))]:
-        sums = [sum(row.get(figure, 0) for row in group) for figure in ("struck", "alone", "resumed", "interrupted")]
+        figures = ("struck", "alone", "resumed", "told", "interrupted")
+        sums = [sum(row.get(figure, 0) for row in group) for figure in figures]
         wrong = sum(bool(row["deviations"]) for row in group)
         yield f"| {' | '.join([*name, *map(str, [len(group), *sums, wrong])])} |"
 
