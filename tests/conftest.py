@@ -68,21 +68,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-TINY = """
-[network]
-num_blocks = 2
-
-[block]
-num_convs = { low = 1, high = 2 }
-kernel_size = [3, 5]
-
-[conv]
-channels = { low = 2, high = 5 }
-
-[recipe]
-sgd_learning_rate = { low = 0.05, high = 0.5, log = true }
-batch_size = [128, 256]
-"""
+TINY = (Path(__file__).parent / "data" / "tiny.toml").read_text()
 
 
 @pytest.fixture

@@ -19,6 +19,18 @@ FAST_HEALTH_CHECKS = {
 }
 """What the head looks for, and how often, before it takes a node for lost."""
 
+WAIT_FOR_NODES = """
+import sys, time, ray
+while True:
+    try:
+        ray.init(sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+        break
+    except ConnectionError:
+        time.sleep(0.2)
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.1)
+"""
+
 
 @cache
 def why_not():

@@ -21,18 +21,6 @@ pytestmark = [
 CPUS_A_NODE = 1
 GIVEN = {"dataset": "digits", "epochs": 40, "trials": 6, "max_params": 900, "min_receptive_field": 10}
 
-WAIT_FOR_NODES = """
-import sys, time, ray
-while True:
-    try:
-        ray.init(sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
-        break
-    except ConnectionError:
-        time.sleep(0.2)
-while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
-    time.sleep(0.1)
-"""
-
 
 @pytest.fixture
 def net():
@@ -48,7 +36,7 @@ def cluster(net):
     head.run_ray("--head", "--port", "6379", "--num-cpus", "0", "--include-dashboard", "false")
     for node in nodes:
         node.run_ray("--address", address, "--num-cpus", str(CPUS_A_NODE))
-    ready = head.start(sys.executable, "-c", WAIT_FOR_NODES, address, 3)
+    ready = head.start(sys.executable, "-c", hosts.WAIT_FOR_NODES, address, 3)
     assert ready.wait(timeout=120) == 0
     return address, head, nodes
 

@@ -22,6 +22,7 @@ from nas.records import trials
 from nas.searching import search
 from nas.training import SharedData, TrainingData, initialise, train
 from nas.workers import Ended, Here, Job, Processes, Progress, open_workers, pick_place
+from nas.workers.jobs import RETRIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,16 +146,35 @@ def test_a_stopped_job_says_no_more_and_its_place_is_free(workers):
     assert [report.key for report in run(workers, job(2))[2]] == [2, 2, 2]
 
 
-def test_a_process_that_dies_fails_its_job_and_is_replaced(data):
+def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data):
     workers = Processes(data, [CPU], exact=False, most=1)
     try:
-        workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
-        workers.reports()
+        long = job(1, recipe=replace(RECIPE, epochs=40))
+        undisturbed = run(workers, long)[1]
+        workers.submit(long)
+        found = workers.reports()
         os.kill(workers._workers[0].process.pid, signal.SIGKILL)
-        reports = []
-        while not ended(reports):
-            reports += workers.reports()
-        assert reports[-1] == Ended(key=1, outcome="failed", reason="the worker process died (SIGKILL)")
+        while not ended(found):
+            found += workers.reports()
+        assert numbers(found) == numbers(undisturbed), "each epoch is told once, and is what it would have been"
+    finally:
+        workers.close()
+
+
+def test_a_job_that_kills_its_processes_fails_in_the_end(data):
+    workers = Processes(data, [CPU], exact=False, most=1)
+    try:
+        workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
+        killed, epochs = [], []
+        while not ended(found := workers.reports()):
+            epochs += [report.metrics.epoch for report in found]
+            if (process := workers._workers[0].process) not in killed:
+                killed.append(process)
+                os.kill(process.pid, signal.SIGKILL)
+        assert len(killed) == RETRIES + 1
+        assert epochs == list(range(1, len(epochs) + 1))
+        reason = "4 worker processes died under it, the last one by SIGKILL"
+        assert found == [Ended(key=1, outcome="failed", reason=reason)]
         assert run(workers, job(2))[2][-1].outcome == "trained"
     finally:
         workers.close()

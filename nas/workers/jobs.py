@@ -45,6 +45,9 @@ class Ended:
 
 Report = Progress | Ended
 
+RETRIES = 3
+"""How often a job is run again whose process or node was lost. What fails by itself is not run again."""
+
 
 class Workers(Protocol):
     """Trains jobs, up to `capacity` at a time, which may change; `most` is the largest that it can become."""

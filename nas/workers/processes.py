@@ -16,7 +16,7 @@ import torch
 
 import nas
 from nas.training import SharedData, TrainingData
-from nas.workers.jobs import Ended, Job, Report
+from nas.workers.jobs import RETRIES, Ended, Job, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,26 @@ class Batch:
     reports: list[Report]
 
 
+@dataclass(slots=True)
+class _Running:
+    """A job in training. `epoch` is the last one that was passed on."""
+
+    job: Job
+    epoch: int = 0
+    times_lost: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
     setting: Setting
     process: subprocess.Popen[bytes]
     listener: threading.Thread = field(init=False)
     capacity: int = 1
-    jobs: set[int] = field(default_factory=set)
+    jobs: dict[int, _Running] = field(default_factory=dict)
+
+    def train(self, running: _Running) -> None:
+        self.jobs[running.job.key] = running
+        self.send(running.job)
 
     def send(self, message: Setting | Job | int) -> None:
         assert self.process.stdin is not None
@@ -65,7 +78,7 @@ class _Worker:
 class Processes:
     """A process for each of `devices`, started when there is a job for it; the images lie in memory once for all.
 
-    A process that dies fails its jobs and is replaced; the others go on.
+    A process that dies is replaced, and its jobs begin anew; what dies again and again is failed. The others go on.
     """
 
     def __init__(
@@ -87,8 +100,7 @@ class Processes:
         if self._to_start and all(worker.jobs for worker in self._workers):
             self._workers.append(self._started(self._to_start.pop(0)))
         freest = max(self._workers, key=lambda worker: worker.capacity - len(worker.jobs))
-        freest.jobs.add(job.key)
-        freest.send(job)
+        freest.train(_Running(job))
 
     def reports(self) -> list[Report]:
         found: list[Report] = []
@@ -103,7 +115,7 @@ class Processes:
     def stop(self, key: int) -> None:
         for worker in self._workers:
             if key in worker.jobs:
-                worker.jobs.remove(key)
+                del worker.jobs[key]
                 worker.send(key)
 
     def close(self) -> None:
@@ -114,17 +126,34 @@ class Processes:
 
     def _taken(self, worker: _Worker, batch: Batch) -> list[Report]:
         worker.capacity = batch.capacity
-        # What was under way when a job was stopped says no more of it.
-        reports = [report for report in batch.reports if report.key in worker.jobs]
-        worker.jobs -= {report.key for report in reports if isinstance(report, Ended)}
+        reports: list[Report] = []
+        for report in batch.reports:
+            running = worker.jobs.get(report.key)
+            if running is None:  # stopped, while this was under way
+                continue
+            if isinstance(report, Ended):
+                del worker.jobs[report.key]
+            elif report.metrics.epoch <= running.epoch:  # told before its process died, and the same again
+                continue
+            else:
+                running.epoch = report.metrics.epoch
+            reports.append(report)
         return reports
 
     def _replaced(self, worker: _Worker) -> list[Report]:
         worker.end()
         code = worker.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        self._workers[self._workers.index(worker)] = self._started(worker.setting)
-        return [Ended(key=key, outcome="failed", reason=f"the worker process died ({how})") for key in worker.jobs]
+        new = self._workers[self._workers.index(worker)] = self._started(worker.setting)
+        failed: list[Report] = []
+        for key, running in worker.jobs.items():
+            running.times_lost += 1
+            if running.times_lost <= RETRIES:
+                new.train(running)
+            else:
+                reason = f"{running.times_lost} worker processes died under it, the last one by {how}"
+                failed.append(Ended(key=key, outcome="failed", reason=reason))
+        return failed
 
     def _started(self, setting: Setting) -> _Worker:
         # Not by multiprocessing: that would run the caller's script again in every process.

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from nas.errors import NasError, first_line
 from nas.training import TrainingData, num_cores
-from nas.workers.jobs import Ended, Job, Report
+from nas.workers.jobs import RETRIES, Ended, Job, Report
 from nas.workers.ray_task import packed, versions
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -23,9 +23,6 @@ LOCAL = "local"
 
 ANSWER_SECONDS = 30.0
 """How long a cluster may take to answer, its first import of Ray included; where all is well it takes two or three."""
-
-RETRIES = 3
-"""How often Ray runs a task again whose node or process was lost. What fails by itself is not run again."""
 
 LOOK_SECONDS = 3.0
 """How often is asked which nodes are lost. Of a dead process Ray hears at once, of a cut link only seven minutes later:

@@ -1,0 +1,312 @@
+"""The faults, a small class each: what it is, on which databases, how it strikes, what the command may do then."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fault_search import Attempt, Place
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import hosts
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+
+
+class Fault:
+    """A fault of one run. `every`: how many rounds of the campaign lie between two of its turns."""
+
+    name = ""
+    databases: tuple[str, ...] = (SQLITE, POSTGRESQL)
+    every = 1
+    most_strikes = 1
+    same_result = True  # whether the trained candidates must be those of an undisturbed search
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.rng = place, place.rng
+
+    def __enter__(self) -> "Fault":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    @staticmethod
+    def why_not() -> str:
+        """Why it cannot be tried here; empty if it can."""
+        return ""
+
+    def begin(self) -> list[Attempt]:
+        """The commands that are disturbed."""
+        return [self.place.search()]
+
+    def lives_until_strike(self, attempt: Attempt, part: float) -> bool:
+        """Waits for the moment, a part of an undisturbed search's length: whether there is still one to disturb."""
+        return attempt.lives_at(part * self.place.lengths["search"])
+
+    def strike(self, attempt: Attempt) -> None:
+        """Does the harm."""
+
+    def allows(self, attempt: Attempt) -> bool:
+        """Whether a disturbed command may end like that."""
+        return attempt.status == 0
+
+    def recover(self) -> None:
+        """What is done before the same command is run again."""
+
+
+class LoopKilled(Fault):
+    """`kill -9` of the process that searches; its workers are left to notice"""
+
+    name = "loop killed"
+    most_strikes = 2
+
+    def strike(self, attempt: Attempt) -> None:
+        os.kill(attempt.process.pid, signal.SIGKILL)
+
+    def allows(self, attempt: Attempt) -> bool:
+        return attempt.status == -signal.SIGKILL
+
+
+class GroupKilled(LoopKilled):
+    """`kill -9` of the search and all its processes"""
+
+    name = "all killed"
+
+    def strike(self, attempt: Attempt) -> None:
+        attempt.kill()
+
+
+class WorkerKilled(Fault):
+    """`kill -9` of a worker process"""
+
+    name = "worker killed"
+
+    def strike(self, attempt: Attempt) -> None:
+        workers: list[int] = []
+
+        def there() -> bool:
+            workers[:] = [pid for pid, command in attempt.family().items() if "nas.workers.process" in command]
+            return bool(workers)
+
+        if attempt.lives_until(there):
+            with suppress(ProcessLookupError):
+                os.kill(self.rng.choice(workers), signal.SIGKILL)
+
+
+class DiskFull(Fault):
+    """the disk of the results (and of the SQLite database), a small tmpfs, is full until the command has ended"""
+
+    name = "disk full"
+
+    def __enter__(self) -> Fault:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "nas-faults", self.place.folder], check=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        subprocess.run(["umount", "--lazy", self.place.folder], check=True)
+
+    @staticmethod
+    def why_not() -> str:
+        return "" if os.geteuid() == 0 else "a tmpfs needs root"
+
+    @property
+    def filler(self) -> Path:
+        return self.place.folder / "filler"
+
+    def strike(self, attempt: Attempt) -> None:
+        with self.filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+    def allows(self, attempt: Attempt) -> bool:
+        return attempt.status == 0 or attempt.ended_with_one_line()
+
+    def recover(self) -> None:
+        if self.rng.random() < 0.5:  # somebody tries before there is room
+            again = self.place.search()
+            again.wait()
+            if not self.allows(again):
+                raise AssertionError(f"tried again while the disk was full: {described(again)}")
+        self.filler.unlink()
+
+
+class ServerRestarted(Fault):
+    """PostgreSQL stopped as for a restart, and started again after some seconds at most"""
+
+    name = "PostgreSQL restarted"
+    databases = (POSTGRESQL,)
+    most_strikes = 2
+
+    def strike(self, attempt: Attempt) -> None:
+        self.place.server.stop()
+        self._start()
+
+    def _start(self) -> None:
+        time.sleep(self.rng.uniform(0, 4))
+        end = time.monotonic() + 60
+        while True:  # it refuses for as long as processes of the one that was killed are there
+            try:
+                self.place.server.start()
+                return
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def allows(self, attempt: Attempt) -> bool:
+        # Where it had not begun there is nothing to save by waiting: one line, and the same command.
+        return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.heard("SearchStarted"))
+
+
+class ServerKilled(ServerRestarted):
+    """`kill -9` of PostgreSQL's first process, and started again after some seconds at most"""
+
+    name = "PostgreSQL killed"
+
+    def strike(self, attempt: Attempt) -> None:
+        self.place.server.kill()
+        self._start()
+
+
+class ClockSetBack(Fault):
+    """the clock of all processes of the search set back by 1 to 48 hours (libfaketime; the monotonic clock goes on)"""
+
+    name = "clock set back"
+
+    @staticmethod
+    def why_not() -> str:
+        return "" if FAKETIME else "libfaketime is not installed"
+
+    def begin(self) -> list[Attempt]:
+        self._set("+0")
+        faked = {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+        return [self.place.search(start=partial(subprocess.Popen, env=os.environ | faked))]
+
+    @property
+    def file(self) -> Path:
+        return self.place.folder / "clock"
+
+    def strike(self, attempt: Attempt) -> None:
+        self._set(f"-{self.rng.randint(1, 48)}h")
+
+    def _set(self, offset: str) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(f"{offset}\n")
+        new.replace(self.file)
+
+
+class TwoAtOnce(Fault):
+    """two searches started at once on one study that is not there yet"""
+
+    name = "two at once"
+    same_result = False  # who draws when depends on who is faster
+
+    def begin(self) -> list[Attempt]:
+        return [self.place.search(workers=1) for _ in range(2)]
+
+
+class OneOfTwoKilled(TwoAtOnce):
+    """the same, and `kill -9` of one of them: the other one does the rest"""
+
+    name = "one of two killed"
+
+    def strike(self, attempt: Attempt) -> None:
+        attempt.kill()
+
+    def allows(self, attempt: Attempt) -> bool:
+        return attempt.status in (0, -signal.SIGKILL)
+
+
+class NodeKilled(Fault):
+    """all processes of one of a Ray cluster's two training nodes killed (network namespaces of one machine)"""
+
+    name = "Ray node killed"
+    every = 3
+    harm = "kill"
+    one_at_a_time = threading.Lock()  # hosts are named by process
+
+    @staticmethod
+    def why_not() -> str:
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            return "Ray is not installed"
+        return str(hosts.why_not())
+
+    def __enter__(self) -> Fault:
+        with ExitStack() as stack:
+            stack.enter_context(self.one_at_a_time)
+            net = stack.enter_context(hosts.Net())
+            self.head, *self.nodes = (net.host() for _ in range(3))
+            self.address = f"{self.head.address}:6379"
+            self.head.run_ray("--head", "--port", "6379", "--num-cpus", "0", "--include-dashboard", "false")
+            for node in self.nodes:
+                node.run_ray("--address", self.address, "--num-cpus", "1")
+            ready = self.head.start(sys.executable, "-c", hosts.WAIT_FOR_NODES, self.address, 3)
+            if ready.wait(120):
+                raise RuntimeError("the Ray cluster did not come up")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def begin(self) -> list[Attempt]:
+        def start(command: list[str], **options: Any) -> "subprocess.Popen[str]":
+            options.pop("start_new_session")
+            process: subprocess.Popen[str] = self.head.start(*command, **options)
+            self.head.processes.remove(process)  # its pipe is read, and closed, here
+            return process
+
+        return [self.place.search("--ray", self.address, start=start)]
+
+    def lives_until_strike(self, attempt: Attempt, part: float) -> bool:
+        """Joining takes seconds of its own: the moment counts from its end."""
+        if not attempt.lives_until(lambda: attempt.heard("SearchStarted")):
+            return False
+        attempt.began = time.monotonic()
+        return super().lives_until_strike(attempt, part / 2)
+
+    def strike(self, attempt: Attempt) -> None:
+        getattr(self.rng.choice(self.nodes), self.harm)()
+
+
+class NodeCut(NodeKilled):
+    """the cable of such a node cut"""
+
+    name = "Ray node cut off"
+    databases = (SQLITE,)
+    harm = "cut"
+
+
+FAULTS: tuple[type[Fault], ...] = (
+    *(LoopKilled, WorkerKilled, GroupKilled, DiskFull, ServerRestarted, ServerKilled, ClockSetBack),
+    *(TwoAtOnce, OneOfTwoKilled, NodeKilled, NodeCut),
+)
+
+
+def described(attempt: Attempt) -> str:
+    """How a command ended, in words."""
+    if attempt.status is None:
+        return "it hung"
+    return f"exit status {attempt.status}, {attempt.stderr.strip()[-2000:]!r}"

@@ -1,0 +1,248 @@
+"""Real searches, each disturbed by one fault at a random moment, and what is left of them.
+
+    python scripts/faults.py --runs 120 --seed 0 --jobs 2 --output results/reliability.jsonl
+
+A line of JSON a run; runs that the file holds already are not made again, so the script can be stopped and run again.
+Ctrl-C, or SIGTERM, lets the runs under way end, and begins no others.
+`--only INDEX` repeats one. Faults take turns, on SQLite and on a PostgreSQL server of the script's own.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from fault_checks import deviations, num_orphans, of_export, outcome
+from fault_kinds import FAULTS, POSTGRESQL, Fault, described
+from fault_search import ROOT, Place
+from postgres import Server, find_programs, why_none
+
+from nas.records import StudyRecords
+
+EXPORTS_EVERY = 11  # runs between two whose best network is exported, too
+MOST_TRIES = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with a PostgreSQL server of its own")
+    parser.add_argument("--only", type=int, nargs="+", help="indices of runs to make, whether the file has them or not")
+    parser.add_argument("--output", type=Path, default=Path("results/reliability.jsonl"))
+    args = parser.parse_args()
+
+    os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    had = {row["index"] for row in rows(args.output) if row["seed"] == args.seed}
+    waiting: queue.SimpleQueue[tuple[int, type[Fault], str]] = queue.SimpleQueue()
+    for index, (fault, database) in enumerate(itertools.islice(turns(), args.runs)):
+        if index in args.only if args.only else index not in had:
+            waiting.put((index, fault, database))
+    writing = threading.Lock()
+
+    def work() -> None:
+        with Campaign.opened(args.seed) as campaign:
+            while True:
+                try:
+                    index, fault, database = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                row = campaign.run(index, fault, database)
+                with writing, args.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{index:>4} {database:<10} {fault.name}: {'; '.join(row['deviations']) or 'well'}", flush=True)
+
+    def no_more(signum: int, frame: object) -> None:
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+
+    signal.signal(signal.SIGINT, no_more)
+    signal.signal(signal.SIGTERM, no_more)
+    workers = [threading.Thread(target=work) for _ in range(args.jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print("\n".join(table([row for row in rows(args.output) if row["seed"] == args.seed])))
+
+
+def turns() -> Iterator[tuple[type[Fault], str]]:
+    """Faults and databases in turn, those that can be tried here."""
+    possible = [fault for fault in FAULTS if not fault.why_not()]
+    no_server = bool(why_none())
+    for turn in itertools.count():
+        for fault in possible:
+            for database in fault.databases:
+                if turn % fault.every == 0 and not (database == POSTGRESQL and no_server):
+                    yield fault, database
+
+
+class Campaign:
+    """Runs one after another, beside one server. `lengths`: seconds of an undisturbed search, and of an export."""
+
+    def __init__(self, seed: int, folder: Path, server: Server | None) -> None:
+        self.seed, self.folder, self.server = seed, folder, server
+        self.lengths: dict[str, float] = {}
+        self.wanted: Mapping[str, Any] = {}
+        self.commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, seed: int) -> "Iterator[Campaign]":
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nas-faults-")))
+            server = None
+            if not why_none():
+                programs = find_programs()
+                assert programs is not None
+                server = Server(programs)
+                stack.callback(server.remove)
+            campaign = cls(seed, folder, server)
+            campaign.measure()
+            yield campaign
+
+    def measure(self) -> None:
+        """Undisturbed searches, one on each database, and an export: what they come to, and how long they take."""
+        if self.server:
+            self.measure_search(self.server)
+        place = self.measure_search(None)
+        export = place.export()
+        if export.wait() != 0:
+            raise RuntimeError(f"an undisturbed export: {described(export)}")
+        self.lengths["export"] = time.monotonic() - export.began
+
+    def measure_search(self, server: Server | None) -> Place:
+        """One undisturbed search."""
+        place = self.place("undisturbed", server)
+        attempt = place.search()
+        if attempt.wait() != 0:
+            raise RuntimeError(f"an undisturbed search: {described(attempt)}")
+        self.lengths["search"] = time.monotonic() - attempt.began
+        found = outcome(StudyRecords.open(**place.of_study))
+        if self.wanted not in ({}, found):
+            raise RuntimeError("two undisturbed searches came to different results")
+        self.wanted = found
+        return place
+
+    def place(self, name: str, server: Server | None) -> Place:
+        folder = self.folder / f"{name}{'-server' * (server is not None)}"
+        folder.mkdir()
+        rng = Random(f"{self.seed} {name}")
+        return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server)
+
+    def run(self, index: int, kind: type[Fault], database: str) -> dict[str, Any]:
+        """One run: a line of the output."""
+        began = time.monotonic()
+        place = self.place(f"run-{index}", self.server if database == POSTGRESQL else None)
+        rng = place.rng
+        parts = [round(rng.uniform(0, 0.95), 3) for _ in range(rng.randint(1, kind.most_strikes))]
+        row: dict[str, Any] = {"index": index, "seed": self.seed, "fault": kind.name, "database": database}
+        row |= {"moments": parts, "struck": 0, "commit": self.commit, "deviations": []}
+        try:
+            with kind(place) as fault:
+                self._disturb(fault, place, row)
+                if not row["deviations"]:
+                    self._check(place, row, same=kind.same_result)
+                    if index % EXPORTS_EVERY == 0:
+                        row["deviations"] += self._export(place)
+        except Exception as error:  # the campaign goes on, whatever one run comes to
+            row["deviations"].append(f"{type(error).__name__}: {error}")
+        for attempt in place.attempts:
+            if not attempt.has_ended:
+                attempt.kill()
+                attempt.wait()
+        return row | {"seconds": round(time.monotonic() - began, 1)}
+
+    def _disturb(self, fault: Fault, place: Place, row: dict[str, Any]) -> None:
+        """The command until it has ended well: disturbed as often as was drawn, then left alone."""
+        for part in row["moments"]:
+            attempts = fault.begin()
+            struck = fault.lives_until_strike(attempts[0], part)
+            if struck:
+                fault.strike(attempts[0])
+                row["struck"] += 1
+            for attempt in attempts:
+                attempt.wait()
+                if not (fault.allows(attempt) or attempt.status == 0):
+                    row["deviations"].append(f"struck by {fault.name}: {described(attempt)}")
+            if all(attempt.status == 0 for attempt in attempts):
+                break
+        row["alone"] = all(attempt.status == 0 for attempt in attempts)
+        row["resumed"] = 0
+        while attempts[-1].status != 0 or not all(attempt.status == 0 for attempt in attempts):
+            if row["resumed"] == MOST_TRIES:
+                raise RuntimeError(f"{MOST_TRIES} tries were not enough")
+            fault.recover()
+            attempts = [place.search()]
+            row["resumed"] += 1
+            if attempts[0].wait() != 0:
+                row["deviations"].append(f"run again: {described(attempts[0])}")
+        row["statuses"] = [attempt.status for attempt in place.attempts]
+
+    def _check(self, place: Place, row: dict[str, Any], *, same: bool) -> None:
+        records = StudyRecords.open(**place.of_study)
+        told = [event for attempt in place.attempts for event in attempt.events]
+        odd = [line for attempt in place.attempts for line in attempt.foreign]
+        row["deviations"] += [f"printed among the events: {line!r}" for line in odd]
+        row["deviations"] += deviations(records, told, wanted=self.wanted if same else None)
+        outcomes = Counter(trial.outcome for trial in records.trials())
+        row |= {name: outcomes[name] for name in ("trained", "interrupted", "failed")}
+        row["told"] = sum(event["event"] == "TrialFinished" for event in told)
+        row["orphans"] = num_orphans(records)
+        starts = [trial.datetime_start for trial in records.study.get_trials(deepcopy=False) if trial.datetime_start]
+        row["clock_back"] = any(later < earlier for earlier, later in itertools.pairwise(starts))
+
+    def _export(self, place: Place) -> list[str]:
+        """An export that is killed in its midst, and one that is not."""
+        first = place.export()
+        if first.lives_at(place.rng.uniform(0, self.lengths["export"])):
+            first.kill()
+        first.wait()
+        found = of_export(place.exported, allow_none=first.status != 0)
+        second = place.export()
+        if second.wait() != 0:
+            found.append(f"export: {described(second)}")
+        return found + of_export(place.exported, allow_none=False)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """What the file holds, of each run what was written last."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return list({(row["seed"], row["index"]): row for row in map(json.loads, lines)}.values())
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the runs came to, in Markdown."""
+    yield "| fault | database | runs | strikes | went on | run again | finished, told | begun anew | deviations |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    order = {fault.name: place for place, fault in enumerate(FAULTS)}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in sorted(found, key=lambda row: order[row["fault"]]):
+        groups.setdefault((row["fault"], row["database"]), []).append(row)
+    for name, group in [*groups.items(), (("all", ""), list(found))]:
+        figures = ("struck", "alone", "resumed", "told", "interrupted")
+        sums = [sum(row.get(figure, 0) for row in group) for figure in figures]
+        wrong = sum(bool(row["deviations"]) for row in group)
+        yield f"| {' | '.join([*name, *map(str, [len(group), *sums, wrong])])} |"
+
+
+if __name__ == "__main__":
+    main()
