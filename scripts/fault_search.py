@@ -32,6 +32,7 @@ class Place:
     rng: Random
     lengths: Mapping[str, float]
     server: Any = None  # a PostgreSQL server, None for SQLite
+    workers: int = WORKERS
     attempts: list["Attempt"] = field(default_factory=list)
 
     @property
@@ -50,10 +51,10 @@ class Place:
             "study": self.study,
         }
 
-    def search(self, *arguments: object, workers: int = WORKERS, start: Start = subprocess.Popen) -> "Attempt":
+    def search(self, *arguments: object, workers: int | None = None, start: Start = subprocess.Popen) -> "Attempt":
         """Begins the search, or goes on with it: the same command each time."""
         given = ("--json", "--dataset", "digits", "--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
-        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers)
+        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
         return self.begin("search", *given, *(arguments or ("--device", "cpu")), start=start)
 
     def export(self) -> "Attempt":

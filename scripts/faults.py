@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from fault_checks import deviations, num_orphans, of_export, outcome
 from fault_kinds import FAULTS, POSTGRESQL, Fault, described
-from fault_search import ROOT, Place
+from fault_search import ROOT, WORKERS, Place
 from postgres import Server, find_programs, why_none
 
 from nas.records import StudyRecords
@@ -96,8 +96,8 @@ def turns() -> Iterator[tuple[type[Fault], str]]:
 class Campaign:
     """Runs one after another, beside one server. `lengths`: seconds of an undisturbed search, and of an export."""
 
-    def __init__(self, seed: int, folder: Path, server: Server | None) -> None:
-        self.seed, self.folder, self.server = seed, folder, server
+    def __init__(self, seed: int, folder: Path, server: Server | None, *, workers: int = WORKERS) -> None:
+        self.seed, self.folder, self.server, self.workers = seed, folder, server, workers
         self.lengths: dict[str, float] = {}
         self.wanted: Mapping[str, Any] = {}
         self.commit = subprocess.run(
@@ -146,7 +146,7 @@ class Campaign:
         folder = self.folder / f"{name}{'-server' * (server is not None)}"
         folder.mkdir()
         rng = Random(f"{self.seed} {name}")
-        return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server)
+        return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server, workers=self.workers)
 
     def run(self, index: int, kind: type[Fault], database: str) -> dict[str, Any]:
         """One run: a line of the output."""

@@ -19,11 +19,11 @@ from faults import Campaign, table
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """A campaign on SQLite."""
+    """A campaign on SQLite, in one process a search: that begins sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield Campaign(0, tmp_path_factory.mktemp("faults"), None)
+        yield Campaign(0, tmp_path_factory.mktemp("faults"), None, workers=1)
 
 
 @pytest.fixture(scope="module")
