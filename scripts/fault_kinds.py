@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_search import Attempt, Place
+from fault_search import SEARCHING, Attempt, Place
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -49,9 +49,9 @@ class Fault:
         """The commands that are disturbed."""
         return [self.place.search()]
 
-    def lives_until_strike(self, attempt: Attempt, part: float) -> bool:
+    def lives_until_strike(self, attempt: Attempt, since: str, part: float) -> bool:
         """Waits for the moment, a part of an undisturbed search's length: whether there is still one to disturb."""
-        return attempt.lives_at(part * self.place.lengths["search"])
+        return attempt.lives_at(since, part * self.place.lengths[since])
 
     def strike(self, attempt: Attempt) -> None:
         """Does the harm."""
@@ -169,7 +169,7 @@ class ServerRestarted(Fault):
 
     def allows(self, attempt: Attempt) -> bool:
         # Where it had not begun there is nothing to save by waiting: one line, and the same command.
-        return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.heard("SearchStarted"))
+        return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.heard(SEARCHING))
 
 
 class ServerKilled(ServerRestarted):
@@ -280,12 +280,9 @@ class NodeKilled(Fault):
 
         return [self.place.search("--ray", self.address, start=start)]
 
-    def lives_until_strike(self, attempt: Attempt, part: float) -> bool:
+    def lives_until_strike(self, attempt: Attempt, since: str, part: float) -> bool:
         """Joining takes seconds of its own: the moment counts from its end."""
-        if not attempt.lives_until(lambda: attempt.heard("SearchStarted")):
-            return False
-        attempt.began = time.monotonic()
-        return super().lives_until_strike(attempt, part / 2)
+        return super().lives_until_strike(attempt, SEARCHING, part)
 
     def strike(self, attempt: Attempt) -> None:
         getattr(self.rng.choice(self.nodes), self.harm)()

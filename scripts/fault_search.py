@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "tests" / "data" / "tiny.toml"
 TRIALS, EPOCHS, WORKERS = 6, 3, 2
+BEGUN, SEARCHING = "Begun", "SearchStarted"  # from when moments count: the command's beginning, or the search's
 LIMIT = 300.0  # seconds after which a command that has not ended is taken to hang
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -25,13 +26,14 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @dataclass(kw_only=True)
 class Place:
-    """What one run has to itself. `lengths`: seconds that an undisturbed "search" and "export" take here."""
+    """What one run has to itself. `lengths`: seconds from an event to the end of an undisturbed search."""
 
     folder: Path
     study: str
     rng: Random
     lengths: Mapping[str, float]
     server: Any = None  # a PostgreSQL server, None for SQLite
+    workers: int = WORKERS
     attempts: list["Attempt"] = field(default_factory=list)
 
     @property
@@ -50,10 +52,10 @@ class Place:
             "study": self.study,
         }
 
-    def search(self, *arguments: object, workers: int = WORKERS, start: Start = subprocess.Popen) -> "Attempt":
+    def search(self, *arguments: object, workers: int | None = None, start: Start = subprocess.Popen) -> "Attempt":
         """Begins the search, or goes on with it: the same command each time."""
         given = ("--json", "--dataset", "digits", "--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
-        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers)
+        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
         return self.begin("search", *given, *(arguments or ("--device", "cpu")), start=start)
 
     def export(self) -> "Attempt":
@@ -72,7 +74,7 @@ class Attempt:
     """A command in a session of its own. What it tells is read as it comes; a line cut short by its death is none."""
 
     def __init__(self, command: Sequence[str], *, start: Start = subprocess.Popen) -> None:
-        self.began = time.monotonic()
+        self.reached = {BEGUN: time.monotonic()}  # when it first told of each event
         self.has_ended = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `wait`
         self.events: list[dict[str, Any]] = []
@@ -86,12 +88,13 @@ class Attempt:
         for line in self.process.stdout:
             try:
                 self.events.append(json.loads(line))
+                self.reached.setdefault(self.events[-1]["event"], time.monotonic())
             except json.JSONDecodeError:
                 self.foreign.append(line)
 
     def heard(self, name: str) -> bool:
         """Whether it has told of such an event."""
-        return any(event["event"] == name for event in self.events)
+        return name in self.reached
 
     def lives_until(self, happened: Callable[[], bool]) -> bool:
         """Waits for something: whether the command was still alive then."""
@@ -102,9 +105,13 @@ class Attempt:
             time.sleep(0.01)
         return False
 
-    def lives_at(self, seconds: float) -> bool:
-        """Waits until so long after its beginning: whether it was still alive then."""
-        return self.lives_until(lambda: time.monotonic() >= self.began + seconds)
+    def lives_at(self, event: str, seconds: float) -> bool:
+        """Waits until so long after an event: whether it was still alive then."""
+        return self.lives_until(lambda: event in self.reached and time.monotonic() >= self.reached[event] + seconds)
+
+    def length(self, event: str = BEGUN) -> float:
+        """Seconds since an event."""
+        return time.monotonic() - self.reached[event]
 
     def family(self) -> dict[int, str]:
         """Its processes and theirs, children last, with their command lines."""

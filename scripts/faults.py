@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from fault_checks import deviations, num_orphans, of_export, outcome
 from fault_kinds import FAULTS, POSTGRESQL, Fault, described
-from fault_search import ROOT, Place
+from fault_search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 from postgres import Server, find_programs, why_none
 
 from nas.records import StudyRecords
@@ -94,11 +94,12 @@ def turns() -> Iterator[tuple[type[Fault], str]]:
 
 
 class Campaign:
-    """Runs one after another, beside one server. `lengths`: seconds of an undisturbed search, and of an export."""
+    """Runs one after another, beside one server. `lengths`: as those of a `Place`."""
 
-    def __init__(self, seed: int, folder: Path, server: Server | None) -> None:
-        self.seed, self.folder, self.server = seed, folder, server
+    def __init__(self, seed: int, folder: Path, server: Server | None, *, workers: int = WORKERS) -> None:
+        self.seed, self.folder, self.server, self.workers = seed, folder, server, workers
         self.lengths: dict[str, float] = {}
+        self.export_length = 0.0
         self.wanted: Mapping[str, Any] = {}
         self.commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
@@ -127,15 +128,16 @@ class Campaign:
         export = place.export()
         if export.wait() != 0:
             raise RuntimeError(f"an undisturbed export: {described(export)}")
-        self.lengths["export"] = time.monotonic() - export.began
+        self.export_length = export.length()
 
     def measure_search(self, server: Server | None) -> Place:
         """One undisturbed search."""
         place = self.place("undisturbed", server)
         attempt = place.search()
-        if attempt.wait() != 0:
+        status, ended = attempt.wait(), time.monotonic()
+        if status != 0:
             raise RuntimeError(f"an undisturbed search: {described(attempt)}")
-        self.lengths["search"] = time.monotonic() - attempt.began
+        self.lengths = {event: ended - attempt.reached[event] for event in (BEGUN, SEARCHING)}
         found = outcome(StudyRecords.open(**place.of_study))
         if self.wanted not in ({}, found):
             raise RuntimeError("two undisturbed searches came to different results")
@@ -146,16 +148,18 @@ class Campaign:
         folder = self.folder / f"{name}{'-server' * (server is not None)}"
         folder.mkdir()
         rng = Random(f"{self.seed} {name}")
-        return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server)
+        return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server, workers=self.workers)
 
     def run(self, index: int, kind: type[Fault], database: str) -> dict[str, Any]:
         """One run: a line of the output."""
         began = time.monotonic()
         place = self.place(f"run-{index}", self.server if database == POSTGRESQL else None)
         rng = place.rng
-        parts = [round(rng.uniform(0, 0.95), 3) for _ in range(rng.randint(1, kind.most_strikes))]
+        strikes = rng.randint(1, kind.most_strikes)
+        # Most moments are within the search proper: until it begins there is little to be harmed.
+        moments = [(rng.choice([BEGUN, *[SEARCHING] * 3]), round(rng.uniform(0, 0.95), 3)) for _ in range(strikes)]
         row: dict[str, Any] = {"index": index, "seed": self.seed, "fault": kind.name, "database": database}
-        row |= {"moments": parts, "struck": 0, "commit": self.commit, "deviations": []}
+        row |= {"moments": moments, "struck": 0, "commit": self.commit, "deviations": []}
         try:
             with kind(place) as fault:
                 self._disturb(fault, place, row)
@@ -173,9 +177,9 @@ class Campaign:
 
     def _disturb(self, fault: Fault, place: Place, row: dict[str, Any]) -> None:
         """The command until it has ended well: disturbed as often as was drawn, then left alone."""
-        for part in row["moments"]:
+        for since, part in row["moments"]:
             attempts = fault.begin()
-            struck = fault.lives_until_strike(attempts[0], part)
+            struck = fault.lives_until_strike(attempts[0], since, part)
             if struck:
                 fault.strike(attempts[0])
                 row["struck"] += 1
@@ -213,7 +217,7 @@ class Campaign:
     def _export(self, place: Place) -> list[str]:
         """An export that is killed in its midst, and one that is not."""
         first = place.export()
-        if first.lives_at(place.rng.uniform(0, self.lengths["export"])):
+        if first.lives_at(BEGUN, place.rng.uniform(0, self.export_length)):
             first.kill()
         first.wait()
         found = of_export(place.exported, allow_none=first.status != 0)

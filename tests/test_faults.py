@@ -19,11 +19,11 @@ from faults import Campaign, table
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """A campaign on SQLite."""
+    """A campaign on SQLite, in one process a search: that begins sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield Campaign(0, tmp_path_factory.mktemp("faults"), None)
+        yield Campaign(0, tmp_path_factory.mktemp("faults"), None, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def well(row):
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_killed_search_keeps_every_promise(campaign):
-    row = campaign.run(1, LoopKilled, SQLITE)
+    row = campaign.run(12, LoopKilled, SQLITE)
     assert well(row)
     assert row["resumed"] == 1
 
@@ -48,13 +48,13 @@ def test_a_killed_search_keeps_every_promise(campaign):
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.skipif(bool(DiskFull.why_not()), reason=DiskFull.why_not() or "none")
 def test_a_full_disk_is_told_in_one_line_and_costs_nothing(campaign):
-    assert well(campaign.run(2, DiskFull, SQLITE))
+    assert well(campaign.run(4, DiskFull, SQLITE))
 
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_server_that_dies_is_waited_for(campaign, postgres):
     campaign.server = postgres
-    assert well(campaign.run(3, ServerKilled, POSTGRESQL))
+    assert well(campaign.run(12, ServerKilled, POSTGRESQL))
 
 
 def test_the_checks_find_what_is_wrong(undisturbed, campaign):
