@@ -58,7 +58,8 @@ class Mirror(_CachedStorage):
     """Optuna's storage of a database, for who writes to a study and reads it often.
 
     Trials that others have not ended are as they were when they were first seen: their epochs are not followed. While a
-    server is away `get_all_trials`, `end`, `write` and `report` wait for it, some minutes at most.
+    server is away `get_all_trials`, `end`, `write`, `report` and what concerns the study as a whole wait for it, some
+    minutes at most.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -302,6 +303,14 @@ class Mirror(_CachedStorage):
             trial.state, trial.datetime_complete = state, ended
             self._ours.discard(trial._trial_id)
             self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
+
+
+# Of the study as a whole: what is read or set twice is as if it were once.
+for _name in (
+    *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
+    *("set_study_user_attr", "set_study_system_attr"),
+):
+    setattr(Mirror, _name, _patiently(getattr(_CachedStorage, _name)))
 
 
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:
