@@ -79,7 +79,7 @@ def main() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    print("\n".join(table([row for row in rows(args.output) if row["seed"] == args.seed])))
+    print("\n".join(table(rows(args.output))))
 
 
 def turns() -> Iterator[tuple[type[Fault], str]]:
