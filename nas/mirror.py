@@ -60,7 +60,7 @@ class Mirror(_CachedStorage):
 
     It shows the study as it was at the last `look`, and what was written since. Trials that others have not ended are
     as they were when they were first seen: their epochs are not followed. While a server is away `look`, `end`,
-    `write` and `report` wait for it, some minutes at most.
+    `write`, `report` and what concerns the study as a whole wait for it, some minutes at most.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -296,6 +296,14 @@ class Mirror(_CachedStorage):
 def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         session.execute(sqlalchemy.insert(model), rows)
+
+
+# Of the study as a whole: what is read or set twice is as if it were once.
+for _name in (
+    *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
+    *("set_study_user_attr", "set_study_system_attr"),
+):
+    setattr(Mirror, _name, _patiently(getattr(_CachedStorage, _name)))
 
 
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:

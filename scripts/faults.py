@@ -79,7 +79,7 @@ def main() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    print("\n".join(table([row for row in rows(args.output) if row["seed"] == args.seed])))
+    print("\n".join(table(rows(args.output))))
 
 
 def turns() -> Iterator[tuple[type[Fault], str]]:
@@ -239,7 +239,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     order = {fault.name: place for place, fault in enumerate(FAULTS)}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in sorted(found, key=lambda row: order[row["fault"]]):
+    for row in sorted(found, key=lambda row: (order[row["fault"]], row["database"])):
         groups.setdefault((row["fault"], row["database"]), []).append(row)
     for name, group in [*groups.items(), (("all", ""), list(found))]:
         figures = ("struck", "alone", "resumed", "told", "interrupted")

@@ -1,5 +1,6 @@
 """The mirror beside Optuna's own storage: the same operations leave the same, in memory and in the database."""
 
+import threading
 from random import Random
 
 import optuna
@@ -140,3 +141,15 @@ def test_what_is_told_twice_since_the_answer_was_lost_is_told_once(study, mirror
         mirror._ours.add(trial_id)
     (trial,) = fresh(study, database)
     assert (trial.value, trial.intermediate_values[7], trial.system_attrs["b"]) == (0.5, 0.5, 1)
+
+
+def test_who_asks_of_a_study_waits_for_a_server_that_is_restarted(postgres, request):
+    """A search ends with the study's note and figures, some seconds in which a server may well be away."""
+    study = optuna.create_study(storage=Mirror(open_storage(postgres.url)), study_name=request.node.name)
+    for use in (lambda: study.set_user_attr("note", "a"), lambda: study.user_attrs, lambda: study.directions):
+        postgres.stop()
+        starting = threading.Thread(target=postgres.start)
+        starting.start()
+        use()
+        starting.join()
+    assert study.user_attrs == {"note": "a"}
