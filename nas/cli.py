@@ -45,6 +45,7 @@ from nas.options import (
     StartFrom,
     Storage,
     Study,
+    Target,
     Workers,
 )
 
@@ -171,9 +172,7 @@ def search(
 def confirm(
     top: Annotated[int, typer.Option(help="Trials of the search that are trained again.")] = 5,
     seeds: Annotated[int, typer.Option(help="Seeds each of them is trained with.")] = 5,
-    target: Annotated[
-        float, typer.Option(help="Accuracy to be kept in each of the last epochs, a fraction of 1.")
-    ] = 0.994,
+    target: Target = 0.994,
     again: Annotated[
         bool, typer.Option("--again", help="Open the test split though it was opened before; it is counted.")
     ] = False,

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.errors import NasError
 from nas.options import (
     DATA,
     Constraints,
@@ -22,8 +24,14 @@ from nas.options import (
     MaxWeightBytes,
     MinReceptiveField,
     Space,
+    Target,
+    Workers,
     chosen_recipe,
 )
+
+if TYPE_CHECKING:
+    from nas.fitting import Fit
+    from nas.training import EpochMetrics
 
 
 def space(
@@ -112,9 +120,12 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="the recipe's, or 15")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds to train with, from --seed on.", min=1)] = 1,
+    target: Target = 0.994,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    workers: Workers = None,
     exact: Exact = False,
     test: Annotated[
         bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
@@ -122,43 +133,80 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Export the trained network to this folder; an earlier export in it is replaced whole.",
+            help="Export the trained network (with --seeds that of the first) to this folder; an earlier export in it"
+            " is replaced whole.",
             show_default=False,
         ),
     ] = None,
+    use_json: Json = False,
 ) -> None:
-    """Train one architecture file with one recipe."""
+    """Train one architecture file with one recipe, once or with several seeds."""
     from nas.architecture import Architecture
     from nas.display import accuracies_text, epoch_line
     from nas.exporting import Evidence, Origin, check_output, export
-    from nas.fitting import train as fit
+    from nas.fitting import Repeats, train_seeds
+    from nas.fitting import train as train_once
+    from nas.tables import epoch_table, print_table
+    from nas.training import CONSISTENCY
 
     architecture = Architecture.load(file)
     chosen = chosen_recipe(recipe, set_ or [], epochs)
     judged_on = "test" if test else "val"
     if output is not None:
         check_output(output)
-    fitted = fit(
-        architecture,
-        chosen,
-        dataset=dataset,
-        data_root=data_root,
-        seed=seed,
-        device=device,
-        exact=exact,
-        test=test,
-        on_dataset=lambda name, note: typer.echo(f"dataset {name}: {note}"),
-        on_epoch=lambda metrics: typer.echo(epoch_line(metrics, chosen.epochs, judged_on)),
-    )
-    accuracies = [metrics.val_accuracy for metrics in fitted.history]
-    summary = f"{judged_on} accuracy: {accuracies_text(accuracies, 5)} (seed {seed})"
-    typer.echo(summary)
-    if output is not None:
-        exported = export(
+
+    def say(text: str) -> None:
+        if not use_json:
+            typer.echo(text)
+
+    def result_text(history: "Sequence[EpochMetrics]") -> str:
+        return accuracies_text([metrics.val_accuracy for metrics in history], CONSISTENCY) if history else "diverged"
+
+    where: dict[str, Any] = {
+        "dataset": dataset,
+        "data_root": data_root,
+        "device": device,
+        "exact": exact,
+        "test": test,
+        "on_dataset": lambda name, note: say(f"dataset {name}: {note}"),
+    }
+    result: Fit | Repeats
+    if seeds == 1:
+        fit = result = train_once(
             architecture,
-            fitted.weights,
-            output=output,
-            origin=Origin.of_fit(fitted, summary=summary),
-            evidence=Evidence.of(fitted.data, is_seen=test, accuracy=None if test else accuracies[-1]),
+            chosen,
+            seed=seed,
+            on_epoch=lambda metrics: say(epoch_line(metrics, chosen.epochs, judged_on)),
+            **where,
         )
-        typer.echo(f"written to {exported.folder}, every file proved on the val split")
+        facts = [f"{judged_on.capitalize()} accuracy: {result_text(fit.history)} (seed {seed})."]
+    else:
+        result = train_seeds(
+            architecture,
+            chosen,
+            seeds=seeds,
+            first_seed=seed,
+            target=target,
+            workers=workers,
+            on_run=lambda each, history: say(f"seed {each}: {judged_on} {result_text(history)}"),
+            **where,
+        )
+        fit = result.fit
+        facts = result.result.lines()
+        if not use_json:
+            print_table(epoch_table(result.result, judged_on))
+    say("\n".join(facts))
+    if use_json:
+        typer.echo(json.dumps(result.to_json()))
+    if output is None:
+        return
+    if not fit.weights:
+        raise NasError(f"the training with seed {seed} diverged, so {output} is not written: another --seed")
+    exported = export(
+        architecture,
+        fit.weights,
+        output=output,
+        origin=Origin.of_fit(fit, facts),
+        evidence=Evidence.of(fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy),
+    )
+    say(f"written to {exported.folder}, every file proved on the val split")

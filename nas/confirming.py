@@ -16,7 +16,7 @@ from nas.storage import default_storage, shown, usable
 from nas.stored import Settings, TrialRecord
 from nas.training import EpochMetrics, TrainingData, objective
 from nas.verdict import Finalist, Ranking, TestResult
-from nas.workers import Ended, Job, Workers, pick_place
+from nas.workers import Job, Workers, pick_place, run_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,37 +268,25 @@ class _Trainer:
         return {(run.trial, run.seed): self.kept.history(run) or () for run in runs}
 
     def _train(self, missing: list[Run], workers: Workers, num_runs: int) -> None:
-        todo = dict(enumerate(missing))
-        running: dict[int, list[EpochMetrics]] = {}
-        num_ended = 0
-        consistency = self.kept.records.settings.consistency
-        while num_ended < len(missing):
-            while len(running) < workers.capacity and len(running) + num_ended < len(missing):
-                key = len(running) + num_ended
-                running[key] = []
-                workers.submit(self._job(key, todo[key]))
-            for report in workers.reports():
-                if not isinstance(report, Ended):
-                    running[report.key].append(report.metrics)
-                    continue
-                run, history = todo[report.key], running.pop(report.key)
-                if report.outcome == "failed":
-                    raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {report.reason}")
-                if report.outcome == "diverged":
-                    history = []
-                elif run.judged_on == "test" and run.seed == 0:
-                    self.kept.keep_weights(run.trial, report.weights)
-                self.kept.keep(run, history)
-                num_ended += 1
-                self.on_event(
-                    RunFinished(
-                        run=run,
-                        history=tuple(history),
-                        consistency=consistency,
-                        num_runs=num_runs,
-                        num_done=num_runs - len(missing) + num_ended,
-                    )
+        jobs = [self._job(key, run) for key, run in enumerate(missing)]
+        for num_done, (job, epochs, end) in enumerate(run_all(workers, jobs), start=num_runs - len(missing) + 1):
+            run, history = missing[job.key], epochs
+            if end.outcome == "failed":
+                raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
+            if end.outcome == "diverged":
+                history = []
+            elif run.judged_on == "test" and run.seed == 0:
+                self.kept.keep_weights(run.trial, end.weights)
+            self.kept.keep(run, history)
+            self.on_event(
+                RunFinished(
+                    run=run,
+                    history=tuple(history),
+                    consistency=self.kept.records.settings.consistency,
+                    num_runs=num_runs,
+                    num_done=num_done,
                 )
+            )
 
     def _job(self, key: int, run: Run) -> Job:
         record = self.records[run.trial]

@@ -1,16 +1,21 @@
-"""One architecture, one recipe, one training."""
+"""One architecture and one recipe, trained once or with several seeds."""
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas import datasets
 from nas.architecture import Architecture
+from nas.cost import cost_of
 from nas.errors import ArchitectureError, NasError, first_line, found
 from nas.recipe import Recipe
-from nas.training import EpochMetrics, TrainingData, initialise, pick_device, state_dict_on_cpu
+from nas.training import CONSISTENCY, EpochMetrics, TrainingData, initialise, pick_device, state_dict_on_cpu
 from nas.training import train as run
+from nas.verdict import TestResult
+from nas.workers import Job, pick_place, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +37,37 @@ class Fit:
     history: tuple[EpochMetrics, ...]
     weights: "Mapping[str, Tensor]" = field(repr=False)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        cost = cost_of(self.architecture)
+        return {
+            "dataset": self.dataset,
+            "judged_on": self.judged_on,
+            "params": cost.params,
+            "macs": cost.macs,
+            "receptive_field": cost.receptive_field,
+            "epochs": self.recipe.epochs,
+            "seeds": [self.seed],
+            "accuracies": [[metrics.val_accuracy for metrics in self.history]],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """The same training with several seeds. `fit`: with the first of them, whose weights are to be kept.
+
+    histories: by seed, without epochs where the loss was no number; then there are no weights either.
+    result: what the seeds say of a target.
+    """
+
+    fit: Fit
+    histories: Mapping[int, tuple[EpochMetrics, ...]]
+    result: TestResult
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {**self.fit.to_json(), "seeds": list(self.histories), **self.result.to_json()}
+
 
 def train(
     architecture: Architecture,
@@ -52,16 +88,9 @@ def train(
     not for choosing. `exact` makes it bitwise repeatable on a GPU, too. `on_dataset` hears the dataset's name and why
     it was taken before anything is trained.
     """
-    if not 0 <= seed < 2**64:
-        raise NasError(f"seed is {found(seed)}, allowed: a whole number of at least 0 and below 2**64")
+    _check_seed(seed)
     picked = pick_device(device)
-    name, note = datasets.resolve(dataset, data_root=data_root)
-    on_dataset(name, note)
-    loaded = datasets.load(name, data_root=data_root)
-    _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
-    data = (
-        TrainingData.on_test(loaded, datasets.load_test(name, data_root=data_root)) if test else TrainingData.of(loaded)
-    )
+    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
     module = _initialised(architecture, seed)
     history = []
     try:
@@ -72,18 +101,119 @@ def train(
         if not _out_of_memory(error):
             raise
         raise NasError(f"batches of {recipe.batch_size} take more memory than there is: {first_line(error)}") from None
+    return _fit(architecture, recipe, loaded, seed, history, state_dict_on_cpu(module), test=test)
+
+
+def train_seeds(
+    architecture: Architecture,
+    recipe: Recipe,
+    *,
+    seeds: int = 5,
+    first_seed: int = 0,
+    target: float = 0.994,
+    dataset: str | None = None,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    exact: bool = False,
+    test: bool = False,
+    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    on_run: Callable[[int, tuple[EpochMetrics, ...]], None] = lambda seed, history: None,
+) -> Repeats:
+    """`train` with the seeds from `first_seed` on, several at a time, held against a target as `confirm` does.
+
+    A run whose loss is no number counts as an accuracy of 0; the first then leaves no weights. `on_run` hears of each
+    run as it ends.
+    """
+    if type(seeds) is not int or seeds < 2:
+        raise NasError(f"seeds is {found(seeds)}, allowed: a whole number of at least 2")
+    if not 0 < target <= 1:
+        raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
+    _check_seed(first_seed)
+    _check_seed(first_seed + seeds - 1)
+    place = pick_place(device=device, workers=workers)
+    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
+    _initialised(architecture, first_seed)  # whether it can be run is known before processes are started
+    chosen = range(first_seed, first_seed + seeds)
+    histories: dict[int, tuple[EpochMetrics, ...]] = {}
+    weights = b""
+    with place, closing(place.open(data, exact=exact)) as opened:
+        jobs = [Job(key=seed, architecture=architecture, recipe=recipe, seed=seed) for seed in chosen]
+        for job, history, end in run_all(opened, jobs):
+            if end.outcome == "failed":
+                raise NasError(f"seed {job.seed} failed: {end.reason}")
+            histories[job.seed] = tuple(history) if end.outcome == "trained" else ()
+            if job.seed == first_seed:
+                weights = end.weights
+            on_run(job.seed, histories[job.seed])
+    import torch
+
+    return Repeats(
+        fit=_fit(
+            architecture,
+            recipe,
+            loaded,
+            first_seed,
+            histories[first_seed],
+            torch.load(io.BytesIO(weights), weights_only=True) if weights else {},
+            test=test,
+        ),
+        histories={seed: histories[seed] for seed in chosen},
+        result=TestResult(
+            accuracies=tuple(
+                tuple(metrics.val_accuracy for metrics in histories[seed]) or (0.0,) * recipe.epochs for seed in chosen
+            ),
+            consistency=CONSISTENCY,
+            target=target,
+            num_images=len(data.val_labels),
+        ),
+    )
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise NasError(f"seed is {found(seed)}, allowed: a whole number of at least 0 and below 2**64")
+
+
+def _data(
+    architecture: Architecture,
+    dataset: str | None,
+    data_root: str | Path | None,
+    *,
+    test: bool,
+    on_dataset: Callable[[str, str], None],
+) -> tuple[datasets.Dataset, TrainingData]:
+    name, note = datasets.resolve(dataset, data_root=data_root)
+    on_dataset(name, note)
+    loaded = datasets.load(name, data_root=data_root)
+    _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
+    if test:
+        return loaded, TrainingData.on_test(loaded, datasets.load_test(name, data_root=data_root))
+    return loaded, TrainingData.of(loaded)
+
+
+def _fit(
+    architecture: Architecture,
+    recipe: Recipe,
+    loaded: datasets.Dataset,
+    seed: int,
+    history: Sequence[EpochMetrics],
+    weights: "Mapping[str, Tensor]",
+    *,
+    test: bool,
+) -> Fit:
     return Fit(
         architecture=architecture,
         recipe=recipe,
-        dataset=name,
-        mean=data.mean,
-        std=data.std,
+        dataset=loaded.name,
+        mean=tuple(loaded.mean),
+        std=tuple(loaded.std),
         classes=loaded.classes,
         judged_on="test" if test else "val",
         seed=seed,
         data=loaded,
         history=tuple(history),
-        weights=state_dict_on_cpu(module),
+        weights=weights,
     )
 
 

@@ -116,6 +116,7 @@ Workers = Annotated[
         help="Processes that train, one thread each.", rich_help_panel=DATA, show_default="one a core, or one a GPU"
     ),
 ]
+Target = Annotated[float, typer.Option(help="Accuracy to be kept in each of the last epochs, a fraction of 1.")]
 Ray = Annotated[
     str | None,
     typer.Option(

@@ -19,6 +19,7 @@ ALLOWED: dict[str, Allowed] = {
     "warmup": RATE,
     "step_epochs": COUNT,
     "step_gamma": Interval(float, 0, 1, open_low=True),
+    "average_epochs": Interval(float, 0),
     "batch_size": COUNT,
     "label_smoothing": RATE,
     "rotation": Interval(float, 0, 180),
@@ -39,6 +40,8 @@ class Recipe:
     learning_rate: the peak of the schedule.
     schedule: "step" multiplies by `step_gamma` every `step_epochs`; "cosine" falls to 0; "one_cycle" rises for
         `warmup` of the steps and falls by a cosine. Changed at every batch, except "step".
+    average_epochs: how many epochs the running average of the weights spans that is judged and kept
+        (`nas.training.averaging`); 0: the last weights are.
     rotation, shear: degrees; translation, scale, brightness, contrast: fractions. Each example draws its own
         value between minus and plus that strength (a scale or a contrast of 1 plus it).
     """
@@ -52,6 +55,7 @@ class Recipe:
     warmup: float = 0.2
     step_epochs: int = 6
     step_gamma: float = 0.1
+    average_epochs: float = 0.0
     batch_size: int = 128
     label_smoothing: float = 0.0
     rotation: float = 0.0

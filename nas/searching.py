@@ -25,10 +25,9 @@ from nas.sharing import Locks, locks
 from nas.starting import starts
 from nas.storage import default_storage, shown, usable
 from nas.stored import OBJECTIVES, Settings, Tally, TrialRecord
-from nas.training import TrainingData
+from nas.training import CONSISTENCY, TrainingData
 from nas.workers import pick_place
 
-CONSISTENCY = 5
 DEFAULT_SAMPLER = "evolution"
 
 

@@ -65,9 +65,10 @@ def ranking_table(ranking: Ranking, cost: str) -> Table:
     return table
 
 
-def epoch_table(result: TestResult) -> Table:
-    """A row an epoch: test accuracy over the seeds."""
-    table = Table(title="Test accuracy by epoch", title_justify="left", box=None, header_style="bold")
+def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
+    """A row an epoch: accuracy over the seeds."""
+    title = f"{judged_on.capitalize()} accuracy by epoch"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for name in ("epoch", "mean ± sd", "lowest", "highest", "seeds on target"):
         table.add_column(name, justify="right", no_wrap=True)
     for epoch, values in enumerate(zip(*result.accuracies, strict=True), start=1):

@@ -35,9 +35,9 @@ from nas.cost import cost_of
 from nas.errors import NasError, ShapeError, TrainingDiverged
 from nas.records import StudyRecords
 from nas.search_space import SearchSpace
-from nas.searching import CONSISTENCY, search
+from nas.searching import search
 from nas.stored import Settings
-from nas.training import TrainingData, initialise, objective, state_dict_on_cpu, train
+from nas.training import CONSISTENCY, TrainingData, initialise, objective, state_dict_on_cpu, train
 
 EPOCHS, MAX_PARAMS, MAX_MACS, MOST_TRIALS = 15, 8000, 500_000, 3000
 ARMS = ("default", "random", "plain")

@@ -343,7 +343,7 @@ def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, 
     whole = search(**{**given, "results": tmp_path / "whole"})
     wanted = outcome(trials(results=tmp_path / "whole"))
     number_of_writes = count_writes(monkeypatch, lambda: search(**{**given, "results": tmp_path / "counted"}))
-    assert number_of_writes > 25
+    assert number_of_writes >= 20
     for kill_at in sorted(Random(0).sample(range(number_of_writes), 12)):
         here = {**given, "results": tmp_path / f"killed-{kill_at}"}
         with pytest.raises(Killed):

@@ -102,8 +102,8 @@ class Origin:
         )
 
     @classmethod
-    def of_fit(cls, fit: "Fit", *, summary: str) -> "Origin":
-        """Of a single training."""
+    def of_fit(cls, fit: "Fit", facts: Sequence[str]) -> "Origin":
+        """Of a single training, or the first of several, which the facts are of."""
         return cls(
             dataset=fit.dataset,
             split="train + val" if fit.judged_on == "test" else "train",
@@ -113,7 +113,7 @@ class Origin:
             std=fit.std,
             classes=fit.classes,
             result=f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run",
-            facts=(f"{summary[0].upper()}{summary[1:]}.", *_not_mnist(fit.dataset)),
+            facts=(*facts, *_not_mnist(fit.dataset)),
         )
 
 

@@ -5,11 +5,12 @@ from nas.training.data import SharedData, TrainingData
 from nas.training.device import describe, num_cores, pick_device, pick_devices
 from nas.training.engine import Engine, GroupFullError, most_at_once, open_engine, train
 from nas.training.metrics import EpochMetrics
-from nas.training.objective import consistent_accuracy, objective
+from nas.training.objective import CONSISTENCY, consistent_accuracy, objective
 from nas.training.reference import evaluate, initialise, state_dict_on_cpu
 from nas.training.schedule import learning_rate
 
 __all__ = [
+    "CONSISTENCY",
     "Engine",
     "EpochMetrics",
     "GroupFullError",

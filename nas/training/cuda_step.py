@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from nas.recipe import Recipe
 from nas.training.augmentation import augment
+from nas.training.averaging import averaging_share, kept_weights
 from nas.training.batches import batch_size_and_steps
 from nas.training.cuda_runner import Eager, Work
 from nas.training.data import TrainingData, per_channel
@@ -50,13 +51,17 @@ class Lane:
             num_steps = recipe.epochs * self.num_steps
             rates = [learning_rate(recipe, step, self.num_steps) for step in range(num_steps)]
             self._all_rates = torch.tensor(rates, device=device).view(recipe.epochs, self.num_steps)
-            # Of the current epoch: each step's rate and examples; of the current step: its number and rate.
-            self._rates = self._all_rates[0].clone()
+            shares = [averaging_share(recipe, step, self.num_steps) for step in range(num_steps)]
+            self._all_shares = torch.tensor(shares, device=device).view(recipe.epochs, self.num_steps)
+            # Of the current epoch: each step's rate, share in the average and examples; of the current step: its
+            # number, rate and share.
+            self._rates, self._shares = self._all_rates[0].clone(), self._all_shares[0].clone()
             self._order = torch.arange(len(data.train_images), device=device)
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
-            self._rate = self._rates[:1].clone()
+            self._rate, self._share = self._rates[:1].clone(), self._shares[:1].clone()
             self._optimizer = _optimizer(module, recipe, self._rate)
+            self._kept = kept_weights(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
             self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
             self._num_val_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -93,6 +98,7 @@ class Lane:
     def finish(self) -> None:
         """Leaves the module as the reference trainer does, without the gradients, which may lie in a graph's memory."""
         self._optimizer.zero_grad()
+        self._kept.swap()
         self.module.eval()
 
     def step(self) -> None:
@@ -109,6 +115,8 @@ class Lane:
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._optimizer.step()
+        torch.index_select(self._shares, 0, self._step, out=self._share)
+        self._kept.update(self._share[0])
         self._loss += loss.detach()
         self._num_correct += (logits.detach().argmax(1) == y).sum()
         self._step += 1
@@ -117,6 +125,7 @@ class Lane:
         """Adds up loss and right answers over the val split, whose images lie on the device."""
         images, labels = self.data.val_images, self.data.val_labels
         self._network.eval()
+        self._kept.swap()
         with torch.no_grad():
             for start in range(0, len(images), EVALUATION_BATCH):
                 x = (images[start : start + EVALUATION_BATCH].float().div_(255) - self._mean) / self._std
@@ -124,6 +133,7 @@ class Lane:
                 logits = self._network(x)
                 self._val_loss += functional.cross_entropy(logits, y, reduction="sum")
                 self._num_val_correct += (logits.argmax(1) == y).sum()
+        self._kept.swap()
 
     def warm_up(self, steps: int) -> None:
         """Steps, each followed by an evaluation, that leave no trace, even where one fails."""
@@ -145,6 +155,7 @@ class Lane:
                 for state in self._optimizer.state.values():
                     for value in state.values():
                         value.zero_()
+            self._kept.restart()
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
 
@@ -152,6 +163,7 @@ class Lane:
         """Draws the order of an epoch, counted from 0, and sets its sums and its step to 0."""
         torch.randperm(len(self._order), generator=self._generators[0], out=self._order)
         self._rates.copy_(self._all_rates[epoch])
+        self._shares.copy_(self._all_shares[epoch])
         for tensor in (self._step, self._loss, self._num_correct, self._val_loss, self._num_val_correct):
             tensor.zero_()
 

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+CONSISTENCY = 5
+"""How many of the last epochs count, unless told otherwise."""
+
 
 def objective(val_accuracies: Sequence[float], consistency: int) -> float:
     """Mean val accuracy, a fraction, over the last `consistency` epochs, or all where there are fewer."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from nas.architecture import Architecture
 from nas.recipe import Recipe
+from nas.training.averaging import Kept, averaging_share, kept_weights
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
@@ -32,18 +33,21 @@ def train(
 
     `seed` governs the order of the examples, the augmentation and dropout; on the CPU equal seeds give equal bits on
     the same machine and number of threads. Raises `TrainingDiverged` after an epoch whose loss is not finite.
-    At each yield the module is in eval mode and torch's global random state is as the caller left it.
+    At each yield the module is in eval mode, holds the weights that the recipe has kept (`nas.training.averaging`),
+    and torch's global random state is as the caller left it.
     """
     data = data.to(device)
     module.to(device).to(memory_format=_memory_format(module, device))
     optimizer = _optimizer(module, recipe)
+    kept = kept_weights(module, recipe)
     order_and_augmentation, dropout = generators(seed, device)
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
         with as_global(dropout):
             loss, accuracy = _train_epoch(
-                module, optimizer, recipe=recipe, data=data, epoch=epoch, generator=order_and_augmentation
+                module, optimizer, kept, recipe=recipe, data=data, epoch=epoch, generator=order_and_augmentation
             )
+        kept.swap()
         val_loss, val_accuracy = evaluate(
             module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=device
         )
@@ -57,6 +61,8 @@ def train(
             seconds=time.perf_counter() - start,
         )
         yield metrics.or_diverged()
+        if epoch < recipe.epochs:
+            kept.swap()
 
 
 def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
@@ -102,6 +108,7 @@ def state_dict_on_cpu(module: nn.Module) -> dict[str, Tensor]:
 def _train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
+    kept: Kept,
     *,
     recipe: Recipe,
     data: TrainingData,
@@ -123,6 +130,7 @@ def _train_epoch(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
+        kept.update(averaging_share(recipe, step, num_steps))
         loss_sum += loss.detach()
         num_correct += (logits.detach().argmax(1) == y).sum()
     return loss_sum.item() / num_steps, int(num_correct) / (num_steps * batch_size)

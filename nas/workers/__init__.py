@@ -4,6 +4,7 @@ from nas.workers.here import Here
 from nas.workers.jobs import Ended, Job, Progress, Report, Workers
 from nas.workers.places import Place, ThisMachine, open_workers, pick_place
 from nas.workers.processes import Processes
+from nas.workers.runs import run_all
 
 __all__ = [
     "Ended",
@@ -17,4 +18,5 @@ __all__ = [
     "Workers",
     "open_workers",
     "pick_place",
+    "run_all",
 ]

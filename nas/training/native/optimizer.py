@@ -1,14 +1,14 @@
 """Optimizer kernels over all parameters as one array; formulas and order of operations are torch's."""
 
-from collections.abc import Iterator
-
 from llvmlite import ir
 
 from nas.recipe import Recipe
+from nas.training.averaging import averaging_share
 from nas.training.native.emit import POINTER, Emitter, Machine
+from nas.training.schedule import learning_rate
 
-NUM_RATES = 4
-"""Floats a step that `rates` gives and the kernel reads."""
+NUM_RATES = 5
+"""Floats a step that `rates` gives and the kernels read."""
 
 _SECOND_BETA, _EPS = 0.999, 1e-8
 
@@ -17,7 +17,7 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
     """f(parameters, gradients, first moments, second moments, rates): one step; `size` is a multiple of the lanes."""
     e = Emitter(module, machine, name, [POINTER] * 5)
     parameters, gradients, first, second, rates = e.args
-    rate, decay_factor, step_size, root_factor = (e.spread(rates, i) for i in range(NUM_RATES))
+    rate, decay_factor, step_size, root_factor = (e.spread(rates, i) for i in range(4))
     with e.loop(size, machine.lanes) as i:
         value, gradient = e.load(parameters, i), e.load(gradients, i)
         if recipe.optimizer == "adamw":
@@ -42,11 +42,24 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
     return e.finish()
 
 
-def rates(recipe: Recipe, learning_rates: Iterator[float], first_step: int) -> list[float]:
-    """The numbers of each step from `first_step`, counted from 0, on: `NUM_RATES` a learning rate."""
+def average(module: ir.Module, machine: Machine, name: str, size: int) -> ir.Function:
+    """f(values, their average, rates): the average after a step; `size` is a multiple of the lanes."""
+    e = Emitter(module, machine, name, [POINTER] * 3)
+    values, averages, rates = e.args
+    share = e.spread(rates, NUM_RATES - 1)
+    with e.loop(size, machine.lanes) as i:
+        before = e.load(averages, i)
+        e.store(e.fma(e.sub(e.load(values, i), before), share, before), averages, i)
+    return e.finish()
+
+
+def rates(recipe: Recipe, first_step: int, num_steps: int) -> list[float]:
+    """`NUM_RATES` numbers for each of an epoch's steps; `first_step` is counted from 0 over the whole training."""
     numbers: list[float] = []
-    for step, rate in enumerate(learning_rates, start=first_step + 1):
-        correction = 1 - recipe.momentum**step
-        root_correction = (1 - _SECOND_BETA**step) ** 0.5
+    for step in range(first_step, first_step + num_steps):
+        rate = learning_rate(recipe, step, num_steps)
+        correction = 1 - recipe.momentum ** (step + 1)
+        root_correction = (1 - _SECOND_BETA ** (step + 1)) ** 0.5
         numbers += [rate, 1 - rate * recipe.weight_decay, rate / correction, 1 / root_correction]
+        numbers.append(averaging_share(recipe, step, num_steps))
     return numbers

@@ -29,6 +29,8 @@ class Plan:
     parameters, gradients, first, second: `num_parameters` floats each: the weights, their gradients, the optimizer's
         moments. Together, so that one loop updates them all.
     parameter_at: of a parameter within them; buffer_at: of a running statistic; both by identity.
+    state, average: `num_state` floats each: the weights, from `parameters` on, with the running statistics behind
+        them; and room for the average of all that.
     norm_at, statistics_at: of what a norm keeps and of what its blocks find, by operation.
     values, gradient_of: of a value and of its gradient.
     first_key: the position of an operation's dropout keys among a step's `num_keys`.
@@ -44,7 +46,7 @@ class Plan:
             self.parameter_at[id(parameter)] = count
             count += parameter.numel()
         self.num_parameters = -(-count // ALIGN) * ALIGN
-        self.parameters, self.gradients, self.first, self.second = (self._take(count) for _ in range(4))
+        self.parameters = self.state = self._take(count)
 
         pointwise_operations = [op for op in graph.operations if isinstance(op, Pointwise)]
         norms = [(op, op.norm) for op in pointwise_operations if op.norm is not None]
@@ -53,6 +55,9 @@ class Plan:
             for running in (norm.running_mean, norm.running_var):
                 assert running is not None
                 self.buffer_at[id(running)] = self._take(running.numel())
+        self.num_state = self.size - self.state
+        self.average = self._take(self.num_state)
+        self.gradients, self.first, self.second = (self._take(count) for _ in range(3))
         self.norm_at = {id(op): self._take(pointwise.NUM_KEPT * op.input.shape[0]) for op, _ in norms}
         self.statistics_at = {id(op): self._take(2 * op.input.shape[0] * self.num_blocks) for op, _ in norms}
 

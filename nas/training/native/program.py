@@ -1,6 +1,8 @@
 """A network's training and evaluation as two functions of machine code over one array of memory."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from llvmlite import ir
@@ -34,6 +36,8 @@ class Program:
         self._evaluate = self._compiled.function("evaluate", *[pointer] * 3, number, pointer)
 
         self.memory = torch.zeros(plan.size)
+        self._state, self._average = (self.memory[at : at + plan.num_state] for at in (plan.state, plan.average))
+        self._averages = recipe.average_epochs > 0
         self.parameters: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
@@ -64,6 +68,17 @@ class Program:
         state = module.state_dict()
         for name, view in (self.parameters | self.buffers | self.counts).items():
             state[name].copy_(view)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within, what is evaluated and saved is what the recipe keeps: the average of the weights, if it has one."""
+        last = self._state.clone()
+        if self._averages:
+            self._state.copy_(self._average)
+        try:
+            yield
+        finally:
+            self._state.copy_(last)
 
     def run_training(self, images: Tensor, labels: Tensor, keys: Tensor, rates: Tensor, results: Tensor) -> None:
         """Trains a step on each batch; adds the loss and the number of right answers of each to its row of `results`.
@@ -108,7 +123,11 @@ def _write_training(plan: Plan, recipe: Recipe) -> None:
         step.backward()
         kernel = plan.kernel(optimizer.update, recipe, plan.num_parameters)
         arrays = [e.at(memory, at) for at in (plan.parameters, plan.gradients, plan.first, plan.second)]
-        e.builder.call(kernel, [*arrays, e.at(rates, e.affine((number, optimizer.NUM_RATES)))])
+        numbers = e.at(rates, e.affine((number, optimizer.NUM_RATES)))
+        e.builder.call(kernel, [*arrays, numbers])
+        if recipe.average_epochs:
+            kernel = plan.kernel(optimizer.average, plan.num_state)
+            e.builder.call(kernel, [e.at(memory, plan.state), e.at(memory, plan.average), numbers])
     e.finish()
 
 

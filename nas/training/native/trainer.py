@@ -49,8 +49,9 @@ class NativeTrainer:
         for epoch in range(1, self.recipe.epochs + 1):
             start = time.perf_counter() - (self.build_seconds if epoch == 1 else 0.0)
             losses, num_correct = self._train_epoch((epoch - 1) * self.num_steps)
-            val_loss, val_accuracy = self._evaluate()
-            self.program.save(self.module)
+            with self.program.kept():
+                val_loss, val_accuracy = self._evaluate()
+                self.program.save(self.module)
             self.module.eval()
             metrics = EpochMetrics(
                 epoch=epoch,
@@ -73,12 +74,7 @@ class NativeTrainer:
         keys = torch.randint(
             -(2**31), 2**31, (self.num_steps, program.num_keys), dtype=torch.int32, generator=self.dropout
         )
-        every_rate = rates(
-            self.recipe,
-            (learning_rate(self.recipe, first_step + i, self.num_steps) for i in range(self.num_steps)),
-            first_step,
-        )
-        table = torch.tensor(every_rate).view(self.num_steps, NUM_RATES)
+        table = torch.tensor(rates(self.recipe, first_step, self.num_steps)).view(self.num_steps, NUM_RATES)
         epoch = batches(self.data, self.recipe, self.order_and_augmentation)
         for start in range(0, self.num_steps, steps):
             count = 0
