@@ -1,12 +1,13 @@
 """What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
 
-    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 640] [--sizes 1000 10000] [--storage URL]
+    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
 
 Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
 default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
 were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of 200; and what the study then takes in the database and in memory.
+`--sizes` of them, its workers done at once: a mean of 200; and what it takes to go on with such a study, and to keep
+it.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from nas.constraints import Constraint
 from nas.loop import Loop
@@ -44,12 +45,12 @@ class Sleepers:
     def __init__(self, num: int, seconds: float, epochs: int) -> None:
         self.capacity = self.most = num
         self.seconds, self.epochs = seconds, epochs
-        self.begun: list[float] = []  # when each training began
+        self.begun: list[tuple[float, float]] = []  # when each training began, and the processor's seconds until then
         self._due: list[tuple[float, int, int]] = []
 
     def submit(self, job: Job) -> None:
         now = time.perf_counter()
-        self.begun.append(now)
+        self.begun.append((now, time.process_time()))
         for epoch in range(1, self.epochs + 1):
             heapq.heappush(self._due, (now + self.seconds * epoch / self.epochs, job.key, epoch))
 
@@ -74,8 +75,9 @@ class Sleepers:
 
     def busy(self) -> float:
         """The share of their time that all were at work, from the first moment they all were to the last start."""
-        first, last = self.begun[self.capacity - 1], self.begun[-1]
-        worked = sum(max(0.0, min(begun + self.seconds, last) - max(begun, first)) for begun in self.begun)
+        times = [begun for begun, _ in self.begun]
+        first, last = times[self.capacity - 1], times[-1]
+        worked = sum(max(0.0, min(begun + self.seconds, last) - max(begun, first)) for begun in times)
         return worked / (last - first) / self.capacity
 
 
@@ -93,7 +95,7 @@ def metrics(key: int, epoch: int, epochs: int) -> EpochMetrics:
     )
 
 
-def open_study(folder: Path, storage: str | None, epochs: int) -> tuple[StudyRecords, SearchSpace]:
+def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tuple[StudyRecords, SearchSpace]:
     space = SearchSpace.load("mnist").bind(input_shape=(1, 28, 28), num_classes=10, epochs=epochs)
     settings = Settings(
         dataset="none",
@@ -116,56 +118,58 @@ def open_study(folder: Path, storage: str | None, epochs: int) -> tuple[StudyRec
         "normalisation": {"mean": [0.5], "std": [0.5]},
         "classes": [str(digit) for digit in range(10)],
     }
-    return StudyRecords.create(settings, results=folder, storage=storage, study="scale", notes=notes), space
+    return StudyRecords.create(settings, results=folder, storage=storage, study=name, notes=notes), space
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]]:
     """How busy the workers are in a new study, then what a trial costs at each size of it."""
-    records, space = open_study(folder, args.storage, args.epochs)
-    recorder = Recorder(records, locks(args.storage or default_storage(folder), "scale", folder))
 
-    def run(seconds: float, budget: int) -> Sleepers:
+    url = args.storage or default_storage(folder)
+
+    def run(name: str, seconds: float, budget: int) -> Sleepers:
+        records, space = open_study(name, folder, args.storage, args.epochs)
+        recorder = Recorder(records, locks(url, name, folder))
         workers = Sleepers(args.workers, seconds, args.epochs)
         Loop(recorder, space, LIMITS, workers, keep_discards=0, on_event=lambda event: None).run(budget)
         return workers
 
-    workers = run(args.seconds, args.trials)
-    yield {"workers": args.workers, "seconds_a_trial": args.seconds, "busy": workers.busy()}
+    if args.trials:
+        workers = run("busy", args.seconds, args.trials)
+        yield {"workers": args.workers, "seconds_a_trial": args.seconds, "busy": workers.busy()}
     for size in args.sizes:
-        run(0.0, size)
-        began, spent = time.perf_counter(), time.process_time()
-        run(0.0, size + NUM_MEASURED)
+        run("sizes", 0.0, size)
+        began = time.perf_counter()
+        workers = run("sizes", 0.0, size + args.workers + NUM_MEASURED)
+        # From the moment on when all workers have had a trial: each start is then another trial's end.
+        (first, spent), (last, spent_then) = workers.begun[args.workers], workers.begun[-1]
+        num = len(workers.begun) - 1 - args.workers
         yield {
             "trials_in_the_study": size,
-            "loop_ms_a_trial": 1000 * (time.perf_counter() - began) / NUM_MEASURED,
-            "of_it_processor_ms": 1000 * (time.process_time() - spent) / NUM_MEASURED,
-            "database_kb_a_trial": database_bytes(records) / (size + NUM_MEASURED) / 1000,
+            "loop_ms_a_trial": 1000 * (last - first) / num,
+            "of_it_processor_ms": 1000 * (spent_then - spent) / num,
+            "seconds_to_resume": workers.begun[0][0] - began,
+            "database_kb_a_trial": database_bytes(url) / (size + args.workers + NUM_MEASURED) / 1000,
+            / (size + args.workers + NUM_MEASURED)
+            / 1000,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-            "seconds_to_open": seconds_to_open(args, folder),
         }
 
 
-def database_bytes(records: StudyRecords) -> int:
-    with records.storage.engine.connect() as connection:
+def database_bytes(url: str) -> int:
+    with create_engine(url).connect() as connection:
         if connection.dialect.name == "postgresql":
             return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
         pages, size = (connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
         return int(pages * size)
 
 
-def seconds_to_open(args: argparse.Namespace, folder: Path) -> float:
-    began = time.perf_counter()
-    StudyRecords.open(results=folder, storage=args.storage, study="scale")
-    return time.perf_counter() - began
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--trials", type=int, default=640)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000])
+    parser.add_argument("--trials", type=int, default=1_280)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000])
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()
