@@ -149,8 +149,6 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
             "of_it_processor_ms": 1000 * (spent_then - spent) / num,
             "seconds_to_resume": workers.begun[0][0] - began,
             "database_kb_a_trial": database_bytes(url) / (size + args.workers + NUM_MEASURED) / 1000,
-            / (size + args.workers + NUM_MEASURED)
-            / 1000,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
 
