@@ -146,3 +146,10 @@ COUNT = Interval(int, 1)
 """A whole number of at least 1."""
 RATE = Interval(float, 0, 1, open_high=True)
 """A probability below 1."""
+
+
+def check_counts(**counts: tuple[int | None, int]) -> None:
+    """Raises `NasError` for a count below its least, both given by the option's name; None is one left out."""
+    for name, (value, least) in counts.items():
+        if value is not None and (type(value) is not int or value < least):
+            raise NasError(f"{name.replace('_', '-')} is {found(value)}, allowed: a whole number of at least {least}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import datasets
+from nas.allowed import check_counts
 from nas.confirmed import ConfirmedRecords, JudgedOn, Opening, Run
 from nas.errors import NasError, StudyError
 from nas.records import DEFAULT_STUDY, StudyRecords
@@ -108,9 +109,7 @@ def confirm(
     The test split is opened once a study: for other finalists or seeds it raises `StudyError`, unless `again`, and
     counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
     """
-    for name, value, least in (("top", top, 1), ("seeds", seeds, 2), ("workers", 1 if workers is None else workers, 1)):
-        if type(value) is not int or value < least:
-            raise NasError(f"{name} is {value}, allowed: a whole number of at least {least}")
+    check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
     if not 0 < target <= 1:
         raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
     trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import datasets
+from nas.allowed import check_counts
 from nas.architecture import Architecture
 from nas.cost import cost_of
 from nas.errors import ArchitectureError, NasError, first_line, found
@@ -125,8 +126,7 @@ def train_seeds(
     A run whose loss is no number counts as an accuracy of 0; the first then leaves no weights. `on_run` hears of each
     run as it ends.
     """
-    if type(seeds) is not int or seeds < 2:
-        raise NasError(f"seeds is {found(seeds)}, allowed: a whole number of at least 2")
+    check_counts(seeds=(seeds, 2), workers=(workers, 1))
     if not 0 < target <= 1:
         raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
     _check_seed(first_seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nas import datasets
+from nas.allowed import check_counts
 from nas.constraints import Constraint, limits
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.events import Event, SearchStarted
@@ -95,12 +96,12 @@ def search(
     `interrupted` set and the running trial back in the queue. Raises `NasError` for what a user can mend,
     `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
     """
-    _check_counts(
+    check_counts(
         epochs=(epochs, 1),
         trials=(trials, 1),
         keep_discards=(keep_discards, 0),
-        seed=(seed or 0, 0),
-        workers=(1 if workers is None else workers, 1),
+        seed=(seed, 0),
+        workers=(workers, 1),
     )
     trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
     asked: dict[str, Any] = {"objectives": _objectives(objective), "sampler": sampler, "pruner": pruner, "seed": seed}
@@ -261,9 +262,3 @@ class _Place(TypedDict):
     results: str | Path
     storage: str | None
     study: str | None
-
-
-def _check_counts(**counts: tuple[int, int]) -> None:
-    for name, (value, least) in counts.items():
-        if type(value) is not int or value < least:
-            raise NasError(f"{name.replace('_', '-')} is {value}, allowed: a whole number of at least {least}")

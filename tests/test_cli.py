@@ -147,7 +147,7 @@ def test_train_and_its_export(nas, tmp_path):
     assert status == 0
     lines = out.splitlines()
     assert lines[1].startswith("epoch  1/1  train loss ")
-    assert re.fullmatch(r"val accuracy: final [0-9.]+% \(seed 0\)", lines[2])
+    assert re.fullmatch(r"Val accuracy: final [0-9.]+% \(seed 0\)\.", lines[2])
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
     again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
     assert again.splitlines()[2] == lines[2]  # the same seed and recipe, the same numbers
@@ -156,7 +156,31 @@ def test_train_and_its_export(nas, tmp_path):
 def test_train_opens_the_test_split_only_when_told(nas):
     out = nas("train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--test")[1]
     assert "  test loss " in out
-    assert "test accuracy: final " in out
+    assert "Test accuracy: final " in out
+
+
+def test_train_with_several_seeds(nas, tmp_path):
+    model = tmp_path / "model"
+    given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "2", "--set", "batch_size=256"]
+    status, out, _ = nas(*given, "--seeds", "2", "--seed", "5", "--target", "0.9", "--output", model)
+    assert status == 0
+    for seed in (5, 6):
+        assert re.search(rf"^seed {seed}: val final [0-9.]+%, mean of the last 2 epochs ", out, re.MULTILINE)
+    assert "Val accuracy by epoch" in out
+    assert "Target missed: 0 of 2 seeds keep at least 90.00% in each of the last 2 epochs." in out
+    assert "Target missed: 0 of 2 seeds" in (model / "README.md").read_text()
+    said = json.loads(nas(*given, "--seeds", "2", "--seed", "5", "--json")[1])
+    assert (said["seeds"], said["params"], len(said["accuracies"])) == ([5, 6], 3928, 2)
+    alone = json.loads(nas(*given, "--seed", "6", "--json")[1])
+    assert alone["accuracies"] == said["accuracies"][1:]
+
+
+def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
+    given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--set"]
+    status, _, err = nas(*given, "learning_rate=1e38", "--seeds", "2", "--output", tmp_path / "model")
+    assert status == 2
+    assert "the training with seed 0 diverged" in err
+    assert not (tmp_path / "model").exists()
 
 
 BAD_JSON = PUBLISHED.parent / "mnist.toml"
@@ -185,8 +209,8 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
             "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
-            " weight_decay, schedule, warmup, step_epochs, step_gamma, batch_size, label_smoothing, rotation,"
-            " translation, scale, shear, brightness, contrast",
+            " weight_decay, schedule, warmup, step_epochs, step_gamma, average_epochs, batch_size, label_smoothing,"
+            " rotation, translation, scale, shear, brightness, contrast",
         ),
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],

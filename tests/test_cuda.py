@@ -142,6 +142,7 @@ def test_a_lane_is_the_reference_trainer_to_the_bit(seed: int) -> None:
         {"schedule": "cosine", "weight_decay": 0.0},
         {"schedule": "step", "step_epochs": 1},
         {"schedule": "constant", "batch_size": 1000},
+        {"average_epochs": 0.7},
         {"batch_size": 64, "rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0},
     ],
 )
@@ -192,8 +193,9 @@ def test_step_for_step() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_warm_up_leaves_no_trace(optimizer: str, steps: int) -> None:
-    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
+@pytest.mark.parametrize("average_epochs", [0.0, 0.5])
+def test_warm_up_leaves_no_trace(optimizer: str, steps: int, average_epochs: float) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01, average_epochs=average_epochs)
     architecture = small(dropout=0.3)
     assert same(run_lane(architecture, recipe, warm_up=steps)[1], run_lane(architecture, recipe)[1])
     assert run_lane(architecture, recipe, warm_up=steps)[0] == run_lane(architecture, recipe)[0]

@@ -90,8 +90,10 @@ def native(
         replace(GENTLE, optimizer="adamw", learning_rate=1e-3, schedule="step", step_epochs=1, batch_size=16),
         replace(GENTLE, batch_size=33, schedule="constant"),  # no lanes divide it
         replace(GENTLE, batch_size=1000),  # more than there are
+        replace(GENTLE, average_epochs=0.6),
+        replace(AUGMENTED, optimizer="adamw", learning_rate=1e-3, average_epochs=2.0),
     ],
-    ids=lambda recipe: f"{recipe.optimizer} {recipe.batch_size} {recipe.schedule}",
+    ids=lambda recipe: f"{recipe.optimizer} {recipe.batch_size} {recipe.schedule} {recipe.average_epochs:g}",
 )
 def test_epochs_are_the_references(recipe: Recipe) -> None:
     data = noise()
@@ -122,7 +124,10 @@ def _check_states(found: nn.Module, expected: nn.Module) -> None:
             assert torch.equal(one[name], tensor), name
 
 
-@pytest.mark.parametrize("recipe", [GENTLE, replace(AUGMENTED, optimizer="adam", learning_rate=1e-3)])
+@pytest.mark.parametrize(
+    "recipe",
+    [GENTLE, replace(AUGMENTED, optimizer="adam", learning_rate=1e-3), replace(AUGMENTED, average_epochs=1.0)],
+)
 def test_the_module_holds_what_was_evaluated(recipe: Recipe) -> None:
     data = noise(num_val=50)
     module = initialise(network(dropout=0.2), seed=0)
