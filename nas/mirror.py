@@ -36,6 +36,7 @@ NO_EPOCHS: Mapping[int, float] = MappingProxyType({})
 
 PATIENCE = 300.0  # seconds that a server may be away
 PAUSE = 0.5  # seconds between two tries
+EPOCHS_PAUSE = 1.0  # seconds at least between two writes of epochs: many workers report hundreds a second
 
 
 def _patiently(method: Callable[P, T]) -> Callable[P, T]:
@@ -68,6 +69,8 @@ class Mirror(_CachedStorage):
         self._ours: set[int] = set()  # trials that are for this process alone to write to, until they have ended
         self._theirs: dict[int, set[int]] = {}  # of each study: trials of others that have not ended
         self._last: dict[int, int] = {}  # of each study: the highest identifier of a trial seen
+        self._unwritten: dict[int, dict[int, float]] = {}  # of trials of ours: epochs that are in memory alone
+        self._epochs_written = float("-inf")  # when some were last written
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class Mirror(_CachedStorage):
         Raises Optuna's `UpdateFinishedTrialError` where another process has ended it.
         """
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
+        epochs = {**self._unwritten.get(trial_id, NO_EPOCHS), **epochs}
         with _create_scoped_session(self._backend.scoped_session) as session:
             row = self._row(session, trial_id)
             ended = datetime.now()
@@ -215,15 +219,26 @@ class Mirror(_CachedStorage):
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
 
-    @_patiently
     def report(self, epochs: Sequence[tuple[int, int, float]]) -> None:
-        """Sets intermediate values, (trial, step, value) each, of trials of ours in one transaction."""
-        # Epochs that are there already were written before the answer was lost: all of them, or none.
-        with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
-            rows = [row for trial_id, step, value in epochs for row in _stored_epochs(trial_id, {step: value})]
-            session.execute(sqlalchemy.insert(models.TrialIntermediateValueModel), rows)
+        """Sets intermediate values, (trial, step, value) each, of trials of ours.
+
+        In the database they are at once, unless some were written within the last second: then a later report or the
+        trial's end brings them there.
+        """
         for trial_id, step, value in epochs:
             self._cached(trial_id).intermediate_values[step] = value
+            self._unwritten.setdefault(trial_id, {})[step] = value
+        if time.monotonic() >= self._epochs_written + EPOCHS_PAUSE:
+            self._write_epochs()
+
+    @_patiently
+    def _write_epochs(self) -> None:
+        rows = [row for trial_id, epochs in self._unwritten.items() for row in _stored_epochs(trial_id, epochs)]
+        # Epochs that are there already were written before the answer was lost: all of them, or none.
+        with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
+            _add(session, models.TrialIntermediateValueModel, rows)
+        self._unwritten.clear()
+        self._epochs_written = time.monotonic()
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -236,6 +251,8 @@ class Mirror(_CachedStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Ends a trial, or takes one from the queue: then it is ours, unless another process was faster."""
+        if trial_id in self._unwritten:
+            self._write_epochs()
         if not super().set_trial_state_values(trial_id, state, values):
             return False
         if state == TrialState.RUNNING:
@@ -269,6 +286,7 @@ class Mirror(_CachedStorage):
         with self._lock:
             study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
             self._ours.discard(trial_id)
+            self._unwritten.pop(trial_id, None)
             self._theirs.setdefault(study_id, set()).add(trial_id)
 
     def _row(self, session: Session, trial_id: int) -> Any:
@@ -290,6 +308,7 @@ class Mirror(_CachedStorage):
             trial.values = None if values is None else list(values)
             trial.state, trial.datetime_complete = state, ended
             self._ours.discard(trial._trial_id)
+            self._unwritten.pop(trial._trial_id, None)
             self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
 
 

@@ -35,9 +35,8 @@ POPULATION = 20
 TOURNAMENT = 5
 
 
-def remember(trained: optuna.Study, trial: FrozenTrial) -> None:
-    """Adds a trained, or partly trained, candidate to a study in memory."""
-    place = len(trained.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+def remember(trained: optuna.Study, trial: FrozenTrial, *, place: int) -> None:
+    """Adds a trained, or partly trained, candidate to a study in memory, `place` trained ones before it."""
     trained.add_trial(
         create_trial(
             state=trial.state,

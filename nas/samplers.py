@@ -45,7 +45,7 @@ class FeasibleSampler(BaseSampler):
     resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
     are not looked at. `seen` holds the fingerprints of those candidates. The first `num_startup` are drawn at random,
     each the largest of `choices` that are feasible: where accuracy is sought within a limit, large ones are better.
-    `draw` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative`.
+    `draw` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative`. A sampler serves one study.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class FeasibleSampler(BaseSampler):
         # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
         # count towards how many of them TPE takes for good ones.
         self._memory = InMemoryStorage()
-        self._learned: set[int] = set()
+        self._num_learned, self._num_complete = 0, 0
+        self._open: list[int] = []  # numbers of trials that may be learned from later
+        self._num_seen = 0  # trials looked at so far: a look at all of them would take the longer the more there are
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, always: it is flat and static."""
@@ -96,7 +98,7 @@ class FeasibleSampler(BaseSampler):
         rng = Random(f"{self.seed} {len(self.seen)}")
         self.num_draws = 0
         trained = self._trained(study)
-        enough = len(self._learned) >= self.num_startup
+        enough = self._num_learned >= self.num_startup
         propose, choices = (self.propose, 1) if enough else (at_random, self.choices)
         drawn = self._feasible(propose(self.space, trained, rng), rng, choices)
         if drawn is None:
@@ -127,16 +129,16 @@ class FeasibleSampler(BaseSampler):
             storage=self._memory, study_name="trained", directions=study.directions, load_if_exists=True
         )
         known = len(self.seen) - self.lag
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        new = [
-            (trial.user_attrs.get("candidate", -1), trial)
-            for trial in ended
-            if trial.number not in self._learned and (trial.state == TrialState.COMPLETE or trial.intermediate_values)
-        ]
-        for index, trial in sorted(new, key=lambda item: item[0]):
-            if index < known:
-                self._learned.add(trial.number)
-                remember(memory, trial)
+        trials = study.get_trials(deepcopy=False)
+        looked_at = [*(trials[number] for number in self._open), *trials[self._num_seen :]]
+        self._num_seen, self._open = len(trials), []
+        for trial in sorted(looked_at, key=lambda trial: trial.user_attrs.get("candidate", -1)):
+            if not trial.state.is_finished() or trial.user_attrs.get("candidate", -1) >= known:
+                self._open.append(trial.number)
+            elif trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and trial.intermediate_values):
+                remember(memory, trial, place=self._num_complete)
+                self._num_learned += 1
+                self._num_complete += trial.state == TrialState.COMPLETE
         return memory
 
     def _feasible(self, proposals: Iterator[Values], rng: Random, choices: int) -> Values | None:

@@ -82,7 +82,8 @@ def step(rng, study, mirror, running):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_it_holds_is_what_others_read(study, mirror, database, seed):
+def test_what_it_holds_is_what_others_read(study, mirror, database, seed, monkeypatch):
+    monkeypatch.setattr("nas.mirror.EPOCHS_PAUSE", 0.0)
     rng, running = Random(seed), []
     for _ in range(60):
         step(rng, study, mirror, running)
@@ -114,6 +115,33 @@ def test_several_at_work_see_what_the_others_begin_and_end(study, mirror, databa
     assert [trial.user_attrs for trial in ended] == [
         trial.user_attrs for trial in fresh(study, database) if trial.state.is_finished()
     ]
+
+
+@pytest.mark.parametrize("end", ["end", "tell"])
+def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_the_latest(
+    study, mirror, database, monkeypatch, end
+):
+    monkeypatch.setattr("nas.mirror.EPOCHS_PAUSE", 1e9)
+
+    def read():
+        return [trial.intermediate_values for trial in fresh(study, database)]
+
+    first, second = (mirror.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING)) for _ in range(2))
+    mirror.report([(first, 1, 0.1), (second, 1, 0.2)])
+    assert read() == [{1: 0.1}, {1: 0.2}], "the first ones at once"
+    mirror.report([(first, 2, 0.3)])
+    mirror.report([(second, 2, 0.4), (first, 3, 0.5)])
+    assert [trial.intermediate_values for trial in study.get_trials()] == [{1: 0.1, 2: 0.3, 3: 0.5}, {1: 0.2, 2: 0.4}]
+    assert read() == [{1: 0.1}, {1: 0.2}]
+    if end == "end":
+        mirror.end(first, TrialState.COMPLETE, [1.0], user_attrs={}, system_attrs={}, epochs={4: 0.6})
+        assert read() == [{1: 0.1, 2: 0.3, 3: 0.5, 4: 0.6}, {1: 0.2}]
+    else:
+        study.tell(0, 1.0)
+        assert read() == [{1: 0.1, 2: 0.3, 3: 0.5}, {1: 0.2, 2: 0.4}]
+    monkeypatch.setattr("nas.mirror.EPOCHS_PAUSE", 0.0)
+    mirror.report([(second, 3, 0.7)])
+    assert read()[1] == {1: 0.2, 2: 0.4, 3: 0.7}
 
 
 def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, mirror, database):

@@ -322,7 +322,8 @@ def test_every_draw_is_counted_once(mnist):
 def test_the_first_discards_are_kept_whole(mnist):
     sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=2000), seed=0)
     sampler.keep = 25
-    run(new_study(), sampler, 3)
+    study = new_study()
+    run(study, sampler, 3)
     counts, discards = sampler.take_discards()
     assert counts.total() > 25
     assert len(discards) == 25
@@ -334,7 +335,7 @@ def test_the_first_discards_are_kept_whole(mnist):
     rng = Random("0 0")
     drawn = [mnist.draw(rng) for _ in range(40)]
     assert all(values in drawn for values, _ in discards)
-    run(new_study(), sampler, 1)
+    run(study, sampler, 1)
     assert len(sampler.take_discards()[1]) <= 25
 
 
