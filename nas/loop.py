@@ -23,7 +23,7 @@ from nas.search_space import Candidate, SearchSpace
 from nas.sharing import LockLostError
 from nas.starting import Start
 from nas.storage import is_away
-from nas.stored import read_trial
+from nas.stored import TrialRecord, read_trial
 from nas.training import EpochMetrics
 from nas.workers import Ended, Job, Progress, Report, Workers
 
@@ -80,6 +80,7 @@ class Loop:
         recorder.study.sampler = self.sampler  # of trials from the queue: it leaves them as they are
         self.keep_discards = keep_discards
         self._patrolled = time.monotonic()
+        self._best: TrialRecord | None = None
         self._look()
 
     def run(self, budget: int) -> tuple[bool, str]:
@@ -274,12 +275,14 @@ class Loop:
     def _over(self, number: int) -> None:
         del self.running[number]
         self._count()
-        best = self.ledger.best
+        trial, best = read_trial(self.recorder.trials()[number]), self.ledger.best
+        if best is not None and best.number != (self._best.number if self._best else None):
+            self._best = trial if best.number == number else read_trial(best)
         self.on_event(
             TrialFinished(
-                trial=read_trial(self.recorder.trials()[number]),
+                trial=trial,
                 tally=self.ledger.tally(),
-                best=read_trial(best) if best else None,
+                best=self._best,
             )
         )
 

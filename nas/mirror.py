@@ -8,7 +8,7 @@ since its version 3.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, wraps
 from types import MappingProxyType
@@ -188,18 +188,18 @@ class Mirror(_CachedStorage):
         """
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         epochs = {**self._unwritten.get(trial_id, NO_EPOCHS), **epochs}
+        trial = self._cached(trial_id)
         with _create_scoped_session(self._backend.scoped_session) as session:
             row = self._row(session, trial_id)
             ended = datetime.now()
             if not row.state.is_finished():
-                _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
-                _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+                _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, trial.user_attrs)
+                _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs, trial.system_attrs)
                 _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
                 _add(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
             elif not _has(session, trial_id, user_attrs):  # else it was us, and the answer did not come through
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
-        trial = self._cached(trial_id)
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
         trial.intermediate_values |= epochs
@@ -213,8 +213,9 @@ class Mirror(_CachedStorage):
             row = self._row(session, trial_id)
             if row.state.is_finished():
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
-            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs)
-            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs)
+            # An earlier try may have come through without its answer.
+            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, user_attrs)
+            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs, system_attrs)
         trial = self._cached(trial_id)
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
@@ -314,7 +315,7 @@ class Mirror(_CachedStorage):
 
 def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        session.execute(sqlalchemy.insert(model), rows)
+        session.execute(sqlalchemy.insert(model.__table__), rows)
 
 
 # Of the study as a whole: what is read or set twice is as if it were once.
@@ -325,11 +326,11 @@ for _name in (
     setattr(Mirror, _name, _patiently(getattr(_CachedStorage, _name)))
 
 
-def _put(session: Session, model: Any, trial_id: int, attrs: Attrs) -> None:
-    """Sets attributes; deleting first does in every database what each has a word of its own for."""
-    if attrs:
-        session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(attrs)))
-        _add(session, model, _stored_attrs(trial_id, attrs))
+def _put(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:
+    """Sets attributes; deleting those present first does in every database what each has a word of its own for."""
+    if replaced := [key for key in attrs if key in present]:
+        session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(replaced)))
+    _add(session, model, _stored_attrs(trial_id, attrs))
 
 
 def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:

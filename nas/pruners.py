@@ -45,6 +45,8 @@ class CandidatePruner:
 
     def hopeless(self, number: int, index: int) -> bool:
         """Whether the candidate of that index should stop, after what its trial has reported so far."""
+        if isinstance(self.pruner, NopPruner):
+            return False
         storage = self.study._storage
         trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         own = _numbered(storage.get_trial(trial_id), index)

@@ -17,6 +17,7 @@ ALLOWED: dict[str, Allowed] = {
     "weight_decay": Interval(float, 0),
     "schedule": Words(("constant", "step", "cosine", "one_cycle")),
     "warmup": RATE,
+    "step_start": Interval(int, 0),
     "step_epochs": COUNT,
     "step_gamma": Interval(float, 0, 1, open_low=True),
     "average_epochs": Interval(float, 0),
@@ -38,8 +39,9 @@ class Recipe:
 
     optimizer: "sgd" is with Nesterov momentum.
     learning_rate: the peak of the schedule.
-    schedule: "step" multiplies by `step_gamma` every `step_epochs`; "cosine" falls to 0; "one_cycle" rises for
-        `warmup` of the steps and falls by a cosine. Changed at every batch, except "step".
+    schedule: "step" multiplies by `step_gamma` every `step_epochs`, the first `step_start` epochs not counted; "cosine"
+        falls to 0; "one_cycle" rises for `warmup` of the steps and falls by a cosine. Changed at every batch, except
+        "step".
     average_epochs: how many epochs the running average of the weights spans that is judged and kept
         (`nas.training.averaging`); 0: the last weights are.
     rotation, shear: degrees; translation, scale, brightness, contrast: fractions. Each example draws its own
@@ -53,6 +55,7 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: str = "one_cycle"
     warmup: float = 0.2
+    step_start: int = 0
     step_epochs: int = 6
     step_gamma: float = 0.1
     average_epochs: float = 0.0
@@ -76,7 +79,7 @@ class Recipe:
 
     def in_effect(self) -> dict[str, Any]:
         """The fields that change something: none that are off or belong to another schedule."""
-        schedules = {"warmup": "one_cycle", "step_epochs": "step", "step_gamma": "step"}
+        schedules = {"warmup": "one_cycle", **dict.fromkeys(("step_start", "step_epochs", "step_gamma"), "step")}
         values = self.to_json().items()
         return {name: x for name, x in values if x != 0 and schedules.get(name, self.schedule) == self.schedule}
 

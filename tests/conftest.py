@@ -12,8 +12,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import time
 
+import hypothesis
 import pytest
 from postgres import Server, find_programs, why_none
+
+# The first example of a test may import half of torch, and the machine may be busy: time says nothing here.
+hypothesis.settings.register_profile("nas", deadline=None)
+hypothesis.settings.load_profile("nas")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -201,7 +201,7 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         ),
         (
             ["search", "--space", "mnits"],
-            "no search space 'mnits', allowed: colour, mnist, mnist_wide, or a .toml file",
+            "no search space 'mnits', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file",
         ),
         (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
         (["cost", "no.json"], "no.json: No such file or directory"),
@@ -209,8 +209,8 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
             "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
-            " weight_decay, schedule, warmup, step_epochs, step_gamma, average_epochs, batch_size, label_smoothing,"
-            " rotation, translation, scale, shear, brightness, contrast",
+            " weight_decay, schedule, warmup, step_start, step_epochs, step_gamma, average_epochs, batch_size,"
+            " label_smoothing, rotation, translation, scale, shear, brightness, contrast",
         ),
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],

@@ -14,7 +14,7 @@ from nas.search_space import BLOCK, SearchSpace
 from nas.shipped import spaces_folder
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
-SHIPPED = ["colour", "mnist", "mnist_wide"]
+SHIPPED = ["colour", "mnist", "mnist_small", "mnist_wide"]
 NUM_DRAWS = 300
 
 
@@ -33,11 +33,13 @@ def test_the_shipped_spaces_are_these():
 
 @pytest.mark.parametrize(
     ("name", "input_shape", "num_parameters"),
-    # Those of the network, of each of 4 blocks 7 (colour: padding is fixed) and a width a convolution, the recipe's.
+    # Those of the network, of each of 4 blocks (colour: padding is fixed, small: no dropout) and a width a
+    # convolution, the recipe's.
     [
-        ("colour", (3, 32, 32), 6 + 4 * (7 + 3) + 12),
-        ("mnist", (1, 28, 28), 6 + 4 * (8 + 3) + 13),
-        ("mnist_wide", (1, 28, 28), 6 + 4 * (8 + 4) + 13),
+        ("colour", (3, 32, 32), 6 + 4 * (7 + 3) + 13),
+        ("mnist", (1, 28, 28), 6 + 4 * (8 + 3) + 14),
+        ("mnist_small", (1, 28, 28), 6 + 4 * (7 + 3) + 12),
+        ("mnist_wide", (1, 28, 28), 6 + 4 * (8 + 4) + 14),
     ],
 )
 def test_a_shipped_space_is_loaded_by_name_and_by_path(name, input_shape, num_parameters):
@@ -154,7 +156,7 @@ def inactive(space, values):
 def test_ignored_parameters_change_nothing_and_the_others_something(space):
     rng = Random(1)
     checked = Counter()
-    for values in draws(space, 120):
+    for values in draws(space, 400):
         if architecture_or_none(space, values) is None:
             continue
         candidate, ignored = space.candidate(values), inactive(space, values)

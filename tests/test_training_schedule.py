@@ -1,5 +1,7 @@
 """Every step of every schedule against torch's own schedulers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -60,6 +62,13 @@ def test_step(epochs: int, steps_per_epoch: int, peak: float, step_epochs: int, 
     per_epoch = rates(steps, StepLR(steps, step_epochs, gamma), epochs)
     expected = [rate for rate in per_epoch for _ in range(steps_per_epoch)]
     assert ours(recipe, steps_per_epoch) == pytest.approx(expected, rel=1e-9)
+
+
+@given(EPOCHS, STEPS, st.integers(0, 5), st.integers(1, 4))
+def test_step_that_starts_later(epochs: int, steps_per_epoch: int, start: int, step_epochs: int) -> None:
+    early = Recipe(epochs=epochs, schedule="step", step_epochs=step_epochs, step_gamma=0.5)
+    late = ours(replace(early, epochs=epochs + start, step_start=start), steps_per_epoch)
+    assert late == [0.1] * (start * steps_per_epoch) + ours(early, steps_per_epoch)
 
 
 def test_constant() -> None:

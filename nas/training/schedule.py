@@ -16,7 +16,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     if recipe.schedule == "constant":
         return peak
     if recipe.schedule == "step":
-        return peak * float(recipe.step_gamma ** (step // steps_per_epoch // recipe.step_epochs))
+        epochs = max(0, step // steps_per_epoch - recipe.step_start)
+        return peak * float(recipe.step_gamma ** (epochs // recipe.step_epochs))
     if recipe.schedule == "cosine":
         return _cosine(peak, 0.0, step / num_steps)
     assert recipe.schedule == "one_cycle"
