@@ -83,7 +83,8 @@ class Mirror(_CachedStorage):
         """Reads trials that are new, and those of others that have ended."""
         last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
         table = models.TrialModel.__table__.c
-        with self._backend.engine.connect() as connection:
+        # One query needs no transaction, whose beginning and end are two more messages to a server.
+        with self._backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if last < 0:  # Optuna's way of saying that there is no such study
                 self._backend.get_study_name_from_id(study_id)
             condition = table.trial_id > last
