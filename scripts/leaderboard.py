@@ -1,0 +1,141 @@
+"""The leaderboard: networks trained on MNIST, judged on its test split, several seeds each.
+
+    python scripts/leaderboard.py train [NAME ...]     # rows that have no runs yet, or those named
+    python scripts/leaderboard.py table                # results/leaderboard.json, and the table in results/README.md
+    python scripts/leaderboard.py compare NAME FILE    # what `nas train --json` gave, held against the row
+
+`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `set`, `seeds`), or a search
+that was confirmed (`commands`), whose `nas confirm --json` lies in `results/runs/NAME.json` already. Every row leaves
+its runs there, each epoch of each seed, and its network in `results/models/NAME`.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from nas.training import describe, pick_device
+
+RESULTS = Path(__file__).parents[1] / "results"
+FIGURES = ("final_accuracy_mean", "final_accuracy_sd", "consistent_accuracy_mean")
+HEADINGS = (
+    *("network", "what it is", "params", "MACs", "receptive field", "epochs", "seeds"),
+    *("final %, mean ± sd", "lowest of the last 5 %, mean", "published: final, lowest of the last 5", "commit"),
+)
+BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
+
+
+def command_of(name: str, row: dict[str, Any]) -> list[str]:
+    """What trains a row's network from nothing."""
+    recipe = [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
+    return [
+        *("nas", "train", row["architecture"], *recipe, "--dataset", "mnist", "--test", "--seeds", str(row["seeds"])),
+        *("--output", f"results/models/{name}", "--json"),
+    ]
+
+
+def train(name: str, row: dict[str, Any]) -> None:
+    command = command_of(name, row)
+    print(f"{name}: {' '.join(command)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=RESULTS.parent, stdout=subprocess.PIPE, text=True, check=True
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    found |= {"commit": commit.stdout.strip(), "machine": describe(pick_device("auto"))}
+    path = RESULTS / "runs" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found) + "\n")
+    print(f"{name}: final {found['final_accuracy_mean']:.4%}, consistent {found['consistent_accuracy_mean']:.4%}")
+
+
+def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as `leaderboard.json` has it."""
+    found = json.loads((RESULTS / "runs" / f"{name}.json").read_text())
+    commands = row.get("commands") or [shlex.join(command_of(name, row))]
+    return {
+        "name": name,
+        **{key: found[key] for key in ("params", "macs", "receptive_field")},
+        "epochs": len(found["accuracies"][0]),
+        "seeds": len(found["accuracies"]),
+        **{key: round(found[key], 6) for key in FIGURES},
+        "command": " && ".join(commands),
+        "commit": found["commit"],
+        "machine": found["machine"],
+    }
+
+
+def table(entries: list[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> str:
+    """The leaderboard in Markdown."""
+    lines = [
+        f"| {' | '.join(HEADINGS)} |",
+        f"|{' --- |' * len(HEADINGS)}",
+    ]
+    for each in entries:
+        row = rows[each["name"]]
+        published = ", ".join(f"{value:.2f}" for value in row.get("published", ()))
+        lines.append(
+            f"| [`{each['name']}`](models/{each['name']}) | {row['what']} | {each['params']:,} | {each['macs']:,}"
+            f" | {each['receptive_field']} | {each['epochs']} | {each['seeds']}"
+            f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
+            f" | {100 * each['consistent_accuracy_mean']:.2f} | {published} | {each['commit']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_table(rows: dict[str, dict[str, Any]]) -> None:
+    entries = [entry(name, row) for name, row in rows.items() if (RESULTS / "runs" / f"{name}.json").exists()]
+    lines = ",\n".join(json.dumps(each) for each in entries)
+    (RESULTS / "leaderboard.json").write_text(f"[\n{lines}\n]\n")
+    path = RESULTS / "README.md"
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(before + BEGIN + table(entries, rows) + END + rest.split(END)[1])
+
+
+def compare(name: str, path: Path) -> bool:
+    """Whether new runs give the row's figures: to the bit, or within four standard errors of the difference."""
+    entries = {each["name"]: each for each in json.loads((RESULTS / "leaderboard.json").read_text())}
+    row, found = entries[name], json.loads(path.read_text())
+    same = found["accuracies"] == json.loads((RESULTS / "runs" / f"{name}.json").read_text())["accuracies"]
+    print(f"{name}: {'every epoch of every seed is the same' if same else 'other accuracies than in the row'}")
+    good = all(row[key] == found[key] for key in ("params", "macs", "receptive_field"))
+    for figure in ("final_accuracy", "consistent_accuracy"):
+        then, now, spread = row[f"{figure}_mean"], found[f"{figure}_mean"], found[f"{figure}_sd"]
+        error = spread * math.sqrt(1 / row["seeds"] + 1 / len(found["accuracies"]))
+        good &= abs(now - then) <= max(4 * error, 1e-6)
+        print(f"  {figure}: {now:.4%}, in the row {then:.4%}, standard error of the difference {error:.4%}")
+    print("reproduced" if good else "NOT reproduced")
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train")
+    training.add_argument("names", nargs="*")
+    commands.add_parser("table")
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("name")
+    comparing.add_argument("file", type=Path)
+    args = parser.parse_args()
+    rows = tomllib.loads((RESULTS / "rows.toml").read_text())
+    if args.command == "compare":
+        return 0 if compare(args.name, args.file) else 1
+    if args.command == "train":
+        missing = [name for name in rows if not (RESULTS / "runs" / f"{name}.json").exists()]
+        for name in args.names or missing:
+            if "architecture" in rows[name]:
+                train(name, rows[name])
+    write_table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
