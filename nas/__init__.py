@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nas.exporting import export as export
     from nas.exporting import export_trial as export_trial
     from nas.fitting import train as train
+    from nas.fitting import train_seeds as train_seeds
     from nas.recipe import Recipe as Recipe
     from nas.records import trials as trials
     from nas.reporting import report as report
@@ -41,6 +42,7 @@ _HOMES = {
     "export": "nas.exporting",
     "export_trial": "nas.exporting",
     "train": "nas.fitting",
+    "train_seeds": "nas.fitting",
     "Recipe": "nas.recipe",
     "trials": "nas.records",
     "report": "nas.reporting",

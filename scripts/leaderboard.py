@@ -30,6 +30,11 @@ HEADINGS = (
 BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
 
 
+def read_rows() -> dict[str, dict[str, Any]]:
+    """The rows by name."""
+    return tomllib.loads((RESULTS / "rows.toml").read_text())
+
+
 def command_of(name: str, row: dict[str, Any]) -> list[str]:
     """What trains a row's network from nothing."""
     recipe = [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
@@ -125,7 +130,7 @@ def main() -> int:
     comparing.add_argument("name")
     comparing.add_argument("file", type=Path)
     args = parser.parse_args()
-    rows = tomllib.loads((RESULTS / "rows.toml").read_text())
+    rows = read_rows()
     if args.command == "compare":
         return 0 if compare(args.name, args.file) else 1
     if args.command == "train":

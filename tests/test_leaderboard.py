@@ -1,0 +1,68 @@
+"""The committed leaderboard: every row follows from its runs, and its network is the one in its folder."""
+
+import json
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.cost import cost_of
+from nas.recipe import Recipe
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import leaderboard
+
+ROOT = Path(__file__).parents[1]
+ROWS = json.loads((ROOT / "results" / "leaderboard.json").read_text())
+TYPES = {
+    **{"name": str, "params": int, "macs": int, "receptive_field": int, "epochs": int, "seeds": int},
+    **{"final_accuracy_mean": float, "final_accuracy_sd": float, "consistent_accuracy_mean": float},
+    **{"command": str, "commit": str, "machine": str},
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
+class TestRow:
+    def test_it_has_every_field(self, row):
+        assert {key: type(value) for key, value in row.items()} == TYPES
+
+    def test_its_figures_are_those_of_its_runs(self, row):
+        runs = json.loads((ROOT / "results" / "runs" / f"{row['name']}.json").read_text())["accuracies"]
+        finals, lowest = [run[-1] for run in runs], [min(run[-5:]) for run in runs]
+        assert (row["seeds"], row["epochs"]) == (len(runs), len(runs[0]))
+        assert row["final_accuracy_mean"] == pytest.approx(fmean(finals), abs=1e-6)
+        assert row["final_accuracy_sd"] == pytest.approx(stdev(finals), abs=1e-6)
+        assert row["consistent_accuracy_mean"] == pytest.approx(fmean(lowest), abs=1e-6)
+
+    def test_its_network_costs_what_it_says(self, row):
+        folder = ROOT / "results" / "models" / row["name"]
+        cost = cost_of(Architecture.load(folder / "architecture.json"))
+        assert (cost.params, cost.macs, cost.receptive_field) == (row["params"], row["macs"], row["receptive_field"])
+        assert Recipe.load(folder / "recipe.json").epochs == row["epochs"]
+        assert {"model.py", "weights.pt", "model.onnx", "README.md"} <= {path.name for path in folder.iterdir()}
+
+    def test_the_table_quotes_it(self, row):
+        assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
+
+
+def test_rows_and_runs_belong_together():
+    defined = leaderboard.read_rows()
+    runs = {path.stem for path in (ROOT / "results" / "runs").glob("*.json")}
+    assert runs == {row["name"] for row in ROWS} <= set(defined)
+    for row in defined.values():
+        assert ("architecture" in row) != ("commands" in row)
+        if "architecture" in row:
+            Architecture.load(ROOT / row["architecture"] if "/" in row["architecture"] else row["architecture"])
+
+
+@pytest.mark.parametrize(("shift", "good"), [(0.0, True), (0.0002, True), (0.01, False)])
+def test_other_runs_reproduce_a_row_within_their_spread(tmp_path, shift, good):
+    runs = json.loads((ROOT / "results" / "runs" / f"{ROWS[0]['name']}.json").read_text())
+    found = {key: value - shift if key.endswith("_mean") else value for key, value in runs.items()}
+    found["accuracies"] = [[value - shift for value in run] for run in runs["accuracies"]]
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(found))
+    assert leaderboard.compare(ROWS[0]["name"], file) == good
