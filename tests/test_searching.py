@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import itertools
 import json
 import os
 import signal
@@ -425,6 +426,28 @@ def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
     path.write_text(path.read_text().replace("high = 5", "high = 6"))
     with pytest.raises(StudyError, match="holds other results: space: tiny is not what it was; give the options"):
         search(**given)
+
+
+def test_a_folder_of_images_that_changes_during_a_search_is_refused_and_nothing_lost(tmp_path, tiny_space):
+    """A search keeps the images that it began with; the next one sees that they are no longer those of the study."""
+    from PIL import Image
+
+    folder, rng = tmp_path / "images", Random(0)
+    for part, name, number in itertools.product(("train", "test"), ("a", "b"), range(12)):
+        path = folder / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("L", (28, 28), rng.randbytes(28 * 28)).save(path)
+
+    def touch(event):
+        if isinstance(event, TrialStarted):
+            Image.frombytes("L", (28, 28), rng.randbytes(28 * 28)).save(folder / "train" / "a" / "3.png")
+
+    given = options(tmp_path, tiny_space, dataset=f"folder:{folder}", trials=1, epochs=1)
+    assert search(**given, on_event=touch).tally.num_trained == 1
+    before = outcome(trials(results=tmp_path / "results"))
+    with pytest.raises(StudyError, match="holds other results: "):
+        search(**{**given, "trials": 2})
+    assert outcome(trials(results=tmp_path / "results")) == before
 
 
 def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_space):
