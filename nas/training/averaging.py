@@ -14,16 +14,19 @@ from torch import Tensor, nn
 
 from nas.recipe import Recipe
 
+EARLY = 9
+
 
 def averaging_share(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The share of the weights after batch `step`, counted from 0, in the average: 1 where there is none.
 
-    At first all steps count alike, so that nothing is left of the initial weights; then the average forgets by a
-    factor of e in `average_epochs`.
+    The average forgets by a factor of e in `average_epochs`, and as long as the training is young in a ninth of what
+    it has come through: early weights move fast, and their batch norms' statistics fit no mean of them. The ninth is
+    that of TensorFlow's `ExponentialMovingAverage`.
     """
     if not recipe.average_epochs:
         return 1.0
-    return max(1 / (step + 1), -math.expm1(-1 / (recipe.average_epochs * steps_per_epoch)))
+    return max(EARLY / (step + EARLY), -math.expm1(-1 / (recipe.average_epochs * steps_per_epoch)))
 
 
 class Kept(Protocol):
