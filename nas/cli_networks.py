@@ -171,6 +171,7 @@ def train(
         "on_dataset": lambda name, note: say(f"dataset {name}: {note}"),
     }
     result: Fit | Repeats
+    origin: Origin | None
     if seeds == 1:
         fit = result = train_once(
             architecture,
@@ -180,6 +181,7 @@ def train(
             **where,
         )
         facts = [f"{judged_on.capitalize()} accuracy: {result_text(fit.history)} (seed {seed})."]
+        origin = Origin.of_fit(fit, facts)
     else:
         result = train_seeds(
             architecture,
@@ -193,6 +195,7 @@ def train(
         )
         fit = result.fit
         facts = result.result.lines()
+        origin = Origin.of_repeats(result) if fit.weights else None
         if not use_json:
             print_table(epoch_table(result.result, judged_on))
     say("\n".join(facts))
@@ -200,13 +203,13 @@ def train(
         typer.echo(json.dumps(result.to_json()))
     if output is None:
         return
-    if not fit.weights:
+    if origin is None:
         raise NasError(f"the training with seed {seed} diverged, so {output} is not written: another --seed")
     exported = export(
         architecture,
         fit.weights,
         output=output,
-        origin=Origin.of_fit(fit, facts),
+        origin=origin,
         evidence=Evidence.of(fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy),
     )
     say(f"written to {exported.folder}, every file proved on the val split")

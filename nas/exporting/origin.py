@@ -12,7 +12,7 @@ from nas.verdict import Verdict, spread_text
 from nas.wording import last_epochs
 
 if TYPE_CHECKING:
-    from nas.fitting import Fit
+    from nas.fitting import Fit, Repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,23 @@ class Origin:
 
     @classmethod
     def of_fit(cls, fit: "Fit", facts: Sequence[str]) -> "Origin":
-        """Of a single training, or the first of several, which the facts are of."""
+        """Of a single training."""
+        return cls._trained(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
+
+    @classmethod
+    def of_repeats(cls, repeats: "Repeats") -> "Origin":
+        """Of the first of several trainings."""
+        fit, result = repeats.fit, repeats.result
+        own = f"{fit.history[-1].val_accuracy:.2%} on the {fit.judged_on} split"
+        seeds = f"mean and standard deviation of {len(result.finals)} seeds"
+        return cls._trained(
+            fit,
+            (f"The weights here are seed {fit.seed}'s, fixed beforehand: {own}.", *result.lines()),
+            f"{spread_text(result.finals)} {fit.judged_on} accuracy ({seeds})",
+        )
+
+    @classmethod
+    def _trained(cls, fit: "Fit", facts: Sequence[str], result: str) -> "Origin":
         return cls(
             dataset=fit.dataset,
             split="train + val" if fit.judged_on == "test" else "train",
@@ -112,7 +128,7 @@ class Origin:
             mean=fit.mean,
             std=fit.std,
             classes=fit.classes,
-            result=f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run",
+            result=result,
             facts=(*facts, *_not_mnist(fit.dataset)),
         )
 
