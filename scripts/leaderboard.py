@@ -1,12 +1,13 @@
 """The leaderboard: networks trained on MNIST, judged on its test split, several seeds each.
 
     python scripts/leaderboard.py train [NAME ...]     # rows that have no runs yet, or those named
+    python scripts/leaderboard.py keep NAME FOLDER     # what a search in a results folder came to, confirmed
     python scripts/leaderboard.py table                # results/leaderboard.json, and the table in results/README.md
     python scripts/leaderboard.py compare NAME FILE    # what `nas train --json` gave, held against the row
 
 `results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `set`, `seeds`), or a search
-that was confirmed (`commands`), whose `nas confirm --json` lies in `results/runs/NAME.json` already. Every row leaves
-its runs there, each epoch of each seed, and its network in `results/models/NAME`.
+that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each epoch of each
+seed, and its network in `results/models/NAME`; a search its trials, too, in `results/searches/NAME.csv`.
 """
 
 import argparse
@@ -47,14 +48,32 @@ def command_of(name: str, row: dict[str, Any]) -> list[str]:
 def train(name: str, row: dict[str, Any]) -> None:
     command = command_of(name, row)
     print(f"{name}: {' '.join(command)}", flush=True)
-    done = subprocess.run(
+    write_runs(name, output_of(command))
+
+
+def keep(name: str, row: dict[str, Any], folder: Path) -> None:
+    """Confirms, if that is still to be done, and exports what the row's search found."""
+    search, confirm, export = (shlex.split(command) for command in row["commands"])
+    place = ["--results", str(folder)]
+    study = search[search.index("--study") + 1]
+    trials = output_of(["nas", "trials", "--study", study, "--format", "csv", *place])
+    (RESULTS / "searches").mkdir(exist_ok=True)
+    (RESULTS / "searches" / f"{name}.csv").write_text(trials)
+    write_runs(name, output_of([*confirm, "--json", *place]))
+    output_of([*export, *place])
+
+
+def output_of(command: list[str]) -> str:
+    """What one of `nas`'s commands prints."""
+    return subprocess.run(
         [sys.executable, "-m", *command], cwd=RESULTS.parent, stdout=subprocess.PIPE, text=True, check=True
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found = json.loads(done.stdout)
-    found |= {"commit": commit.stdout.strip(), "machine": describe(pick_device("auto"))}
+    ).stdout
+
+
+def write_runs(name: str, text: str) -> None:
+    """Keeps what `--json` printed, with the commit and the machine."""
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, text=True)
+    found = {**json.loads(text), "commit": commit.strip(), "machine": describe(pick_device("auto"))}
     path = RESULTS / "runs" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found) + "\n")
@@ -99,9 +118,29 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
     entries = [entry(name, row) for name, row in rows.items() if (RESULTS / "runs" / f"{name}.json").exists()]
     lines = ",\n".join(json.dumps(each) for each in entries)
     (RESULTS / "leaderboard.json").write_text(f"[\n{lines}\n]\n")
-    path = RESULTS / "README.md"
+    put(RESULTS / "README.md", table(entries, rows))
+    put(RESULTS.parent / "README.md", opening([each for each in entries if "commands" in rows[each["name"]]]))
+
+
+def opening(entries: list[dict[str, Any]]) -> str:
+    """The rows that searches found, in Markdown."""
+    lines = [
+        "| found by `nas search` | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| [`{each['name']}`](results/models/{each['name']}) | {each['params']:,} | {each['macs']:,}"
+            f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
+            f" | {100 * each['consistent_accuracy_mean']:.2f} | {each['seeds']} |"
+            for each in entries
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def put(path: Path, text: str) -> None:
+    """Writes the text between a file's two marks."""
     before, rest = path.read_text().split(BEGIN)
-    path.write_text(before + BEGIN + table(entries, rows) + END + rest.split(END)[1])
+    path.write_text(before + BEGIN + text + END + rest.split(END)[1])
 
 
 def compare(name: str, path: Path) -> bool:
@@ -125,6 +164,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train")
     training.add_argument("names", nargs="*")
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("name")
+    keeping.add_argument("folder", type=Path)
     commands.add_parser("table")
     comparing = commands.add_parser("compare")
     comparing.add_argument("name")
@@ -133,6 +175,8 @@ def main() -> int:
     rows = read_rows()
     if args.command == "compare":
         return 0 if compare(args.name, args.file) else 1
+    if args.command == "keep":
+        keep(args.name, rows[args.name], args.folder.resolve())
     if args.command == "train":
         missing = [name for name in rows if not (RESULTS / "runs" / f"{name}.json").exists()]
         for name in args.names or missing:
