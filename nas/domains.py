@@ -5,10 +5,11 @@ A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range.
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from nas.allowed import Allowed, Interval
+from nas.allowed import LARGEST, Allowed, Interval
 from nas.errors import SearchSpaceError, found, named
 
 if TYPE_CHECKING:
@@ -206,6 +207,9 @@ def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where
         raise SearchSpaceError(f"{where}: step: {found(step)}, allowed: {positive}")
     if log:
         raise SearchSpaceError(f"{where}: step and log together, allowed: one of them")
-    steps = (high - low) / step
-    if abs(steps - round(steps)) > 1e-9:
+    # In the digits that the file has, as Optuna counts: in binary 0.3 is not three steps of 0.1.
+    steps = (Fraction(str(high)) - Fraction(str(low))) / Fraction(str(step))
+    if steps > LARGEST:
+        raise SearchSpaceError(f"{where}: step: {step} goes more than {LARGEST:g} times into {low} to {high}")
+    if steps.denominator != 1:
         raise SearchSpaceError(f"{where}: high ({high}) is not low ({low}) plus a whole number of steps of {step}")

@@ -131,7 +131,8 @@ def search(
     if existing is not None:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
     chosen |= {name: value for name, value in asked.items() if value is not None}
-    chosen |= _start_up(chosen, kept) if existing is None else _start_up_of(existing.settings)
+    known, unfit = starts(start_from, bound, kept, seed=chosen["seed"])
+    chosen |= _start_up(chosen, kept, len(known)) if existing is None else _start_up_of(existing.settings)
     settings = Settings(
         dataset=loaded.name,
         data_fingerprint=loaded.fingerprint,
@@ -147,7 +148,6 @@ def search(
     if len(settings.objectives) > 1 and settings.pruner != "none":
         raise NasError(f"--pruner {settings.pruner} with two objectives, allowed: none: it compares accuracies alone")
     pruner_of(settings.pruner, epochs)
-    known, unfit = starts(start_from, bound, kept, seed=settings.seed)
     if existing is None:
         report = survey(bound, kept)
         if report.num_feasible == 0:
@@ -239,11 +239,13 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     return parts
 
 
-def _start_up(chosen: Mapping[str, Any], constraints: Sequence[Constraint]) -> dict[str, int]:
+def _start_up(chosen: Mapping[str, Any], constraints: Sequence[Constraint], num_known: int) -> dict[str, int]:
     """How a new study begins: with large networks, unless it is random search or a front, which needs all sizes."""
     limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
     large = limited and len(chosen["objectives"]) == 1 and chosen["sampler"] != "random"
-    return {"num_startup": NUM_STARTUP, "choices": NUM_CHOICES if large else 1}
+    # Whoever brings networks wants better ones than those: random candidates would hardly be.
+    num_startup = min(num_known, NUM_STARTUP) if num_known else NUM_STARTUP
+    return {"num_startup": num_startup, "choices": NUM_CHOICES if large else 1}
 
 
 def _start_up_of(settings: Settings) -> dict[str, int]:

@@ -128,6 +128,12 @@ AT_LEAST_1, RATES, LOW_HIGH = (
         ({"low": 0, "high": 0.5, "step": "a"}, RATE, "step: 'a', allowed: a number above 0"),
         ({"low": 1, "high": 8, "step": 2}, COUNT, "high (8) is not low (1) plus a whole number of steps of 2"),
         ({"low": 0, "high": 0.5, "step": 0.2}, RATE, "high (0.5) is not low (0.0) plus a whole number of steps of 0.2"),
+        (
+            {"low": 0, "high": 5e-324, "step": 0.5},
+            RATE,
+            "high (5e-324) is not low (0.0) plus a whole number of steps of 0.5",
+        ),
+        ({"low": 0, "high": 0.5, "step": 5e-324}, RATE, "step: 5e-324 goes more than 1e+12 times into 0.0 to 0.5"),
         ({"low": 0, "high": 0.5, "step": 2}, RATE, "high (0.5) is not low (0.0) plus a whole number of steps of 2"),
         ({"low": 1, "high": 8, "step": 1, "log": True}, COUNT, "step and log together, allowed: one of them"),
         ({"low": 1, "high": 8, "log": 1}, COUNT, "log: 1, allowed: true, false"),
