@@ -169,7 +169,12 @@ def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
     def ended(folder):
         records = StudyRecords.open(results=folder)
         return [
-            (trial.user_attrs["started_from"], trial.user_attrs["outcome"], trial.user_attrs["candidate"], trial.values)
+            (
+                trial.user_attrs.get("started_from"),
+                trial.user_attrs["outcome"],
+                trial.user_attrs["candidate"],
+                trial.values,
+            )
             for trial in records.study.trials
             if trial.user_attrs.get("outcome") in ("trained", "pruned")
         ]
