@@ -136,9 +136,11 @@ class ServerLocks:
     def is_held(self, name: str) -> bool:
         if name in self._names:
             return False
-        with self._connected() as connection:  # its end releases what was free
+        with self._connected() as connection:
             if not self._try(connection, name):
                 return True
+            # The connection's end would release it, too, but only when the server comes to that.
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key(name)})
             age = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
             return float(connection.execute(sqlalchemy.text(age)).scalar_one()) < GRACE
 
