@@ -124,8 +124,9 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
     put(RESULTS.parent / "README.md", opening([each for each in entries if "commands" in rows[each["name"]]]))
 
 
-def opening(entries: list[dict[str, Any]]) -> str:
-    """The rows that searches found, in Markdown."""
+def opening(found: list[dict[str, Any]]) -> str:
+    """The rows that searches found and no smaller one of them beats, in Markdown."""
+    entries = [each for each in found if not any(beats(other, each) for other in found)]
     lines = [
         "| found by `nas search` | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -137,6 +138,13 @@ def opening(entries: list[dict[str, Any]]) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a row is smaller than another and more accurate."""
+    return bool(
+        one["params"] < other["params"] and one["consistent_accuracy_mean"] >= other["consistent_accuracy_mean"]
+    )
 
 
 def put(path: Path, text: str) -> None:

@@ -45,8 +45,10 @@ class TestRow:
         assert {"model.py", "weights.pt", "model.onnx", "README.md"} <= {path.name for path in folder.iterdir()}
 
     def test_the_tables_quote_it(self, row):
+        defined = leaderboard.read_rows()
+        found = [each for each in ROWS if "commands" in defined[each["name"]]]
         opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
-        assert opening == ("commands" in leaderboard.read_rows()[row["name"]])
+        assert opening == (row in found and not any(leaderboard.beats(other, row) for other in found))
         assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
 
 
