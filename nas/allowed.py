@@ -148,6 +148,12 @@ RATE = Interval(float, 0, 1, open_high=True)
 """A probability below 1."""
 
 
+def check_target(target: float) -> None:
+    """Raises `NasError` for an accuracy that cannot be aimed at."""
+    if not 0 < target <= 1:
+        raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
+
+
 def check_counts(**counts: tuple[int | None, int]) -> None:
     """Raises `NasError` for a count below its least, both given by the option's name; None is one left out."""
     for name, (value, least) in counts.items():

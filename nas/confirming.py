@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nas import datasets
-from nas.allowed import check_counts
+from nas.allowed import check_counts, check_target
 from nas.confirmed import ConfirmedRecords, JudgedOn, Opening, Run
-from nas.errors import NasError, StudyError
+from nas.errors import StudyError
 from nas.records import DEFAULT_STUDY, StudyRecords
 from nas.sharing import locks
 from nas.storage import default_storage, shown, usable
 from nas.stored import Settings, TrialRecord
-from nas.training import EpochMetrics, TrainingData, objective
+from nas.training import EpochMetrics, TrainingData, objective, val_accuracies
 from nas.verdict import Finalist, Ranking, TestResult
 from nas.workers import Job, Workers, pick_place, run_all
 
@@ -110,8 +110,7 @@ def confirm(
     counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
     """
     check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
-    if not 0 < target <= 1:
-        raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
+    check_target(target)
     trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
     # Before the lock, which would make a folder where a study was misspelt.
     StudyRecords.open(results=results, storage=storage, study=study)
@@ -161,7 +160,7 @@ def confirm(
             winner=records.trial(winner),
             ranking=ranking,
             test=TestResult(
-                accuracies=tuple(_accuracies(histories[winner, seed], settings.epochs) for seed in range(seeds)),
+                accuracies=tuple(val_accuracies(histories[winner, seed], settings.epochs) for seed in range(seeds)),
                 consistency=settings.consistency,
                 target=target,
                 num_images=kept.num_images(),
@@ -195,7 +194,7 @@ def _ranking(
                 trial=record.number,
                 cost=getattr(record, settings.cost),
                 objectives=tuple(
-                    objective(_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
+                    objective(val_accuracies(histories[record.number, seed], settings.epochs), settings.consistency)
                     for seed in seeds
                 ),
             )
@@ -217,11 +216,6 @@ def _same_test(kept: ConfirmedRecords, name: str, data_root: str | Path | None) 
     if not kept.keep_test(len(test.labels), datasets.fingerprint(test)):
         raise StudyError(f"the test split of {name} is not what it was when it was opened first; give its --data-root")
     return test
-
-
-def _accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
-    """One for each epoch; 0 where the loss was no number."""
-    return tuple(metrics.val_accuracy for metrics in history) or (0.0,) * epochs
 
 
 class _Trainer:

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import datasets
-from nas.allowed import check_counts
+from nas.allowed import check_counts, check_target
 from nas.architecture import Architecture
 from nas.cost import cost_of
 from nas.errors import ArchitectureError, NasError, first_line, found
 from nas.recipe import Recipe
-from nas.training import CONSISTENCY, EpochMetrics, TrainingData, initialise, pick_device, state_dict_on_cpu
+from nas.training import (
+    CONSISTENCY,
+    EpochMetrics,
+    TrainingData,
+    initialise,
+    pick_device,
+    state_dict_on_cpu,
+    val_accuracies,
+)
 from nas.training import train as run
 from nas.verdict import TestResult
 from nas.workers import Job, pick_place, run_all
@@ -127,8 +135,7 @@ def train_seeds(
     run as it ends.
     """
     check_counts(seeds=(seeds, 2), workers=(workers, 1))
-    if not 0 < target <= 1:
-        raise NasError(f"target is {target}, allowed: a fraction above 0, at most 1, such as 0.994")
+    check_target(target)
     _check_seed(first_seed)
     _check_seed(first_seed + seeds - 1)
     place = pick_place(device=device, workers=workers)
@@ -160,9 +167,7 @@ def train_seeds(
         ),
         histories={seed: histories[seed] for seed in chosen},
         result=TestResult(
-            accuracies=tuple(
-                tuple(metrics.val_accuracy for metrics in histories[seed]) or (0.0,) * recipe.epochs for seed in chosen
-            ),
+            accuracies=tuple(val_accuracies(histories[seed], recipe.epochs) for seed in chosen),
             consistency=CONSISTENCY,
             target=target,
             num_images=len(data.val_labels),

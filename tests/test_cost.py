@@ -58,7 +58,7 @@ def test_cost_equals_the_module_of_random_architectures(part):
         check_against_the_module(draw_architecture(Random(seed)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(architectures())
 def test_cost_equals_the_module_of_any_architecture(architecture):
     check_against_the_module(architecture)

@@ -623,7 +623,7 @@ def test_a_class_too_small_to_be_split(folder):
 
 
 @given(st.lists(st.integers(6, 60), min_size=2, max_size=12), st.sampled_from([5, 6]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_class_is_on_both_sides_in_proportion(counts, parts):
     labels = torch.repeat_interleave(torch.tensor(counts))
     names = tuple(map(str, range(len(counts))))

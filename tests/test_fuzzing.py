@@ -29,7 +29,7 @@ from nas.screening import judge
 from nas.search_space import SearchSpace
 from nas.shipped import spaces_folder
 
-MANY = settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+MANY = settings(derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=60)
 
 SPACES = sorted(spaces_folder().glob("*.toml"))

@@ -36,7 +36,7 @@ from nas.stored import NOTE, Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MANY = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+MANY = settings(derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=20)
 
 SETTINGS = Settings(

@@ -38,7 +38,6 @@ def moved(
 
 
 # Whole pixels, because torchvision's translate takes no others in all its versions.
-@settings(deadline=None)
 @given(
     st.tuples(st.integers(5, 20), st.integers(5, 20)),
     st.floats(-180, 180),
@@ -118,7 +117,7 @@ def test_each_part_alone(name: str) -> None:
 
 
 @given(st.fixed_dictionaries({name: st.floats(0, top) for name, top in STRENGTHS.items()}), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_mixture_stays_in_range(strengths: dict[str, float], seed: int) -> None:
     batch = images(3, channels=2, height=6, width=9)
     recipe = Recipe(**strengths)

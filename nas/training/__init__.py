@@ -4,7 +4,7 @@ from nas.training.augmentation import affine, augment
 from nas.training.data import SharedData, TrainingData
 from nas.training.device import describe, num_cores, pick_device, pick_devices
 from nas.training.engine import Engine, GroupFullError, most_at_once, open_engine, train
-from nas.training.metrics import EpochMetrics
+from nas.training.metrics import EpochMetrics, val_accuracies
 from nas.training.objective import CONSISTENCY, consistent_accuracy, objective
 from nas.training.reference import evaluate, initialise, state_dict_on_cpu
 from nas.training.schedule import learning_rate
@@ -31,4 +31,5 @@ __all__ = [
     "pick_devices",
     "state_dict_on_cpu",
     "train",
+    "val_accuracies",
 ]

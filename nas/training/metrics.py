@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +58,8 @@ class EpochMetrics:
             if not ALLOWED[name].holds(value):
                 raise StudyError(f"{where}: {name} is {found(value)}, allowed: {ALLOWED[name]}")
         return cls(**data)
+
+
+def val_accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
+    """One for each epoch; 0 in all of `epochs` for a run that has none, since its loss was no number."""
+    return tuple(metrics.val_accuracy for metrics in history) or (0.0,) * epochs
