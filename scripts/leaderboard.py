@@ -1,12 +1,12 @@
-"""The leaderboard: networks trained on MNIST, judged on its test split, several seeds each.
+"""The leaderboard: networks judged on the test split, several seeds each.
 
     python scripts/leaderboard.py train [NAME ...]     # rows that have no runs yet, or those named
     python scripts/leaderboard.py keep NAME FOLDER     # what a search in a results folder came to, confirmed
     python scripts/leaderboard.py table                # results/leaderboard.json, and the table in results/README.md
     python scripts/leaderboard.py compare NAME FILE    # what `nas train --json` gave, held against the row
 
-`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `set`, `seeds`), or a search
-that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each epoch of each
+`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`), or
+a search that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each epoch of each
 seed, and its network in `results/models/NAME`; a search its trials, too, in `results/searches/NAME.csv`.
 """
 
@@ -25,7 +25,7 @@ from nas.training import describe, pick_device
 RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = ("final_accuracy_mean", "final_accuracy_sd", "consistent_accuracy_mean")
 HEADINGS = (
-    *("network", "what it is", "params", "MACs", "receptive field", "epochs", "seeds"),
+    *("network", "dataset", "what it is", "params", "MACs", "receptive field", "epochs", "seeds"),
     *("final %, mean ± sd", "lowest of the last 5 %, mean", "published: final, lowest of the last 5", "commit"),
 )
 BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
@@ -38,11 +38,20 @@ def read_rows() -> dict[str, dict[str, Any]]:
 
 def command_of(name: str, row: dict[str, Any]) -> list[str]:
     """What trains a row's network from nothing."""
-    recipe = [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
+    recipe = ["--recipe", row["recipe"]] if "recipe" in row else []
+    recipe += [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
     return [
-        *("nas", "train", row["architecture"], *recipe, "--dataset", "mnist", "--test", "--seeds", str(row["seeds"])),
-        *("--output", f"results/models/{name}", "--json"),
+        *("nas", "train", row["architecture"], *recipe, "--dataset", dataset_of(row), "--test"),
+        *("--seeds", str(row["seeds"]), "--output", f"results/models/{name}", "--json"),
     ]
+
+
+def dataset_of(row: dict[str, Any]) -> str:
+    """What a row's network was trained and judged on: published ones on MNIST."""
+    if "commands" not in row:
+        return "mnist"
+    search = shlex.split(row["commands"][0])
+    return search[search.index("--dataset") + 1]
 
 
 def train(name: str, row: dict[str, Any]) -> None:
@@ -88,6 +97,7 @@ def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
     commands = row.get("commands") or [shlex.join(command_of(name, row))]
     return {
         "name": name,
+        "dataset": dataset_of(row),
         **{key: found[key] for key in ("params", "macs", "receptive_field")},
         "epochs": len(found["accuracies"][0]),
         "seeds": len(found["accuracies"]),
@@ -108,7 +118,7 @@ def table(entries: list[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> str
         row = rows[each["name"]]
         published = ", ".join(f"{value:.2f}" for value in row.get("published", ()))
         lines.append(
-            f"| [`{each['name']}`](models/{each['name']}) | {row['what']} | {each['params']:,} | {each['macs']:,}"
+            f"| [`{each['name']}`](models/{each['name']}) | {each['dataset']} | {row['what']} | {each['params']:,} | {each['macs']:,}"
             f" | {each['receptive_field']} | {each['epochs']} | {each['seeds']}"
             f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
             f" | {100 * each['consistent_accuracy_mean']:.2f} | {published} | {each['commit']} |"
@@ -128,10 +138,11 @@ def opening(found: list[dict[str, Any]]) -> str:
     """The rows that searches found and no smaller one of them beats, in Markdown."""
     entries = [each for each in found if not any(beats(other, each) for other in found)]
     lines = [
-        "| found by `nas search` | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| found by `nas search` | dataset | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
         *(
-            f"| [`{each['name']}`](results/models/{each['name']}) | {each['params']:,} | {each['macs']:,}"
+            f"| [`{each['name']}`](results/models/{each['name']}) | {each['dataset']} | {each['params']:,}"
+            f" | {each['macs']:,}"
             f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
             f" | {100 * each['consistent_accuracy_mean']:.2f} | {each['seeds']} |"
             for each in entries
@@ -141,9 +152,11 @@ def opening(found: list[dict[str, Any]]) -> str:
 
 
 def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a row is smaller than another and more accurate."""
+    """Whether a row is smaller than another of the same dataset and more accurate."""
     return bool(
-        one["params"] < other["params"] and one["consistent_accuracy_mean"] >= other["consistent_accuracy_mean"]
+        one["dataset"] == other["dataset"]
+        and one["params"] < other["params"]
+        and one["consistent_accuracy_mean"] >= other["consistent_accuracy_mean"]
     )
 
 

@@ -18,7 +18,7 @@ import leaderboard
 ROOT = Path(__file__).parents[1]
 ROWS = json.loads((ROOT / "results" / "leaderboard.json").read_text())
 TYPES = {
-    **{"name": str, "params": int, "macs": int, "receptive_field": int, "epochs": int, "seeds": int},
+    **{"name": str, "dataset": str, "params": int, "macs": int, "receptive_field": int, "epochs": int, "seeds": int},
     **{"final_accuracy_mean": float, "final_accuracy_sd": float, "consistent_accuracy_mean": float},
     **{"command": str, "commit": str, "machine": str},
 }
