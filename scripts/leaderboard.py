@@ -5,9 +5,9 @@
     python scripts/leaderboard.py table                # results/leaderboard.json, and the table in results/README.md
     python scripts/leaderboard.py compare NAME FILE    # what `nas train --json` gave, held against the row
 
-`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`), or
-a search that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each epoch of each
-seed, and its network in `results/models/NAME`; a search its trials, too, in `results/searches/NAME.csv`.
+`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`),
+or a search that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each
+epoch of each seed, and its network in `results/models/NAME`; a search its trials, too, in `results/searches/NAME.csv`.
 """
 
 import argparse
@@ -118,7 +118,8 @@ def table(entries: list[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> str
         row = rows[each["name"]]
         published = ", ".join(f"{value:.2f}" for value in row.get("published", ()))
         lines.append(
-            f"| [`{each['name']}`](models/{each['name']}) | {each['dataset']} | {row['what']} | {each['params']:,} | {each['macs']:,}"
+            f"| [`{each['name']}`](models/{each['name']}) | {each['dataset']} | {row['what']}"
+            f" | {each['params']:,} | {each['macs']:,}"
             f" | {each['receptive_field']} | {each['epochs']} | {each['seeds']}"
             f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
             f" | {100 * each['consistent_accuracy_mean']:.2f} | {published} | {each['commit']} |"
