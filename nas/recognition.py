@@ -99,7 +99,7 @@ def _heads(space: SearchSpace, architecture: Architecture) -> list[tuple[str, in
     layers = architecture.layers
     start = max(0, len(layers) - 3)
     ends = [end for end in range(start, len(layers)) if not any(layer.ends_features for layer in layers[:end])]
-    heads = [(head, end) for head in HEADS for end in ends if space.head(head, [*layers[:end]]) == layers[end:]]
+    heads = [(head, end) for head in HEADS for end in ends if space.head(head, layers[:end]) == layers[end:]]
     if not heads:
         found = ", ".join(_text(layer) for layer in layers[start:])
         raise ArchitectureError(f"layer {start + 1}: {found} found, allowed: a head ({', '.join(HEADS)})")

@@ -8,7 +8,7 @@ range in the whole study, which is what lets a sampler model all of them togethe
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -26,6 +26,7 @@ from nas.layers import (
     AvgPool,
     BatchNorm,
     Conv,
+    Convolution,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -46,7 +47,7 @@ VERSION = 1  # of the meaning of the parameters: raise it when the same values c
 
 ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act",)}
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
-HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "gap")
+HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
 NETWORK: dict[str, tuple[Allowed, Value | None]] = {
     "num_blocks": (Interval(int, 1, 20), None),
@@ -217,7 +218,11 @@ class SearchSpace:
         domain = self.domains.get(name)
         return domain.short(values[name]) if isinstance(domain, FloatRange) else values[name]
 
-    def head(self, head: str, features: list[Layer]) -> tuple[Layer, ...]:
+    def head(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers that make scores of the classes of a feature map; `features` are those before them.
+
+        "block_gap" is one more convolution of the last block, bare: an activation would keep scores from falling.
+        """
         if head == "gap_conv":
             return GlobalAvgPool(), _classifier(self.num_classes), Flatten()
         if head == "gap_linear":
@@ -228,6 +233,9 @@ class SearchSpace:
             _, height, width = chain(features, self.input_shape).output_shape
             conv = Conv(out_channels=self.num_classes, kernel_size=min(height, width), bias=False)
             return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
+        if head == "block_gap":
+            last = next(_backwards(features), _classifier(self.num_classes))
+            return replace(last, out_channels=self.num_classes, bias=False), GlobalAvgPool(), Flatten()
         return GlobalAvgPool(), Flatten()
 
     def fingerprint(self) -> str:
@@ -292,6 +300,14 @@ def shared(
     repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
     norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()
     return repeat, *norm, *((Dropout(rate=dropout),) if dropout else ())
+
+
+def _backwards(layers: Sequence[Layer]) -> Iterator[Convolution]:
+    """The convolutions, the last one first, those in other layers among them."""
+    for layer in reversed(layers):
+        if isinstance(layer, Convolution):
+            yield layer
+        yield from _backwards(layer.children())
 
 
 @cache

@@ -152,7 +152,7 @@ def repeat(width, **changes):
 
 POOL_TEXT = "max_pool(kernel_size=2, stride=2)"
 CONV_TEXT = "conv(out_channels={}, kernel_size=3, padding=1, bias=False)"
-A_HEAD = "allowed: a head (gap_conv, gap_linear, conv_gap, valid_conv, gap)"
+A_HEAD = "allowed: a head (gap_conv, gap_linear, conv_gap, valid_conv, block_gap, gap)"
 
 
 @pytest.mark.parametrize(

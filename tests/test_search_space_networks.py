@@ -149,6 +149,15 @@ def tail(width, **changes):
         ({"head": "gap_conv"}, {"num_convs": 2}, (*unit(6), *tail(6))),
         ({"head": "gap_linear"}, {}, (*unit(6), GAP, FLAT, Linear(out_features=4))),
         ({"head": "conv_gap"}, {}, (*unit(6), CLASSIFY, GAP, FLAT)),
+        ({"head": "block_gap"}, {}, (*unit(6), Conv(out_channels=4, **CONV), GAP, FLAT)),
+        (
+            {"head": "block_gap"},
+            {"convolution": "separable", "kernel_size": 5, "padding": "valid"},
+            (
+                *(DepthwiseSeparable(out_channels=6, kernel_size=5, bias=False), NORM, RELU),
+                *(DepthwiseSeparable(out_channels=4, kernel_size=5, bias=False), GAP, FLAT),
+            ),
+        ),
         ({"head": "gap"}, {"num_convs": 2}, (*unit(6), *unit(4), GAP, FLAT)),
         (
             {"head": "valid_conv"},
