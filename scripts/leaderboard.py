@@ -20,6 +20,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from nas.pareto import dominates
 from nas.training import describe, pick_device
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -136,8 +137,9 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def opening(found: list[dict[str, Any]]) -> str:
-    """The rows that searches found and no smaller one of them beats, in Markdown."""
+    """The rows that searches found and no other of them beats, in Markdown."""
     entries = [each for each in found if not any(beats(other, each) for other in found)]
+    entries.sort(key=lambda each: (each["dataset"], -each["params"]))
     lines = [
         "| found by `nas search` | dataset | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -153,12 +155,9 @@ def opening(found: list[dict[str, Any]]) -> str:
 
 
 def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a row is smaller than another of the same dataset and more accurate."""
-    return bool(
-        one["dataset"] == other["dataset"]
-        and one["params"] < other["params"]
-        and one["consistent_accuracy_mean"] >= other["consistent_accuracy_mean"]
-    )
+    """Whether a row is at least as small as another of the same dataset, as accurate, and better in one of the two."""
+    points = [(-row["params"], row["consistent_accuracy_mean"]) for row in (one, other)]
+    return bool(one["dataset"] == other["dataset"]) and dominates(*points)
 
 
 def put(path: Path, text: str) -> None:
