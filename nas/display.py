@@ -252,13 +252,7 @@ def confirm_line(event: ConfirmEvent) -> str:
         accuracies = [metrics.val_accuracy for metrics in event.history]
         text = accuracies_text(accuracies, event.consistency) if accuracies else "diverged"
         return f"  {event.num_done}/{event.num_runs}  trial {run.trial}, seed {run.seed}: {run.judged_on} {text}"
-    ranking = event.ranking
-    winner, others = ranking.winner, len(ranking.tied) - 1
-    error = f"{100 * ranking.standard_error:.3f} points, one standard error of a difference"
-    if not others:
-        return f"trial {winner.trial} is picked: the others are behind by more than {error}"
-    tied = f"the smallest of {others + 1} that are tied"
-    return f"trial {winner.trial} is picked, {tied}: none is behind the best by more than {error}"
+    return event.ranking.pick_text
 
 
 @contextmanager

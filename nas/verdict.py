@@ -79,6 +79,15 @@ class Ranking:
         """The smallest of the tied: the others are not measurably better."""
         return min(self.tied, key=lambda finalist: finalist.cost)
 
+    @property
+    def pick_text(self) -> str:
+        """Which trial is picked, and why, in words."""
+        error = f"{100 * self.standard_error:.3f} points, one standard error of a difference"
+        if len(self.tied) == 1:
+            return f"trial {self.winner.trial} is picked: the others are behind by more than {error}"
+        tied = f"the smallest of {len(self.tied)} that are tied"
+        return f"trial {self.winner.trial} is picked, {tied}: none is behind the best by more than {error}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
         return {

@@ -7,7 +7,7 @@ from typing import Any
 from nas.constraints import Constraint
 from nas.records import StudyRecords
 from nas.stored import TrialRecord
-from nas.verdict import TestResult, spread_text
+from nas.verdict import TestResult, Verdict, spread_text
 from nas.wording import counted, last_epochs
 
 METRICS = {
@@ -53,7 +53,7 @@ def answer(records: StudyRecords) -> Answer:
             text=f"{f'{front} Confirmed is trial' if front else 'Trial'} {trial.number}: {_cost(trial, metric)},"
             f" {spread_text(test.finals)} test accuracy (mean ± standard deviation of {len(test.finals)} seeds);"
             f" target {test.verdict}.",
-            caveats=(*test.lines(), verdict.openings_text),
+            caveats=(*_pick(verdict), *test.lines(), verdict.openings_text),
             trial=trial,
             test=test,
         )
@@ -71,6 +71,12 @@ def answer(records: StudyRecords) -> Answer:
         caveats=(*caveats, "nas confirm trains the best again with several seeds and opens the test split once."),
         trial=trial,
     )
+
+
+def _pick(verdict: Verdict) -> tuple[str, ...]:
+    """Why this trial, where there were others to choose from."""
+    ranking = verdict.ranking
+    return (f"By the means of {len(ranking.winner.objectives)} further seeds {ranking.pick_text}.",) if ranking else ()
 
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
