@@ -221,7 +221,7 @@ class SearchSpace:
     def head(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
         """The layers that make scores of the classes of a feature map; `features` are those before them.
 
-        "block_gap" is one more convolution of the last block, bare: an activation would keep scores from falling.
+        "block_gap" is one more convolution of the last block, bare: a norm and an activation would bound the scores.
         """
         if head == "gap_conv":
             return GlobalAvgPool(), _classifier(self.num_classes), Flatten()
@@ -234,8 +234,9 @@ class SearchSpace:
             conv = Conv(out_channels=self.num_classes, kernel_size=min(height, width), bias=False)
             return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
         if head == "block_gap":
-            last = next(_backwards(features), _classifier(self.num_classes))
-            return replace(last, out_channels=self.num_classes, bias=False), GlobalAvgPool(), Flatten()
+            last = next(_backwards(features), _classifier(self.num_classes))  # none: only in what is to be recognised
+            style = {"kernel_size": last.kernel_size, "padding": last.padding, "bias": False}
+            return type(last)(out_channels=self.num_classes, **style), GlobalAvgPool(), Flatten()
         return GlobalAvgPool(), Flatten()
 
     def fingerprint(self) -> str:

@@ -42,17 +42,9 @@ def command_of(name: str, row: dict[str, Any]) -> list[str]:
     recipe = ["--recipe", row["recipe"]] if "recipe" in row else []
     recipe += [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
     return [
-        *("nas", "train", row["architecture"], *recipe, "--dataset", dataset_of(row), "--test"),
+        *("nas", "train", row["architecture"], *recipe, "--dataset", row.get("dataset", "mnist"), "--test"),
         *("--seeds", str(row["seeds"]), "--output", f"results/models/{name}", "--json"),
     ]
-
-
-def dataset_of(row: dict[str, Any]) -> str:
-    """What a row's network was trained and judged on: published ones on MNIST."""
-    if "commands" not in row:
-        return "mnist"
-    search = shlex.split(row["commands"][0])
-    return search[search.index("--dataset") + 1]
 
 
 def train(name: str, row: dict[str, Any]) -> None:
@@ -63,7 +55,7 @@ def train(name: str, row: dict[str, Any]) -> None:
 
 def keep(name: str, row: dict[str, Any], folder: Path) -> None:
     """Confirms, if that is still to be done, and exports what the row's search found."""
-    search, confirm, export = (shlex.split(command) for command in row["commands"])
+    search, confirm, export = (shlex.split(command) for command in row["commands"][:3])
     place = ["--results", str(folder)]
     study = search[search.index("--study") + 1]
     trials = output_of(["nas", "trials", "--study", study, "--format", "csv", *place])
@@ -98,8 +90,7 @@ def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
     commands = row.get("commands") or [shlex.join(command_of(name, row))]
     return {
         "name": name,
-        "dataset": dataset_of(row),
-        **{key: found[key] for key in ("params", "macs", "receptive_field")},
+        **{key: found[key] for key in ("dataset", "params", "macs", "receptive_field")},
         "epochs": len(found["accuracies"][0]),
         "seeds": len(found["accuracies"]),
         **{key: round(found[key], 6) for key in FIGURES},
@@ -141,7 +132,8 @@ def opening(found: list[dict[str, Any]]) -> str:
     entries = [each for each in found if not any(beats(other, each) for other in found)]
     entries.sort(key=lambda each: (each["dataset"], -each["params"]))
     lines = [
-        "| found by `nas search` | dataset | params | MACs | test accuracy % | lowest of the last 5 epochs % | seeds |",
+        "| searched, confirmed and exported by `nas` | dataset | params | MACs | test accuracy %"
+        " | lowest of the last 5 epochs % | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(
             f"| [`{each['name']}`](results/models/{each['name']}) | {each['dataset']} | {each['params']:,}"

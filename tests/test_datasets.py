@@ -204,7 +204,7 @@ def test_a_damaged_archive_is_named(small_mnist):
     data[100] ^= 1
     path.write_bytes(data)
     found = hashlib.md5(data).hexdigest()
-    mend = "delete it and run again to download it anew, or unpack it to use it as it is"
+    mend = "delete it and run again to download it anew; if it is meant to differ, unpack it"
     text = f"{path}: MD5 is {found}, allowed: {expected}; {mend}"
     assert error_of(load, "mnist", data_root=small_mnist) == text
     assert error_of(load, data_root=small_mnist) == text  # MNIST is there: it must not quietly become digits

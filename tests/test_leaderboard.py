@@ -60,6 +60,46 @@ def test_rows_and_runs_belong_together():
         assert ("architecture" in row) != ("commands" in row)
         if "architecture" in row:
             Architecture.load(ROOT / row["architecture"] if "/" in row["architecture"] else row["architecture"])
+        if "recipe" in row:
+            Recipe.load(ROOT / row["recipe"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "beaten"),
+    [
+        ({}, False),
+        ({"params": 99}, True),
+        ({"consistent_accuracy_mean": 0.991}, True),
+        ({"params": 101, "consistent_accuracy_mean": 0.999}, False),
+        ({"params": 99, "consistent_accuracy_mean": 0.989}, False),
+        ({"params": 99, "dataset": "digits"}, False),
+    ],
+)
+def test_a_row_beats_another_of_its_dataset_that_is_no_better_in_anything(changes, beaten):
+    row = {"dataset": "mnist", "params": 100, "consistent_accuracy_mean": 0.99}
+    assert leaderboard.beats({**row, **changes}, row) == beaten
+
+
+def test_the_opening_names_the_largest_of_a_dataset_first_and_nothing_that_is_beaten():
+    figures = {"macs": 1, "final_accuracy_mean": 0.99, "final_accuracy_sd": 0.0, "seeds": 5}
+    found = [
+        {"name": name, "dataset": dataset, "params": params, "consistent_accuracy_mean": accuracy, **figures}
+        for name, dataset, params, accuracy in [
+            ("small", "mnist", 900, 0.98),
+            ("other", "digits", 500, 0.97),
+            ("beaten", "mnist", 2000, 0.97),
+            ("large", "mnist", 7000, 0.99),
+        ]
+    ]
+    lines = leaderboard.opening(found).splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == ["other", "large", "small"]
+
+
+def test_a_row_is_trained_with_its_recipe_and_its_changes():
+    row = {"architecture": "mnist-7825", "recipe": "recipe.json", "set": {"rotation": 7}, "seeds": 5}
+    command = leaderboard.command_of("name", row)
+    assert command[:7] == ["nas", "train", "mnist-7825", "--recipe", "recipe.json", "--set", "rotation=7"]
+    assert {"--dataset", "mnist", "--test", "--seeds", "5"} <= set(command)
 
 
 @pytest.mark.parametrize(("shift", "good"), [(0.0, True), (0.0002, True), (0.01, False)])

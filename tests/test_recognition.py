@@ -223,6 +223,11 @@ A_HEAD = "allowed: a head (gap_conv, gap_linear, conv_gap, valid_conv, block_gap
             (*unit(6), GlobalAvgPool(), Flatten(), Linear(out_features=4, bias=False)),
             "layer 4: global_avg_pool, flatten, linear(out_features=4, bias=False) found, " + A_HEAD,
         ),
+        (
+            (*unit(6), Conv(out_channels=6, kernel_size=3, padding=1, groups=6, bias=False), NORM, RELU, *HEAD),
+            f"layer 4: conv(out_channels=6, kernel_size=3, padding=1, bias=False, groups=6) found, "
+            f"allowed: {CONV_TEXT.format(6)}",
+        ),
         ((Flatten(), Linear(out_features=4)), "layer 1: flatten, linear(out_features=4) found, " + A_HEAD),
         (
             (*unit(6), GlobalAvgPool(), Flatten(), Linear(out_features=5)),

@@ -162,7 +162,8 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     assert "98.00 ± 1.00 % test accuracy (mean ± standard deviation of 3 seeds); target missed." in found.text
     assert found.trial == best
     assert "The test split was opened once for this study." in found.caveats
-    assert found.caveats[0].startswith(f"By the means of 2 further seeds trial {best.number} is picked: the others are")
+    why = f"By the mean val accuracies of 2 further seeds trial {best.number} is picked: the others are behind by"
+    assert found.caveats[0].startswith(why)
     page = Page(read(study))
     head, *rows = page.tables["best"]
     assert [row[head.index("further seeds")] for row in rows] == ["85.00 ± 7.07 %", "55.00 ± 7.07 %"]

@@ -158,6 +158,20 @@ def tail(width, **changes):
                 *(DepthwiseSeparable(out_channels=4, kernel_size=5, bias=False), GAP, FLAT),
             ),
         ),
+        (
+            {"head": "block_gap", "order": "act", "residual": True},
+            {"shared_repeats": 2},
+            (
+                Residual(
+                    layers=(
+                        *unit(6, RELU, bias=True),
+                        Repeat(layers=unit(6, RELU, bias=True), times=2, shared=True),
+                    ),
+                    projection=True,
+                ),
+                *(Conv(out_channels=4, **CONV), GAP, FLAT),
+            ),
+        ),
         ({"head": "gap"}, {"num_convs": 2}, (*unit(6), *unit(4), GAP, FLAT)),
         (
             {"head": "valid_conv"},

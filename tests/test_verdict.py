@@ -166,6 +166,7 @@ def test_without_spread_only_equal_means_tie():
 
     assert ranking(0.9, 0.9, 0.8).standard_error == 0
     assert [finalist.trial for finalist in ranking(0.9, 0.9, 0.8).tied] == [1, 0]
+    assert ranking(0.9, 0.9, 0.8).pick_text.startswith("trial 1 is picked, the smallest of 2 that are tied: none is")
     assert ranking(0.9, 0.9, 0.8).winner.trial == 1
     assert ranking(0.9, math.nextafter(0.9, 0), 0.8).winner.trial == 0
 

@@ -76,7 +76,9 @@ def answer(records: StudyRecords) -> Answer:
 def _pick(verdict: Verdict) -> tuple[str, ...]:
     """Why this trial, where there were others to choose from."""
     ranking = verdict.ranking
-    return (f"By the means of {len(ranking.winner.objectives)} further seeds {ranking.pick_text}.",) if ranking else ()
+    if ranking is None:
+        return ()
+    return (f"By the mean val accuracies of {len(ranking.winner.objectives)} further seeds {ranking.pick_text}.",)
 
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
