@@ -379,7 +379,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     dataset = datasets.load("mnist", data_root=args.data_root)
-    space = SearchSpace.load("mnist")
+    space = SearchSpace.load(str(TABLE.with_suffix(".toml")))
     trained = read_table(args.table, space)
     target = trained.objectives
     candidates = [space.candidate(values) for values in trained.values]

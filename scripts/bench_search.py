@@ -41,6 +41,7 @@ from nas.training import objective
 
 EPOCHS, CONSISTENCY = 15, 5
 TABLE = Path("results/search_table.csv")
+SPACE = TABLE.with_suffix(".toml")
 
 
 def main() -> None:
@@ -53,12 +54,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--startup", type=int, default=NUM_STARTUP)
     parser.add_argument("--choices", type=int, nargs="+", default=[1, NUM_CHOICES])
-    parser.add_argument("--space", default="mnist")
+    parser.add_argument("--space", default=str(SPACE))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table.read(
-        args.table, SearchSpace.load("mnist").bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
+        args.table, SearchSpace.load(str(SPACE)).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
     )
     if args.model:
         print("\n".join(table.lines()))
@@ -270,7 +271,7 @@ class Replay:
         space = SearchSpace.load(self.space).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
         if self.table not in MODELS:
             MODELS[self.table] = Table.read(
-                self.table, SearchSpace.load("mnist").bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
+                self.table, SearchSpace.load(str(SPACE)).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
             ).model()
         model = MODELS[self.table]
         study = optuna.create_study(direction="maximize")

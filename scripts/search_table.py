@@ -45,7 +45,7 @@ def main() -> None:
         mean=full.mean,
         std=full.std,
     )
-    space = SearchSpace.load("mnist").bind(
+    space = SearchSpace.load(str(TABLE.with_suffix(".toml"))).bind(
         input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=EPOCHS
     )
     candidates = feasible(space, args.candidates)
