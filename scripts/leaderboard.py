@@ -128,9 +128,10 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def opening(found: list[dict[str, Any]]) -> str:
-    """The rows that searches found and no other of them beats, in Markdown."""
+    """The rows that searches came to and no other of them beats, by dataset, the largest first, in Markdown."""
     entries = [each for each in found if not any(beats(other, each) for other in found)]
-    entries.sort(key=lambda each: (each["dataset"], -each["params"]))
+    datasets = [each["dataset"] for each in found]
+    entries.sort(key=lambda each: (datasets.index(each["dataset"]), -each["params"]))
     lines = [
         "| searched, confirmed and exported by `nas` | dataset | params | MACs | test accuracy %"
         " | lowest of the last 5 epochs % | seeds |",

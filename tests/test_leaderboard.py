@@ -92,7 +92,7 @@ def test_the_opening_names_the_largest_of_a_dataset_first_and_nothing_that_is_be
         ]
     ]
     lines = leaderboard.opening(found).splitlines()[2:]
-    assert [line.split("`")[1] for line in lines] == ["other", "large", "small"]
+    assert [line.split("`")[1] for line in lines] == ["large", "small", "other"]
 
 
 def test_a_row_is_trained_with_its_recipe_and_its_changes():
