@@ -235,8 +235,10 @@ class SearchSpace:
             return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
         if head == "block_gap":
             last = next(_backwards(features), _classifier(self.num_classes))  # none: only in what is to be recognised
-            style = {"kernel_size": last.kernel_size, "padding": last.padding, "bias": False}
-            return type(last)(out_channels=self.num_classes, **style), GlobalAvgPool(), Flatten()
+            counting = type(last)(
+                out_channels=self.num_classes, kernel_size=last.kernel_size, padding=last.padding, bias=False
+            )
+            return counting, GlobalAvgPool(), Flatten()
         return GlobalAvgPool(), Flatten()
 
     def fingerprint(self) -> str:
