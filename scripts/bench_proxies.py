@@ -36,17 +36,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from search_table import TABLE, cell_value, space_of
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nas import datasets
 from nas.architecture import Architecture
 from nas.cost import cost_of
-from nas.domains import Choice, Domain, IntRange, Value
+from nas.domains import Value
 from nas.search_space import SearchSpace
 from nas.training import initialise, objective
 
-TABLE = Path("results/search_table.csv")
 CONSISTENCY, BATCH, DRAWN, TOP = 5, 64, 4, 0.1
 RESAMPLES, SEED = 2000, 0
 WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -193,13 +193,6 @@ def read_table(path: Path, space: SearchSpace) -> Trained:
         num_rows=len(rows),
         num_diverged=num_diverged,
     )
-
-
-def cell_value(domain: Domain, cell: str) -> Value:
-    """The value that a cell of the table holds, of the domain's own type."""
-    if isinstance(domain, Choice):
-        return next(value for value in domain.values if str(value) == cell)
-    return int(cell) if isinstance(domain, IntRange) else float(cell)
 
 
 # Statistics: each takes how often each candidate counts, (resamples, candidates), and gives one number a resample.
@@ -379,7 +372,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     dataset = datasets.load("mnist", data_root=args.data_root)
-    space = SearchSpace.load(str(TABLE.with_suffix(".toml")))
+    space = space_of(args.table)
     trained = read_table(args.table, space)
     target = trained.objectives
     candidates = [space.candidate(values) for values in trained.values]

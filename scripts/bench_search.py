@@ -26,6 +26,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from search_table import EPOCHS, TABLE, cell_value, space_of
 from sklearn.ensemble import RandomForestRegressor
 
 from nas.composites import DepthwiseSeparable
@@ -39,9 +40,7 @@ from nas.samplers import FeasibleSampler
 from nas.search_space import Candidate, SearchSpace
 from nas.training import objective
 
-EPOCHS, CONSISTENCY = 15, 5
-TABLE = Path("results/search_table.csv")
-SPACE = TABLE.with_suffix(".toml")
+CONSISTENCY = 5
 
 
 def main() -> None:
@@ -54,13 +53,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--startup", type=int, default=NUM_STARTUP)
     parser.add_argument("--choices", type=int, nargs="+", default=[1, NUM_CHOICES])
-    parser.add_argument("--space", default=str(SPACE))
+    parser.add_argument("--space", default=str(TABLE.with_suffix(".toml")))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = Table.read(
-        args.table, SearchSpace.load(str(SPACE)).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
-    )
+    table = Table.read(args.table)
     if args.model:
         print("\n".join(table.lines()))
         return
@@ -141,7 +138,8 @@ class Table:
     num_diverged: int
 
     @classmethod
-    def read(cls, path: Path, space: SearchSpace) -> "Table":
+    def read(cls, path: Path) -> "Table":
+        space = space_of(path)
         values, curves, by_candidate, num_diverged = [], [], {}, 0
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
@@ -152,7 +150,7 @@ class Table:
                 curve = [float(cell) for cell in cells]
                 by_candidate.setdefault(row["candidate"], []).append(curve)
                 if row["seed"] == "0":
-                    values.append({name: _typed(space, name, row[name]) for name in space.domains})
+                    values.append({name: cell_value(domain, row[name]) for name, domain in space.domains.items()})
                     curves.append(curve)
         return cls(
             space=space,
@@ -228,13 +226,6 @@ class Table:
         return groups
 
 
-def _typed(space: SearchSpace, name: str, text: str) -> Value:
-    domain = space.domains[name]
-    if isinstance(domain, Choice):
-        return next(value for value in domain.values if str(value) == text)
-    return int(text) if isinstance(domain, IntRange) else float(text)
-
-
 @dataclass
 class Model:
     """Learning curves of any candidate."""
@@ -270,9 +261,7 @@ class Replay:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         space = SearchSpace.load(self.space).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
         if self.table not in MODELS:
-            MODELS[self.table] = Table.read(
-                self.table, SearchSpace.load(str(SPACE)).bind(input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS)
-            ).model()
+            MODELS[self.table] = Table.read(self.table).model()
         model = MODELS[self.table]
         study = optuna.create_study(direction="maximize")
         sampler = FeasibleSampler(

@@ -42,7 +42,7 @@ def command_of(name: str, row: dict[str, Any]) -> list[str]:
     recipe = ["--recipe", row["recipe"]] if "recipe" in row else []
     recipe += [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
     return [
-        *("nas", "train", row["architecture"], *recipe, "--dataset", row.get("dataset", "mnist"), "--test"),
+        *("nas", "train", row["architecture"], *recipe, "--dataset", "mnist", "--test"),
         *("--seeds", str(row["seeds"]), "--output", f"results/models/{name}", "--json"),
     ]
 

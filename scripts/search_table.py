@@ -2,9 +2,9 @@
 
     python scripts/search_table.py --candidates 200 --repeated 20 --seeds 3
 
-Candidates of the default space within 8,000 parameters and a receptive field of 28, each 15 epochs on every fifth
-image of the train split (10,000), judged on the whole val split. The first `repeated` are trained with several seeds,
-which tells the noise of a single run. Run again, it goes on where it stopped.
+Candidates of the space that lies beside the table, `results/search_table.toml`, within 8,000 parameters and a receptive
+field of 28, each 15 epochs on every fifth image of the train split (10,000), judged on the whole val split. The first
+`repeated` are trained with several seeds, which tells the noise of a single run. Run again, it goes on where it stopped.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from random import Random
 
 from nas import datasets
 from nas.constraints import limits
-from nas.domains import Value
+from nas.domains import Choice, Domain, IntRange, Value
 from nas.screening import judge
 from nas.search_space import SearchSpace
 from nas.training import EpochMetrics, TrainingData, pick_device
@@ -45,9 +45,7 @@ def main() -> None:
         mean=full.mean,
         std=full.std,
     )
-    space = SearchSpace.load(str(TABLE.with_suffix(".toml"))).bind(
-        input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=EPOCHS
-    )
+    space = space_of(args.table)
     candidates = feasible(space, args.candidates)
     wanted = [(index, 0) for index in range(args.candidates)]
     wanted += [(index, seed) for index in range(args.repeated) for seed in range(1, args.seeds)]
@@ -106,6 +104,20 @@ class Table:
     def _append(self, row: Sequence[object]) -> None:
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerow(row)
+
+
+def space_of(table: Path) -> SearchSpace:
+    """What the table's candidates are drawn from: the file of its name beside it."""
+    return SearchSpace.load(str(table.with_suffix(".toml"))).bind(
+        input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS
+    )
+
+
+def cell_value(domain: Domain, cell: str) -> Value:
+    """The value that a cell of the table holds, of the domain's own type."""
+    if isinstance(domain, Choice):
+        return next(value for value in domain.values if str(value) == cell)
+    return int(cell) if isinstance(domain, IntRange) else float(cell)
 
 
 def feasible(space: SearchSpace, count: int) -> list[dict[str, Value]]:

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from nas.cost import cost_of
-from nas.search_space import SearchSpace
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -13,17 +12,17 @@ import bench_search
 import search_table
 
 TABLE = Path(__file__).parents[1] / search_table.TABLE
-SPACE = SearchSpace.load(str(TABLE.with_suffix(".toml"))).bind(input_shape=(1, 28, 28), num_classes=10, epochs=15)
+SPACE = search_table.space_of(TABLE)
 
 
 def test_the_table_holds_what_its_script_draws():
-    values = bench_search.Table.read(TABLE, SPACE).values
+    values = bench_search.Table.read(TABLE).values
     assert len(values) == 200
     assert all(drawn in values for drawn in search_table.feasible(SPACE, 20))
 
 
 def test_both_benchmarks_read_the_same_candidates_and_all_keep_the_limit():
-    table, trained = bench_search.Table.read(TABLE, SPACE), bench_proxies.read_table(TABLE, SPACE)
+    table, trained = bench_search.Table.read(TABLE), bench_proxies.read_table(TABLE, SPACE)
     key = lambda values: sorted(values.items(), key=str)  # noqa: E731
     assert sorted(map(key, table.values), key=str) == sorted(map(key, trained.values), key=str)
     assert max(cost_of(candidate.architecture).params for candidate in table.candidates) <= 8000
