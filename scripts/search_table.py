@@ -4,7 +4,8 @@
 
 Candidates of the space that lies beside the table, `results/search_table.toml`, within 8,000 parameters and a receptive
 field of 28, each 15 epochs on every fifth image of the train split (10,000), judged on the whole val split. The first
-`repeated` are trained with several seeds, which tells the noise of a single run. Run again, it goes on where it stopped.
+`repeated` are trained with several seeds, which tells the noise of a single run. Run again, it goes on where it
+stopped.
 """
 
 import argparse
