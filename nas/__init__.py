@@ -9,46 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.architecture import Architecture as Architecture
-    from nas.confirming import confirm as confirm
-    from nas.constraints import Constraint as Constraint
-    from nas.constraints import limits as limits
-    from nas.cost import Cost as Cost
-    from nas.cost import cost_of as cost_of
-    from nas.cost import layer_table as layer_table
-    from nas.dashboard import serve_dashboard as serve_dashboard
+    from nas.architecture.architecture import Architecture as Architecture
+    from nas.architecture.cost import Cost as Cost
+    from nas.architecture.cost import cost_of as cost_of
+    from nas.architecture.cost import layer_table as layer_table
+    from nas.commands.confirm import confirm as confirm
+    from nas.commands.export import export_trial as export_trial
+    from nas.commands.report import report as report
+    from nas.commands.search import search as search
+    from nas.commands.train import train as train
+    from nas.commands.train import train_seeds as train_seeds
+    from nas.dashboard.server import serve_dashboard as serve_dashboard
     from nas.errors import NasError as NasError
-    from nas.exporting import export as export
-    from nas.exporting import export_trial as export_trial
-    from nas.fitting import train as train
-    from nas.fitting import train_seeds as train_seeds
+    from nas.exporters.export import export as export
     from nas.recipe import Recipe as Recipe
-    from nas.records import trials as trials
-    from nas.reporting import report as report
-    from nas.screening import survey as survey
-    from nas.search_space import SearchSpace as SearchSpace
-    from nas.searching import search as search
+    from nas.space.constraints import Constraint as Constraint
+    from nas.space.constraints import limits as limits
+    from nas.space.search_space import SearchSpace as SearchSpace
+    from nas.space.survey import survey as survey
+    from nas.study.reader import trials as trials
 
 _HOMES = {
-    "Architecture": "nas.architecture",
-    "confirm": "nas.confirming",
-    "Constraint": "nas.constraints",
-    "limits": "nas.constraints",
-    "Cost": "nas.cost",
-    "cost_of": "nas.cost",
-    "layer_table": "nas.cost",
-    "serve_dashboard": "nas.dashboard",
+    "Architecture": "nas.architecture.architecture",
+    "confirm": "nas.commands.confirm",
+    "Constraint": "nas.space.constraints",
+    "limits": "nas.space.constraints",
+    "Cost": "nas.architecture.cost",
+    "cost_of": "nas.architecture.cost",
+    "layer_table": "nas.architecture.cost",
+    "serve_dashboard": "nas.dashboard.server",
     "NasError": "nas.errors",
-    "export": "nas.exporting",
-    "export_trial": "nas.exporting",
-    "train": "nas.fitting",
-    "train_seeds": "nas.fitting",
+    "export": "nas.exporters.export",
+    "export_trial": "nas.commands.export",
+    "train": "nas.commands.train",
+    "train_seeds": "nas.commands.train",
     "Recipe": "nas.recipe",
-    "trials": "nas.records",
-    "report": "nas.reporting",
-    "survey": "nas.screening",
-    "SearchSpace": "nas.search_space",
-    "search": "nas.searching",
+    "trials": "nas.study.reader",
+    "report": "nas.commands.report",
+    "survey": "nas.space.survey",
+    "SearchSpace": "nas.space.search_space",
+    "search": "nas.commands.search",
 }
 
 __all__ = [  # noqa: PLE0604  # found by __getattr__

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.allowed import COUNT, RATE, Allowed, Interval, Words
 from nas.errors import RecipeError, found, named
-from nas.json_file import read_json
+from nas.schema import COUNT, RATE, Allowed, Interval, Words
+from nas.text import read_json
 
 ALLOWED: dict[str, Allowed] = {
     "epochs": COUNT,

@@ -27,16 +27,16 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
-from nas.artifacts import MIMETYPES, epochs_csv
-from nas.constraints import Constraint
-from nas.cost import METRICS, cost_of
-from nas.overview import refresh
-from nas.picture import picture
-from nas.records import StudyRecords
-from nas.screening import judge
-from nas.search_space import SearchSpace
-from nas.stored import Settings
-from nas.training import EpochMetrics
+from nas.architecture.cost import METRICS, cost_of
+from nas.architecture.diagram import picture
+from nas.dashboard.overview import refresh
+from nas.space.constraints import Constraint
+from nas.space.feasibility import judge
+from nas.space.search_space import SearchSpace
+from nas.study.artifacts import MIMETYPES, epochs_csv
+from nas.study.reader import StudyRecords
+from nas.study.trial import Settings
+from nas.training.metrics import EpochMetrics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 EPOCHS = 15

@@ -17,8 +17,8 @@ from pathlib import Path
 import optuna
 
 from nas import search
-from nas.events import Event, TrialFinished
-from nas.storage import DATABASE
+from nas.commands.events import Event, TrialFinished
+from nas.study.database import DATABASE
 
 
 def main() -> None:

@@ -40,12 +40,13 @@ from search_table import TABLE, cell_value, space_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas import datasets
-from nas.architecture import Architecture
-from nas.cost import cost_of
-from nas.domains import Value
-from nas.search_space import SearchSpace
-from nas.training import initialise, objective
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of
+from nas.data import datasets
+from nas.space.domains import Value
+from nas.space.search_space import SearchSpace
+from nas.training.reference import initialise
+from nas.training.results import objective
 
 CONSISTENCY, BATCH, DRAWN, TOP = 5, 64, 4, 0.1
 RESAMPLES, SEED = 2000, 0

@@ -23,16 +23,16 @@ from random import Random
 
 from sqlalchemy import create_engine, text
 
-from nas.constraints import Constraint
-from nas.loop import Loop
-from nas.recording import Recorder
-from nas.records import StudyRecords
-from nas.search_space import SearchSpace
-from nas.sharing import locks
-from nas.storage import default_storage, quiet_optuna
-from nas.stored import Settings
-from nas.training import EpochMetrics
-from nas.workers import Ended, Job, Progress, Report
+from nas.commands.search_loop import Loop
+from nas.space.constraints import Constraint
+from nas.space.search_space import SearchSpace
+from nas.study.database import default_storage, quiet_optuna
+from nas.study.locks import locks
+from nas.study.reader import StudyRecords
+from nas.study.trial import Settings
+from nas.study.writer import Recorder
+from nas.training.metrics import EpochMetrics
+from nas.workers.protocol import Ended, Job, Progress, Report
 
 WEIGHTS = bytes(40_000)
 NUM_MEASURED = 200

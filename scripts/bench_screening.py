@@ -22,13 +22,14 @@ from random import Random
 import optuna
 import torch
 
-from nas.constraints import Constraint
-from nas.cost import cost_of
+from nas.architecture.cost import cost_of
 from nas.errors import ShapeError
-from nas.samplers import FeasibleSampler
-from nas.screening import judge, survey
-from nas.search_space import SearchSpace
-from nas.storage import open_storage
+from nas.sampling.feasible import FeasibleSampler
+from nas.space.constraints import Constraint
+from nas.space.feasibility import judge
+from nas.space.search_space import SearchSpace
+from nas.space.survey import survey
+from nas.study.database import open_storage
 
 NUM_SCREENED, NUM_BUILT = 10_000, 500
 NUM_TRAINED, NUM_SURVIVORS = 500, 30

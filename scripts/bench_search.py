@@ -29,16 +29,17 @@ from scipy.stats import spearmanr
 from search_table import EPOCHS, TABLE, cell_value, space_of
 from sklearn.ensemble import RandomForestRegressor
 
-from nas.composites import DepthwiseSeparable
-from nas.constraints import limits
-from nas.cost import cost_of
-from nas.domains import Choice, IntRange, Value
-from nas.layers import AvgPool, Conv, Convolution, Dropout
-from nas.proposals import NUM_CHOICES, NUM_STARTUP, proposer
-from nas.pruners import CandidatePruner, pruner
-from nas.samplers import FeasibleSampler
-from nas.search_space import Candidate, SearchSpace
-from nas.training import objective
+from nas.architecture.composites import DepthwiseSeparable
+from nas.architecture.cost import cost_of
+from nas.architecture.layers import AvgPool, Conv, Convolution, Dropout
+from nas.sampling.feasible import FeasibleSampler
+from nas.sampling.pruners import CandidatePruner, pruner
+from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
+from nas.space.candidate import Candidate
+from nas.space.constraints import limits
+from nas.space.domains import Choice, IntRange, Value
+from nas.space.search_space import SearchSpace
+from nas.training.results import objective
 
 CONSISTENCY = 5
 

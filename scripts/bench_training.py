@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.training import num_cores
+from nas.training.device import num_cores
 
 EPOCHS = 15
 NETWORKS = ("mnist-7825", "mnist-6136", "mnist-26756")
@@ -42,7 +42,7 @@ def usual(network: str, device_name: str, root: str) -> Measured:
     from torch.utils.data import DataLoader, Subset
     from torchvision import datasets, transforms
 
-    from nas.architecture import Architecture
+    from nas.architecture.architecture import Architecture
 
     began = time.perf_counter()
     device = torch.device(device_name)
@@ -102,9 +102,9 @@ def usual(network: str, device_name: str, root: str) -> Measured:
 
 def reference(network: str, device_name: str, root: str) -> Measured:
     """The project's eager trainer, all threads."""
-    from nas.architecture import Architecture
-    from nas.training import initialise, pick_device
-    from nas.training.reference import train
+    from nas.architecture.architecture import Architecture
+    from nas.training.device import pick_device
+    from nas.training.reference import initialise, train
 
     began = time.perf_counter()
     data, device = training_data(root), pick_device(device_name)
@@ -116,9 +116,11 @@ def reference(network: str, device_name: str, root: str) -> Measured:
 
 def engine(network: str, device_name: str, root: str) -> Measured:
     """Workers as `nas search` opens them; several of the same network with different seeds."""
-    from nas.architecture import Architecture
-    from nas.training import pick_device
-    from nas.workers import Ended, Here, Job, Progress, open_workers
+    from nas.architecture.architecture import Architecture
+    from nas.training.device import pick_device
+    from nas.workers.backend import open_workers
+    from nas.workers.in_process import Here
+    from nas.workers.protocol import Ended, Job, Progress
 
     began = time.perf_counter()
     data, device = training_data(root), pick_device(device_name)
@@ -159,7 +161,8 @@ def engine(network: str, device_name: str, root: str) -> Measured:
 
 def alone(architecture: Any, data: Any, device: Any) -> float:
     """Seconds for the 15 epochs of one network that has the GPU for itself, everything included."""
-    from nas.training import initialise, train
+    from nas.training.reference import initialise
+    from nas.training.select import train
 
     start = time.perf_counter()
     for _ in train(initialise(architecture, seed=0), recipe(EPOCHS), data, seed=0, device=device):
@@ -240,16 +243,16 @@ def recipe(epochs: int) -> Any:
 
 
 def training_data(root: str) -> Any:
-    from nas import datasets
-    from nas.training import TrainingData
+    from nas.data import datasets
+    from nas.training.data import TrainingData
 
     return TrainingData.of(datasets.load("mnist", data_root=root))
 
 
 def flops_an_epoch(network: str) -> int:
     """Twice the multiply-accumulates of an epoch: forward, back to weights and inputs, but not to the images."""
-    from nas.architecture import Architecture
-    from nas.cost import cost_of
+    from nas.architecture.architecture import Architecture
+    from nas.architecture.cost import cost_of
 
     architecture = Architecture.load(network)
     first = architecture.layers[0].measure(architecture.input_shape).macs

@@ -28,16 +28,19 @@ from statistics import fmean, stdev
 import optuna
 import torch
 
-from nas import datasets
-from nas.confirming import confirm
-from nas.constraints import limits, worst
-from nas.cost import cost_of
+from nas.architecture.cost import cost_of
+from nas.commands.confirm import confirm
+from nas.commands.search import search
+from nas.data import datasets
 from nas.errors import NasError, ShapeError, TrainingDiverged
-from nas.records import StudyRecords
-from nas.search_space import SearchSpace
-from nas.searching import search
-from nas.stored import Settings
-from nas.training import CONSISTENCY, TrainingData, initialise, objective, state_dict_on_cpu, train
+from nas.space.constraints import limits, worst
+from nas.space.search_space import SearchSpace
+from nas.study.reader import StudyRecords
+from nas.study.trial import Settings
+from nas.training.data import TrainingData
+from nas.training.reference import initialise, state_dict_on_cpu
+from nas.training.results import CONSISTENCY, objective
+from nas.training.select import train
 
 EPOCHS, MAX_PARAMS, MAX_MACS, MOST_TRIALS = 15, 8000, 500_000, 3000
 ARMS = ("default", "random", "plain")

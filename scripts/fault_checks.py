@@ -13,11 +13,11 @@ from fault_search import EPOCHS, TRIALS
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.architecture import Architecture
+from nas.architecture.architecture import Architecture
 from nas.errors import NasError
-from nas.exporting.folder import FILES
-from nas.records import StudyRecords
-from nas.stored import TRAINED, TrialRecord, read_trial
+from nas.exporters.folder import FILES
+from nas.study.reader import StudyRecords
+from nas.study.trial import TRAINED, TrialRecord, read_trial
 
 Event = Mapping[str, Any]
 SHOWN = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}

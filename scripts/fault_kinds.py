@@ -95,7 +95,7 @@ class WorkerKilled(Fault):
         workers: list[int] = []
 
         def there() -> bool:
-            workers[:] = [pid for pid, command in attempt.family().items() if "nas.workers.process" in command]
+            workers[:] = [pid for pid, command in attempt.family().items() if "nas.workers.process_main" in command]
             return bool(workers)
 
         if attempt.lives_until(there):

@@ -32,7 +32,7 @@ from fault_kinds import FAULTS, POSTGRESQL, Fault, described
 from fault_search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 from postgres import Server, find_programs, why_none
 
-from nas.records import StudyRecords
+from nas.study.reader import StudyRecords
 
 EXPORTS_EVERY = 11  # runs between two whose best network is exported, too
 MOST_TRIES = 5

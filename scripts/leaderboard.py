@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.pareto import dominates
-from nas.training import describe, pick_device
+from nas.training.device import describe, pick_device
 
 RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = ("final_accuracy_mean", "final_accuracy_sd", "consistent_accuracy_mean")

@@ -14,10 +14,14 @@ from pathlib import Path
 
 import torch
 
-from nas import datasets
-from nas.architecture import Architecture
+from nas.architecture.architecture import Architecture
+from nas.data import datasets
 from nas.recipe import Recipe
-from nas.training import TrainingData, describe, initialise, pick_device, reference, train
+from nas.training import reference
+from nas.training.data import TrainingData
+from nas.training.device import describe, pick_device
+from nas.training.reference import initialise
+from nas.training.select import train
 
 TRAINERS = {"reference": reference.train, "engine": train}
 RECIPE = Recipe(epochs=15, rotation=7.0)

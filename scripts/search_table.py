@@ -15,13 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from nas import datasets
-from nas.constraints import limits
-from nas.domains import Choice, Domain, IntRange, Value
-from nas.screening import judge
-from nas.search_space import SearchSpace
-from nas.training import EpochMetrics, TrainingData, pick_device
-from nas.workers import Ended, Job, open_workers
+from nas.data import datasets
+from nas.space.constraints import limits
+from nas.space.domains import Choice, Domain, IntRange, Value
+from nas.space.feasibility import judge
+from nas.space.search_space import SearchSpace
+from nas.training.data import TrainingData
+from nas.training.device import pick_device
+from nas.training.metrics import EpochMetrics
+from nas.workers.backend import open_workers
+from nas.workers.protocol import Ended, Job
 
 EPOCHS = 15
 TABLE = Path("results/search_table.csv")

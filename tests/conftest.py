@@ -14,7 +14,8 @@ import time
 
 import hypothesis
 import pytest
-from postgres import Server, find_programs, why_none
+from support.paths import TINY
+from support.postgres import Server, find_programs, why_none
 
 # The first example of a test may import half of torch, and the machine may be busy: time says nothing here.
 hypothesis.settings.register_profile("nas", deadline=None)
@@ -73,9 +74,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-TINY = (Path(__file__).parent / "data" / "tiny.toml").read_text()
-
-
 @pytest.fixture
 def tiny_space(tmp_path):
     """The path of a space whose networks train on digits within a second an epoch."""
@@ -87,7 +85,7 @@ def tiny_space(tmp_path):
 @pytest.fixture(scope="session")
 def study_folder(tmp_path_factory):
     """A results folder with a study of two trained trials on digits. Read only: tests share it."""
-    from nas.searching import search
+    from nas.commands.search import search
 
     folder = tmp_path_factory.mktemp("study")
     space = folder / "tiny.toml"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.datasets import Dataset, Split, merged
+from nas.data.datasets import Dataset, Split, merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

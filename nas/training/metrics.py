@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.allowed import COUNT, Interval
 from nas.errors import StudyError, TrainingDiverged, found, named
+from nas.schema import COUNT, Interval
 
 ALLOWED = {
     "epoch": COUNT,
@@ -58,8 +57,3 @@ class EpochMetrics:
             if not ALLOWED[name].holds(value):
                 raise StudyError(f"{where}: {name} is {found(value)}, allowed: {ALLOWED[name]}")
         return cls(**data)
-
-
-def val_accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
-    """One for each epoch; 0 in all of `epochs` for a run that has none, since its loss was no number."""
-    return tuple(metrics.val_accuracy for metrics in history) or (0.0,) * epochs

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.architecture import Architecture
+from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 from nas.training.averaging import Kept, averaging_share, kept_weights
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
-from nas.training.random_state import as_global
+from nas.training.rng import as_global
 from nas.training.schedule import learning_rate
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import nas
-from nas.training import TrainingData
-from nas.workers.here import Here
-from nas.workers.jobs import Job, Report
+from nas.training.data import TrainingData
+from nas.workers.in_process import Here
+from nas.workers.protocol import Job, Report
 
 SPLITS = ("train_images", "train_labels", "val_images", "val_labels")
 

@@ -4,8 +4,3 @@ Three things make it fast. Examples lie side by side in the lanes of the vector 
 channel count run near the processor's peak. A block of as many examples goes through all operations between two batch
 norms while it lies in the cache. And no random number is drawn that a hash can give.
 """
-
-from nas.training.native.graph import UnsupportedError
-from nas.training.native.trainer import NativeTrainer
-
-__all__ = ["NativeTrainer", "UnsupportedError"]

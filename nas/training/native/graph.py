@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from nas import modules
+from nas.architecture import modules
 
 Shape = tuple[int, int, int]
 

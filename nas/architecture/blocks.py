@@ -1,0 +1,82 @@
+"""An architecture as a reader sees it: blocks of layers between one change of resolution and the next, and a head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of, layer_table
+from nas.architecture.layers import Layer, Shape, chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Consecutive layers `layers[start:start + len(layers)]` of an architecture.
+
+    name: block1, block2, … or head. Shapes are of one example. receptive_field: side in input pixels of what one unit
+    of its output sees; of the head, that of the last feature map.
+    """
+
+    name: str
+    start: int
+    layers: tuple[Layer, ...]
+    input_shape: Shape
+    output_shape: Shape
+    params: int
+    macs: int
+    receptive_field: int
+
+
+def blocks(architecture: Architecture) -> list[Block]:
+    """The architecture's layers in blocks, none left out; the head begins at the first layer that ends the feature map.
+
+    A pool, and dropout after it, ends a block; a layer with weights that steps over pixels begins one. Raises
+    `ShapeError` where a layer does not fit.
+    """
+    found: list[Block] = []
+    shape, extent, jump = architecture.input_shape, 1, 1
+    total = cost_of(architecture)
+    for start, layers in _parts(architecture):
+        m = chain(layers, shape)
+        is_head = layers[0].ends_features
+        extent += (m.extent - 1) * jump
+        jump *= m.stride
+        found.append(
+            Block(
+                name="head" if is_head else f"block{len(found) + 1}",
+                start=start,
+                layers=layers,
+                input_shape=shape,
+                output_shape=m.output_shape,
+                params=m.params,
+                macs=m.macs,
+                receptive_field=total.receptive_field if is_head else extent,
+            )
+        )
+        shape = m.output_shape
+    return found
+
+
+def receptive_fields(architecture: Architecture) -> list[int | None]:
+    """What each row of the layer table sees, in input pixels; None in the head, which has no feature map."""
+    head = next((part.start for part in blocks(architecture) if part.name == "head"), len(architecture.layers))
+    rows = layer_table(architecture)
+    return [row.receptive_field if int(row.position.partition(".")[0]) < head else None for row in rows]
+
+
+def _parts(architecture: Architecture) -> Iterator[tuple[int, tuple[Layer, ...]]]:
+    part: list[Layer] = []
+    shape, start = architecture.input_shape, 0
+    is_closed = in_head = False
+    for index, layer in enumerate(architecture.layers):
+        m = layer.measure(shape)
+        steps = m.stride > 1
+        begins = layer.ends_features or (is_closed and layer.kind != "dropout") or (steps and m.params > 0)
+        if part and begins and not in_head:
+            yield start, tuple(part)
+            part, start, is_closed = [], index, False
+        in_head = in_head or layer.ends_features
+        is_closed = is_closed or (steps and m.params == 0)
+        part.append(layer)
+        shape = m.output_shape
+    if part:
+        yield start, tuple(part)

@@ -1,0 +1,189 @@
+"""A picture of an architecture: a row a block, with its layers in words, output shape, parameters, receptive field."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.blocks import Block, blocks
+from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
+from nas.architecture.cost import cost_of
+from nas.architecture.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Convolution,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool,
+    Shape,
+    SqueezeExcite,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Inches, from the left and from the top.
+WIDTH = 8.0
+MARGIN, GAP, LINE = 0.15, 0.2, 0.205
+GLYPH, GLYPH_SIDE = 0.75, 0.85  # the middle of the drawings of outputs, and their largest side
+NAME, SHAPE, PARAMS, FIELD = 1.5, 5.3, 6.45, 7.8  # where names begin, and where columns of numbers end
+
+LONGEST = 74  # characters of a line
+INK, FADED, EDGE = "#1a1a1a", "#5c5c5c", "#b8b8b8"
+# Of the palette in figures.py.
+FILLS = {"input": "#ffffff", "block": "#56b4e9", "head": "#e69f00"}
+
+
+def picture(architecture: Architecture, *, title: str = "") -> bytes:
+    """An SVG of the architecture, the same bytes each time; it holds no script and refers to nothing outside.
+
+    Beside each block its output is drawn: as high as its map, as wide as it has channels, roots of both. Raises
+    `ShapeError` where a layer does not fit.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    parts = blocks(architecture)
+    texts = [[line for text in layer_lines(part.layers) for line in _folded(text)] for part in parts]
+    heights = [max(GLYPH_SIDE, LINE * (len(lines) + 1)) + GAP for lines in texts]
+    top = MARGIN + LINE * (3.3 if title else 2.3)
+    height = top + GLYPH_SIDE + GAP + sum(heights) + MARGIN
+    drawing = _Drawing(Figure(figsize=(WIDTH, height), facecolor="white"), height)
+    drawing.heading(architecture, title, top)
+    shapes = [architecture.input_shape, *(part.output_shape for part in parts)]
+    drawing.scale(shapes)
+    y = top + GLYPH_SIDE + GAP
+    drawing.row("input", architecture.input_shape, top, y)
+    for part, lines, room in zip(parts, texts, heights, strict=True):
+        drawing.row(part.name, part.output_shape, y, y + room)
+        drawing.block(part, lines, y)
+        y += room
+    content = io.BytesIO()
+    # Text stays text: a tenth of the size, and it can be searched.
+    with rc_context({"svg.hashsalt": "nas", "svg.fonttype": "none"}):
+        drawing.figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    return content.getvalue()
+
+
+class _Drawing:
+    """A figure in inches, counted from its upper left corner."""
+
+    def __init__(self, figure: "Figure", height: float) -> None:
+        self.figure = figure
+        self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
+        self.axes.set_axis_off()
+
+    def text(self, x: float, y: float, text: str, *, size: float = 10, color: str = INK, **how: Any) -> None:
+        self.axes.text(x, y, text, fontsize=size, color=color, va="center", parse_math=False, **how)
+
+    def heading(self, architecture: Architecture, title: str, top: float) -> None:
+        """The title, what the whole costs, and the names of the columns above `top`."""
+        cost = cost_of(architecture)
+        if title:
+            self.text(MARGIN, MARGIN + LINE / 2, title, size=12, weight="bold")
+        total = f"{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
+        self.text(MARGIN, top - 1.7 * LINE, total, color=FADED)
+        for x, name in ((SHAPE, "output"), (PARAMS, "parameters"), (FIELD, "receptive field")):
+            self.text(x, top - LINE / 2, name, size=8.5, color=FADED, ha="right")
+
+    def scale(self, shapes: Sequence[Shape]) -> None:
+        """How large outputs are drawn: the highest and the widest of these fill their place."""
+        self.highest = max(_sides(shape)[0] for shape in shapes)
+        self.widest = max(_sides(shape)[1] for shape in shapes)
+
+    def row(self, name: str, output: Shape, top: float, bottom: float) -> None:
+        """A row between two heights, a line above it: its name and its output, drawn and told."""
+        from matplotlib.patches import Rectangle
+
+        self.axes.plot([MARGIN, WIDTH - MARGIN], [top, top], color=EDGE, linewidth=0.6)
+        rows, channels = _sides(output)
+        width = max(0.04, GLYPH_SIDE * channels / self.widest)
+        height = max(0.04, GLYPH_SIDE * rows / self.highest)
+        corner = (GLYPH - width / 2, (top + bottom - height) / 2)
+        fill = FILLS.get(name, FILLS["block"])
+        self.axes.add_patch(Rectangle(corner, width, height, facecolor=fill, edgecolor=INK, linewidth=0.8))
+        y = top + (GAP + LINE) / 2
+        self.text(NAME, y, name, weight="bold")
+        self.text(SHAPE, y, shape_text(output), ha="right")
+
+    def block(self, part: Block, lines: Sequence[str], top: float) -> None:
+        """What a row says of a block: its numbers, and its layers line by line."""
+        y = top + (GAP + LINE) / 2
+        self.text(PARAMS, y, f"{part.params:,}", ha="right")
+        self.text(FIELD, y, f"{part.receptive_field:,}", ha="right")
+        for number, line in enumerate(lines, start=1):
+            indent = len(line) - len(line.lstrip())
+            self.text(NAME + 0.04 * indent, y + number * LINE, line.strip(), size=9)
+
+
+def layer_lines(layers: Sequence[Layer]) -> list[str]:
+    """The layers in few words: a line for each that has a window or holds others, with the small ones after it.
+
+    Equal ones in a row are one, with their number before it; what a composite holds is indented below it.
+    """
+    units: list[list[str]] = []
+    for layer in layers:
+        words = phrase(layer)
+        if layer.children():
+            units.append([f"{words}:", *(f"    {line}" for line in layer_lines(layer.children()))])
+        elif units and len(units[-1]) == 1 and isinstance(layer, BatchNorm | Activation | Dropout | Flatten):
+            units[-1][0] += f", {words}"
+        else:
+            units.append([words])
+    lines: list[str] = []
+    for (first, *rest), equal in groupby(units):
+        times = len(list(equal))
+        lines += [f"{times} x {first}" if times > 1 else first, *rest]
+    return lines
+
+
+def phrase(layer: Layer) -> str:
+    """A layer in few words; what it holds is left out."""
+    words = layer.kind.replace("_", " ")
+    match layer:
+        case Convolution() | MaxPool() | AvgPool():
+            words = "separable conv" if isinstance(layer, DepthwiseSeparable) else words
+            width = f" → {layer.out_channels}" if isinstance(layer, Convolution) else ""
+            words = f"{words} {layer.kernel_size}x{layer.kernel_size}{width}"
+            usual = 1 if isinstance(layer, Convolution) else layer.kernel_size
+            for name, value, default in (
+                ("stride", layer.stride, usual),
+                ("dilation", getattr(layer, "dilation", 1), 1),
+                ("groups", layer.groups if isinstance(layer, Conv) else 1, 1),
+            ):
+                words += f" {name} {value}" * (value != default)
+        case Linear():
+            words = f"linear → {layer.out_features}"
+        case Activation():
+            words = layer.function.replace("_", " ")
+        case Dropout():
+            words = f"dropout {layer.rate:.2g}" + " of channels" * (layer.per == "channel")
+        case SqueezeExcite():
+            words = f"squeeze-excite 1/{layer.reduction}"
+        case Residual():
+            words = "residual, 1x1 projection" if layer.projection else "residual"
+        case Repeat():
+            words = f"{layer.times} time{'s' * (layer.times != 1)}" + ", shared weights" * layer.shared
+    return words
+
+
+def shape_text(shape: Shape) -> str:
+    """`8x14x14`."""
+    return "x".join(map(str, shape))
+
+
+def _folded(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(line, LONGEST, initial_indent=indent, subsequent_indent=f"{indent}    ") or [line]
+
+
+def _sides(shape: Shape) -> tuple[float, float]:
+    """Height and width of an output as it is drawn: a vector is as wide as it has features, and flat."""
+    return sqrt(sqrt(prod(shape[1:]))), sqrt(shape[0])

@@ -1,0 +1,313 @@
+"""The command line: parse, call one function, print. The only place that exits.
+
+Everything heavy is imported inside the commands, so that `nas --help` answers at once.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+
+from nas.cli import networks
+from nas.cli import studies as results_of
+from nas.cli.options import (
+    SEARCH,
+    Constraints,
+    DataRoot,
+    Dataset,
+    Device,
+    Epochs,
+    Exact,
+    GpusPerTrial,
+    Json,
+    MaxActivationBytes,
+    MaxMacs,
+    MaxParams,
+    MaxWeightBytes,
+    MinReceptiveField,
+    Objective,
+    Pruner,
+    Ray,
+    Results,
+    Sampler,
+    Space,
+    StartFrom,
+    Storage,
+    Study,
+    Target,
+    Workers,
+)
+from nas.errors import NasError, TrainingDiverged, first_line
+
+app = typer.Typer(
+    name="nas",
+    help="Neural architecture search under hard constraints: find, train and take home small CNNs that keep limits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(epilog="Example: [bold]nas search --max-params 8000 --epochs 15[/bold]; the same command resumes.")
+def search(
+    max_params: MaxParams = None,
+    min_receptive_field: MinReceptiveField = None,
+    max_macs: MaxMacs = None,
+    max_activation_bytes: MaxActivationBytes = None,
+    max_weight_bytes: MaxWeightBytes = None,
+    constraint: Constraints = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            help="Candidates to train in the whole study; one stopped early counts as its share of the epochs.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = 20,
+    space: Space = None,
+    objective: Objective = None,
+    sampler: Sampler = None,
+    pruner: Pruner = None,
+    start_from: StartFrom = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH, show_default="the study's, or 0"),
+    ] = None,
+    keep_discards: Annotated[
+        int, typer.Option(help="Discards stored as trials to browse.", rich_help_panel=SEARCH)
+    ] = 100,
+    epochs: Epochs = 15,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus_per_trial: GpusPerTrial = None,
+    exact: Exact = False,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
+    use_json: Annotated[bool, typer.Option("--json", help="Print every event as a line of JSON.")] = False,
+) -> None:
+    """Draw candidates, discard those that miss a limit, train the others, record all of it."""
+    import nas.commands.search
+    from nas.cli.progress import discards_text, showing, tally_text
+    from nas.cli.tables import print_table, trial_table
+    from nas.study.database import quiet_optuna
+    from nas.study.reference import study_options
+
+    quiet_optuna()
+    with showing(use_json=use_json, use_quiet=quiet) as show:
+        result = nas.commands.search.search(
+            max_params=max_params,
+            epochs=epochs,
+            trials=trials,
+            dataset=dataset,
+            data_root=data_root,
+            space=space,
+            min_receptive_field=min_receptive_field,
+            max_macs=max_macs,
+            max_activation_bytes=max_activation_bytes,
+            max_weight_bytes=max_weight_bytes,
+            constraints=constraint or (),
+            objective=objective,
+            sampler=sampler,
+            pruner=pruner,
+            start_from=start_from or (),
+            keep_discards=keep_discards,
+            seed=seed,
+            device=device,
+            workers=workers,
+            ray=ray,
+            gpus_per_trial=gpus_per_trial,
+            exact=exact,
+            results=results,
+            storage=storage,
+            study=study,
+            on_event=show,
+        )
+    if use_json:
+        summary = {
+            "event": "SearchFinished",
+            **dataclasses.asdict(result.tally),
+            "budget": result.budget,
+            "interrupted": result.interrupted,
+            "exhausted": result.exhausted,
+            "discards": dict(result.discards),
+            "best": [trial.number for trial in result.best],
+        }
+        typer.echo(json.dumps(summary))
+    else:
+        gap = "" if quiet else "\n"
+        typer.echo(f"{gap}{tally_text(result.tally, result.budget)}, {discards_text(result.discards)}")
+        if result.tally.spent < result.budget and not (result.interrupted or result.exhausted):
+            typer.echo("The rest of the budget is less than one whole training.")
+        if result.best:
+            print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
+            options = study_options(results=results, storage=storage, study=study)
+            typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
+            front = " --pareto" * (len(result.objectives) > 1)
+            for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
+                typer.echo(f"  nas {command}{options}")
+    if result.interrupted:
+        typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
+        raise typer.Exit(130)
+    if result.exhausted:
+        raise NasError(f"the search ran dry with {tally_text(result.tally, result.budget)} (kept): {result.exhausted}")
+
+
+@app.command(epilog="Example: [bold]nas confirm --top 5 --seeds 5 --target 0.994[/bold]; the same command resumes.")
+def confirm(
+    top: Annotated[int, typer.Option(help="Trials of the search that are trained again.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Seeds each of them is trained with.")] = 5,
+    target: Target = 0.994,
+    again: Annotated[
+        bool, typer.Option("--again", help="Open the test split though it was opened before; it is counted.")
+    ] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus_per_trial: GpusPerTrial = None,
+    exact: Exact = False,
+    results: Results = Path("results"),
+    storage: Storage = None,
+    study: Study = None,
+    use_json: Json = False,
+) -> None:
+    """Train the best trials again with several seeds, pick one by val accuracy, open the test split for it alone."""
+    from nas.cli.progress import confirm_line
+    from nas.cli.tables import epoch_table, print_table, ranking_table
+    from nas.commands.confirm import ConfirmEvent, Ranked
+    from nas.commands.confirm import confirm as run
+    from nas.study.database import quiet_optuna
+    from nas.study.reference import study_options
+
+    quiet_optuna()
+
+    def show(event: ConfirmEvent) -> None:
+        if use_json:
+            return
+        if isinstance(event, Ranked):
+            print_table(ranking_table(event.ranking, event.cost))
+        typer.echo(confirm_line(event))
+
+    try:
+        found = run(
+            top=top,
+            seeds=seeds,
+            target=target,
+            again=again,
+            data_root=data_root,
+            device=device,
+            workers=workers,
+            ray=ray,
+            gpus_per_trial=gpus_per_trial,
+            exact=exact,
+            results=results,
+            storage=storage,
+            study=study,
+            on_event=show,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: runs that have ended are kept, the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    if use_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    print_table(epoch_table(found.test))
+    winner = found.winner
+    typer.echo(
+        f"\nTrial {winner.number} on {found.dataset}: {winner.params:,} parameters, {winner.macs:,} MACs,"
+        f" receptive field {winner.receptive_field}"
+    )
+    typer.echo("\n".join(found.test.lines()))
+    times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
+    typer.echo(f"The test split of this study was opened {times}.")
+    if found.test.finals[0]:  # where the first seed diverged there are no weights
+        typer.echo(
+            f"Next:\n  nas export --trial confirmed{study_options(results=results, storage=storage, study=study)}"
+        )
+
+
+OTHERS: dict[Callable[..., None], str] = {
+    networks.space: "nas space --max-params 8000",
+    networks.cost: "nas cost mnist-7825",
+    networks.show: "nas show mnist-7825",
+    networks.train: "nas train mnist-7825 --set rotation=7",
+    results_of.trials: "nas trials --format csv > trials.csv",
+    results_of.dashboard: "nas dashboard --port 8080",
+    results_of.report: "nas report --output report.html",
+    results_of.export: "nas export --trial confirmed --output model",
+}
+for command, example in OTHERS.items():
+    app.command(epilog=f"Example: [bold]{example}[/bold]")(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nas {version('nas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version_: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")] = False,
+) -> None:
+    if not debug:
+        sys.excepthook = _unexpected
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What becomes of an error that nothing foresaw; the exit status is 1."""
+    command = shlex.join(["nas", "--debug", *sys.argv[1:]])
+    typer.echo(f"error: {kind.__name__}: {first_line(error)}", err=True)
+    typer.echo(f"This is a defect of nas, not a mistake of yours. Where it arose:\n  {command}", err=True)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a stream that takes no more says: of a file that we open the error knows the name, and is told where it is."""
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line on standard error and exit status 2."""
+    # Read when torch is imported, later. OpenMP's threads wait by spinning unless told otherwise: where anything else
+    # runs on the same cores, an epoch then takes several times as long (results/README.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _interrupt)  # ended politely or by Ctrl-C is the same
+    # So is a closed terminal, where the system knows it, unless it was to be outlived, as by nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        app()
+    except (NasError, TrainingDiverged) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more when it ends
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

@@ -1,0 +1,217 @@
+"""The commands on search spaces and single networks: parse, call one function, print."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import (
+    DATA,
+    Constraints,
+    DataRoot,
+    Dataset,
+    Device,
+    Exact,
+    File,
+    Json,
+    MaxActivationBytes,
+    MaxMacs,
+    MaxParams,
+    MaxWeightBytes,
+    MinReceptiveField,
+    Space,
+    Target,
+    Workers,
+    chosen_recipe,
+)
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.commands.train import Fit
+    from nas.training.metrics import EpochMetrics
+
+
+def space(
+    max_params: MaxParams = None,
+    min_receptive_field: MinReceptiveField = None,
+    max_macs: MaxMacs = None,
+    max_activation_bytes: MaxActivationBytes = None,
+    max_weight_bytes: MaxWeightBytes = None,
+    constraint: Constraints = None,
+    space: Space = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the shape of images and the classes from this dataset, as nas search does.",
+            rich_help_panel=DATA,
+            show_default="the search space's own",
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    draws: Annotated[int, typer.Option(help="Random draws.", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    use_json: Json = False,
+) -> None:
+    """Tell what limits leave of a search space, before anyone trains: feasible share, smallest network, what binds."""
+    from nas.space.constraints import limits
+    from nas.space.search_space import SearchSpace
+    from nas.space.survey import survey
+
+    if dataset is None:
+        loaded = SearchSpace.load(space or "mnist")
+    else:
+        from nas.commands.search import default_space
+        from nas.data import datasets
+
+        data = datasets.load(dataset, data_root=data_root)
+        loaded = SearchSpace.load(space or default_space(data.input_shape))
+        loaded = loaded.bind(input_shape=data.input_shape, num_classes=data.num_classes, epochs=loaded.epochs)
+    constraints = limits(
+        loaded.input_shape,
+        max_params=max_params,
+        min_receptive_field=min_receptive_field,
+        max_macs=max_macs,
+        max_activation_bytes=max_activation_bytes,
+        max_weight_bytes=max_weight_bytes,
+        constraints=constraint or (),
+    )
+    report = survey(loaded, constraints, num_draws=draws, seed=seed)
+    typer.echo(json.dumps(report.to_json(), indent=2) if use_json else "\n".join(report.lines()))
+
+
+def cost(file: File, use_json: Json = False) -> None:
+    """Tell what a network costs: parameters, MACs, receptive field, bytes."""
+    from nas.architecture.architecture import Architecture
+    from nas.architecture.cost import cost_of
+
+    found = dataclasses.asdict(cost_of(Architecture.load(file)))
+    typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
+
+
+def show(file: File) -> None:
+    """Show a network's layers with output shape, parameters, MACs and receptive field."""
+    from nas.architecture.architecture import Architecture
+    from nas.architecture.cost import cost_of
+    from nas.cli.tables import architecture_table, print_table
+
+    architecture = Architecture.load(file)
+    cost = cost_of(architecture)
+    print_table(architecture_table(architecture))
+    typer.echo(f"\n{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field} pixels")
+    typer.echo(f"{cost.weight_bytes:,} bytes of weights, {cost.peak_activation_bytes:,} of activations at the peak")
+
+
+def train(
+    file: File,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file (JSON), as `nas export` writes it.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the recipe, such as learning_rate=0.05; give it as often as you like.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="the recipe's, or 15")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds to train with, from --seed on.", min=1)] = 1,
+    target: Target = 0.994,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    exact: Exact = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Export the trained network (with --seeds that of the first) to this folder; an earlier export in it"
+            " is replaced whole.",
+            show_default=False,
+        ),
+    ] = None,
+    use_json: Json = False,
+) -> None:
+    """Train one architecture file with one recipe, once or with several seeds."""
+    from nas.architecture.architecture import Architecture
+    from nas.cli.progress import accuracies_text, epoch_line
+    from nas.cli.tables import epoch_table, print_table
+    from nas.commands.train import Repeats, train_seeds
+    from nas.commands.train import train as train_once
+    from nas.exporters.export import export
+    from nas.exporters.folder import check_output
+    from nas.exporters.provenance import Evidence, Origin
+    from nas.training.results import CONSISTENCY
+
+    architecture = Architecture.load(file)
+    chosen = chosen_recipe(recipe, set_ or [], epochs)
+    judged_on = "test" if test else "val"
+    if output is not None:
+        check_output(output)
+
+    def say(text: str) -> None:
+        if not use_json:
+            typer.echo(text)
+
+    def result_text(history: "Sequence[EpochMetrics]") -> str:
+        return accuracies_text([metrics.val_accuracy for metrics in history], CONSISTENCY) if history else "diverged"
+
+    where: dict[str, Any] = {
+        "dataset": dataset,
+        "data_root": data_root,
+        "device": device,
+        "exact": exact,
+        "test": test,
+        "on_dataset": lambda name, note: say(f"dataset {name}: {note}"),
+    }
+    result: Fit | Repeats
+    origin: Origin | None
+    if seeds == 1:
+        fit = result = train_once(
+            architecture,
+            chosen,
+            seed=seed,
+            on_epoch=lambda metrics: say(epoch_line(metrics, chosen.epochs, judged_on)),
+            **where,
+        )
+        facts = [f"{judged_on.capitalize()} accuracy: {result_text(fit.history)} (seed {seed})."]
+        origin = Origin.of_fit(fit, facts)
+    else:
+        result = train_seeds(
+            architecture,
+            chosen,
+            seeds=seeds,
+            first_seed=seed,
+            target=target,
+            workers=workers,
+            on_run=lambda each, history: say(f"seed {each}: {judged_on} {result_text(history)}"),
+            **where,
+        )
+        fit = result.fit
+        facts = result.result.lines()
+        origin = Origin.of_repeats(result) if fit.weights else None
+        if not use_json:
+            print_table(epoch_table(result.result, judged_on))
+    say("\n".join(facts))
+    if use_json:
+        typer.echo(json.dumps(result.to_json()))
+    if output is None:
+        return
+    if origin is None:
+        raise NasError(f"the training with seed {seed} diverged, so {output} is not written: another --seed")
+    exported = export(
+        architecture,
+        fit.weights,
+        output=output,
+        origin=origin,
+        evidence=Evidence.of(fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy),
+    )
+    say(f"written to {exported.folder}, every file proved on the val split")

@@ -1,0 +1,269 @@
+"""What a search shows while it runs: a live display in a terminal, plain lines elsewhere, JSON for scripts."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from nas.architecture.cost import Cost
+from nas.commands.confirm import ConfirmEvent, RunFinished, StageStarted
+from nas.commands.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
+from nas.study.trial import Tally, TrialRecord
+from nas.text import counted, last_epochs
+from nas.training.metrics import EpochMetrics
+from nas.training.results import consistent_accuracy, objective
+
+MOST_SHOWN = 4  # trials side by side in the live panel
+
+Show = Callable[[Event], None]
+
+
+def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> str:
+    """One epoch on one line; the same for `nas train` and `nas search`."""
+    return (
+        f"epoch {metrics.epoch:>2}/{epochs}  train loss {metrics.train_loss:.4f}  train {metrics.train_accuracy:.2%}"
+        f"  {judged_on} loss {metrics.val_loss:.4f}  {judged_on} {metrics.val_accuracy:.2%}"
+        f"  lr {metrics.learning_rate:.2g}  {metrics.seconds:.1f} s"
+    )
+
+
+def cost_text(cost: Cost | TrialRecord) -> str:
+    """Parameters, MACs and receptive field in a few words."""
+    return f"{cost.params:,} params, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
+
+
+def result_text(trial: TrialRecord) -> str:
+    """How a trial ended, in a few words."""
+    if trial.objective is None:
+        return trial.reason
+    return f"{trial.objective:.2%} (lowest {trial.consistent_accuracy:.2%}) in {trial.seconds:.0f} s"
+
+
+def discards_text(discards: Mapping[str, int]) -> str:
+    """Discards by reason, most frequent first."""
+    total = sum(discards.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
+    return f"{total:,} discarded ({reasons})" if total else "none discarded"
+
+
+def tally_text(tally: Tally, budget: int) -> str:
+    """How much of the budget is spent, in a few words."""
+    if not tally.num_pruned:
+        return f"{tally.num_trained} of {budget} trained"
+    return f"{tally.num_trained} trained and {tally.num_pruned} stopped early, {tally.spent:.1f} of {budget} spent"
+
+
+def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
+    """What a training came to, from its accuracies by epoch."""
+    final = f"final {accuracies[-1]:.2%}"
+    if min(consistency, len(accuracies)) == 1:  # the mean and the lowest are the same figure
+        return final
+    mean, lowest = objective(accuracies, consistency), consistent_accuracy(accuracies, consistency)
+    return f"{final}, mean of {last_epochs(consistency, len(accuracies))} {mean:.2%}, lowest {lowest:.2%}"
+
+
+def start_lines(event: SearchStarted) -> list[str]:
+    """What a search is about to do."""
+    return [
+        f"dataset {event.dataset}: {event.dataset_note}",
+        f"space {event.space}, limits {', '.join(event.constraints)}",
+        f"{counted(event.epochs, 'epoch')} a candidate on {event.device}, {counted(event.workers, 'worker')},"
+        f" seed {event.seed}",
+        f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
+        *event.unfit,
+        f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
+        + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
+    ]
+
+
+def awaited_text(event: OthersAwaited) -> str:
+    """What is waited for."""
+    num = event.num_running
+    return f"waiting for {num} trial{'s' * (num != 1)} that other searches on this study have in training"
+
+
+def quiet(event: Event) -> None:
+    """Shows nothing."""
+
+
+def as_json(event: Event) -> None:
+    """Prints the event as one line of JSON."""
+    data: dict[str, Any] = {"event": type(event).__name__}
+    if isinstance(event, TrialStarted):
+        data |= {
+            "number": event.number,
+            **dataclasses.asdict(event.cost),
+            "discards": dict(event.discards),
+            "recipe": event.candidate.recipe.to_json(),
+            "architecture": event.candidate.architecture.to_json(),
+        }
+    elif isinstance(event, EpochFinished):
+        data |= {"number": event.number, **event.metrics.to_json()}
+    elif isinstance(event, OthersAwaited):
+        data |= {"num_running": event.num_running}
+    elif isinstance(event, TrialFinished):
+        best = event.best
+        data |= event.trial.to_json() | dataclasses.asdict(event.tally) | {"best": best.number if best else None}
+    else:
+        best = event.best
+        data |= {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        data |= dataclasses.asdict(data.pop("tally"))
+        data |= {"discards": dict(event.discards), "best": best.number if best else None}
+    print(json.dumps(data), flush=True)
+
+
+class Plain:
+    """Lines without colour or movement."""
+
+    def __init__(self) -> None:
+        self.epochs = self.budget = 0
+
+    def __call__(self, event: Event) -> None:
+        for line in self.lines(event):
+            print(line, flush=True)
+
+    def lines(self, event: Event) -> list[str]:
+        """The lines of one event."""
+        if isinstance(event, SearchStarted):
+            self.epochs, self.budget = event.epochs, event.budget
+            return start_lines(event)
+        if isinstance(event, TrialStarted):
+            return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
+        if isinstance(event, EpochFinished):
+            return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
+        if isinstance(event, OthersAwaited):
+            return [awaited_text(event)]
+        best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
+        return [f"trial {event.trial.number}: {result_text(event.trial)}; {tally_text(event.tally, self.budget)}{best}"]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A trial in training, as far as it has come."""
+
+    started: TrialStarted
+    began: float
+    metrics: EpochMetrics | None = None
+
+
+class LivePanel:
+    """The budget spent, the running trials, the best, the discards and the time left, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started: SearchStarted | None = None
+        self.running: dict[int, _Running] = {}
+        self.best: TrialRecord | None = None
+        self.discards: Mapping[str, int] = {}
+        self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
+        self.worked = self.spent_before = 0.0  # seconds of this session's trials; what the budget had lost before it
+        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, SearchStarted):
+            self.started, self.tally, self.spent_before = event, event.tally, event.tally.spent
+            self.best, self.discards = event.best, event.discards
+            for line in start_lines(event):
+                self.console.print(Text(line))
+        elif isinstance(event, TrialStarted):
+            self.running[event.number] = _Running(event, time.monotonic())
+            self.discards = event.discards
+        elif isinstance(event, EpochFinished):
+            self.running[event.number].metrics = event.metrics
+        elif isinstance(event, OthersAwaited):
+            self.console.print(Text(awaited_text(event), style="dim"))
+        else:
+            trial = event.trial
+            ended = self.running.pop(trial.number)
+            if event.tally.spent > self.tally.spent:
+                self.worked += time.monotonic() - ended.began
+            self.tally, self.best = event.tally, event.best
+            style = "green" if trial.objective is not None else "yellow" if trial.outcome == "pruned" else "red"
+            text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
+            self.console.print(text)
+
+    def render(self) -> RenderableType:
+        """The panel as it stands now."""
+        if self.started is None:
+            return Text("loading the data, drawing the first candidates ...", style="dim")
+        budget = self.started.budget
+        bar = Progress(BarColumn(bar_width=30), TextColumn(tally_text(self.tally, budget)))
+        bar.add_task("", total=100 * budget, completed=round(100 * self.tally.spent))
+        facts = Table.grid(padding=(0, 2))
+        for running in list(self.running.values())[:MOST_SHOWN]:
+            facts.add_row("now", f"trial {running.started.number}, {cost_text(running.started.cost)}")
+            facts.add_row("", self._progress(running.metrics))
+        if len(self.running) > MOST_SHOWN:
+            facts.add_row("", f"and {len(self.running) - MOST_SHOWN} more")
+        if self.best is not None:
+            facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
+        facts.add_row("drawn", discards_text(self.discards))
+        facts.add_row("left", self.time_left())
+        facts.add_row("", Text("Ctrl-C stops it; the same command goes on", style="dim"))
+        return Group(bar, facts)
+
+    def _progress(self, metrics: EpochMetrics | None) -> str:
+        assert self.started is not None
+        if metrics is None:
+            return f"epoch 1/{self.started.epochs}"
+        done = f"epoch {metrics.epoch}/{self.started.epochs} done"
+        return f"{done}, val {metrics.val_accuracy:.2%}, {metrics.seconds:.1f} s an epoch"
+
+    def time_left(self) -> str:
+        """An estimate from the trials and epochs of this session."""
+        assert self.started is not None
+        known = [running.metrics.seconds for running in self.running.values() if running.metrics]
+        if self.worked:
+            each = self.worked / (self.tally.spent - self.spent_before)
+        elif known:
+            each = sum(known) / len(known) * self.started.epochs
+        else:
+            return "unknown until an epoch is done"
+        spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
+        work = max(0.0, each * (self.started.budget - self.tally.spent) - spent)
+        seconds = work / max(1, len(self.running))
+        hours, minutes = divmod(int(seconds) // 60, 60)
+        if hours:
+            return f"about {hours} h {minutes} min"
+        return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
+
+
+def confirm_line(event: ConfirmEvent) -> str:
+    """What happens in a confirmation, on one line."""
+    if isinstance(event, StageStarted):
+        what = {
+            "val": "on the split of the search, ranked by val accuracy",
+            "test": "on train + val; the test split is opened for it alone",
+        }[event.judged_on]
+        trials = f"trial{'s' * (len(event.trials) > 1)} {', '.join(map(str, event.trials))}"
+        done = f", {event.num_done} done already" if event.num_done else ""
+        return f"{trials} {what}: {event.num_runs} runs{done}, on {event.device}"
+    if isinstance(event, RunFinished):
+        run = event.run
+        accuracies = [metrics.val_accuracy for metrics in event.history]
+        text = accuracies_text(accuracies, event.consistency) if accuracies else "diverged"
+        return f"  {event.num_done}/{event.num_runs}  trial {run.trial}, seed {run.seed}: {run.judged_on} {text}"
+    return event.ranking.pick_text
+
+
+@contextmanager
+def showing(*, use_json: bool = False, use_quiet: bool = False) -> Iterator[Show]:
+    """What shows a search's events here: JSON or nothing if asked, live in a terminal, lines elsewhere."""
+    if use_json or use_quiet:
+        yield as_json if use_json else quiet
+    elif sys.stdout.isatty():
+        panel = LivePanel(Console())
+        with panel.live:
+            yield panel
+    else:
+        yield Plain()

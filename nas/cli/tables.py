@@ -1,0 +1,100 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import layer_table
+from nas.seed_stats import Ranking, TestResult, spread_text
+from nas.study.trial import TrialRecord
+
+if TYPE_CHECKING:
+    from nas.exporters.verify import Proof
+
+
+def architecture_table(architecture: Architecture) -> Table:
+    """A row a layer: output shape, parameters, MACs and receptive field; a composite's layers are indented."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for name in ("output shape", "params", "MACs", "receptive field"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("input", "x".join(map(str, architecture.input_shape)), "", "", "1")
+    for row in layer_table(architecture):
+        numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
+        shape = "x".join(map(str, row.output_shape))
+        style = "dim" if row.depth else None
+        table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
+    return table
+
+
+def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
+    """A row a trial."""
+    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("trial", "val accuracy", "lowest", "params", "MACs", "receptive field", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for trial in trials:
+        percent = [f"{x:.2%}" if x is not None else "" for x in (trial.objective, trial.consistent_accuracy)]
+        counts = [f"{x:,}" if x is not None else "" for x in (trial.params, trial.macs, trial.receptive_field)]
+        seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
+        note = trial.reason or (trial.state.lower() if trial.state in ("RUNNING", "WAITING") else "")
+        table.add_row(str(trial.number), *percent, *counts, seconds, escape(note))
+    return table
+
+
+def ranking_table(ranking: Ranking, cost: str) -> Table:
+    """A row a finalist, the best first, with the objective of each seed; `cost` names the metric that breaks ties."""
+    table = Table(
+        title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
+    )
+    for name in ("trial", cost, "mean ± sd"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for seed in range(len(ranking.finalists[0].objectives)):
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("")
+    for finalist in ranking.finalists:
+        note = "tied with the best" if finalist in ranking.tied and finalist != ranking.finalists[0] else ""
+        if finalist == ranking.winner:
+            note = "picked" + (", the smallest of those tied" if len(ranking.tied) > 1 else "")
+        runs = [f"{x:.2%}" if x else "diverged" for x in finalist.objectives]
+        table.add_row(str(finalist.trial), f"{finalist.cost:,}", spread_text(finalist.objectives), *runs, note)
+    return table
+
+
+def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
+    """A row an epoch: accuracy over the seeds."""
+    title = f"{judged_on.capitalize()} accuracy by epoch"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in ("epoch", "mean ± sd", "lowest", "highest", "seeds on target"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for epoch, values in enumerate(zip(*result.accuracies, strict=True), start=1):
+        on_target = sum(value >= result.target for value in values)
+        table.add_row(
+            str(epoch), spread_text(values), f"{min(values):.2%}", f"{max(values):.2%}", f"{on_target}/{len(values)}"
+        )
+    return table
+
+
+def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
+    """A row a file of an export: its size, and what it gave beside the network it was written from."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    for name in ("bytes", "logits differ by", "same class", "val accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for proof in proofs:
+        difference = "quantised" if proof.difference is None else f"{proof.difference:.1e}"
+        accuracy = "" if proof.accuracy is None else f"{proof.accuracy:.2%}"
+        same = f"{proof.num_same:,} of {proof.num_images:,}"
+        table.add_row(proof.name, f"{proof.num_bytes:,}", difference, same, accuracy)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table as wide as the terminal."""
+    # Off a terminal, where rich would fold it to 80 columns, every row stays one line.
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table)

@@ -1,0 +1,1 @@
+"""One function for each command of `nas`; together they are the Python interface."""

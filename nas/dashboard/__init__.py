@@ -1,0 +1,1 @@
+"""optuna-dashboard, served safely, with the study's own figures."""

@@ -1,0 +1,84 @@
+"""Overview: what the dashboard shows of a study as a whole, a note in Markdown and figures.
+
+Both are worked out from what is stored, so that two processes that write them at a time write the same.
+"""
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from nas.reports.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.study.reader import StudyRecords
+from nas.study.trial import NOTE
+from nas.text import counted
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def refresh(records: StudyRecords) -> None:
+    """Writes note and figures into the study; a note that somebody else has written or edited stays."""
+    import optuna_dashboard
+
+    study, storage = records.study, records.study._storage
+    text, before = note(records), optuna_dashboard.get_note(study)
+    ours = storage.get_study_system_attrs(study._study_id).get(f"{NOTE}notes", [])
+    if text != before and (not before or _digest(before) in ours):
+        # First the digests of both: killed in between, either is known as ours.
+        storage.set_study_system_attr(study._study_id, f"{NOTE}notes", [_digest(before), _digest(text)])
+        optuna_dashboard.save_note(study, text)
+    for name, figure in figures(records).items():
+        optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
+
+
+def figures(records: StudyRecords) -> dict[str, "Figure"]:
+    """The figures of a study, by name."""
+    trials, best = records.trials(), records.best(1)
+    cost, verdict = records.settings.cost, records.verdict
+    spreads = verdict.spreads() if verdict else {}
+    shown = {
+        "accuracy": accuracy_against(trials, metric=cost, confirmed=spreads),
+        "learning_curves": learning_curves(trials),
+        "discards": discards_over_candidates(records.discards_by_candidate()),
+    }
+    if best and best[0].architecture:
+        title = f"Parameters of the best (trial {best[0].number}) by layer"
+        shown["layers"] = params_by_layer(best[0].architecture, title=title)
+    return shown
+
+
+def note(records: StudyRecords) -> str:
+    """The study in a few lines of Markdown; what comes from outside stands in code spans, where nothing is markup."""
+    settings, attrs, tally = records.settings, records.study.user_attrs, records.tally()
+    discards = records.discards()
+    counts = f"{tally.num_trained:,} trained, {tally.num_pruned:,} stopped early, {discards.total():,} discarded"
+    reasons = ", ".join(f"{_code(reason)} {count:,}" for reason, count in discards.most_common())
+    lines = {
+        "command": _code(attrs["command"]),
+        "limits": ", ".join(map(_code, settings.constraints)),
+        "dataset": f"{_code(settings.dataset)} ({_code(attrs['dataset_note'])}), {_code(settings.split)}",
+        "search": f"space {_code(settings.space)}, sampler {_code(settings.sampler)}, pruner {_code(settings.pruner)},"
+        f" objective {_code(','.join(settings.objectives))}, {counted(settings.epochs, 'epoch')}, seed {settings.seed}",
+        "machine": _code(attrs["machine"]),
+        "so far": counts + (f" ({reasons})" if reasons else ""),
+    }
+    for best in records.best(1):
+        cost = (
+            "" if settings.cost in ("params", "macs") else f", {getattr(best, settings.cost):,} {COSTS[settings.cost]}"
+        )
+        lines["best"] = (
+            f"trial {best.number}: {best.objective:.2%} (lowest {best.consistent_accuracy:.2%}),"
+            f" {best.params:,} parameters, {best.macs:,} MACs, receptive field {best.receptive_field}{cost}"
+        )
+    return "\n".join(f"- **{name}**: {text}" for name, text in lines.items()) + "\n"
+
+
+def _code(text: object) -> str:
+    """A code span that shows the text on one line, whatever is in it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split()) or "-"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Datasets by name or folder, as tensors of bytes."""

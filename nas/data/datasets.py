@@ -1,0 +1,352 @@
+"""Datasets by name or folder, in memory as bytes: train and val to search on and, by its own door, the test split."""
+
+import difflib
+import hashlib
+import math
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.data.image_folder import common_mode, list_images, pixels
+from nas.errors import DatasetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPLIT_SEED = 0  # of its own: a study's seed must not move examples between train, val and test
+PROBE_SECONDS = 5.0
+SILENCE_SECONDS = 30.0  # a download that sends nothing for so long has failed
+ELSEWHERE = "another data root is named by --data-root or the environment variable NAS_DATA"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Examples: `images` uint8 (N, channels, height, width) and `labels` int64 (N,)."""
+
+    images: "Tensor"
+    labels: "Tensor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """What a search may see of a dataset; the test split is not in it.
+
+    mean, std: per channel, of the train split's pixels scaled to 0..1.
+    split_id: how train and val were parted, in words.
+    fingerprint: 16 hexadecimal digits over every byte of train and val, so that a study can refuse changed data.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    split_id: str
+    fingerprint: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one example: (channels, height, width)."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are to tell apart."""
+        return len(self.classes)
+
+
+def resolve(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> tuple[str, str]:
+    """The name of the dataset to load, and one sentence why: without a name MNIST where it can be had, else digits."""
+    if name is not None:
+        _check_name(name)
+        return name, f"{name} was asked for"
+    mnist = PUBLISHED["mnist"]
+    root = _data_root(data_root, mnist)
+    place = root / mnist.folder
+    if place.is_dir() and any(place.iterdir()):  # where files are missing or damaged, `load` says which
+        return "mnist", f"MNIST found in {place}"
+    url, _ = mnist.archives(root)
+    if not (reason := _unreachable(url) if download else "downloads are off"):
+        return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
+    digits = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
+    return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): {digits}"
+
+
+def load(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> Dataset:
+    """The dataset of that name (or the one that `resolve` picks), split into train and val, the same every time."""
+    name, _ = resolve(name, data_root=data_root, download=download)
+    pool, classes = _read(name, data_root, download=download, test=False)
+    kept, held_out = _hold_out(pool.labels, classes, parts=6, where=f"{name}, train and val")
+    train, val = (Split(images=pool.images[i], labels=pool.labels[i]) for i in (kept, held_out))
+    mean, std = _statistics(train.images)
+    return Dataset(
+        name=name,
+        train=train,
+        val=val,
+        classes=classes,
+        mean=mean,
+        std=std,
+        split_id=f"val {len(held_out)} of {len(pool.labels)}, stratified, seed {SPLIT_SEED}",
+        fingerprint=fingerprint(train, val),
+    )
+
+
+def load_test(name: str, *, data_root: str | Path | None = None) -> Split:
+    """The test split. Only `confirm` and `nas train --test` may call this: whoever chooses by it has none left."""
+    _check_name(name)
+    return _read(name, data_root, download=True, test=True)[0]
+
+
+def merged(dataset: Dataset) -> Split:
+    """Train and val as one split, to retrain on what a search has chosen."""
+    import torch
+
+    parts = (dataset.train, dataset.val)
+    return Split(images=torch.cat([x.images for x in parts]), labels=torch.cat([x.labels for x in parts]))
+
+
+def _check_name(name: str) -> None:
+    if name in PUBLISHED or name == "digits" or (name.startswith("folder:") and name != "folder:"):
+        return
+    names = [*PUBLISHED, "digits", "folder:PATH"]
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    guess = f", did you mean {close[0]}?" if close else ","
+    raise DatasetError(f"dataset {name!r} is unknown{guess} allowed: {', '.join(names)}")
+
+
+def _data_root(argument: str | Path | None, dataset: "_Published") -> Path:
+    """The place named, else the first of $NAS_DATA and the user's cache that has the dataset; the first if none has."""
+    if argument:
+        return Path(argument).expanduser()
+    named = os.environ.get("NAS_DATA")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+    places = [Path(named).expanduser(), cache] if named else [cache]
+    return next((place for place in places if (place / dataset.folder).is_dir()), places[0])
+
+
+def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool) -> tuple[Split, tuple[str, ...]]:
+    """The test split or everything else, and the names of the classes."""
+    if name == "digits":
+        return _read_digits(test=test)
+    try:
+        if name.startswith("folder:"):
+            return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
+        source = PUBLISHED[name]
+        root = _data_root(data_root, source)
+        _provide(name, source, root, download=download, test=test)
+        return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
+    except OSError as error:
+        raise DatasetError(f"{error.filename}: {error.strerror}") from None
+
+
+def _hold_out(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
+    """Indices, each ascending: of what is kept, and of one part in `parts` held out, stratified.
+
+    Rounding up, and `parts` of each class at the least, leave no class without an example on either side.
+    """
+    import torch
+    from sklearn.model_selection import train_test_split
+
+    for label, count in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+        if count < parts:
+            raise DatasetError(f"{where}: class {label!r} has {count} images to split, allowed: at least {parts}")
+    size = -(-len(labels) // parts)
+    sides = train_test_split(range(len(labels)), test_size=size, random_state=SPLIT_SEED, stratify=labels.numpy())
+    kept, held_out = (torch.tensor(sorted(side)) for side in sides)
+    return kept, held_out
+
+
+def _statistics(images: "Tensor") -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of 0..1; from histograms, thus exact and the same on every machine."""
+    import torch
+
+    values, means, stds = torch.arange(256), [], []
+    for channel in images.unbind(1):
+        counts, total = torch.bincount(channel.flatten(), minlength=256), channel.numel()
+        first, second = int((counts * values).sum()), int((counts * values**2).sum())
+        means.append(first / total / 255)
+        # exact up to the root; a constant channel says nothing, and dividing it by 1 keeps it finite
+        stds.append(math.sqrt(second * total - first**2) / total / 255 or 1.0)
+    return tuple(means), tuple(stds)
+
+
+def fingerprint(*splits: Split) -> str:
+    """16 hexadecimal digits over every byte of the splits."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(repr(tuple(split.images.shape)).encode())
+        digest.update(split.images.numpy().data)
+        digest.update(split.labels.numpy().data)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """kind: the class in torchvision.datasets, which downloads and unpacks; folder: where to, below the data root."""
+
+    kind: str
+    folder: str
+    classes: tuple[str, ...]
+
+    def torchvision_class(self) -> Any:
+        import torchvision
+
+        return getattr(torchvision.datasets, self.kind)
+
+    def archives(self, root: Path) -> tuple[str, dict[Path, str]]:
+        """Address of the first archive, and the MD5 of each by its path."""
+        kind = self.torchvision_class()
+        if self.kind == "CIFAR10":
+            return kind.url, {root / kind.filename: kind.tgz_md5}
+        if self.kind == "EMNIST":
+            return kind.url, {root / self.folder / Path(kind.url).name: kind.md5}
+        files = {root / self.folder / filename: md5 for filename, md5 in kind.resources}
+        return kind.mirrors[0] + kind.resources[0][0], files
+
+    def unpacked(self, root: Path, *, test: bool) -> list[Path]:
+        if self.kind == "CIFAR10":
+            return [root / self.folder / "batches.meta"]  # torchvision itself checks the others
+        stems = ("emnist-digits-train", "emnist-digits-test") if self.kind == "EMNIST" else ("train", "t10k")
+        return [root / self.folder / f"{stems[test]}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+
+
+def _provide(name: str, source: _Published, root: Path, *, download: bool, test: bool) -> None:
+    """Nothing; afterwards the unpacked files are there."""
+    from http.client import HTTPException
+
+    if all(path.is_file() for path in source.unpacked(root, test=test)):
+        return
+    folder, (url, archives) = root / source.folder, source.archives(root)
+    missing = [path for path in archives if not path.is_file()]
+    for path, md5 in archives.items():
+        # torchvision would take a damaged archive for a missing one, and go to the network
+        if path not in missing and (found := _md5(path)) != md5:
+            mend = "delete it and run again to download it anew"
+            if source.kind != "CIFAR10":  # whose unpacked files have an MD5, too
+                mend += "; if it is meant to differ, unpack it"
+            raise DatasetError(f"{path}: MD5 is {found}, allowed: {md5}; {mend}")
+    if missing and (reason := _unreachable(url) if download else "downloads are off"):
+        files = ", ".join(str(path.relative_to(root)) for path in archives)
+        raise DatasetError(f"{name}: not in {root}, and {reason}; allowed there: {files}; {ELSEWHERE}")
+    options = {"split": "digits"} if source.kind == "EMNIST" else {}
+    timeout = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(SILENCE_SECONDS)
+        source.torchvision_class()(root, train=not test, download=True, **options)
+    except (OSError, RuntimeError, HTTPException) as error:
+        for path in missing:  # half an archive would stand in the way of the next attempt
+            if path.is_file() and _md5(path) != archives[path]:
+                path.unlink()
+        reason = " ".join(str(error).split())  # torchvision's has lines
+        text = f"{name} cannot be downloaded and unpacked there ({reason}), allowed: a writable folder; {ELSEWHERE}"
+        raise DatasetError(f"{folder}: {text}") from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _unreachable(url: str) -> str:
+    """Why nothing can be downloaded from there; empty where it can. torchvision itself would wait for ever."""
+    from http.client import HTTPException
+    from urllib import request
+
+    host = url.split("/")[2]
+    try:
+        request.urlopen(request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)  # of an URLError, what it wraps
+        return f"could not {'resolve' if isinstance(reason, socket.gaierror) else 'reach'} host {host}: {reason}"
+    return ""
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
+    images_path, labels_path = source.unpacked(root, test=test)
+    images, labels = _idx(images_path, num_axes=3), _idx(labels_path, num_axes=1).long()
+    if len(images) != len(labels):
+        raise DatasetError(f"{labels_path}: {len(labels)} labels found, allowed: {len(images)}, one an image")
+    if (highest := int(labels.max())) >= len(source.classes):
+        raise DatasetError(f"{labels_path}: label {highest} found, allowed: 0 to {len(source.classes) - 1}")
+    if source.kind == "EMNIST":  # stored on their side
+        images = images.transpose(1, 2)
+    return Split(images=images.unsqueeze(1).contiguous(), labels=labels)
+
+
+def _idx(path: Path, *, num_axes: int) -> "Tensor":
+    """The uint8 array in an unpacked idx file, whose size must be what its header says: never half a dataset."""
+    import torch
+
+    data = bytearray(path.read_bytes())
+    start = 4 + 4 * num_axes
+    if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) <= start:
+        raise DatasetError(f"{path}: not an idx file of bytes with {num_axes} axes; delete it and run again")
+    shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4)]
+    if len(data) != (size := start + math.prod(shape)):
+        raise DatasetError(f"{path}: {len(data)} bytes found, allowed: {size} by its header; delete it and run again")
+    return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
+
+
+def _read_cifar10(source: _Published, root: Path, *, test: bool) -> Split:
+    import torch
+
+    try:
+        data = source.torchvision_class()(root, train=not test)  # checks every file's MD5
+    except RuntimeError:
+        text = "a file is missing, or its MD5 is not the published one; delete the folder and run again"
+        raise DatasetError(f"{root / source.folder}: {text}") from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images=images, labels=torch.tensor(data.targets))
+
+
+def _read_digits(*, test: bool) -> tuple[Split, tuple[str, ...]]:
+    import torch
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = torch.from_numpy(digits.target).long()
+    small = torch.from_numpy(digits.images).unsqueeze(1)  # (1797, 1, 8, 8), 0 to 16
+    large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    images = (large * (255 / 16)).round().to(torch.uint8)
+    chosen = _hold_out(labels, TEN, parts=5, where="digits")[test]
+    return Split(images=images[chosen], labels=labels[chosen]), TEN
+
+
+def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
+    """PATH/train/CLASS/* and PATH/test/CLASS/*; without test/, a sixth of train/ is its test split."""
+    import torch
+
+    files, labels, classes = list_images(path / "train")
+    if (path / "test").is_dir():
+        test_files, test_labels, test_classes = list_images(path / "test")
+        if odd := sorted(set(test_classes) ^ set(classes)):
+            found = "found" if odd[0] in test_classes else "missing"
+            raise DatasetError(
+                f"{path / 'test'}: class {odd[0]!r} {found}, allowed: those of train, {', '.join(classes)}"
+            )
+    else:
+        kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
+        test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
+        files, labels = [files[i] for i in kept.tolist()], labels[kept]
+    mode = common_mode([*files, *test_files])  # reads headers only: a misfit in test/ must not surface after a search
+    if test:
+        files, labels = test_files, test_labels
+    return Split(images=torch.stack([pixels(file, mode) for file in files]), labels=labels), classes
+
+
+TEN = tuple("0123456789")
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PUBLISHED = {
+    "mnist": _Published(kind="MNIST", folder="MNIST/raw", classes=TEN),
+    "fashion-mnist": _Published(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
+    "kmnist": _Published(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
+    "emnist-digits": _Published(kind="EMNIST", folder="EMNIST/raw", classes=TEN),
+    "cifar10": _Published(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
+}

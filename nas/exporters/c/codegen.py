@@ -1,0 +1,196 @@
+"""A trained network as plain C99 that allocates nothing: `network.h` and `network.c`, for microcontrollers too."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import Shape, size
+from nas.exporters.c.ir import (
+    Activation,
+    Add,
+    Affine,
+    Convolution,
+    Gate,
+    Inference,
+    Linear,
+    Mean,
+    Normalise,
+    Pool,
+    Scale,
+    Step,
+    Value,
+    Window,
+)
+from nas.exporters.c.kernels import MATHEMATICAL, with_needs
+from nas.exporters.c.literals import c_array, c_comment, c_string
+from nas.exporters.c.lowering import lower
+from nas.exporters.c.memory_plan import MemoryPlan, plan_memory
+
+LINE = 110
+FUNCTION = """\
+int predict(const unsigned char pixels[NETWORK_CHANNELS * NETWORK_HEIGHT * NETWORK_WIDTH],
+            float logits[NETWORK_CLASSES])"""
+
+
+def c_files(
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str],
+    facts: Sequence[str],
+) -> dict[str, str]:
+    """The texts of `network.h` and `network.c`, by name: ASCII, and the same every time for the same network.
+
+    weights: a state dict of `architecture.build()`. mean, std: per channel, of pixels scaled to 0..1. facts: lines for
+    the comment at the top of both. Raises `ValueError` where mean, std or classes do not fit the network, or where a
+    weight is no finite number.
+    """
+    inference = lower(architecture, weights, mean=mean, std=std)
+    if len(classes) != size(inference.output.shape):
+        raise ValueError(f"{len(classes)} classes for {size(inference.output.shape)} logits")
+    plan = plan_memory(inference)
+    about = c_comment(facts)
+    return {
+        "network.h": _header(architecture.input_shape, len(classes), inference, plan, about),
+        "network.c": _source(inference, plan, classes, about),
+    }
+
+
+def c_bytes(header: str) -> tuple[int, int]:
+    """Bytes of constants and of static memory, as a `network.h` says them."""
+    constants, scratch = re.findall(r"^#define NETWORK_(?:PARAMETER|SCRATCH)_BYTES (\d+)", header, re.M)
+    return int(constants), int(scratch)
+
+
+def _header(shape: Shape, num_classes: int, inference: Inference, plan: MemoryPlan, about: str) -> str:
+    channels, height, width = shape
+    return f"""\
+{about}
+
+#ifndef NETWORK_H
+#define NETWORK_H
+
+#define NETWORK_CHANNELS {channels}
+#define NETWORK_HEIGHT {height}
+#define NETWORK_WIDTH {width}
+#define NETWORK_CLASSES {num_classes}
+#define NETWORK_PARAMETER_BYTES {inference.parameter_bytes} /* constants, float32, in flash */
+#define NETWORK_SCRATCH_BYTES {plan.scratch_bytes} /* static, in RAM */
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* Names in UTF-8, in the order of the logits. */
+extern const char *const network_classes[NETWORK_CLASSES];
+
+/* Writes a logit for each class; the index of the largest, the first one where several are.
+ * Pixels are 0 to 255, [channel][row][column]; scaling and normalisation happen inside.
+ * Not reentrant: every call works in the same static memory.
+ */
+{FUNCTION};
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], about: str) -> str:
+    calls = [_call(step, inference, plan) for step in inference.steps]
+    kernels = {name for name, *_ in calls} | {"index_of_largest"}
+    includes = ['#include "network.h"', *["", "#include <math.h>"] * any(name in MATHEMATICAL for name in kernels)]
+    names = "".join(f"    {c_string(name)},\n" for name in classes)
+    return "\n".join(
+        [
+            f"{about}\n",
+            "\n".join(includes) + "\n",
+            f"const char *const network_classes[NETWORK_CLASSES] = {{\n{names}}};\n",
+            *_arrays(inference),
+            "/* All that is computed along the way; places are used again once nothing needs what is there. */\n"
+            f"static float scratch[{plan.length}];\n",
+            *with_needs(kernels),
+            f"{FUNCTION}\n{{",
+            *(line for step, call in zip(inference.steps, calls, strict=True) for line in _statement(step, call)),
+            "    for (int i = 0; i < NETWORK_CLASSES; i++) {",
+            f"        logits[i] = scratch[{plan.offsets[inference.output.index]} + i];",
+            "    }",
+            "    return index_of_largest(logits, NETWORK_CLASSES);",
+            "}\n",
+        ]
+    )
+
+
+def _arrays(inference: Inference) -> Iterator[str]:
+    for name, parameters in inference.parameters.items():
+        yield c_array(_array("weight", name), parameters.weight)
+        if parameters.bias is not None:
+            yield c_array(_array("bias", name), parameters.bias)
+
+
+def _array(part: str, name: str) -> str:
+    return f"{part}_{name.replace('.', '_')}"
+
+
+def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
+    """A remark, the layers and what comes out, and the call with its arguments on one line or more."""
+    function, *arguments = call
+    yield f"    /* {', '.join(step.layers)}: {' x '.join(map(str, step.output.shape))} */"
+    start = f"    {function}("
+    line = f"{start}{', '.join(arguments)});"
+    yield line if len(line) <= LINE else start + (",\n" + " " * len(start)).join(arguments) + ");"
+
+
+def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # a step each
+    """The kernel's name and the lines of its arguments."""
+    inputs, output = [_place(value, plan) for value in step.inputs], _place(step.output, plan)
+    shape = step.output.shape
+    places = ", ".join([*inputs, output])
+    planes = f"{shape[0]}, {size(shape) // shape[0]}"
+    match step:
+        case Normalise():
+            return "normalise", f"pixels, {output}, {planes}", _parameters(step, inference)
+        case Convolution():
+            options = f"{_window(step.window)}, {step.groups}, {_parameters(step, inference)}"
+            return "convolve", f"{inputs[0]}, {_shape(step.inputs[0])}, {output}, {_shape(step.output)}", options
+        case Linear():
+            sizes = f"{inputs[0]}, {size(step.inputs[0].shape)}, {output}, {size(shape)}"
+            return "linear", sizes, _parameters(step, inference)
+        case Scale():
+            return "scale_channels", f"{places}, {planes}", _parameters(step, inference)
+        case Activation():
+            return step.function, f"{places}, {size(shape)}"
+        case Pool():
+            maps = f"{inputs[0]}, {_shape(step.inputs[0])}, {output}, {_shape(step.output)}"
+            return f"{step.kind}_pool", maps, _window(step.window)
+        case Mean():
+            return "channel_means", f"{places}, {shape[0]}, {size(step.inputs[0].shape) // shape[0]}"
+        case Gate():
+            return "gate_channels", f"{places}, {planes}"
+        case Add():
+            return "add", f"{places}, {size(shape)}"
+    raise AssertionError(f"no kernel for {step}")
+
+
+def _place(value: Value, plan: MemoryPlan) -> str:
+    offset = plan.offsets[value.index]
+    return f"scratch + {offset}" if offset else "scratch"
+
+
+def _parameters(step: Affine, inference: Inference) -> str:
+    bias = inference.parameters[step.parameters].bias
+    return f"{_array('weight', step.parameters)}, {'0' if bias is None else _array('bias', step.parameters)}"
+
+
+def _shape(value: Value) -> str:
+    return f"(struct shape){{{', '.join(map(str, value.shape))}}}"
+
+
+def _window(window: Window) -> str:
+    return f"(struct window){{{window.size}, {window.stride}, {window.padding}, {window.dilation}}}"

@@ -1,0 +1,214 @@
+"""A trained network as the steps of its inference: batch norms folded away, what is only for training left out."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nas.architecture import modules
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import Shape, size
+from nas.exporters.c.ir import (
+    Activation,
+    Add,
+    Affine,
+    Convolution,
+    Gate,
+    Inference,
+    Linear,
+    Mean,
+    Normalise,
+    Parameters,
+    Pool,
+    Scale,
+    Step,
+    Value,
+    Window,
+)
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+
+
+def lower(
+    architecture: Architecture, weights: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]
+) -> Inference:
+    """The steps from pixels of 0 to 255 to the logits; `weights` is a state dict of `architecture.build()`.
+
+    mean, std: per channel, of pixels scaled to 0..1. A batch norm is folded into what comes before it where that
+    is exact: in float64, rounded at the end. Raises `ShapeError` where a layer does not fit, `ValueError` where mean
+    and std do not, `NotImplementedError` at a kind of layer that is not known here.
+    """
+    channels = architecture.input_shape[0]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"{len(mean)} means and {len(std)} standard deviations for {channels} channels")
+    with torch.device("meta"):  # no draws from torch's generator for numbers that are replaced at once
+        module = architecture.build()
+    module.load_state_dict(weights, assign=True)
+    lowering = _Lowering()
+    output = lowering.add(module, "", lowering.normalise(architecture.input_shape, mean, std))
+    steps, parameters = lowering.steps, lowering.parameters
+    while pair := next(_foldable(steps, output), None):
+        affine, scale = pair
+        parameters[affine] = parameters[affine].then(parameters[scale])
+        steps = list(_without_scale(steps, affine))
+    used = {step.parameters: parameters[step.parameters].rounded() for step in steps if isinstance(step, Affine)}
+    return Inference(steps=tuple(steps), parameters=used, output=output)
+
+
+class _Lowering:
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.parameters: dict[str, Parameters] = {}
+
+    def normalise(self, shape: Shape, mean: Sequence[float], std: Sequence[float]) -> Value:
+        """The first step, which makes numbers of the pixels."""
+        means, stds = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
+        self.parameters["input"] = Parameters(weight=1 / (255 * stds), bias=-means / stds)
+        output = self._value(shape)
+        self.steps.append(Normalise(layers=("pixels",), inputs=(), output=output, parameters="input"))
+        return output
+
+    def add(self, module: nn.Module, name: str, value: Value) -> Value:  # noqa: PLR0911, PLR0912  # a branch a kind
+        """Adds what `module` does to `value`, and gives what comes out. `name`: as in the state dict's keys."""
+        layers, inputs = (f"{name} {type(module).__name__}",), (value,)
+        out: Step
+        match module:
+            case nn.Sequential():
+                for key, child in module.named_children():
+                    value = self.add(child, f"{name}.{key}".removeprefix("."), value)
+                return value
+            case modules.SharedRepeat():
+                for _ in range(module.times):
+                    value = self.add(module.body, f"{name}.body", value)
+                return value
+            case nn.Identity() | nn.Dropout() | nn.Dropout2d():
+                return value
+            case nn.Flatten():
+                return replace(value, shape=(size(value.shape),))
+            case modules.Residual():
+                left = self.add(module.branch, f"{name}.branch", value)
+                right = self.add(module.shortcut, f"{name}.shortcut", value)
+                out = Add(layers=layers, inputs=(left, right), output=self._value(left.shape))
+            case modules.SqueezeExcite():
+                squeezed = self.add(module.squeeze, f"{name}.squeeze", self._mean(layers, value))
+                hidden = self._activation(layers, squeezed, "relu")
+                gate = self._activation(layers, self.add(module.excite, f"{name}.excite", hidden), "sigmoid")
+                out = Gate(layers=layers, inputs=(value, gate), output=self._value(value.shape))
+            case modules.GlobalAvgPool():
+                return self._mean(layers, value)
+            case nn.Conv2d():
+                self._keep(name, module.weight, module.bias)
+                window, shape = _convolved(module, value.shape)
+                out = Convolution(
+                    layers=layers,
+                    inputs=inputs,
+                    output=self._value(shape),
+                    parameters=name,
+                    window=window,
+                    groups=module.groups,
+                )
+            case nn.Linear():
+                self._keep(name, module.weight, module.bias)
+                shape = (module.out_features,)
+                out = Linear(layers=layers, inputs=inputs, output=self._value(shape), parameters=name)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                scale = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
+                self._keep(name, scale, module.bias.double() - module.running_mean.double() * scale)
+                out = Scale(layers=layers, inputs=inputs, output=self._value(value.shape), parameters=name)
+            case nn.MaxPool2d() | nn.AvgPool2d():
+                side, stride, padding = map(_side, (module.kernel_size, module.stride, module.padding))
+                window = Window(size=side, stride=stride, padding=padding)
+                out = Pool(
+                    layers=layers,
+                    inputs=inputs,
+                    output=self._value(_slid(window, value.shape, value.shape[0], 2 * padding)),
+                    kind="max" if isinstance(module, nn.MaxPool2d) else "average",
+                    window=window,
+                )
+            case _ if type(module) in ACTIVATIONS:
+                return self._activation(layers, value, ACTIVATIONS[type(module)])
+            case _:
+                raise NotImplementedError(f"no inference step does what {module} does")
+        self.steps.append(out)
+        return out.output
+
+    def _value(self, shape: Shape) -> Value:
+        return Value(index=len(self.steps), shape=shape)  # of the step that writes it
+
+    def _keep(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        doubled = None if bias is None else bias.detach().cpu().double()
+        self.parameters[name] = Parameters(weight=weight.detach().cpu().double(), bias=doubled)
+
+    def _mean(self, layers: tuple[str, ...], value: Value) -> Value:
+        output = self._value((value.shape[0], 1, 1))
+        self.steps.append(Mean(layers=layers, inputs=(value,), output=output))
+        return output
+
+    def _activation(self, layers: tuple[str, ...], value: Value, function: str) -> Value:
+        output = self._value(value.shape)
+        self.steps.append(Activation(layers=layers, inputs=(value,), output=output, function=function))
+        return output
+
+
+def _convolved(module: nn.Conv2d, shape: Shape) -> tuple[Window, Shape]:
+    dilation = _side(module.dilation)
+    reach = dilation * (_side(module.kernel_size) - 1)
+    # torch's "same" puts what cannot be halved on the right and at the bottom
+    total = reach if module.padding == "same" else 2 * _side(module.padding)
+    window = Window(size=_side(module.kernel_size), stride=_side(module.stride), padding=total // 2, dilation=dilation)
+    return window, _slid(window, shape, module.out_channels, total)
+
+
+def _slid(window: Window, shape: Shape, out_channels: int, total_padding: int) -> Shape:
+    reach = window.dilation * (window.size - 1)
+    return (out_channels, *((side + total_padding - reach - 1) // window.stride + 1 for side in shape[1:]))
+
+
+def _side(sides: int | str | tuple[int, ...]) -> int:
+    """The one number that all sides of our layers have."""
+    assert not isinstance(sides, str)
+    return sides if isinstance(sides, int) else sides[0]
+
+
+def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
+    """Parameters, and those of the one scale that follows them wherever they are used, unseen by any other step."""
+    readers: dict[int, list[Step]] = defaultdict(list)
+    for step in steps:
+        for value in step.inputs:
+            readers[value.index].append(step)
+    followers: dict[str, set[str | None]] = defaultdict(set)
+    for step in steps:
+        if isinstance(step, Affine):
+            scale = None
+            match readers[step.output.index]:
+                # A map that was flattened into a vector has a scale for each pixel: another number of channels.
+                case [Scale() as reader] if reader.output.shape[0] == step.output.shape[0]:
+                    scale = reader.parameters if step.output.index != output.index else None
+            followers[step.parameters].add(scale)
+    for affine, scales in followers.items():
+        match list(scales):
+            case [str() as scale]:
+                yield affine, scale
+
+
+def _without_scale(steps: list[Step], affine: str) -> Iterator[Step]:
+    """The steps with the scale after every use of `affine`, to be its only reader, left out."""
+    scales = {step.inputs[0].index: step for step in steps if isinstance(step, Scale)}
+    folded = {step.output.index for step in steps if isinstance(step, Affine) and step.parameters == affine}
+    for step in steps:
+        if step.output.index in folded:
+            scale = scales[step.output.index]
+            written = replace(step.output, index=scale.output.index)
+            yield replace(step, layers=(*step.layers, *scale.layers), output=written)
+        elif not (isinstance(step, Scale) and step.inputs[0].index in folded):
+            yield step

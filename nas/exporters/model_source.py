@@ -1,0 +1,172 @@
+"""The source of `model.py`: what a person would have written for this one network."""
+
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.blocks import Block, blocks
+from nas.architecture.cost import cost_of
+from nas.architecture.layers import Shape
+from nas.architecture.module_call import Call
+from nas.exporters.provenance import Origin
+from nas.recipe import Recipe
+
+LINE = 100
+
+
+def model_source(architecture: Architecture, origin: Origin) -> str:
+    """Python source that needs torch alone: a class `Network`, named blocks, and `load()`.
+
+    Its state dict is `architecture.build()`'s under the names of `state_names`.
+    """
+    parts = blocks(architecture)
+    calls = {part.name: list(_calls(part)) for part in parts}
+    own = sorted({name for part in calls.values() for call, _ in part for name in _own_names(call)})
+    channels, height, width = architecture.input_shape
+    logits = shape_text(architecture.output_shape)
+    lines = [
+        '"""' + docstring(_summary(architecture, origin)),
+        '"""',
+        "",
+        "import warnings",
+        "from pathlib import Path",
+        "",
+        'warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch runs without it',
+        "",
+        "import torch  # noqa: E402",
+        "from torch import Tensor, nn  # noqa: E402",
+        "",
+        f"INPUT_SHAPE = {architecture.input_shape}  # channels, height, width",
+        f"MEAN = {origin.mean}  # of the pixels, scaled to 0..1",
+        f"STD = {origin.std}",
+        *_tuple_lines("CLASSES", origin.classes),
+        "",
+        "",
+    ]
+    for name in own:
+        lines += [*_own_source(name).splitlines(), "", ""]
+    lines += [
+        "class Network(nn.Module):",
+        f'    """(N, {channels}, {height}, {width}) normalised images to (N, {logits}) logits."""',
+        "",
+        "    def __init__(self) -> None:",
+        "        super().__init__()",
+        f"        # {shape_text(architecture.input_shape)}",
+    ]
+    shape = architecture.input_shape
+    for part in parts:
+        lines.append(f"        self.{part.name} = nn.Sequential(")
+        for call, output_shape in calls[part.name]:
+            *head, tail = _wrapped(call, 12)
+            comment = f"  # {shape_text(output_shape)}" if output_shape != shape else ""
+            lines += [*head, f"{tail},{comment}"]
+            shape = output_shape
+        lines.append("        )")
+    lines += ["", "    def forward(self, images: Tensor) -> Tensor:", *_forward(parts), "", "", *_LOAD]
+    return "\n".join(lines) + "\n"
+
+
+def state_names(architecture: Architecture) -> dict[int, str]:
+    """The exported module's prefix of each layer: layer 9 may be "block2.0"."""
+    return {part.start + i: f"{part.name}.{i}" for part in blocks(architecture) for i in range(len(part.layers))}
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as it is read: 8 x 28 x 28."""
+    return " x ".join(map(str, shape))
+
+
+def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """The fields of a recipe that change something, and their values as texts."""
+    values = recipe.in_effect().items()
+    return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
+
+
+def plain(text: str) -> str:
+    """One line of text that a comment or docstring holds whatever is in it: control characters written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def docstring(paragraphs: Sequence[str]) -> str:
+    """Paragraphs, wrapped, as the inside of a docstring between triple quotes."""
+    text = "\n".join(textwrap.fill(plain(paragraph), LINE) for paragraph in paragraphs)
+    return text.replace("\\", "\\\\").replace('"', r"\"") if '"""' in text or "\\" in text else text
+
+
+def _summary(architecture: Architecture, origin: Origin) -> list[str]:
+    cost = cost_of(architecture)
+    channels, height, width = architecture.input_shape
+    recipe = ", ".join(f"{name} {value}" for name, value in recipe_rows(origin.recipe))
+    return [
+        f"{origin.dataset} in {cost.params:,} parameters: {origin.result}.",
+        "",
+        f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
+        f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
+        f"Output: (N, {shape_text(architecture.output_shape)}) logits, in the order of CLASSES.",
+        "",
+        f"Trained on {origin.split} of {origin.dataset} with seed {origin.seed}: {recipe}.",
+        "",
+        *origin.facts,
+    ]
+
+
+def _forward(parts: Sequence[Block]) -> Iterator[str]:
+    names = ["images", *["x"] * (len(parts) - 1)]
+    for name, part in zip(names, parts[:-1], strict=False):
+        yield f"        x = self.{part.name}({name})  # {shape_text(part.output_shape)}"
+    yield f"        return self.{parts[-1].name}({names[-1]})"
+
+
+_LOAD = '''\
+def load(weights: str | Path = Path(__file__).with_name("weights.pt")) -> Network:
+    """The trained network, ready for inference."""
+    network = Network()
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+if __name__ == "__main__":
+    network = load()
+    print(network)
+    print(f"{sum(weight.numel() for weight in network.parameters()):,} parameters")
+    print("logits of an empty image:", network(torch.zeros(1, *INPUT_SHAPE)).tolist())'''.splitlines()
+
+
+def _tuple_lines(name: str, words: tuple[str, ...]) -> list[str]:
+    line = f"{name} = {words!r}"
+    return [line] if len(line) <= LINE else [f"{name} = (", *(f"    {word!r}," for word in words), ")"]
+
+
+def _calls(part: Block) -> Iterator[tuple[Call, Shape]]:
+    shape = part.input_shape
+    for layer in part.layers:
+        call = layer.module(shape)
+        shape = layer.measure(shape).output_shape
+        yield call, shape
+
+
+def _own_names(call: Call) -> Iterator[str]:
+    if not call.name.startswith("nn."):
+        yield call.name
+    for arg in call.args:
+        if isinstance(arg, Call):
+            yield from _own_names(arg)
+
+
+def _own_source(name: str) -> str:
+    from nas.architecture import modules
+
+    return inspect.getsource(getattr(modules, name))
+
+
+def _wrapped(call: Call, indent: int) -> list[str]:
+    """The call's source, nested calls on lines of their own where one line is too long."""
+    line = " " * indent + call.source()
+    if len(line) <= LINE or not any(isinstance(arg, Call) for arg in call.args):
+        return [line]
+    lines = [" " * indent + call.name + "("]
+    for arg in call.args:
+        inner = _wrapped(arg, indent + 4) if isinstance(arg, Call) else [" " * (indent + 4) + repr(arg)]
+        lines += [*inner[:-1], inner[-1] + ","]
+    return [*lines, " " * indent + ")"]

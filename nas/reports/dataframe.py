@@ -1,0 +1,35 @@
+"""A study's trials as a table, for pandas and what reads its files."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from nas.recipe import Recipe
+from nas.study.reader import StudyRecords
+from nas.study.trial import FIELDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NESTED = ("recipe", "architecture", "history")
+RECIPE = [field.name for field in dataclasses.fields(Recipe)]
+
+
+def trial_frame(records: StudyRecords) -> "pd.DataFrame":
+    """A row a trial, stored discards included: the figures of `TrialRecord`, the recipe as `recipe_…`, and as texts the
+    architecture (as an architecture file holds it) and the val accuracy of each epoch, parted by spaces.
+
+    Whole numbers stay whole where some are missing; accuracies are fractions.
+    """
+    import pandas as pd
+
+    rows = []
+    for trial in records.trials():
+        row = {name: value for name, value in trial.to_json().items() if name not in NESTED}
+        row |= {f"recipe_{name}": getattr(trial.recipe, name, None) for name in RECIPE}
+        row["architecture"] = json.dumps(trial.architecture.to_json()) if trial.architecture else None
+        row["val_accuracies"] = " ".join(str(metrics.val_accuracy) for metrics in trial.history) or None
+        rows.append(row)
+    plain = [name for name in FIELDS if name not in NESTED]
+    columns = [*plain, *(f"recipe_{name}" for name in RECIPE), "architecture", "val_accuracies"]
+    return pd.DataFrame(rows, columns=columns).convert_dtypes()

@@ -1,0 +1,234 @@
+"""Figures of a study, for the dashboard and for reports: pure functions of its trials, accuracies as per cent.
+
+What there is nothing to show of is a figure that says so.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, cycle
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.blocks import blocks
+from nas.architecture.diagram import phrase
+from nas.architecture.layers import Shape
+from nas.pareto import front
+from nas.study.trial import TrialRecord
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+# The palette of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can tell apart. Yellow, too
+# light for lines on white, is left out; symbols and dashes say the same a second time.
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#0072B2", "#D55E00", "#CC79A7"),
+)
+LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK, SKY)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "triangle-down")
+
+PATTERN = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 10, "solidity": 0.15}
+
+COSTS = {
+    "params": "parameters",
+    "macs": "MACs, one example",
+    "receptive_field": "receptive field, input pixels",
+    "peak_activation_bytes": "peak activation, bytes",
+    "weight_bytes": "weights, bytes",
+}
+ACCURACY = "val accuracy, %"
+MOST_TICKS = 12  # a telephone has room for as many
+
+
+def accuracy_against(
+    trials: Sequence[TrialRecord],
+    *,
+    metric: str = "params",
+    confirmed: Mapping[int, tuple[float, float]] | None = None,
+) -> "Figure":
+    """The trained trials' accuracy against a metric of their cost, with the Pareto front.
+
+    `confirmed`: of trials that were trained again, by number, mean and standard deviation (fractions), drawn as error
+    bars of one standard deviation.
+    """
+    trained = sorted((trial for trial in trials if trial.objective is not None), key=lambda trial: _cost(trial, metric))
+    if not trained:
+        return _empty("No trial is trained yet.")
+    best = front((trial, (trial.objective or 0.0, -_cost(trial, metric))) for trial in trained)
+    again = [trial for trial in trained if trial.number in (confirmed or {})]
+    traces = [
+        _scatter("trained", trained, metric, mode="markers", marker={"color": SKY, "size": 7, "symbol": "circle"}),
+        _scatter(
+            "Pareto front",
+            best,
+            metric,
+            mode="lines+markers",
+            marker={"color": VERMILION, "size": 9, "symbol": "diamond"},
+            line={"color": VERMILION, "width": 1.5, "shape": "hv"},
+        ),
+    ]
+    if again and confirmed:
+        means, deviations = zip(*(confirmed[trial.number] for trial in again), strict=True)
+        trace = _scatter("mean of further seeds ± sd", again, metric, mode="markers")
+        trace["y"] = [100 * mean for mean in means]
+        trace["hovertemplate"] = "%{text}<br>with further seeds %{y:.2f} ± %{error_y.array:.2f} %<extra></extra>"
+        trace["error_y"] = {"type": "data", "array": [100 * sd for sd in deviations], "color": BLACK, "thickness": 1.2}
+        trace["marker"] = {"color": BLACK, "size": 8, "symbol": "square-open"}
+        traces.append(trace)
+    return figure_of(f"Accuracy against {COSTS[metric].partition(',')[0]}", traces, x=COSTS[metric], y=ACCURACY)
+
+
+def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure":
+    """Val accuracy by epoch of the best trained trials, as many as `most`."""
+    trained = [trial for trial in trials if trial.objective is not None and trial.history]
+    if not trained:
+        return _empty("No trial is trained yet.")
+    best = sorted(trained, key=lambda trial: (-(trial.objective or 0.0), trial.params or 0))[:most]
+    traces = [
+        {
+            "type": "scatter",
+            "name": f"trial {trial.number}",
+            "mode": "lines+markers",
+            "x": [metrics.epoch for metrics in trial.history],
+            "y": [100 * metrics.val_accuracy for metrics in trial.history],
+            "line": {"color": color, "dash": dash, "width": 1.5},
+            "marker": {"color": color, "symbol": symbol, "size": 6},
+            "hovertemplate": f"trial {trial.number}, epoch %{{x}}: %{{y:.2f}} %<extra></extra>",
+        }
+        for trial, color, dash, symbol in zip(best, cycle(LINES), cycle(DASHES), cycle(SYMBOLS), strict=False)
+    ]
+    title = "Learning curve of the best" if len(best) == 1 else f"Learning curves of the best {len(best)}"
+    figure = figure_of(title, traces, x="epoch", y=ACCURACY)
+    return figure.update_xaxes(_whole(max(len(trial.history) for trial in best)))
+
+
+def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
+    """How many draws were discarded so far, by reason, when each candidate was found.
+
+    `discards`: those drawn before each candidate, by reason, in the order of candidates.
+    """
+    reasons = sorted({reason for counts in discards for reason in counts})
+    if not reasons:
+        return _empty("Nothing was discarded.")
+    totals = {reason: list(accumulate(counts.get(reason, 0) for counts in discards)) for reason in reasons}
+    traces = [
+        {
+            "type": "scatter",
+            "name": _plain(reason.replace("_", " ")),
+            "mode": "lines",
+            "x": list(range(1, len(discards) + 1)),
+            "y": totals[reason],
+            "line": {"color": color, "dash": dash, "width": 2, "shape": "hv"},
+            "hovertemplate": f"{_plain(reason.replace('_', ' '))}: %{{y:,}} by candidate %{{x}}<extra></extra>",
+        }
+        for reason, color, dash in zip(
+            sorted(reasons, key=lambda reason: -totals[reason][-1]), cycle(LINES), cycle(DASHES), strict=False
+        )
+    ]
+    figure = figure_of("Discards by reason", traces, x="candidate", y="draws discarded so far")
+    return figure.update_xaxes(_whole(len(discards))).update_yaxes(_whole(max(map(max, totals.values()))))
+
+
+def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
+    """Each layer's share of the parameters: a bar a block, first to last, a segment a layer."""
+    segments: dict[str, list[tuple[str, str, int]]] = {}
+    for part in blocks(architecture):
+        shape: Shape = part.input_shape
+        for layer in part.layers:
+            measure = layer.measure(shape)
+            shape = measure.output_shape
+            if measure.params:
+                kind = layer.kind.replace("_", " ")
+                segments.setdefault(kind, []).append((part.name, phrase(layer), measure.params))
+    total = sum(params for found in segments.values() for _, _, params in found)
+    if not total:
+        return _empty("The network has no parameters.")
+    patterns = ("", "/", ".", "x", "-", "\\", "+")
+    traces = [
+        {
+            "type": "bar",
+            "name": kind,
+            "orientation": "h",
+            "y": [name for name, _, _ in found],
+            "x": [100 * params / total for _, _, params in found],
+            "text": [words for _, words, _ in found],
+            "customdata": [params for _, _, params in found],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "insidetextfont": {"color": BLACK},
+            "marker": {
+                "color": color,
+                "line": {"color": "white", "width": 2},
+                "pattern": {**PATTERN, "shape": pattern},
+            },
+            "hovertemplate": "%{y}, %{text}: %{customdata:,} parameters, %{x:.1f} %<extra></extra>",
+        }
+        for (kind, found), color, pattern in zip(
+            segments.items(), cycle((SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)), cycle(patterns), strict=False
+        )
+    ]
+    figure = figure_of(title, traces, x=f"share of {total:,} parameters, %", y="")
+    names = [part.name for part in blocks(architecture)]
+    figure.update_layout(barmode="stack", hovermode="closest", uniformtext={"minsize": 9, "mode": "hide"})
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
+    return figure
+
+
+def _cost(trial: TrialRecord, metric: str) -> int:
+    return int(getattr(trial, metric))
+
+
+def _scatter(name: str, trials: Sequence[TrialRecord], metric: str, **how: Any) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "name": name,
+        "x": [_cost(trial, metric) for trial in trials],
+        "y": [100 * (trial.objective or 0.0) for trial in trials],
+        "text": [
+            f"trial {trial.number}: {trial.objective:.2%}<br>{trial.params:,} parameters, {trial.macs:,} MACs,"
+            f" receptive field {trial.receptive_field}"
+            for trial in trials
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+        **how,
+    }
+
+
+def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
+    """Traces with the title and the axes that all figures here have; `x` and `y` say what they are, with units."""
+    from plotly.graph_objects import Figure
+
+    # Wide enough for its numbers, as narrow as a telephone; what Plotly calls a template is 6 kB a figure.
+    axis = {"gridcolor": "#E5E5E5", "linecolor": "#8C8C8C", "ticks": "outside", "automargin": True, "zeroline": False}
+    figure = Figure(list(traces))
+    figure.update_layout(
+        template="none",
+        title={"text": _plain(title), "x": 0, "xref": "container", "pad": {"l": 10}, "font": {"size": 15}},
+        font={"family": "sans-serif", "size": 12, "color": "#1A1A1A"},
+        xaxis={**axis, "title": {"text": x}},
+        yaxis={**axis, "title": {"text": y}},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+    )
+    return figure
+
+
+def _whole(most: int) -> dict[str, int]:
+    """Ticks of an axis that counts to `most`: where that is few, Plotly's own choice would be halves."""
+    return {"tick0": 0, "dtick": 1} if most <= MOST_TICKS else {}
+
+
+def _empty(text: str) -> "Figure":
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+    figure.add_annotation(text=text, showarrow=False, font={"size": 15}, **where)
+    figure.update_layout(template="none", xaxis={"visible": False}, yaxis={"visible": False})
+    return figure
+
+
+def _plain(text: str) -> str:
+    """The text as it is: Plotly takes what looks like HTML for HTML."""
+    return html.escape(text, quote=False)

@@ -1,0 +1,97 @@
+"""Rendering: the report's page, what a study holds filled into page.html."""
+
+import base64
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.blocks import receptive_fields
+from nas.architecture.cost import layer_table
+from nas.architecture.diagram import picture
+from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
+from nas.reports.summary import METRICS, answer, best_rows, commands, luck, question
+from nas.space.feasibility import meanings
+from nas.study.reader import StudyRecords
+from nas.text import counted, last_epochs
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+NUM_BEST = 10
+
+
+def page(records: StudyRecords, options: str) -> str:
+    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped.
+
+    `options` name the study in the commands that the page shows, as `study_options` has them.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records, options))
+
+
+def _content(records: StudyRecords, options: str) -> dict[str, Any]:
+    trials, settings, attrs = records.trials(), records.settings, records.study.user_attrs
+    verdict = records.verdict
+    found = answer(records)
+    shares, discards = importances(records), records.discards()
+    figures = {
+        "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=verdict.spreads() if verdict else {}),
+        "curves": learning_curves(trials),
+    }
+    if discards:
+        figures["discards"] = discards_over_candidates(records.discards_by_candidate())
+    if shares:
+        figures["importances"] = importance_figure(shares)
+    winner = found.trial.architecture if found.trial else None
+    if winner:
+        figures["layers"] = params_by_layer(winner)
+    tally = records.tally()
+    return {
+        "study": records.study.study_name,
+        "question": question(records),
+        "answer": found,
+        "settings": settings,
+        "attrs": attrs,
+        "tally": tally,
+        "num_discards": discards.total(),
+        "discards": discards.most_common(),
+        "best": best_rows(records, NUM_BEST),
+        "luck": luck(records),
+        "reasons": meanings(discards),
+        "figures": {name: _json(figure) for name, figure in figures.items()},
+        "num_seeds": SEEDS,
+        "least": LEAST,
+        "winner": winner,
+        "picture": _as_source(winner) if winner else "",
+        "layers": zip(layer_table(winner), receptive_fields(winner), strict=True) if winner else [],
+        "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
+        "commands": commands(records, options),
+        "is_front": len(settings.objectives) > 1,
+        "cost": METRICS[settings.cost],
+        "last": min(settings.consistency, settings.epochs),
+        "last_epochs": last_epochs(settings.consistency, settings.epochs),
+        "counted": counted,
+        "version": version("nas"),
+    }
+
+
+def _json(figure: "Figure") -> str:
+    """The figure for a script element of type application/json: whatever is in it, it does not end there."""
+    text: str = figure.to_json()
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _as_source(architecture: Architecture) -> str:
+    """A picture as the source of an img element, where no SVG can run anything."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"

@@ -1,0 +1,52 @@
+"""Which parameters of the search space went with accuracy, and how sure that is."""
+
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from nas.reports.figures import BLUE, figure_of
+from nas.study.reader import StudyRecords
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+SEEDS = 5
+LEAST = 10
+"""Trained trials below which a forest has nothing to learn from."""
+
+
+def importances(records: StudyRecords) -> dict[str, tuple[float, float]]:
+    """Share of the variance of the objective that each parameter explains alone, largest first; mean and standard
+    deviation of `SEEDS` random forests. Empty where there are fewer than `LEAST` trained trials.
+
+    fANOVA (Hutter, Hoos and Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance").
+    """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    if len(records.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < LEAST:
+        return {}
+    found: dict[str, list[float]] = {}
+    for seed in range(SEEDS):
+        evaluator = FanovaImportanceEvaluator(seed=seed)
+        shares = get_param_importances(records.study, evaluator=evaluator, target=lambda trial: trial.values[0])
+        for name, share in shares.items():
+            found.setdefault(name, []).append(float(share))
+    values = {name: (fmean(shares), stdev(shares)) for name, shares in found.items()}
+    return dict(sorted(values.items(), key=lambda item: -item[1][0]))
+
+
+def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 12) -> "Figure":
+    """The most important parameters as bars, the largest at the top, with one standard deviation."""
+    shown = list(shares.items())[:most][::-1]
+    bars: dict[str, Any] = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [name for name, _ in shown],
+        "x": [100 * mean for _, (mean, _) in shown],
+        "error_x": {"type": "data", "array": [100 * sd for _, (_, sd) in shown], "thickness": 1.2},
+        "marker": {"color": BLUE},
+        "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} %<extra></extra>",
+    }
+    return figure_of("Importance of parameters", [bars], x="share of the variance, %", y="")

@@ -1,0 +1,156 @@
+"""What a report says in words: the question, the answer, how to do it again. Facts of the study alone, no markup."""
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from nas.seed_stats import TestResult, Verdict, spread_text
+from nas.space.constraints import Constraint
+from nas.study.reader import StudyRecords
+from nas.study.trial import TrialRecord
+from nas.text import counted, last_epochs
+
+METRICS = {
+    "params": "parameters",
+    "macs": "multiply-accumulates an image",
+    "receptive_field": "pixels of receptive field",
+    "peak_activation_bytes": "bytes of activations at the peak",
+    "weight_bytes": "bytes of weights",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A study's result. `trial` None: nothing is trained yet. `caveats` are sentences that belong to it."""
+
+    text: str
+    caveats: tuple[str, ...]
+    trial: TrialRecord | None = None
+    test: TestResult | None = None
+
+
+def question(records: StudyRecords) -> str:
+    """What the study looks for, in a sentence."""
+    settings = records.settings
+    limits = [Constraint.parse(text) for text in settings.constraints]
+    words = {"<=": "at most", ">=": "at least"}
+    kept = [f"{words[limit.relation]} {limit.bound:,} {METRICS[limit.metric]}" for limit in limits]
+    wanted = "Which network reaches the best val accuracy"
+    if _seeks_front(records):
+        wanted = f"Which networks reach the best val accuracies with the fewest {METRICS[settings.cost]}"
+    last = min(settings.consistency, settings.epochs)
+    figure = f"mean of the last {last} of {settings.epochs} epochs" if last > 1 else "after 1 epoch"
+    what = f"{wanted} ({figure}) on {settings.dataset}"
+    return f"{what}, with {_listed(kept)}?" if kept else f"{what}?"
+
+
+def answer(records: StudyRecords) -> Answer:
+    """The answer so far, and what it is worth."""
+    metric, front = records.settings.cost, _front_text(records) if _seeks_front(records) else ""
+    if verdict := records.verdict:
+        trial, test = records.trial(verdict.trial), verdict.test
+        return Answer(
+            text=f"{f'{front} Confirmed is trial' if front else 'Trial'} {trial.number}: {_cost(trial, metric)},"
+            f" {spread_text(test.finals)} test accuracy (mean ± standard deviation of {len(test.finals)} seeds);"
+            f" target {test.verdict}.",
+            caveats=(*_pick(verdict), *test.lines(), verdict.openings_text),
+            trial=trial,
+            test=test,
+        )
+    best = records.best(1)
+    if not best:
+        return Answer(text="Nothing is trained yet.", caveats=())
+    (trial,) = best
+    num = records.tally().num_trained
+    caveats = [f"It is the best of {num:,} by this very figure, and so looks better than it is."] * (num > 1)
+    if front:
+        caveats = ["Each was chosen by this very figure, and so looks better than it is."] * (num > 1)
+        caveats += [f"Shown layer by layer is the most accurate one, trial {trial.number}."]
+    return Answer(
+        text=front or f"So far trial {trial.number}: {_cost(trial, metric)}, {_accuracy(trial, records)}, one run.",
+        caveats=(*caveats, "nas confirm trains the best again with several seeds and opens the test split once."),
+        trial=trial,
+    )
+
+
+def _pick(verdict: Verdict) -> tuple[str, ...]:
+    """Why this trial, where there were others to choose from."""
+    ranking = verdict.ranking
+    if ranking is None:
+        return ()
+    return (f"By the mean val accuracies of {len(ranking.winner.objectives)} further seeds {ranking.pick_text}.",)
+
+
+def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
+    """The best trials for a table, best first, or the whole Pareto front of a study that looks for one, cheapest first.
+
+    `again` holds the seeds of a confirmation, where there are any.
+    """
+    verdict = records.verdict
+    again = verdict.spreads() if verdict else {}
+    return [
+        {"trial": trial, "again": again.get(trial.number), "epochs": _epochs(trial, records.settings.consistency)}
+        for trial in (records.pareto() if _seeks_front(records) else records.best(count))
+    ]
+
+
+def luck(records: StudyRecords) -> str:
+    """What differences among the best networks are worth, in a sentence; empty before there are further seeds.
+
+    The epochs of one run do not say how the next one ends.
+    """
+    verdict = records.verdict
+    if verdict is None or verdict.ranking is None:
+        return ""
+    points = 100 * verdict.ranking.standard_error
+    return f"Means of further seeds within {points:.2f} points, a standard error, are not known to differ."
+
+
+def commands(records: StudyRecords, options: str) -> list[str]:
+    """What makes this study and its result again; `options` name the study, as `study_options` has them."""
+    command, verdict = records.study.user_attrs["command"], records.verdict
+    if verdict is not None:
+        return [command, f"{verdict.command}{options}", f"nas export --trial confirmed{options}"]
+    return [command, *[f"nas export --trial best{options}"] * bool(records.best(1))]
+
+
+def _seeks_front(records: StudyRecords) -> bool:
+    return len(records.settings.objectives) > 1
+
+
+def _front_text(records: StudyRecords) -> str:
+    """The Pareto front so far, by its ends."""
+    front, metric = records.pareto(), records.settings.cost
+    if not front:
+        return ""
+    cheapest, dearest = front[0], front[-1]
+    ends = f"trial {cheapest.number} with {_cost(cheapest, metric)}, {_accuracy(cheapest, records)}"
+    if len(front) > 1:
+        ends = f"from {ends}, to trial {dearest.number} with {_cost(dearest, metric)}, {_accuracy(dearest, records)}"
+    runs = "one run each" if len(front) > 1 else "one run"
+    networks = counted(len(front), "network")
+    return f"So far {networks} that no other one beats in both accuracy and {METRICS[metric]}: {ends}; {runs}."
+
+
+def _accuracy(trial: TrialRecord, records: StudyRecords) -> str:
+    settings = records.settings
+    last = last_epochs(settings.consistency, settings.epochs)
+    if min(settings.consistency, settings.epochs) == 1:
+        return f"{trial.objective:.2%} val accuracy (after {last})"
+    return f"{trial.objective:.2%} val accuracy (mean of {last}, lowest {trial.consistent_accuracy:.2%})"
+
+
+def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
+    """Mean and standard deviation over the last epochs."""
+    last = [metrics.val_accuracy for metrics in trial.history[-consistency:]]
+    return fmean(last), stdev(last) if len(last) > 1 else 0.0
+
+
+def _cost(trial: TrialRecord, metric: str) -> str:
+    """What the network costs, in the study's `metric` as well."""
+    text = f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
+    return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRICS[metric]}"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

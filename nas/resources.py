@@ -1,0 +1,24 @@
+"""The files that come with the package: search spaces and published networks."""
+
+import os
+from pathlib import Path
+
+from nas.errors import NasError
+
+
+def spaces_folder() -> Path:
+    """Where they lie: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
+    """The file of that name among the shipped ones in a folder of theirs, or the path as it is if it looks like one."""
+    path = Path(name_or_path)
+    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # not Path's, which raises where a name is too long
+        return path
+    shipped = {file.stem: file for file in sorted((spaces_folder() / folder).glob(f"*{suffix}"))}
+    if path.name not in shipped:
+        raise error(f"no {what} {path.name!r}, allowed: {', '.join(shipped)}, or a {suffix} file")
+    return shipped[path.name]

@@ -1,0 +1,1 @@
+"""What proposes candidates, and what stops their training early."""

@@ -1,0 +1,245 @@
+"""What several runs of the same network say, and what they do not: spread, ties, and the verdict on a target.
+
+Accuracies are fractions; differences between them are told in points, hundredths.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from nas.text import last_epochs
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """A trial of the search with the val objective of each seed; a run that diverged counts as 0.
+
+    cost: what is to be small where accuracies are tied, parameters unless the study has another cost.
+    """
+
+    trial: int
+    cost: int
+    objectives: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return fmean(self.objectives)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over the seeds (of the sample, n - 1)."""
+        return stdev(self.objectives)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Finalists by mean, best first.
+
+    standard_error: of the difference of two means, from the variance that the finalists have in common.
+    """
+
+    finalists: tuple[Finalist, ...]
+    standard_error: float
+
+    @classmethod
+    def of(cls, finalists: Sequence[Finalist]) -> "Ranking":
+        """The ranking of some finalists, all with as many seeds, two at the least."""
+        seeds = len(finalists[0].objectives)
+        # One run that diverged would make every difference look small.
+        sound = [finalist for finalist in finalists if min(finalist.objectives) > 0] or finalists
+        pooled = fmean(finalist.sd**2 for finalist in sound)
+        ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.cost, finalist.trial))
+        return cls(finalists=tuple(ranked), standard_error=math.sqrt(2 * pooled / seeds))
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Ranking":
+        """What `to_json` wrote."""
+        finalists = (
+            Finalist(trial=each["trial"], cost=each["cost"], objectives=tuple(each["objectives"]))
+            for each in row["finalists"]
+        )
+        return cls(finalists=tuple(finalists), standard_error=row["standard_error"])
+
+    @property
+    def tied(self) -> tuple[Finalist, ...]:
+        """Those that are behind the best by no more than the standard error, the best among them.
+
+        The rule of one standard error: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+        """
+        least = self.finalists[0].mean - self.standard_error
+        return tuple(finalist for finalist in self.finalists if finalist.mean >= least)
+
+    @property
+    def winner(self) -> Finalist:
+        """The smallest of the tied: the others are not measurably better."""
+        return min(self.tied, key=lambda finalist: finalist.cost)
+
+    @property
+    def pick_text(self) -> str:
+        """Which trial is picked, and why, in words."""
+        error = f"{100 * self.standard_error:.3f} points, one standard error of a difference"
+        if len(self.tied) == 1:
+            return f"trial {self.winner.trial} is picked: the others are behind by more than {error}"
+        tied = f"the smallest of {len(self.tied)} that are tied"
+        return f"trial {self.winner.trial} is picked, {tied}: none is behind the best by more than {error}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "finalists": [
+                {"trial": each.trial, "cost": each.cost, "objectives": each.objectives, "tied": each in self.tied}
+                for each in self.finalists
+            ],
+            "standard_error": self.standard_error,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult:
+    """Test accuracies after each epoch of each seed (those of a run that diverged are 0), held against a target."""
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    accuracies: tuple[tuple[float, ...], ...]
+    consistency: int
+    target: float
+    num_images: int
+
+    @property
+    def finals(self) -> list[float]:
+        """Accuracy after the last epoch, of each seed."""
+        return [run[-1] for run in self.accuracies]
+
+    @property
+    def consistent(self) -> list[float]:
+        """Lowest accuracy of the last epochs, of each seed."""
+        return [min(run[-self.consistency :]) for run in self.accuracies]
+
+    @property
+    def num_met(self) -> int:
+        """Seeds that reach the target in every one of the last epochs."""
+        return sum(lowest >= self.target for lowest in self.consistent)
+
+    @property
+    def verdict(self) -> str:
+        """met, met by some, or missed."""
+        return "missed" if not self.num_met else "met" if self.num_met == len(self.accuracies) else "met by some"
+
+    def share_of_seeds(self) -> tuple[float, float]:
+        """Between which shares of all seeds reach the target, with 95 % confidence (Clopper and Pearson 1934)."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(self.num_met, len(self.accuracies)).proportion_ci(CONFIDENCE, method="exact")
+        return float(interval.low), float(interval.high)
+
+    def on_new_images(self) -> tuple[float, float]:
+        """Between which the mean final accuracy of all seeds on all such images lies, with 95 % confidence.
+
+        Two things are samples here: the seeds, by Student's t, and the images, by Wilson's interval of a share, which
+        tells something even where every image is right. The distances of both from the mean are added in squares, each
+        side for itself (Zou and Donner 2008, "Construction of confidence limits about effect measures").
+        """
+        from scipy.stats import norm, t
+
+        mean, seeds, images = fmean(self.finals), len(self.finals), self.num_images
+        of_seeds = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * stdev(self.finals) / math.sqrt(seeds)
+        z = float(norm.ppf((1 + CONFIDENCE) / 2))
+        centre = (mean + z**2 / (2 * images)) / (1 + z**2 / images)
+        reach = z * math.sqrt(mean * (1 - mean) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+        low = mean - math.hypot(of_seeds, mean - (centre - reach))
+        high = mean + math.hypot(of_seeds, centre + reach - mean)
+        return max(0.0, low), min(1.0, high)
+
+    def lines(self) -> list[str]:
+        """The verdict and its limits, in words."""
+        seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
+        epochs = last_epochs(self.consistency, len(self.accuracies[0]))
+        wanted = f"at least {self.target:.2%} in {'each of ' * (last > 1)}{epochs}"
+        low, high = self.share_of_seeds()
+        least, most = self.on_new_images()
+        if self.target > most:
+            place = "above that: the mean on new images does not reach it"
+        elif self.target < least:
+            place = "below that: the mean on new images reaches it"
+        else:
+            place = "within that: these runs do not tell whether the mean on new images reaches it"
+        return [
+            f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
+            f"Final accuracy {spread_text(self.finals)}, lowest of {epochs}"
+            f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
+            f"Of all seeds, {low:.0%} to {high:.0%} would keep it (95 % confidence, from {self.num_met} of {seeds}).",
+            f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
+            f" {self.num_images:,} images); the target lies {place}.",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "verdict": self.verdict,
+            "target": self.target,
+            "num_seeds": len(self.accuracies),
+            "num_met": self.num_met,
+            "final_accuracy_mean": fmean(self.finals),
+            "final_accuracy_sd": stdev(self.finals),
+            "consistent_accuracy_mean": fmean(self.consistent),
+            "consistent_accuracy_sd": stdev(self.consistent),
+            "share_of_seeds": self.share_of_seeds(),
+            "on_new_images": self.on_new_images(),
+            "num_images": self.num_images,
+            "accuracies": self.accuracies,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a study keeps of its confirmation. `ranking` is None where there was one finalist alone."""
+
+    trial: int
+    test: TestResult
+    ranking: Ranking | None
+    num_openings: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], consistency: int) -> "Verdict":
+        """What a checked summary says; `consistency` is the study's."""
+        ranking = row["ranking"]
+        return cls(
+            trial=row["trial"],
+            test=TestResult(
+                accuracies=tuple(tuple(run) for run in row["accuracies"]),
+                consistency=consistency,
+                target=row["target"],
+                num_images=row["num_images"],
+            ),
+            ranking=None if ranking is None else Ranking.from_json(ranking),
+            num_openings=row["num_openings"],
+        )
+
+    @property
+    def openings_text(self) -> str:
+        """How often the test split was opened, and what follows, in a sentence."""
+        times = (
+            "once for this study" if self.num_openings == 1 else f"{self.num_openings} times: its figures are biased"
+        )
+        return f"The test split was opened {times}."
+
+    @property
+    def command(self) -> str:
+        """What confirms the study so again."""
+        num = len(self.ranking.finalists) if self.ranking else 1
+        return f"nas confirm --top {num} --seeds {len(self.test.accuracies)} --target {self.test.target:g}"
+
+    def spreads(self) -> dict[int, tuple[float, float]]:
+        """Of each finalist, by the trial's number: mean and standard deviation of its val accuracy."""
+        finalists = self.ranking.finalists if self.ranking else ()
+        return {finalist.trial: (finalist.mean, finalist.sd) for finalist in finalists}
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """Mean and standard deviation in per cent, such as 99.41 ± 0.05 %."""
+    return f"{100 * fmean(values):.2f} ± {100 * stdev(values):.2f} %"

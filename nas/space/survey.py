@@ -1,0 +1,191 @@
+"""A survey of a search space: what limits leave of it, found by random draws before anything is trained."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+from nas.architecture.cost import Cost
+from nas.space.constraints import Constraint, worst
+from nas.space.domains import Value
+from nas.space.feasibility import judge
+from nas.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReport:
+    """One constraint against the space.
+
+    `share_alone` of all draws keep it. `admits_one_percent` is the bound, everything else as it is, at which
+    1 % of all draws would be feasible; None where the other limits alone admit less.
+    """
+
+    constraint: Constraint
+    share_alone: float
+    admits_one_percent: int | None
+    binds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceReport:
+    """What a search space makes of limits, from `num_draws` random draws.
+
+    `smallest` is the network with the fewest parameters that was found in the space, `smallest_within_limits`
+    the one with the fewest among those that keep every limit on other metrics (None: none was found).
+    `discards` counts draws by reason. `admitting_together` are the limits, all widened by one factor, that 1 % of the
+    draws keep; empty where they do so as they are, or where too few draws can be built.
+    """
+
+    space: str
+    num_draws: int
+    num_feasible: int
+    discards: Mapping[str, int]
+    limits: tuple[LimitReport, ...]
+    admitting_together: tuple[Constraint, ...]
+    smallest: Cost | None
+    smallest_within_limits: Cost | None
+
+    @property
+    def feasible_share(self) -> float:
+        """Share of the draws that keep all limits."""
+        return self.num_feasible / self.num_draws
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`."""
+        return {
+            "space": self.space,
+            "num_draws": self.num_draws,
+            "num_feasible": self.num_feasible,
+            "feasible_share": self.feasible_share,
+            "discards": dict(self.discards),
+            "limits": [
+                {**asdict(limit), "constraint": str(limit.constraint), "metric": limit.constraint.metric}
+                for limit in self.limits
+            ],
+            "admitting_together": [str(constraint) for constraint in self.admitting_together],
+            "smallest": asdict(self.smallest) if self.smallest else None,
+            "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
+        }
+
+    def lines(self) -> list[str]:
+        """The report as text, a fact a line."""
+        share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
+        lines = [f"space {self.space}: {share}"]
+        if self.discards:
+            lines.append("discarded: " + ", ".join(f"{reason} {count:,}" for reason, count in self.discards.items()))
+        for limit in self.limits:
+            text = f"{limit.constraint}: kept by {limit.share_alone:.2%} of the draws"
+            if limit.binds:
+                text += "; this limit binds"
+            if limit.admits_one_percent is not None:
+                text += f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent}"
+                text += " would admit 1 % of the space"
+            lines.append(text)
+        if self.limits and all(limit.admits_one_percent is None for limit in self.limits):
+            wider = (
+                f"{' and '.join(map(str, self.admitting_together))} together" if self.admitting_together else "nothing"
+            )
+            lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
+        for label, cost in (
+            ("smallest network found in the space", self.smallest),
+            ("smallest found within the other limits", self.smallest_within_limits),
+        ):
+            if cost is not None:
+                lines.append(f"{label}: {cost.params:,} parameters, receptive field {cost.receptive_field}")
+        return lines
+
+
+def survey(
+    space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
+) -> SpaceReport:
+    """What the space makes of the limits: feasible share, smallest network, the limit that binds. 1 to 3 seconds."""
+    rng = Random(seed)
+    discards: Counter[str] = Counter()
+    possible: list[tuple[Cost, dict[str, Value]]] = []
+    num_feasible = 0
+    for _ in range(num_draws):
+        values = space.draw(rng)
+        verdict = judge(space, constraints, values)
+        if verdict.cost is not None:
+            possible.append((verdict.cost, values))
+        if verdict.reason:
+            discards[verdict.reason] += 1
+        else:
+            num_feasible += 1
+    costs = [cost for cost, _ in possible]
+    shares = [sum(c.violation(cost) <= 0 for cost in costs) / num_draws for c in constraints]
+    binding = min(range(len(shares)), key=shares.__getitem__, default=None)
+    others = [c for c in constraints if c.metric != "params"]
+    starts = sorted(possible, key=lambda item: item[0].params)
+    within = [item for item in starts if worst(others, item[0]) is None]
+    return SpaceReport(
+        space=space.name,
+        num_draws=num_draws,
+        num_feasible=num_feasible,
+        discards=dict(discards.most_common()),
+        limits=tuple(
+            LimitReport(
+                constraint=constraint,
+                share_alone=shares[index],
+                admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
+                binds=index == binding,
+            )
+            for index, constraint in enumerate(constraints)
+        ),
+        admitting_together=_widened(constraints, costs, math.ceil(num_draws / 100)),
+        smallest=_smallest(space, (), [values for _, values in starts[:3]]),
+        smallest_within_limits=_smallest(space, others, [values for _, values in within[:3]]) if constraints else None,
+    )
+
+
+def _admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:
+    constraint = constraints[index]
+    others = [c for i, c in enumerate(constraints) if i != index]
+    values = sorted(
+        (getattr(cost, constraint.metric) for cost in costs if worst(others, cost) is None),
+        reverse=constraint.relation == ">=",
+    )
+    return values[wanted - 1] if len(values) >= wanted else None
+
+
+def _widened(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> tuple[Constraint, ...]:
+    factors = sorted(max((_factor(c, cost) for c in constraints), default=1.0) for cost in costs)
+    if len(factors) < wanted or factors[wanted - 1] <= 1:
+        return ()
+    factor = factors[wanted - 1]
+    return tuple(
+        Constraint(
+            c.metric, c.relation, math.ceil(c.bound * factor) if c.relation == "<=" else max(1, int(c.bound / factor))
+        )
+        for c in constraints
+    )
+
+
+def _factor(constraint: Constraint, cost: Cost) -> float:
+    """By how much the bound would have to be widened to admit the cost; at most 1 where it does already."""
+    value: int = getattr(cost, constraint.metric)
+    return value / constraint.bound if constraint.relation == "<=" else constraint.bound / max(value, 1)
+
+
+def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
+    """The cost with the fewest parameters that changing one value at a time leads to from any start."""
+    best: Cost | None = None
+    for start in starts:
+        values, cost = dict(start), judge(space, (), start).cost
+        assert cost is not None
+        improved = True
+        while improved:
+            improved = False
+            for name, domain in space.domains.items():
+                if name.startswith("recipe."):
+                    continue
+                for value in domain.grid():
+                    changed = {**values, name: value}
+                    verdict = judge(space, constraints, changed)
+                    if not verdict.reason and verdict.cost is not None and verdict.cost.params < cost.params:
+                        values, cost, improved = changed, verdict.cost, True
+        if best is None or cost.params < best.params:
+            best = cost
+    return best

@@ -1,0 +1,107 @@
+"""Checking: whether what a study stores is what `StudyRecords` stores, asked once, when it is opened.
+
+A database may be damaged, edited by hand or by another program. Whoever reads the study after this check finds all it
+needs there, and of its type; the networks, recipes and epochs of trials are read in full only where they are used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.architecture.cost import METRICS
+from nas.errors import StudyError, found
+from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check
+from nas.study.trial import NOTE, OBJECTIVES, WHOLE, Settings
+
+FRACTION = Interval(float, 0, 1)
+NUMBER = Interval(float, 0)
+
+STUDY = Fields(
+    {
+        **dict.fromkeys(("command", "dataset_note", "machine"), TEXT),
+        "normalisation": Fields(
+            {"mean": Many(Interval(float, 0), 1), "std": Many(Interval(float, 0, open_low=True), 1)},
+            required={"mean", "std"},
+        ),
+        "classes": Many(TEXT, 2),
+    },
+    required={"command", "dataset_note", "machine", "normalisation", "classes"},
+)
+"""The attributes of a study that are read again, beside its settings and the summary of its confirmation."""
+
+FINALIST = Fields(
+    {"trial": INDEX, "cost": INDEX, "objectives": Many(FRACTION, 2)}, required={"trial", "cost", "objectives"}
+)
+CONFIRMED = Fields(
+    {
+        **dict.fromkeys(("study", "dataset"), TEXT),
+        "trial": INDEX,
+        **dict.fromkeys(("num_openings", "num_images"), COUNT),
+        "target": FRACTION,
+        "accuracies": Many(Many(FRACTION, 1), 2),
+        "ranking": Maybe(
+            Fields({"finalists": Many(FINALIST, 2), "standard_error": NUMBER}, required={"finalists", "standard_error"})
+        ),
+    },
+    required={"study", "dataset", "trial", "num_openings", "num_images", "target", "accuracies", "ranking"},
+)
+
+TRIAL = Fields(
+    {
+        "outcome": Words(("trained", "pruned", "diverged", "failed", "interrupted", "discarded", "unused")),
+        **dict.fromkeys(("reason", "fingerprint", "started_from", "started_as"), TEXT),
+        **dict.fromkeys((*METRICS, "seed", "num_draws"), WHOLE),
+        **dict.fromkeys(("candidate", "retry_of"), INDEX),
+        "consistent_accuracy": FRACTION,
+        "seconds": Interval(float, 0),
+    }
+)
+"""The attributes of a trial; what a trial has of them depends on how far it came."""
+
+NOTES = Fields(
+    {
+        **dict.fromkeys(("architecture", "recipe"), Fields({})),
+        "history": Many(Fields({})),
+        "discards": Fields({}, others=INDEX),
+        "drawn_for": INDEX,
+        **dict.fromkeys(("weights", "session"), TEXT),
+    }
+)
+"""What is noted of a trial for us alone; the first three are read in full where they are used."""
+
+NEEDED = {"outcome", *METRICS, "consistent_accuracy", "seconds"}
+
+
+def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directions: int, where: str) -> None:
+    """Raises `StudyError` unless what is stored of a study is what `StudyRecords` stores."""
+    settings = Settings.from_json(attrs["settings"], where=f"{where}: settings")
+    if settings.objectives[0] != OBJECTIVES[0] or len(set(settings.objectives)) != directions:
+        raise StudyError(
+            f"{where}: settings: objectives: {found(settings.objectives)} for {directions} directions of Optuna's,"
+            f" allowed: {OBJECTIVES[0]}, or it and one of {', '.join(OBJECTIVES[1:])}"
+        )
+    check(attrs, STUDY, where, StudyError)
+    for number, trial in enumerate(trials):
+        if trial.number != number:
+            raise StudyError(f"{where}: trial {found(trial.number)} in place of trial {number}")
+        _check_trial(trial, directions, f"{where}: trial {number}")
+    if "confirmed" in attrs:
+        check(attrs["confirmed"], CONFIRMED, f"{where}: confirmed", StudyError)
+        number = attrs["confirmed"]["trial"]
+        if number >= len(trials) or trials[number].state != TrialState.COMPLETE:
+            raise StudyError(f"{where}: confirmed: trial: {number}, allowed: a finished training")
+
+
+def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
+    outcome = trial.user_attrs.get("outcome")
+    whole = trial.state == TrialState.COMPLETE or outcome == "trained"
+    notes = {key.removeprefix(NOTE): value for key, value in trial.system_attrs.items() if key.startswith(NOTE)}
+    needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == "pruned" else set()
+    check(trial.user_attrs, replace(TRIAL, required=NEEDED if whole else set()), where, StudyError)
+    check(notes, replace(NOTES, required=needed), where, StudyError)
+    if needed and not notes["history"]:
+        raise StudyError(f"{where}: history: [], allowed: an epoch or more")
+    if trial.state == TrialState.COMPLETE:
+        check(trial.values, Many(Interval(float, 0), directions, directions), f"{where}: values", StudyError)

@@ -1,0 +1,1 @@
+"""The engine for NVIDIA GPUs: several networks at a time, each step a CUDA graph."""

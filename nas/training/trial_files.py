@@ -1,0 +1,27 @@
+"""Files that the dashboard shows of a training beside its figures."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.diagram import picture
+from nas.training.metrics import EpochMetrics
+
+
+def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics], *, title: str) -> dict[str, bytes]:
+    """By name: a picture, the architecture file, a table of epochs."""
+    return {
+        "architecture.svg": picture(architecture, title=title),
+        "architecture.json": architecture.dumps().encode(),
+        "epochs.csv": epochs_csv(history).encode(),
+    }
+
+
+def epochs_csv(history: Sequence[EpochMetrics]) -> str:
+    """A line an epoch below the names of its figures; accuracies are fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(metrics.to_json() for metrics in history)
+    return text.getvalue()

@@ -1,0 +1,89 @@
+"""Where a search trains, on devices of this machine or a Ray cluster: picked before it starts, opened when it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+
+from nas.errors import NasError
+from nas.training.data import TrainingData
+from nas.training.device import describe, num_cores, pick_devices
+from nas.training.select import most_at_once
+from nas.workers.in_process import Here
+from nas.workers.process_pool import Processes
+from nas.workers.protocol import Workers
+
+
+class Place(Protocol):
+    """A context, inside which workers can be opened, one set after another."""
+
+    @property
+    def description(self) -> str:
+        """Where it is, in words."""
+
+    @property
+    def num_workers(self) -> int:
+        """How many processes or tasks train at a time."""
+
+    def open(self, data: TrainingData, *, exact: bool = False) -> Workers: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine:
+    """`num_workers` processes on `devices` in turn; where that is one this process."""
+
+    devices: Sequence[torch.device]
+    num_workers: int
+
+    @property
+    def description(self) -> str:
+        return describe(*self.devices)
+
+    def open(self, data: TrainingData, *, exact: bool = False) -> Workers:
+        return open_workers(data, self.devices, num=self.num_workers, exact=exact)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def pick_place(
+    *, device: str = "auto", workers: int | None = None, ray: str | None = None, gpus_per_trial: float | None = None
+) -> Place:
+    """The place that the options name; raises `NasError` for options that do not fit together or what is not there.
+
+    `workers` None: a process a core on processors, one for each GPU, and on a cluster as many tasks as it has room for.
+    """
+    if ray is not None:
+        from nas.workers.ray_backend import RayCluster
+
+        return RayCluster.named(ray, device=device, workers=workers, gpus_per_trial=gpus_per_trial)
+    if gpus_per_trial is not None:
+        raise NasError("--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out")
+    devices = pick_devices(device)
+    return ThisMachine(devices, workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
+
+
+def open_workers(
+    data: TrainingData,
+    devices: Sequence[torch.device],
+    *,
+    num: int,
+    exact: bool = False,
+    group: int | None = None,
+) -> Workers:
+    """Workers on devices of this machine: `num` processes on them in turn, or where that is one this process.
+
+    `group`: networks that one CUDA device trains at once, None: as many as pay. `exact`: bitwise repeatable.
+    """
+    if num == 1:
+        return Here(data, devices[0], exact=exact, group=group)
+    each = [devices[index % len(devices)] for index in range(num)]
+    return Processes(data, each, exact=exact, group=group, most=most_at_once(devices[0], group))

@@ -1,0 +1,93 @@
+"""Training in this process."""
+
+import io
+
+import torch
+from torch import nn
+
+from nas.errors import TrainingDiverged, first_line
+from nas.training.data import TrainingData
+from nas.training.metrics import EpochMetrics
+from nas.training.protocol import GroupFullError
+from nas.training.reference import initialise, state_dict_on_cpu
+from nas.training.select import most_at_once, open_engine
+from nas.training.trial_files import files_of_training
+from nas.workers.protocol import Ended, Job, Progress, Report
+
+
+class Here:
+    """Jobs on one device of this process: an epoch of each at every call of `reports`."""
+
+    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group: int | None = None) -> None:
+        self.most = most_at_once(device, group)
+        self._engine = open_engine(data, device, exact=exact, size=group)
+        self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}
+        self._waiting: list[Job] = []  # there was no memory for them beside the others
+        self._reports: list[Report] = []
+
+    @property
+    def capacity(self) -> int:
+        return self._engine.capacity
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done otherwise than meant, and why."""
+        return self._engine.notes
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is, or will be, something to report."""
+        return bool(self._jobs or self._waiting or self._reports)
+
+    def submit(self, job: Job) -> None:
+        try:
+            module = initialise(job.architecture, seed=job.seed)
+            self._engine.add(job.key, module, job.recipe, seed=job.seed)
+        except GroupFullError:
+            self._waiting.append(job)
+        except Exception as error:  # whatever a network does to torch belongs to its own trial
+            self._reports.append(_failed(job.key, error))
+        else:
+            self._jobs[job.key] = job, module, []
+
+    def reports(self) -> list[Report]:
+        if not self._reports:
+            while self._waiting and len(self._jobs) < self._engine.capacity:
+                self.submit(self._waiting.pop(0))
+            for key, result in self._engine.advance():
+                self._reports += self._report(key, result)
+        found, self._reports = self._reports, []
+        return found
+
+    def _report(self, key: int, result: EpochMetrics | Exception) -> list[Report]:
+        job, module, history = self._jobs[key]
+        if isinstance(result, Exception):
+            del self._jobs[key]
+            return [_failed(key, result)]
+        history.append(result)
+        found: list[Report] = [Progress(key=key, metrics=result)]
+        if result.epoch == job.recipe.epochs:
+            del self._jobs[key]
+            file = io.BytesIO()
+            torch.save(state_dict_on_cpu(module), file)
+            files = files_of_training(job.architecture, history, title=job.title) if job.title else {}
+            found.append(Ended(key=key, outcome="trained", weights=file.getvalue(), files=files))
+        return found
+
+    def stop(self, key: int) -> None:
+        if self._jobs.pop(key, None):
+            self._engine.remove(key)
+        self._waiting = [job for job in self._waiting if job.key != key]
+        self._reports = [report for report in self._reports if report.key != key]
+
+    def close(self) -> None:
+        for key in list(self._jobs):
+            self.stop(key)
+        self._waiting.clear()
+        self._reports.clear()
+
+
+def _failed(key: int, error: Exception) -> Ended:
+    if isinstance(error, TrainingDiverged):
+        return Ended(key=key, outcome="diverged", reason=str(error))
+    return Ended(key=key, outcome="failed", reason=f"{type(error).__name__}: {first_line(error)}")

@@ -1,0 +1,49 @@
+"""A worker process: takes jobs, and keys of jobs to stop, on standard input; sends reports on standard output."""
+
+import os
+import pickle
+import queue
+import sys
+import threading
+from contextlib import suppress
+from typing import BinaryIO
+
+import torch
+
+from nas.workers.in_process import Here
+from nas.workers.process_pool import Batch, Setting
+from nas.workers.protocol import Job
+
+
+def main() -> None:
+    """Works until standard input ends, which it does when the parent is gone."""
+    # Whatever prints, torch perhaps, must not print among the reports.
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    torch.set_num_threads(1)
+    messages: queue.SimpleQueue[Job | int] = queue.SimpleQueue()
+    setting: Setting = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
+    here = Here(setting.data.open(), setting.device, exact=setting.exact, group=setting.group)
+    with suppress(BrokenPipeError):
+        while True:
+            while not here.busy or not messages.empty():
+                message = messages.get()
+                if isinstance(message, Job):
+                    here.submit(message)
+                else:
+                    here.stop(message)
+            found = here.reports()
+            pickle.dump(Batch(capacity=here.capacity, reports=found), reports)
+            reports.flush()
+
+
+def _listen(stream: BinaryIO, messages: "queue.SimpleQueue[Job | int]") -> None:
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            messages.put(pickle.load(stream))
+    os._exit(0)  # at once, though the main thread trains: nobody is left to hear of it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Training in processes of their own, one thread each: two of them train more than one with two threads."""
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import nas
+from nas.training.data import SharedData, TrainingData
+from nas.workers.protocol import RETRIES, Ended, Job, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a worker process is told first."""
+
+    data: SharedData
+    device: torch.device
+    exact: bool
+    group: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a worker process sends: reports, and how many jobs it can have at a time from now on."""
+
+    capacity: int
+    reports: list[Report]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job in training. `epoch` is the last one that was passed on."""
+
+    job: Job
+    epoch: int = 0
+    times_lost: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    setting: Setting
+    process: subprocess.Popen[bytes]
+    listener: threading.Thread = field(init=False)
+    capacity: int = 1
+    jobs: dict[int, _Running] = field(default_factory=dict)
+
+    def train(self, running: _Running) -> None:
+        self.jobs[running.job.key] = running
+        self.send(running.job)
+
+    def send(self, message: Setting | Job | int) -> None:
+        assert self.process.stdin is not None
+        with suppress(OSError):  # a process that died says so in what is received
+            pickle.dump(message, self.process.stdin)
+            self.process.stdin.flush()
+
+    def end(self) -> None:
+        """Kills the process, which holds nothing that could be lost, and waits until nothing of it is left."""
+        self.process.kill()
+        self.process.wait()
+        self.listener.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # what was not sent yet
+                pipe.close()
+
+
+class Processes:
+    """A process for each of `devices`, started when there is a job for it; the images lie in memory once for all.
+
+    A process that dies is replaced, and its jobs begin anew; what dies again and again is failed. The others go on.
+    """
+
+    def __init__(
+        self, data: TrainingData, devices: list[torch.device], *, exact: bool, group: int | None = None, most: int
+    ) -> None:
+        self.most = most * len(devices)
+        self._folder = tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True)
+        shared = SharedData.write(data, Path(self._folder.name))
+        # What the processes send, each beside its worker; None when the process has ended.
+        self._received: queue.Queue[tuple[_Worker, Batch | None]] = queue.Queue()
+        self._to_start = [Setting(data=shared, device=device, exact=exact, group=group) for device in devices]
+        self._workers: list[_Worker] = []
+
+    @property
+    def capacity(self) -> int:
+        return sum(worker.capacity for worker in self._workers) + len(self._to_start)
+
+    def submit(self, job: Job) -> None:
+        if self._to_start and all(worker.jobs for worker in self._workers):
+            self._workers.append(self._started(self._to_start.pop(0)))
+        freest = max(self._workers, key=lambda worker: worker.capacity - len(worker.jobs))
+        freest.train(_Running(job))
+
+    def reports(self) -> list[Report]:
+        found: list[Report] = []
+        while not found and any(worker.jobs for worker in self._workers):
+            with suppress(queue.Empty):
+                # In short waits, because on some systems Ctrl-C does not end a long one.
+                worker, batch = self._received.get(timeout=0.5)
+                if worker in self._workers:
+                    found = self._replaced(worker) if batch is None else self._taken(worker, batch)
+        return found
+
+    def stop(self, key: int) -> None:
+        for worker in self._workers:
+            if key in worker.jobs:
+                del worker.jobs[key]
+                worker.send(key)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+        self._folder.cleanup()
+
+    def _taken(self, worker: _Worker, batch: Batch) -> list[Report]:
+        worker.capacity = batch.capacity
+        reports: list[Report] = []
+        for report in batch.reports:
+            running = worker.jobs.get(report.key)
+            if running is None:  # stopped, while this was under way
+                continue
+            if isinstance(report, Ended):
+                del worker.jobs[report.key]
+            elif report.metrics.epoch <= running.epoch:  # told before its process died, and the same again
+                continue
+            else:
+                running.epoch = report.metrics.epoch
+            reports.append(report)
+        return reports
+
+    def _replaced(self, worker: _Worker) -> list[Report]:
+        worker.end()
+        code = worker.process.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        new = self._workers[self._workers.index(worker)] = self._started(worker.setting)
+        failed: list[Report] = []
+        for key, running in worker.jobs.items():
+            running.times_lost += 1
+            if running.times_lost <= RETRIES:
+                new.train(running)
+            else:
+                reason = f"{running.times_lost} worker processes died under it, the last one by {how}"
+                failed.append(Ended(key=key, outcome="failed", reason=reason))
+        return failed
+
+    def _started(self, setting: Setting) -> _Worker:
+        # Not by multiprocessing: that would run the caller's script again in every process.
+        path = [str(Path(nas.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "nas.workers.process_main"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C in a terminal is for the caller alone, who decides
+        )
+        worker = _Worker(setting, process)
+        worker.send(setting)
+        worker.listener = threading.Thread(target=self._listen, args=(worker,), daemon=True)
+        worker.listener.start()
+        return worker
+
+    def _listen(self, worker: _Worker) -> None:
+        assert worker.process.stdout is not None
+        with suppress(EOFError, OSError, pickle.UnpicklingError):  # as a process that dies leaves its last message
+            while True:
+                self._received.put((worker, pickle.load(worker.process.stdout)))
+        self._received.put((worker, None))

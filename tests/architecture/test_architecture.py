@@ -1,0 +1,407 @@
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.architectures import architectures, draw_architecture
+from support.paths import ROOT
+from torch import nn
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import KINDS, Repeat, Residual
+from nas.architecture.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    SqueezeExcite,
+)
+from nas.errors import ArchitectureError, ShapeError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+EXAMPLE = Architecture(
+    input_shape=(1, 8, 8),
+    layers=(
+        Conv(out_channels=4, kernel_size=3, padding="same", bias=False),
+        BatchNorm(),
+        Activation(),
+        Residual(layers=(Repeat(layers=(Conv(out_channels=4, kernel_size=3, padding=1),), times=2, shared=True),)),
+        MaxPool(kernel_size=2),
+        SqueezeExcite(reduction=2),
+        Dropout(rate=0.1),
+        GlobalAvgPool(),
+        Flatten(),
+        Linear(out_features=10),
+    ),
+)
+TEXT = """{
+  "version": 1,
+  "input_shape": [1, 8, 8],
+  "layers": [
+    {"kind": "conv", "out_channels": 4, "kernel_size": 3, "padding": 1, "bias": false},
+    {"kind": "batch_norm"},
+    {"kind": "activation"},
+    {"kind": "residual", "layers": [{"kind": "repeat", "layers": [\
+{"kind": "conv", "out_channels": 4, "kernel_size": 3, "padding": 1}], "times": 2, "shared": true}]},
+    {"kind": "max_pool", "kernel_size": 2, "stride": 2},
+    {"kind": "squeeze_excite", "reduction": 2},
+    {"kind": "dropout", "rate": 0.1},
+    {"kind": "global_avg_pool"},
+    {"kind": "flatten"},
+    {"kind": "linear", "out_features": 10}
+  ]
+}
+"""
+FINGERPRINT = "f21e2cc50f1269bf"
+
+
+def file_of(*layers, **others):
+    return {"version": 1, "input_shape": [1, 8, 8], "layers": list(layers), **others}
+
+
+def error_of(data):
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.from_json(data)
+    return str(caught.value)
+
+
+# JSON both ways
+
+
+def test_the_text_of_a_file():
+    assert EXAMPLE.dumps() == TEXT
+    assert Architecture.from_json(json.loads(TEXT)) == EXAMPLE
+
+
+def test_random_architectures_survive_json_and_text():
+    for seed in range(1000):
+        architecture = draw_architecture(Random(f"json {seed}"))
+        assert Architecture.from_json(architecture.to_json()) == architecture
+        back = Architecture.from_json(json.loads(architecture.dumps()))
+        assert back == architecture
+        assert hash(back) == hash(architecture)
+        assert back.fingerprint() == architecture.fingerprint()
+        assert back.dumps() == architecture.dumps()
+
+
+@settings(max_examples=100)
+@given(architectures())
+def test_any_architecture_survives_json_and_text(architecture):
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    assert Architecture.from_json(json.loads(architecture.dumps())) == architecture
+
+
+def test_load_reads_what_dumps_wrote(tmp_path):
+    path = tmp_path / "example.json"
+    path.write_text(EXAMPLE.dumps())
+    assert Architecture.load(path) == Architecture.load(str(path)) == EXAMPLE
+
+
+# Fingerprint
+
+
+def test_the_fingerprint_is_the_same_in_every_process_and_session():
+    code = (
+        "import json, sys; from nas.architecture.architecture import Architecture;"
+        "print(Architecture.from_json(json.load(sys.stdin)).fingerprint())"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=TEXT,
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == FINGERPRINT
+    assert EXAMPLE.fingerprint() == FINGERPRINT
+
+
+def test_fingerprints_are_equal_exactly_where_architectures_are():
+    drawn = {draw_architecture(Random(f"fingerprint {seed}")) for seed in range(2000)}
+    assert len(drawn) > 1500
+    assert len({architecture.fingerprint() for architecture in drawn}) == len(drawn)
+
+
+def test_a_rate_of_0_has_one_fingerprint_however_it_is_written():
+    alike = [Architecture.from_json(file_of({"kind": "dropout", "rate": rate})) for rate in (0, 0.0, -0.0)]
+    assert alike[0] == alike[1] == alike[2]
+    assert len({architecture.fingerprint() for architecture in alike}) == 1
+
+
+# Building
+
+
+def test_build_is_torchs_default_initialisation():
+    architecture = Architecture(input_shape=(3, 8, 8), layers=(Conv(out_channels=5, kernel_size=3),))
+    torch.manual_seed(7)
+    alone = nn.Conv2d(3, 5, 3)
+    torch.manual_seed(7)
+    built = architecture.build()
+    assert torch.equal(built[0].weight, alone.weight)
+    assert torch.equal(built[0].bias, alone.bias)
+
+
+def test_build_draws_the_layers_in_order():
+    torch.manual_seed(7)
+    alone = [nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(4, 10)]
+    torch.manual_seed(7)
+    built = [module for module in EXAMPLE.build().modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert [type(module) for module in built] == [type(module) for module in alone]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(alone, built, strict=True))
+
+
+def test_build_makes_new_weights_each_time():
+    torch.manual_seed(7)
+    first, second = EXAMPLE.build(), EXAMPLE.build()
+    assert not torch.equal(first[0].weight, second[0].weight)
+
+
+def test_repeated_layers_have_weights_of_their_own():
+    body = (Conv(out_channels=1, kernel_size=1),)
+    built = Architecture(input_shape=(1, 2, 2), layers=(Repeat(layers=body, times=3),)).build()
+    assert len({id(p) for p in built.parameters()}) == 6
+
+
+def test_an_architecture_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EXAMPLE.layers = ()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EXAMPLE.layers[0].out_channels = 8
+
+
+# Errors: the exact text
+
+
+def test_a_shape_error_names_the_position_when_made_in_code():
+    conv = Conv(out_channels=1, kernel_size=5)
+    inner = Residual(layers=(Activation(), conv))
+    architecture = Architecture(input_shape=(1, 4, 4), layers=(Activation(), Activation(), BatchNorm(), inner))
+    text = "layers[3].layers[1]: conv has a window of 5x5, met shape (1, 4, 4) padded to 4x4"
+    with pytest.raises(ShapeError) as caught:
+        architecture.output_shape  # noqa: B018
+    assert str(caught.value) == text
+    with pytest.raises(ShapeError) as caught:
+        architecture.build()
+    assert str(caught.value) == text
+
+
+RELU = {"kind": "activation"}
+REPEAT = {"kind": "repeat", "times": 2}
+CONV = {"kind": "conv", "out_channels": 1, "kernel_size": 3}
+ALL_KINDS = (
+    "conv, depthwise_separable, batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, "
+    "squeeze_excite, residual, repeat"
+)
+NEEDED = "an object with input_shape, layers, version"
+A_SHAPE = "[channels, height, width], each from 1 to 1e+12"
+A_LIST = "a list of at least one layer"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (None, f"None found, allowed: {NEEDED}"),
+        ([], f"[] found, allowed: {NEEDED}"),
+        ("conv", f"'conv' found, allowed: {NEEDED}"),
+        ({}, "input_shape, layers, version is missing"),
+        ({"version": 1, "layers": []}, "input_shape is missing"),
+        (file_of(RELU, name="x", author="y"), "unknown key author, name, allowed: input_shape, layers, version"),
+        *(
+            (file_of(RELU, version=version), f"version is {version!r}, allowed: 1")
+            for version in (2, 0, True, 1.0, "1", None, [])
+        ),
+        *(
+            (file_of(RELU, input_shape=shape), f"input_shape is {shape!r}, allowed: {A_SHAPE}")
+            for shape in ([1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], "1x28", None, {}, [1, 2, 3, 4])
+        ),
+        *((file_of(layers=bad), f"layers: {bad!r} found, allowed: {A_LIST}") for bad in ([], {}, None, "conv", 3)),
+        (file_of(RELU, 5), "layers[1]: 5 found, allowed: an object with kind"),
+        (file_of({"out_channels": 3}), "layers[0]: kind is missing"),
+        (file_of({"kind": "convolution"}), f"layers[0]: kind is 'convolution', allowed: {ALL_KINDS}"),
+        (file_of({"kind": ["conv"]}), f"layers[0]: kind is ['conv'], allowed: {ALL_KINDS}"),
+        (file_of({"kind": "conv", "kernel_size": 3}), "layers[0]: out_channels is missing"),
+        (file_of({"kind": "conv"}), "layers[0]: kernel_size, out_channels is missing"),
+        (
+            file_of({"kind": "linear", "out_features": 3, "units": 3}),
+            "layers[0]: unknown key units, allowed: bias, kind, out_features",
+        ),
+        (file_of({**RELU, "layers": []}), "layers[0]: unknown key layers, allowed: function, kind"),
+        (
+            file_of({**CONV, "kernel_size": True}),
+            "layers[0]: conv: kernel_size is True, allowed: a whole number of at least 1 and at most 1e+12",
+        ),
+        (
+            file_of({"kind": "dropout", "rate": math.nan}),
+            "layers[0]: dropout: rate is nan, allowed: a number of at least 0 and below 1",
+        ),
+        (
+            file_of(RELU, {"kind": "residual", "layers": [RELU, {"kind": "elu"}]}),
+            f"layers[1].layers[1]: kind is 'elu', allowed: {ALL_KINDS}",
+        ),
+        (
+            file_of(RELU, {"kind": "residual", "layers": [{**REPEAT, "layers": []}]}),
+            f"layers[1].layers[0].layers: [] found, allowed: {A_LIST}",
+        ),
+        (
+            file_of(
+                RELU,
+                {"kind": "residual", "layers": [{"kind": "repeat", "times": 2, "layers": [RELU, CONV | {"x": 1}]}]},
+            ),
+            "layers[1].layers[0].layers[1]: unknown key x, allowed: "
+            "bias, dilation, groups, kernel_size, kind, out_channels, padding, stride",
+        ),
+        (
+            file_of({**REPEAT, "layers": [{"kind": "flatten"}]}),
+            "layers[0]: repeat: layers holds flatten, allowed: layers that keep a feature map a map",
+        ),
+        (
+            file_of(CONV, CONV, CONV, {"kind": "residual", "layers": [RELU, CONV]}, input_shape=[1, 8, 9]),
+            "layers[3].layers[1]: conv has a window of 3x3, met shape (1, 2, 3) padded to 2x3",
+        ),
+        (
+            file_of({"kind": "linear", "out_features": 10}),
+            "layers[0]: linear needs a vector (features,), met shape (1, 8, 8); put a flatten before it",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(data, text):
+    assert error_of(data) == f"architecture: {text}"
+
+
+def test_a_long_value_is_shortened():
+    text = error_of(file_of(layers={f"key {number}": number for number in range(100)}))
+    assert (
+        text
+        == f"architecture: layers: {{'key 0': 0, 'key 1': 1, 'key 10': 10, 'key 11': 11, ...}} found, allowed: {A_LIST}"
+    )
+    assert error_of("x" * 500).startswith("architecture: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' found, allowed: ")
+
+
+def nest(levels, kind="residual", **others):
+    layer = RELU
+    for _ in range(levels):
+        layer = {"kind": kind, "layers": [layer], **others}
+    return layer
+
+
+@pytest.mark.parametrize("levels", [20, 300, 5000])
+def test_too_much_nesting_is_refused(levels):
+    position = "layers[0]." * 20 + "layers"
+    text = f"architecture: {position}: too deep, allowed: 20 lists of layers within one another"
+    assert error_of(file_of(nest(levels))) == text
+
+
+@pytest.mark.parametrize(
+    "layer", [nest(19), nest(19, projection=True), nest(19, "repeat", times=1, shared=True), nest(9, "repeat", times=2)]
+)
+def test_the_deepest_nesting_allowed_is_measured_and_built(layer):
+    architecture = Architecture.from_json(file_of(layer))
+    assert architecture.build()(torch.rand(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+
+
+def test_nested_lists_without_end_are_shortened():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    assert error_of(deep) == f"architecture: [[[[[[[...]]]]]]] found, allowed: {NEEDED}"
+    assert error_of(file_of(deep)) == "architecture: layers[0]: [[[[[[[...]]]]]]] found, allowed: an object with kind"
+    assert error_of(file_of({**CONV, "stride": deep})).startswith(
+        "architecture: layers[0]: conv: stride is [[[[[[[...]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"version": 1,', "not JSON (Expecting property name enclosed in double quotes: line 1 column 15 (char 14))"),
+        (b"", "not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (b"\xff", "not JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
+        (b"[]", f"[] found, allowed: {NEEDED}"),
+        (b"[NaN]", f"[nan] found, allowed: {NEEDED}"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_path(tmp_path, content, reason):
+    path = tmp_path / "damaged.json"
+    path.write_bytes(content)
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(path)
+    assert str(caught.value) == f"{path}: {reason}"
+
+
+def test_a_file_nested_without_end_is_named_with_its_path(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(path)
+    assert str(caught.value).startswith(f"{path}: not JSON (maximum recursion depth exceeded")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(tmp_path / "none.json")
+    assert str(caught.value) == f"{tmp_path / 'none.json'}: No such file or directory"
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: Is a directory"
+
+
+# Whatever is in a file, reading it gives an architecture or an ArchitectureError
+
+FIELDS = sorted({field.name for kind in KINDS.values() for field in dataclasses.fields(kind)} | {"kind"})
+SCALARS = st.none() | st.booleans() | st.integers() | st.integers(0, 5) | st.floats() | st.text(max_size=8)
+WORDS = st.sampled_from([*KINDS, "same", "valid", "relu", "channel"])
+ANYTHING = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS) | st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def read_or_refuse(data):
+    try:
+        architecture = Architecture.from_json(data)
+    except ArchitectureError:
+        return
+    assert Architecture.from_json(architecture.to_json()) == architecture
+
+
+@settings(max_examples=300)
+@given(ANYTHING | st.fixed_dictionaries({"version": st.just(1), "input_shape": ANYTHING, "layers": ANYTHING}))
+def test_any_json_is_read_or_refused(data):
+    read_or_refuse(data)
+
+
+@settings(max_examples=500)
+@given(architectures(), st.data())
+def test_an_architecture_with_any_one_value_replaced_is_read_or_refused(architecture, data):
+    tree = architecture.to_json()
+    places = []
+
+    def walk(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                walk(node[key])
+
+    walk(tree)
+    node, key = data.draw(st.sampled_from(places))
+    if isinstance(node, dict) and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(FIELDS))
+    node[key] = data.draw(ANYTHING)
+    read_or_refuse(tree)

@@ -1,0 +1,199 @@
+from random import Random
+
+import pytest
+import torch
+from support.architectures import LOCAL, draw_layers
+from torch import nn
+
+from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual, sequential
+from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, MaxPool, Measure, chain
+from nas.errors import ArchitectureError, ShapeError
+
+CONV = Conv(out_channels=2, kernel_size=3, padding=1)
+
+
+def test_depthwise_separable_measured_by_hand():
+    layer = DepthwiseSeparable(out_channels=5, kernel_size=3, stride=2, padding=1)
+    # 2x6x6 -> 2x3x3 -> 5x3x3: 72 + 18 elements, then 18 + 45; with the input held 72 + 18 + 45.
+    assert layer.measure((2, 6, 6)) == Measure((5, 3, 3), 20 + 15, 162 + 90, 0, 90, 3, 2, held_peak_elements=135)
+    call = layer.module((2, 6, 6))
+    assert call.source() == "DepthwiseSeparable(2, 5, 3, stride=2, padding=1)"
+    depthwise, pointwise = call.build()
+    assert str(depthwise) == "Conv2d(2, 2, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2)"
+    assert str(pointwise) == "Conv2d(2, 5, kernel_size=(1, 1), stride=(1, 1))"
+
+
+def test_residual_with_identity_measured_by_hand():
+    layer = Residual(layers=(CONV, BatchNorm()))
+    # 2x4x4 throughout, 32 elements: input, convolved and normed at the norm; branch, input and sum at the end.
+    assert layer.measure((2, 4, 4)) == Measure((2, 4, 4), 42, 576, 24, 96, 3, 1, held_peak_elements=96)
+
+
+def test_residual_with_projection_measured_by_hand():
+    layer = Residual(layers=(Conv(out_channels=3, kernel_size=3, stride=2, padding=1, bias=False),), projection=True)
+    # 2x4x4 -> 3x2x2. Branch: 32 + 12; projection: 32 + 12 + 12; sum: 3 * 12, with the input held 32 + 3 * 12.
+    assert layer.measure((2, 4, 4)) == Measure((3, 2, 2), 54 + 6, 216 + 24, 0, 56, 3, 2, held_peak_elements=68)
+
+
+def test_a_residual_keeps_its_input_alive_through_a_nested_layer():
+    wide = Conv(out_channels=8, kernel_size=1, bias=False)
+    narrow = Conv(out_channels=2, kernel_size=1, bias=False)
+    flat = Residual(layers=(wide, wide, narrow))
+    nested = Residual(layers=(Repeat(layers=(wide,), times=2), narrow))
+    # 2x3x3 held while 8x3x3 becomes 8x3x3.
+    assert flat.measure((2, 3, 3)).peak_elements == nested.measure((2, 3, 3)).peak_elements == 18 + 72 + 72
+
+
+def test_repeat_is_its_layers_written_out():
+    for seed in range(100):
+        rng = Random(f"repeat {seed}")
+        shape = (rng.randint(1, 3), 20, 20)
+        layers, times = draw_layers(rng, shape, LOCAL, rng.randint(1, 3), depth=1), rng.randint(1, 3)
+        repeat = Repeat(layers=layers, times=times)
+        try:
+            written_out = chain(layers * times, shape)
+        except ShapeError:
+            with pytest.raises(ShapeError):
+                repeat.measure(shape)
+        else:
+            assert repeat.measure(shape) == written_out
+            assert repeat.module(shape) == sequential(layers * times, shape)
+
+
+def test_shared_repeat_counts_weights_once_and_work_every_time():
+    layer = Repeat(layers=(CONV, BatchNorm()), times=3, shared=True)
+    # 38 + 4 parameters and 24 bytes of buffers once, 3 * 576 multiply-accumulates, windows of 3, 5, 7.
+    assert layer.measure((2, 4, 4)) == Measure((2, 4, 4), 42, 1728, 24, 64, 7, 1, held_peak_elements=96)
+    assert Repeat(layers=(CONV,), times=1, shared=True).measure((2, 4, 4)) == chain((CONV,), (2, 4, 4))
+
+
+def test_shared_repeat_applies_the_same_weights():
+    built = Repeat(layers=(CONV, Activation()), times=3, shared=True).module((2, 4, 4)).build()
+    x = torch.rand(1, 2, 4, 4)
+    expected = x
+    for _ in range(3):
+        expected = nn.functional.conv2d(expected, *built.parameters(), padding=1).relu()
+    assert torch.equal(built(x), expected)
+
+
+def test_residual_adds_branch_and_shortcut():
+    x = torch.rand(1, 2, 4, 4)
+    identity = Residual(layers=(CONV,)).module((2, 4, 4)).build()
+    assert torch.equal(identity(x), identity.branch(x) + x)
+    projected = Residual(layers=(MaxPool(kernel_size=2),), projection=True).module((2, 4, 4)).build()
+    weight = projected.shortcut.weight
+    assert weight.shape == (2, 2, 1, 1)
+    expected = nn.functional.max_pool2d(x, 2) + nn.functional.conv2d(x, weight, stride=2)
+    assert torch.equal(projected(x), expected)
+
+
+def test_a_row_of_vectors_may_be_repeated():
+    layer = Repeat(layers=(Linear(out_features=4), Activation()), times=2, shared=True)
+    assert layer.measure((4,)) == Measure((4,), 20, 32, 0, 8, 1, 1, held_peak_elements=12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "text"),
+    [
+        (
+            Residual(layers=(Conv(out_channels=4, kernel_size=1),)),
+            (2, 4, 4),
+            "residual's branch turns (2, 4, 4) into (4, 4, 4), its identity into (2, 4, 4)",
+        ),
+        (
+            Residual(layers=(Conv(out_channels=4, kernel_size=3),), projection=True),
+            (2, 4, 4),
+            "residual's branch turns (2, 4, 4) into (4, 2, 2), its 1x1 projection into (4, 4, 4)",
+        ),
+        (
+            Residual(layers=(CONV, MaxPool(kernel_size=5))),
+            (2, 4, 4),
+            "layers[1]: max_pool has a window of 5x5, met shape (2, 4, 4) padded to 4x4",
+        ),
+        (
+            Residual(layers=(Activation(),)),
+            (2,),
+            "residual needs a feature map (channels, height, width), met shape (2,)",
+        ),
+        (
+            Repeat(layers=(Activation(), MaxPool(kernel_size=2)), times=3),
+            (2, 4, 4),
+            "layers[1]: max_pool has a window of 2x2, met shape (2, 1, 1) padded to 1x1",
+        ),
+        (
+            Repeat(layers=(Residual(layers=(MaxPool(kernel_size=9),), projection=True),), times=3),
+            (2, 4, 4),
+            "layers[0].layers[0]: max_pool has a window of 9x9, met shape (2, 4, 4) padded to 4x4",
+        ),
+        (
+            Repeat(layers=(Conv(out_channels=4, kernel_size=1),), times=2, shared=True),
+            (2, 4, 4),
+            "repeat with shared weights turns (2, 4, 4) into (4, 4, 4), which its layers cannot take again",
+        ),
+        (
+            DepthwiseSeparable(out_channels=4, kernel_size=5),
+            (2, 4, 4),
+            "depthwise_separable's conv has a window of 5x5, met shape (2, 4, 4) padded to 4x4",
+        ),
+        (
+            DepthwiseSeparable(out_channels=4, kernel_size=1),
+            (2,),
+            "depthwise_separable needs a feature map (channels, height, width), met shape (2,)",
+        ),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named_with_its_position(layer, shape, text):
+    with pytest.raises(ShapeError) as caught:
+        layer.measure(shape)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("kind", [Residual, lambda **fields: Repeat(times=1, **fields)], ids=["residual", "repeat"])
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ((), "layers is (), allowed: at least one layer"),
+        (None, "layers is None, allowed: at least one layer"),
+        ((1,), "layers is (1,), allowed: at least one layer"),
+        ([Flatten()], "layers is [Flatten()], allowed: at least one layer"),
+        ((CONV, Flatten()), "layers holds flatten, allowed: layers that keep a feature map a map"),
+        ((GlobalAvgPool(),), "layers holds global_avg_pool, allowed: layers that keep a feature map a map"),
+    ],
+)
+def test_what_composites_hold_is_checked(kind, layers, text):
+    with pytest.raises(ArchitectureError) as caught:
+        kind(layers=layers)
+    assert str(caught.value).partition(": ")[2] == text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"times": 0}, "repeat: times is 0, allowed: a whole number of at least 1 and at most 1e+12"),
+        ({"times": True}, "repeat: times is True, allowed: a whole number of at least 1 and at most 1e+12"),
+        ({"times": 1001}, "repeat: times is 1001, allowed: what makes at most 1000 layers in all"),
+        (
+            {"times": 10**30},
+            f"repeat: times is {10**30}, allowed: a whole number of at least 1 and at most 1e+12",
+        ),
+        ({"times": 2, "shared": 1}, "repeat: shared is 1, allowed: true or false"),
+    ],
+)
+def test_repeat_names_a_bad_value(fields, text):
+    with pytest.raises(ArchitectureError) as caught:
+        Repeat(layers=(CONV,), **fields)
+    assert str(caught.value) == text
+
+
+def test_repeats_within_repeats_are_counted_written_out():
+    inner = Repeat(layers=(Residual(layers=(CONV, CONV)),), times=10)  # 20 layers
+    assert Repeat(layers=(inner,), times=50).times == 50
+    with pytest.raises(ArchitectureError) as caught:
+        Repeat(layers=(inner,), times=51)
+    assert str(caught.value) == "repeat: times is 51, allowed: what makes at most 1000 layers in all"
+
+
+def test_residual_names_a_bad_value():
+    with pytest.raises(ArchitectureError) as caught:
+        Residual(layers=(CONV,), projection=None)
+    assert str(caught.value) == "residual: projection is None, allowed: true or false"

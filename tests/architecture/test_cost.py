@@ -1,0 +1,255 @@
+import dataclasses
+import subprocess
+import sys
+from collections import Counter
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from support.architectures import architectures, draw_architecture
+from support.paths import ROOT
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import KINDS, Repeat, Residual
+from nas.architecture.cost import METRICS, Cost, LayerRow, cost_of, layer_table
+from nas.architecture.layers import Activation, Conv, Flatten, GlobalAvgPool, Layer, Linear, MaxPool, SqueezeExcite
+from nas.architecture.modules import SqueezeExcite as SqueezeExciteModule
+from nas.errors import ShapeError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+NUM_RANDOM = 2000
+
+
+# Params, macs, weight bytes and shapes: what the built module says
+
+
+def check_against_the_module(architecture: Architecture) -> None:
+    cost, module = cost_of(architecture), architecture.build().eval()
+    assert cost.params == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert cost.weight_bytes == sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = module(torch.zeros(1, *architecture.input_shape))
+    assert 2 * cost.macs == counter.get_total_flops()
+    assert architecture.output_shape == tuple(output.shape[1:])
+    assert all(type(value) is int for value in dataclasses.astuple(cost))
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_cost_equals_the_module_of_random_architectures(part):
+    for seed in range(part, NUM_RANDOM, 8):
+        check_against_the_module(draw_architecture(Random(seed)))
+
+
+@settings(max_examples=50)
+@given(architectures())
+def test_cost_equals_the_module_of_any_architecture(architecture):
+    check_against_the_module(architecture)
+
+
+def test_the_random_architectures_hold_every_kind_with_every_option():
+    seen: Counter[str] = Counter()
+
+    def look(layers: tuple[Layer, ...], inside: str) -> None:
+        for layer in layers:
+            seen[layer.kind] += 1
+            seen[f"{layer.kind} in {inside}"] += 1
+            for field in dataclasses.fields(layer):
+                value = getattr(layer, field.name)
+                seen[
+                    f"{layer.kind} {field.name} {value if isinstance(value, bool | str) else value != field.default}"
+                ] += 1
+            look(layer.children(), layer.kind)
+
+    for seed in range(NUM_RANDOM):
+        architecture = draw_architecture(Random(seed))
+        look(architecture.layers, "architecture")
+    wanted = [
+        *KINDS,
+        *(f"conv {field} True" for field in ("stride", "padding", "dilation", "groups", "bias")),
+        "conv padding same",  # kept as the word: an even kernel
+        "depthwise_separable padding same",
+        "depthwise_separable dilation True",
+        "dropout per channel",
+        "max_pool padding True",
+        "residual projection True",
+        "residual projection False",
+        "residual in residual",
+        "residual in repeat",
+        "repeat in residual",
+        "repeat in repeat",
+        "repeat shared True",
+        "squeeze_excite in residual",
+    ]
+    assert {name: seen[name] for name in wanted if seen[name] < 20} == {}
+
+
+# Peak activation bytes: what is alive, by a liveness analysis of the traced module
+
+
+class Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SqueezeExciteModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+class Sizes(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.sizes: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        self.sizes[n] = result.numel()
+        return result
+
+
+def peak_by_liveness(architecture: Architecture) -> int:
+    """Bytes of all tensors alive at once, each from the node that makes it to the last that reads it."""
+    module = architecture.build().eval()
+    graph = Tracer().trace(module)
+    traced = fx.GraphModule(module, graph)
+    interpreter = Sizes(traced)
+    with torch.no_grad():
+        interpreter.run(torch.zeros(1, *architecture.input_shape))
+    nodes = [node for node in graph.nodes if node.op != "output"]
+    made_by: dict[fx.Node, fx.Node] = {}  # an identity hands on its input
+    last_read: dict[fx.Node, int] = {}
+    for index, node in enumerate(nodes):
+        inputs = [made_by[source] for source in node.all_input_nodes]
+        called = traced.get_submodule(node.target) if node.op == "call_module" else None
+        made_by[node] = inputs[0] if isinstance(called, nn.Identity) else node
+        last_read.update(dict.fromkeys(inputs, index))
+    peak = 0
+    for index, node in enumerate(nodes):
+        if node.op == "placeholder" or made_by[node] is not node:
+            continue
+        alive = [other for other in nodes[:index] if made_by[other] is other and last_read.get(other, -1) >= index]
+        called = traced.get_submodule(node.target) if node.op == "call_module" else None
+        gates = called.excite.out_features if isinstance(called, SqueezeExciteModule) else 0
+        peak = max(peak, sum(interpreter.sizes[other] for other in alive) + interpreter.sizes[node] + gates)
+    return 4 * peak
+
+
+def test_peak_activation_bytes_equal_a_liveness_analysis():
+    for seed in range(400):
+        architecture = draw_architecture(Random(f"peak {seed}"))
+        assert cost_of(architecture).peak_activation_bytes == peak_by_liveness(architecture), architecture
+
+
+def test_peak_activation_bytes_of_a_row_equal_what_hooks_see():
+    kinds = tuple(kind for kind in KINDS if kind not in ("residual", "squeeze_excite"))
+    for seed in range(100):
+        architecture = draw_architecture(Random(f"hooks {seed}"), kinds=kinds)
+        module = architecture.build().eval()
+        seen = []
+        for leaf in module.modules():
+            if not list(leaf.children()):
+                leaf.register_forward_hook(
+                    lambda _, inputs, output: seen.append(inputs[0].nbytes + output.nbytes)  # noqa: B023
+                )
+        module(torch.zeros(1, *architecture.input_shape))
+        assert cost_of(architecture).peak_activation_bytes == max(seen)
+
+
+def peak(*layers: Layer) -> int:
+    return cost_of(Architecture(input_shape=(2, 4, 4), layers=layers)).peak_activation_bytes
+
+
+def test_peak_activation_bytes_worked_out_by_hand():
+    three = Conv(out_channels=3, kernel_size=3, padding=1)
+    two = Conv(out_channels=2, kernel_size=3, padding=1)
+    # 2x4x4 is 32 values, 3x4x4 48.
+    assert peak(three, two) == 4 * (32 + 48)
+    # Identity: the input is held while the second convolution runs: 32 + 48 + 32; at the sum 3 * 32.
+    assert peak(Residual(layers=(three, two))) == 4 * 112
+    # Projection: the branch's 32 + 48; the projection with the branch's output held 32 + 48 + 48; the sum 3 * 48.
+    assert peak(Residual(layers=(three,), projection=True)) == 4 * 144
+    # Halved: the branch's 32 + 12, the projection's 32 + 12 + 12, the sum's 36.
+    halved = Conv(out_channels=3, kernel_size=3, stride=2, padding=1)
+    assert peak(Residual(layers=(halved,), projection=True)) == 4 * 56
+    # The same two inside an identity: 32 held; then 112 at the inner second convolution, which includes it.
+    assert peak(Residual(layers=(Residual(layers=(three, two)),))) == 4 * 112
+    # A projecting one inside a projecting one: the inner sum 3 * 48 with the outer input's 32 still held.
+    inner = Residual(layers=(three,), projection=True)
+    assert peak(Residual(layers=(inner,), projection=True)) == 4 * (144 + 32)
+    # A gate: input, output and one gate a channel.
+    assert peak(SqueezeExcite()) == 4 * (32 + 32 + 2)
+
+
+# Layer table
+
+
+def test_the_rows_of_a_layer_table():
+    architecture = Architecture(
+        input_shape=(1, 10, 10),
+        layers=(
+            Conv(out_channels=4, kernel_size=3),
+            Repeat(layers=(Residual(layers=(Conv(out_channels=4, kernel_size=3, padding=1),)), Activation()), times=2),
+            MaxPool(kernel_size=2),
+            GlobalAvgPool(),
+            Flatten(),
+            Linear(out_features=2),
+        ),
+    )
+    conv = "nn.Conv2d(4, 4, 3, padding=1)"
+    assert layer_table(architecture) == [
+        LayerRow("0", "conv", "nn.Conv2d(1, 4, 3)", (4, 8, 8), 40, 2304, 3, 0),
+        LayerRow("1", "repeat", "repeat 2 times", (4, 8, 8), 296, 18432, 7, 0),
+        LayerRow("1.0", "residual", "residual", (4, 8, 8), 148, 9216, 5, 1),
+        LayerRow("1.0.0", "conv", conv, (4, 8, 8), 148, 9216, 5, 2),
+        LayerRow("1.1", "activation", "nn.ReLU()", (4, 8, 8), 0, 0, 5, 1),
+        LayerRow("2", "max_pool", "nn.MaxPool2d(2)", (4, 4, 4), 0, 0, 8, 0),
+        LayerRow("3", "global_avg_pool", "GlobalAvgPool()", (4, 1, 1), 0, 0, 14, 0),
+        LayerRow("4", "flatten", "nn.Flatten()", (4,), 0, 0, 14, 0),
+        LayerRow("5", "linear", "nn.Linear(4, 2)", (2,), 10, 8, 14, 0),
+    ]
+
+
+def test_the_rows_add_up_to_the_cost():
+    for seed in range(500):
+        architecture = draw_architecture(Random(f"table {seed}"))
+        rows = layer_table(architecture)
+        own, cost = [row for row in rows if row.depth == 0], cost_of(architecture)
+        assert [row.kind for row in own] == [layer.kind for layer in architecture.layers]
+        assert sum(row.params for row in own) == cost.params
+        assert sum(row.macs for row in own) == cost.macs
+        assert own[-1].output_shape == architecture.output_shape
+        ends = [index for index, layer in enumerate(architecture.layers) if layer.ends_features]
+        before = own[: ends[0]] if ends else own
+        assert (before[-1].receptive_field if before else 1) == cost.receptive_field
+        assert len({row.position for row in rows}) == len(rows)
+
+
+# Errors, imports
+
+
+def test_a_layer_that_does_not_fit_is_named_with_its_position():
+    inner = Repeat(layers=(Activation(), Conv(out_channels=1, kernel_size=3)), times=9)
+    architecture = Architecture(input_shape=(1, 8, 8), layers=(Activation(), inner))
+    for measure in (cost_of, layer_table):
+        with pytest.raises(ShapeError) as caught:
+            measure(architecture)
+        assert str(caught.value) == "layers[1].layers[1]: conv has a window of 3x3, met shape (1, 2, 2) padded to 2x2"
+
+
+def test_metrics_are_the_fields_of_cost():
+    assert METRICS == ("params", "macs", "receptive_field", "peak_activation_bytes", "weight_bytes")
+    assert [field.name for field in dataclasses.fields(Cost)] == list(METRICS)
+
+
+def test_cost_is_known_without_torch():
+    code = (
+        "import sys, nas.architecture.cost, nas.recipe; from nas import Architecture;"
+        "from nas.architecture.layers import Conv;"
+        "a = Architecture(input_shape=(1, 8, 8), layers=(Conv(out_channels=2, kernel_size=3),));"
+        "print(nas.architecture.cost.cost_of(a).params, sorted({'torch', 'optuna', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "20 []"

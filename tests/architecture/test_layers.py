@@ -1,0 +1,259 @@
+import math
+from importlib.util import module_from_spec, spec_from_file_location
+from random import Random
+
+import pytest
+import torch
+from support.architectures import draw_architecture, draw_layer
+
+from nas.architecture import composites, layers
+from nas.architecture.composites import KINDS
+from nas.architecture.layers import (
+    ACTIVATIONS,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Call,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Measure,
+    SqueezeExcite,
+    chain,
+)
+from nas.errors import ArchitectureError, ShapeError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+# Each worked out by hand: output shape, params, macs, buffer bytes, peak elements, extent, stride.
+MEASURES = [
+    (Conv(out_channels=4, kernel_size=3), (2, 7, 5), ((4, 5, 3), 76, 1080, 0, 130, 3, 1)),
+    (Conv(out_channels=4, kernel_size=3, bias=False), (2, 7, 5), ((4, 5, 3), 72, 1080, 0, 130, 3, 1)),
+    (Conv(out_channels=4, kernel_size=3, groups=2), (2, 7, 5), ((4, 5, 3), 40, 540, 0, 130, 3, 1)),
+    (Conv(out_channels=4, kernel_size=3, stride=2, padding=1), (2, 7, 5), ((4, 4, 3), 76, 864, 0, 118, 3, 2)),
+    (Conv(out_channels=4, kernel_size=3, dilation=2, padding=2), (2, 7, 5), ((4, 7, 5), 76, 2520, 0, 210, 5, 1)),
+    (Conv(out_channels=1, kernel_size=2, padding="same"), (1, 4, 4), ((1, 4, 4), 5, 64, 0, 32, 2, 1)),
+    (BatchNorm(), (3, 4, 5), ((3, 4, 5), 6, 0, 32, 120, 1, 1)),
+    (BatchNorm(), (7,), ((7,), 14, 0, 64, 14, 1, 1)),
+    (Activation(function="gelu"), (3, 4, 5), ((3, 4, 5), 0, 0, 0, 120, 1, 1)),
+    (Dropout(rate=0.5), (6,), ((6,), 0, 0, 0, 12, 1, 1)),
+    (Dropout(rate=0.5, per="channel"), (3, 2, 2), ((3, 2, 2), 0, 0, 0, 24, 1, 1)),
+    (MaxPool(kernel_size=2), (3, 7, 6), ((3, 3, 3), 0, 0, 0, 153, 2, 2)),
+    (MaxPool(kernel_size=3, stride=1, padding=1), (3, 7, 6), ((3, 7, 6), 0, 0, 0, 252, 3, 1)),
+    (AvgPool(kernel_size=3, stride=2), (3, 7, 6), ((3, 3, 2), 0, 0, 0, 144, 3, 2)),
+    (GlobalAvgPool(), (3, 7, 6), ((3, 1, 1), 0, 0, 0, 129, 7, 1)),
+    (Flatten(), (3, 7, 6), ((126,), 0, 0, 0, 252, 7, 1)),
+    (Linear(out_features=10), (6,), ((10,), 70, 60, 0, 16, 1, 1)),
+    (Linear(out_features=10, bias=False), (6,), ((10,), 60, 60, 0, 16, 1, 1)),
+    (SqueezeExcite(), (8, 3, 5), ((8, 3, 5), 42, 32, 0, 248, 5, 1)),
+    (SqueezeExcite(reduction=100), (3, 2, 2), ((3, 2, 2), 10, 6, 0, 27, 2, 1)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), MEASURES, ids=lambda value: str(value)[:60])
+def test_measure_equals_values_worked_out_by_hand(layer, shape, expected):
+    assert layer.measure(shape) == Measure(*expected)
+
+
+def test_chain_adds_up_and_keeps_the_largest_peak():
+    row = (Conv(out_channels=2, kernel_size=3, stride=2), BatchNorm(), MaxPool(kernel_size=2))
+    # 1x9x9 -> 2x4x4 -> 2x4x4 -> 2x2x2: 81 + 32 elements at the convolution; with the input held 32 + 32 + 81
+    # at the norm; a window of 3, then of 2 in steps of 2.
+    assert chain(row, (1, 9, 9)) == Measure((2, 2, 2), 24, 288, 24, 113, 5, 4, held_peak_elements=145)
+
+
+@pytest.mark.parametrize("kind", ["conv", "max_pool", "avg_pool"])
+def test_a_window_fits_exactly_where_torch_takes_it(kind):
+    rng = Random(kind)
+    outcomes = []
+    while len(outcomes) < 400:
+        try:
+            layer = draw_layer(rng, kind, (rng.randint(1, 4),))
+        except ArchitectureError:
+            continue
+        shape = (rng.randint(1, 4), rng.randint(1, 7), rng.randint(1, 7))
+        try:
+            by_torch = tuple(layer.module(shape).build()(torch.zeros(1, *shape)).shape[1:])
+        except (RuntimeError, ValueError):
+            by_torch = None
+        try:
+            ours = layer.measure(shape).output_shape
+        except ShapeError:
+            ours = None
+        assert ours == by_torch, (layer, shape)
+        outcomes.append(ours)
+    assert 40 < outcomes.count(None) < 360
+
+
+def test_padding_is_kept_as_the_number_where_it_is_one():
+    assert Conv(out_channels=1, kernel_size=3, padding="same") == Conv(out_channels=1, kernel_size=3, padding=1)
+    assert Conv(out_channels=1, kernel_size=3, padding="same", dilation=4).padding == 4
+    assert Conv(out_channels=1, kernel_size=2, padding="same", dilation=2).padding == 1
+    assert Conv(out_channels=1, kernel_size=3, padding="valid") == Conv(out_channels=1, kernel_size=3)
+    assert Conv(out_channels=1, kernel_size=2, padding="same").padding == "same"
+    assert MaxPool(kernel_size=3) == MaxPool(kernel_size=3, stride=3)
+
+
+def test_every_activation_is_an_elementwise_module_of_torch():
+    x = torch.linspace(-2, 2, 9)
+    for name in ACTIVATIONS:
+        assert Activation(function=name).module((9,)).build()(x).shape == x.shape
+
+
+COUNT = "a whole number of at least 1 and at most 1e+12"
+PADDING = '"same", "valid" or a whole number of at least 0 and at most 1e+12'
+CONV = {"out_channels": 1, "kernel_size": 1}
+POOL = {"kernel_size": 3}
+HALF = "a whole number from 0 to half the kernel size"
+FUNCTIONS = "relu, leaky_relu, gelu, silu, hardswish"
+COUNTS = (0, -1, True, 1.0, "3", None, [3])
+BAD_VALUES = [
+    *(
+        ("conv", CONV, field, COUNTS, COUNT)
+        for field in ("out_channels", "kernel_size", "stride", "dilation", "groups")
+    ),
+    ("conv", CONV, "padding", (-1, False, 1.0, "full", None, []), PADDING),
+    ("conv", CONV, "bias", (0, 1, None, "true"), "true or false"),
+    ("conv", CONV | {"padding": "same"}, "stride", (2,), 'only 1 with padding "same"'),
+    ("conv", CONV | {"out_channels": 6}, "groups", (4,), "a divisor of out_channels (6)"),
+    *(("depthwise_separable", CONV, field, COUNTS, COUNT) for field in ("out_channels", "kernel_size", "stride")),
+    ("depthwise_separable", CONV, "padding", ("full", None), PADDING),
+    ("activation", {}, "function", ("elu", None, 1, [], {}), FUNCTIONS),
+    (
+        "dropout",
+        {},
+        "rate",
+        (-0.1, 1, 1.5, math.nan, math.inf, True, "0.1", None),
+        "a number of at least 0 and below 1",
+    ),
+    ("dropout", {"rate": 0.1}, "per", ("map", [], None), "element, channel"),
+    ("max_pool", POOL, "kernel_size", COUNTS, COUNT),
+    ("max_pool", POOL, "stride", (0, True, "2", []), COUNT),
+    ("avg_pool", POOL, "padding", (-1, 2, True, None, "1"), HALF),
+    ("linear", {}, "out_features", COUNTS, COUNT),
+    ("linear", {"out_features": 10}, "bias", (None, 1), "true or false"),
+    ("squeeze_excite", {}, "reduction", COUNTS, COUNT),
+]
+
+
+@pytest.mark.parametrize(("kind", "others", "field", "values", "allowed"), BAD_VALUES)
+def test_a_bad_value_is_named_with_what_is_allowed(kind, others, field, values, allowed):
+    for value in values:
+        with pytest.raises(ArchitectureError) as caught:
+            KINDS[kind](**{**others, field: value})
+        assert str(caught.value) == f"{kind}: {field} is {value!r}, allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "text"),
+    [
+        (
+            Conv(out_channels=1, kernel_size=1),
+            (10,),
+            "conv needs a feature map (channels, height, width), met shape (10,)",
+        ),
+        (
+            Conv(out_channels=1, kernel_size=3, dilation=3, padding=1),
+            (1, 9, 4),
+            "conv has a window of 7x7, met shape (1, 9, 4) padded to 11x6",
+        ),
+        (
+            Conv(out_channels=4, kernel_size=1, groups=4),
+            (6, 9, 9),
+            "conv has groups 4, which do not divide the channels of shape (6, 9, 9)",
+        ),
+        (MaxPool(kernel_size=4), (8, 3, 3), "max_pool has a window of 4x4, met shape (8, 3, 3) padded to 3x3"),
+        (AvgPool(kernel_size=2), (8,), "avg_pool needs a feature map (channels, height, width), met shape (8,)"),
+        (
+            Dropout(rate=0.1, per="channel"),
+            (8,),
+            "dropout per channel needs a feature map (channels, height, width), met shape (8,)",
+        ),
+        (GlobalAvgPool(), (8,), "global_avg_pool needs a feature map (channels, height, width), met shape (8,)"),
+        (Flatten(), (8,), "flatten needs a feature map (channels, height, width), met shape (8,)"),
+        (SqueezeExcite(), (8,), "squeeze_excite needs a feature map (channels, height, width), met shape (8,)"),
+        (
+            Linear(out_features=2),
+            (8, 1, 1),
+            "linear needs a vector (features,), met shape (8, 1, 1); put a flatten before it",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_shape_that_does_not_fit_is_named_with_what_the_layer_needs(layer, shape, text):
+    with pytest.raises(ShapeError) as caught:
+        layer.measure(shape)
+    assert str(caught.value) == text
+
+
+def test_a_long_value_is_shortened_in_the_message():
+    with pytest.raises(ArchitectureError) as caught:
+        Linear(out_features="x" * 1000)
+    assert str(caught.value) == f"linear: out_features is 'xxxxxxxxxxxx...xxxxxxxxxxxxx', allowed: {COUNT}"
+
+
+def test_equal_dropouts_are_written_alike():
+    assert [repr(Dropout(rate=rate).rate) for rate in (0, 0.0, -0.0)] == ["0.0", "0.0", "0.0"]
+
+
+def test_call_source_is_one_line_of_python():
+    shape = (4, 6, 6)
+    written = {
+        "nn.Conv2d(4, 8, 3)": Conv(out_channels=8, kernel_size=3),
+        "nn.Conv2d(4, 8, 2, padding='same', groups=4, bias=False)": Conv(
+            out_channels=8, kernel_size=2, padding="same", groups=4, bias=False
+        ),
+        "nn.MaxPool2d(3, stride=2, padding=1)": MaxPool(kernel_size=3, stride=2, padding=1),
+        "nn.AvgPool2d(2)": AvgPool(kernel_size=2),
+        "nn.BatchNorm2d(4)": BatchNorm(),
+        "nn.Dropout2d(0.25)": Dropout(rate=0.25, per="channel"),
+        "GlobalAvgPool()": GlobalAvgPool(),
+        "SqueezeExcite(4, 2)": SqueezeExcite(reduction=2),
+    }
+    assert {layer.module(shape).source(): layer for layer in written.values()} == written
+    assert Linear(out_features=2, bias=False).module((5,)).source() == "nn.Linear(5, 2, bias=False)"
+    assert BatchNorm().module((5,)).source() == "nn.BatchNorm1d(5)"
+
+
+def test_the_written_call_makes_the_module_that_build_makes(tmp_path):
+    architectures = [draw_architecture(Random(f"source {seed}")) for seed in range(80)]
+    sources = []
+    for architecture in architectures:
+        calls, shape = [], architecture.input_shape
+        for layer in architecture.layers:
+            calls.append(layer.module(shape))
+            shape = layer.measure(shape).output_shape
+        sources.append(Call("nn.Sequential", tuple(calls)).source())
+    assert all("\n" not in source for source in sources)
+    path = tmp_path / "written.py"
+    names = "DepthwiseSeparable, GlobalAvgPool, Residual, SharedRepeat, SqueezeExcite"
+    head = f"from torch import nn\nfrom nas.architecture.modules import {names}\n"
+    path.write_text(head + "NETWORKS = [\n" + "".join(f"    {source},\n" for source in sources) + "]\n")
+    spec = spec_from_file_location("written", path)
+    written = module_from_spec(spec)
+    spec.loader.exec_module(written)
+
+    for architecture, network in zip(architectures, written.NETWORKS, strict=True):
+        built = architecture.build().eval()
+        assert list(network.state_dict()) == list(built.state_dict())
+        network.load_state_dict(built.state_dict())  # strict: shapes too
+        x = torch.rand(2, *architecture.input_shape)
+        with torch.no_grad():
+            assert torch.equal(network.eval()(x), built(x))
+
+
+def is_layer(value):
+    return isinstance(value, type) and issubclass(value, layers.Layer) and "kind" in dir(value)
+
+
+def test_every_layer_class_is_in_the_table_of_kinds():
+    named = [value for module in (layers, composites) for value in vars(module).values() if is_layer(value)]
+    assert set(KINDS.values()) == set(named)
+    assert [cls.kind for cls in KINDS.values()] == list(KINDS)

@@ -1,0 +1,317 @@
+"""What a user types and reads. Errors: one clear line on standard error, exit status 2, nothing lost."""
+
+import csv
+import io
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import optuna
+import pytest
+from support.paths import ROOT
+
+from nas.cli import main as cli
+from nas.study.reader import trials
+
+PUBLISHED = ROOT / "search_spaces" / "published"
+
+
+@pytest.fixture
+def nas(monkeypatch, capsys):
+    """Runs a command line in this process; exit status, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command", ["search", "confirm", "space", "cost", "show", "train", "trials", "dashboard", "export"]
+)
+def test_every_command_has_help_with_an_example(nas, command):
+    status, out, _ = nas(command, "--help")
+    assert status == 0
+    assert f"Example: nas {command} " in out
+
+
+def test_cost(nas):
+    status, out, _ = nas("cost", PUBLISHED / "mnist-7825.json", "--json")
+    assert status == 0
+    assert json.loads(out) == {
+        "params": 7825,
+        "macs": 1302433,
+        "receptive_field": 32,
+        "peak_activation_bytes": 68992,
+        "weight_bytes": 31948,
+    }
+    assert "params                        7,825\n" in nas("cost", PUBLISHED / "mnist-7825.json")[1]
+
+
+def test_show_is_a_line_a_layer(nas):
+    status, out, _ = nas("show", PUBLISHED / "mnist-6136.json")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["layer", "output", "shape", "params", "MACs", "receptive", "field"]
+    assert lines[2].split() == ["nn.Conv2d(1,", "8,", "3,", "bias=False)", "8x26x26", "72", "48,672", "3"]
+    assert lines[-2] == "6,136 parameters, 918,016 MACs, receptive field 22 pixels"
+
+
+def test_space(nas):
+    status, out, _ = nas("space", "--max-params", "8000", "--draws", "300", "--json")
+    assert status == 0
+    report = json.loads(out)
+    assert report["num_draws"] == 300
+    assert report["num_feasible"] + sum(report["discards"].values()) == 300
+    assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
+
+
+def test_space_takes_shape_and_classes_from_a_dataset(nas, tiny_space):
+    small = Path(tiny_space)
+    small.write_text(f"input_shape = [3, 12, 12]\nnum_classes = 2\n{small.read_text()}")
+    own, of_digits = (
+        json.loads(nas("space", "--space", small, "--draws", "100", "--json", *more)[1])
+        for more in ([], ["--dataset", "digits"])
+    )
+    assert [report["limits"][0]["constraint"] for report in (own, of_digits)] == [
+        "receptive_field>=12",
+        "receptive_field>=28",
+    ]
+    assert nas("space", "--dataset", "mnits")[::2] == (2, nas("search", "--dataset", "mnits")[2])
+
+
+def test_trials_as_json_and_csv_and_table(nas, study_folder):
+    status, out, _ = nas("trials", "--results", study_folder, "--format", "json")
+    assert status == 0
+    rows = json.loads(out)
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    wanted = {"number", "state", "objective", "consistent_accuracy", "params", "macs", "receptive_field", "reason"}
+    assert all(wanted <= row.keys() for row in rows)
+    assert {row["state"] for row in rows} == {"COMPLETE", "PRUNED"}
+    _, out, _ = nas("trials", "--results", study_folder, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [int(row["number"]) for row in table] == [row["number"] for row in rows]
+    assert [row["params"] for row in table] == ["" if row["params"] is None else str(row["params"]) for row in rows]
+    _, out, _ = nas("trials", "--results", study_folder)
+    assert out.startswith("dataset digits: digits was asked for\n")
+    assert sum("%" in line for line in out.splitlines()) == 2
+    _, out, _ = nas("trials", "--results", study_folder, "--discards")
+    assert "impossible_shape" in out or "receptive_field" in out
+
+
+def test_a_study_without_trials_is_an_empty_table(nas, tmp_path, tiny_space):
+    (tmp_path / "artifacts").write_text("in the way")  # the study is made, then the search stops
+    given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10", "--results", tmp_path]
+    assert nas("search", *given)[0] == 2
+    assert nas("trials", "--results", tmp_path, "--format", "json")[:2] == (0, "[]\n")
+    status, out, _ = nas("trials", "--results", tmp_path, "--format", "csv")
+    assert status == 0
+    assert out.startswith("number,state,outcome,objective,consistent_accuracy,params,")
+    assert out.count("\n") == 1
+    assert nas("trials", "--results", tmp_path)[0] == 0
+
+
+def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_path, tiny_space):
+    given = ["--space", tiny_space, "--epochs", "1", "--trials", "1", "--max-params", "900"]
+    given += ["--min-receptive-field", "10", "--results", tmp_path / "results", "--device", "cpu"]
+    status, out, err = nas("search", *given)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("dataset digits: MNIST is neither in ")
+    assert lines[0].endswith("using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)")
+    assert lines[-1] == f"  nas export --results {tmp_path / 'results'}"
+    status, out, _ = nas("search", *given, "--quiet")
+    assert status == 0
+    assert out.startswith("1 of 1 trained, ")
+
+
+def test_train_and_its_export(nas, tmp_path):
+    file = PUBLISHED / "mnist-3928.json"
+    status, out, _ = nas(
+        "train", file, "--dataset", "digits", "--epochs", "1", "--set", "batch_size=256", "--output", tmp_path / "model"
+    )
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].startswith("epoch  1/1  train loss ")
+    assert re.fullmatch(r"Val accuracy: final [0-9.]+% \(seed 0\)\.", lines[2])
+    assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
+    again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
+    assert again.splitlines()[2] == lines[2]  # the same seed and recipe, the same numbers
+
+
+def test_train_opens_the_test_split_only_when_told(nas):
+    out = nas("train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--test")[1]
+    assert "  test loss " in out
+    assert "Test accuracy: final " in out
+
+
+def test_train_with_several_seeds(nas, tmp_path):
+    model = tmp_path / "model"
+    given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "2", "--set", "batch_size=256"]
+    status, out, _ = nas(*given, "--seeds", "2", "--seed", "5", "--target", "0.9", "--output", model)
+    assert status == 0
+    for seed in (5, 6):
+        assert re.search(rf"^seed {seed}: val final [0-9.]+%, mean of the last 2 epochs ", out, re.MULTILINE)
+    assert "Val accuracy by epoch" in out
+    assert "Target missed: 0 of 2 seeds keep at least 90.00% in each of the last 2 epochs." in out
+    assert "Target missed: 0 of 2 seeds" in (model / "README.md").read_text()
+    said = json.loads(nas(*given, "--seeds", "2", "--seed", "5", "--json")[1])
+    assert (said["seeds"], said["params"], len(said["accuracies"])) == ([5, 6], 3928, 2)
+    alone = json.loads(nas(*given, "--seed", "6", "--json")[1])
+    assert alone["accuracies"] == said["accuracies"][1:]
+
+
+def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
+    given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--set"]
+    status, _, err = nas(*given, "learning_rate=1e38", "--seeds", "2", "--output", tmp_path / "model")
+    assert status == 2
+    assert "the training with seed 0 diverged" in err
+    assert not (tmp_path / "model").exists()
+
+
+BAD_JSON = PUBLISHED.parent / "mnist.toml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["search", "--epochs", "0"], "epochs is 0, allowed: a whole number of at least 1"),
+        (["search", "--trials", "0"], "trials is 0, allowed: a whole number of at least 1"),
+        (["search", "--seed", "-1"], "seed is -1, allowed: a whole number of at least 0"),
+        (["search", "--max-params", "0"], "params<=0: allowed: a whole number of at least 1"),
+        (["search", "--device", "tpu"], "device 'tpu' is not available here; available: "),
+        (["search", "--storage", "x"], "--storage 'x', allowed: a database URL such as sqlite:///results/studies.db"),
+        (
+            ["search", "--storage", "oracle://host/x", "--dataset", "digits"],
+            "oracle://host/x: the driver of this database is not installed",
+        ),
+        (
+            ["search", "--space", "mnits"],
+            "no search space 'mnits', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file",
+        ),
+        (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
+        (["cost", "no.json"], "no.json: No such file or directory"),
+        (["cost", BAD_JSON], f"{BAD_JSON}: not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (
+            ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
+            "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
+            " weight_decay, schedule, warmup, step_start, step_epochs, step_gamma, average_epochs, batch_size,"
+            " label_smoothing, rotation, translation, scale, shear, brightness, contrast",
+        ),
+        (
+            ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],
+            "recipe: schedule is 'slow', allowed: constant, step, cosine, one_cycle",
+        ),
+        (["export", "--trial", "last"], "--trial is 'last', allowed: a number, best, or confirmed"),
+        (
+            ["trials"],
+            "results/studies.db: no such database; `nas search` makes one, --results or --storage names another",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(nas, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "search":
+        arguments = [arguments[0], "--dataset", "digits", *arguments[1:]]
+    status, out, err = nas(*arguments)
+    assert (status, out) == (2, "")
+    # The devices there are depend on the machine; every other text is whole.
+    assert err.startswith(f"error: {text}") if text.endswith(": ") else err == f"error: {text}\n"
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_explicit_mnist_never_falls_back(nas, tmp_path):
+    status, out, err = nas("search", "--dataset", "mnist", "--results", tmp_path / "results")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: mnist: not in ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_damaged_database_is_said_and_left_alone(nas, study_folder, tmp_path):
+    whole = (study_folder / "studies.db").read_bytes()
+    # The first page is whole, the rest is torn.
+    torn = whole[:4096] + bytes(len(whole) // 2)
+    for content in (b"not a database at all", torn):
+        (tmp_path / "studies.db").write_bytes(content)
+        for command in (["trials"], ["export"], ["search", "--dataset", "digits"]):
+            status, out, err = nas(*command, "--results", tmp_path)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"error: {tmp_path / 'studies.db'}: ")
+            assert err.count("\n") == 1
+        assert (tmp_path / "studies.db").read_bytes() == content
+
+
+def test_a_study_of_another_tool_is_refused(nas, tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name="search", storage=url)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    for command in (["trials"], ["export"], ["search", "--dataset", "digits"]):
+        status, _, err = nas(*command, "--results", tmp_path)
+        assert status == 2
+        assert err == f"error: {url}: study 'search' was not made by nas; take another --study NAME\n"
+
+
+def test_an_unknown_study_lists_those_there_are(nas, study_folder):
+    status, _, err = nas("trials", "--results", study_folder, "--study", "x")
+    assert (status, err) == (2, f"error: sqlite:///{study_folder / 'studies.db'}: no study 'x', allowed: search\n")
+
+
+def test_results_that_cannot_be_written(nas, tmp_path, tiny_space):
+    (tmp_path / "file").write_text("mine")
+    given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10"]
+    status, _, err = nas("search", *given, "--results", tmp_path / "file")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_database_is_in_wal_mode(study_folder):
+    connection = sqlite3.connect(study_folder / "studies.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    assert len(trials(results=study_folder)) > 2
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_closed_terminal_leaves_nothing_half_written(study_folder, tmp_path, is_ignored):
+    """Unless it is to be outlived, as `nohup` has it. The compiler tells when the export is in its midst."""
+    told, place = tmp_path / "told", tmp_path / "place"
+    place.mkdir()
+    os.mkfifo(told)
+    (tmp_path / "cc").write_text(f'#!/bin/sh\necho > "{told}"\nexec "{shutil.which("cc")}" "$@"\n')
+    (tmp_path / "cc").chmod(0o755)
+    command = [sys.executable, "-m", "nas", "export", "--results", study_folder, "--format", "c"]
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": os.getcwd()}
+    pipe = os.open(told, os.O_RDWR)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    try:
+        run = subprocess.Popen(
+            [*command, "--output", place / "model"], env=environment, text=True, stdout=PIPE, stderr=PIPE
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with run:
+        heard, _, _ = select.select([pipe], [], [], 300)
+        run.send_signal(signal.SIGHUP)
+        _, err = run.communicate()
+    os.close(pipe)
+    assert heard, err
+    assert run.returncode == (0 if is_ignored else 130), err
+    assert [path.name for path in place.iterdir()] == ["model"] * is_ignored

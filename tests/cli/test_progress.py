@@ -1,0 +1,101 @@
+"""What a search shows, from the events of a real one."""
+
+import io
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from nas.cli.progress import LivePanel, Plain, as_json
+from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
+from nas.commands.search import search
+from nas.study.trial import Tally
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("display")
+    (folder / "s.toml").write_text(
+        "[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = { low = 2, high = 9 }\n"
+    )
+    heard = []
+    options = {"max_params": 100, "min_receptive_field": 3, "dataset": "digits", "device": "cpu", "epochs": 2}
+    options["workers"] = 1
+    search(**options, trials=2, space=str(folder / "s.toml"), results=folder / "results", on_event=heard.append)
+    return heard
+
+
+def shown(panel):
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    console.print(panel.render())
+    return console.file.getvalue()
+
+
+def test_the_panel_tells_how_far_it_is(events):
+    panel = LivePanel(Console(file=io.StringIO(), width=80))
+    assert "loading the data" in shown(panel)
+    for event in events:
+        panel(event)
+        text = shown(panel)
+        assert "Ctrl-C stops it; the same command goes on" in text
+        assert max(map(len, text.splitlines())) <= 80
+        assert "discarded" in text
+        if isinstance(event, TrialStarted):
+            assert f"trial {event.number}, {event.cost.params:,} params" in text
+            assert "epoch 1/2" in text
+            assert f"{sum(event.discards.values()):,} discarded" in text
+        elif isinstance(event, EpochFinished):
+            assert f"epoch {event.metrics.epoch}/2 done, val {event.metrics.val_accuracy:.2%}" in text
+        elif isinstance(event, TrialFinished):
+            assert f"{event.tally.num_trained} of 2 trained" in text
+            assert f"trial {event.best.number}, {event.best.objective:.2%}" in text
+    printed = panel.console.file.getvalue()
+    assert printed.startswith("dataset digits: digits was asked for\n")
+    assert printed.count("params") == 3  # the limits and a line for each trial
+
+
+def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    panel = LivePanel(Console(file=io.StringIO()))
+    started = next(event for event in events if isinstance(event, SearchStarted))
+    panel(replace(started, budget=10, epochs=4))
+    assert panel.time_left() == "unknown until an epoch is done"
+    epoch = next(event for event in events if isinstance(event, EpochFinished))
+    panel(next(event for event in events if isinstance(event, TrialStarted)))
+    panel(EpochFinished(number=epoch.number, metrics=replace(epoch.metrics, seconds=90.0)))
+    assert panel.time_left() == "about 1 h 0 min"
+    panel.worked, panel.spent_before = 140.0, 5.0
+    panel.tally = Tally(num_trained=6, num_pruned=2, spent=7.0)  # two of them in this session: 70 s each
+    assert panel.time_left() == "about 3 min"
+    panel.tally = Tally(num_trained=9, num_pruned=2, spent=10.0)
+    assert panel.time_left() == "about 0 s"
+
+
+def test_lines_without_a_terminal(events, capsys):
+    plain = Plain()
+    for event in events:
+        plain(event)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 + 2 * 4
+    assert [line.split(":")[0] for line in lines[5:]][0::4] == [f"trial {e.number}" for e in of(events, TrialStarted)]
+    assert sum(line.startswith("  trial ") for line in lines) == 4
+    assert "; 2 of 2 trained; best " in lines[-1]
+
+
+def test_json_is_a_line_an_event(events, capsys):
+    for event in events:
+        as_json(event)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["event"] for row in rows] == [type(event).__name__ for event in events]
+    finished = [row for row in rows if row["event"] == "TrialFinished"]
+    assert [row["objective"] for row in finished] == [e.trial.objective for e in of(events, TrialFinished)]
+    started = [row for row in rows if row["event"] == "TrialStarted"]
+    assert all(
+        {"number", "params", "receptive_field", "discards", "recipe", "architecture"} <= row.keys() for row in started
+    )
+
+
+def of(events, kind):
+    return [event for event in events if isinstance(event, kind)]

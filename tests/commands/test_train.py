@@ -1,0 +1,94 @@
+"""Training with several seeds: each run is what its seed gives alone, and what they say is counted from them."""
+
+import json
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+import torch
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool
+from nas.commands.train import train, train_seeds
+from nas.errors import NasError, TrainingDiverged
+from nas.recipe import Recipe
+
+NETWORK = Architecture(
+    input_shape=(1, 28, 28),
+    layers=(
+        *(Conv(out_channels=6, kernel_size=5, stride=3), BatchNorm(), Activation()),
+        *(Conv(out_channels=10, kernel_size=3), GlobalAvgPool(), Flatten()),
+    ),
+)
+RECIPE = Recipe(epochs=3, batch_size=64, average_epochs=0.3)
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_run_is_that_of_its_seed_alone(test, workers):
+    heard = []
+    found = train_seeds(
+        *(NETWORK, RECIPE),
+        seeds=2,
+        first_seed=3,
+        target=0.3,
+        dataset="digits",
+        device="cpu",
+        workers=workers,
+        test=test,
+        on_run=lambda seed, history: heard.append((seed, history)),
+    )
+    alone = {seed: train(NETWORK, RECIPE, dataset="digits", device="cpu", seed=seed, test=test) for seed in (3, 4)}
+    assert list(found.histories) == [3, 4]
+    for seed, fit in alone.items():
+        accuracies = tuple(metrics.val_accuracy for metrics in fit.history)
+        assert tuple(metrics.val_accuracy for metrics in found.histories[seed]) == accuracies
+        assert accuracies in found.result.accuracies
+    assert dict(heard) == found.histories
+    first = alone[3]
+    assert all(torch.equal(tensor, first.weights[name]) for name, tensor in found.fit.weights.items())
+    timeless = {"history": (), "weights": {}, "data": None}
+    assert replace(found.fit, **timeless) == replace(first, **timeless)
+
+
+def test_what_it_says_is_counted_from_the_runs():
+    found = train_seeds(NETWORK, RECIPE, seeds=3, target=0.2, dataset="digits", device="cpu", workers=2)
+    said = json.loads(json.dumps(found.to_json()))
+    runs = [[metrics.val_accuracy for metrics in history] for history in found.histories.values()]
+    finals, lowest = [run[-1] for run in runs], [min(run) for run in runs]
+    assert said["accuracies"] == runs
+    assert said["seeds"] == [0, 1, 2]
+    assert said["final_accuracy_mean"] == pytest.approx(fmean(finals))
+    assert said["final_accuracy_sd"] == pytest.approx(stdev(finals))
+    assert said["consistent_accuracy_mean"] == pytest.approx(fmean(lowest))
+    assert said["num_met"] == sum(accuracy >= 0.2 for accuracy in lowest)
+    assert (said["params"], said["epochs"], said["judged_on"]) == (6 * 25 + 6 + 12 + 10 * 54 + 10, 3, "val")
+    assert said["num_images"] == len(found.fit.data.val.labels)
+
+
+def test_a_run_that_diverges_counts_as_nothing_right_and_leaves_no_weights():
+    wild = replace(RECIPE, learning_rate=1e38)
+    found = train_seeds(NETWORK, wild, seeds=2, dataset="digits", device="cpu", workers=1)
+    assert found.result.accuracies == ((0.0,) * 3,) * 2
+    assert (found.fit.weights, found.fit.history) == ({}, ())
+    with pytest.raises(TrainingDiverged):
+        train(NETWORK, wild, dataset="digits", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"seeds": 1}, "seeds is 1, allowed: a whole number of at least 2"),
+        ({"target": 1.5}, "target is 1.5, allowed: a fraction above 0, at most 1, such as 0.994"),
+        ({"first_seed": -1}, "seed is -1, allowed: a whole number of at least 0 and below 2**64"),
+        (
+            {"first_seed": 2**64 - 1},
+            "seed is 18446744073709551619, allowed: a whole number of at least 0 and below 2**64",
+        ),
+        ({"workers": 0}, "workers is 0, allowed: a whole number of at least 1"),
+    ],
+)
+def test_options_out_of_range(options, text):
+    with pytest.raises(NasError) as raised:
+        train_seeds(NETWORK, RECIPE, dataset="digits", device="cpu", **options)
+    assert str(raised.value) == text

@@ -1,0 +1,133 @@
+"""Every command of the guides runs, on data small enough to be quick and with fewer trainings, else as it stands."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.paths import ROOT
+
+from nas.data import datasets
+from nas.data.image_folder import list_images
+
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+NUM_TRAIN, NUM_TEST = 400, 100
+FEWER = {"trials": 6, "top": 2, "seeds": 2}
+"""By what counts are divided, so that a network or two are trained where a guide has twenty."""
+
+
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory):
+    """A data root whose MNIST is a few of scikit-learn's digits, unpacked as torchvision does."""
+    folder = tmp_path_factory.mktemp("data") / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    pool = datasets.merged(datasets.load("digits"))
+    for stem, part in (("train", slice(NUM_TRAIN)), ("t10k", slice(NUM_TRAIN, NUM_TRAIN + NUM_TEST))):
+        for name, values in (("images-idx3", pool.images[part, 0]), ("labels-idx1", pool.labels[part])):
+            array = values.numpy().astype(np.uint8)
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+            (folder / f"{stem}-{name}-ubyte").write_bytes(head + array.tobytes())
+    return folder.parents[1]
+
+
+@pytest.fixture
+def place(small_mnist, tmp_path):
+    """An empty folder with what the guides assume: a digit, photographs of two classes; and an environment."""
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / "digit.png")
+    for shift, name in enumerate(("cat", "dog")):
+        (tmp_path / "originals" / name).mkdir(parents=True)
+        for index in range(60):
+            size = (int(generator.integers(30, 60)), int(generator.integers(30, 60)), 3)
+            pixels = generator.integers(0, 156, size, np.uint8) + np.uint8(100 * shift)
+            Image.fromarray(pixels).save(tmp_path / "originals" / name / f"{index}.jpg")
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name, command in (("nas", "-m nas"), ("python", "")):
+        (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        (bin_ / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        "NAS_DATA": str(small_mnist),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "160",
+    }
+    return tmp_path, environment
+
+
+def blocks(guide):
+    return re.findall(r"^```(\w+)\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.S | re.M)
+
+
+def fewer(line):
+    """The command with smaller counts; 20 and then 24 trials stay a search and its continuation."""
+
+    def count(match):
+        return f"--{match[1]} {max(2, int(match[2]) // FEWER[match[1]])}"
+
+    return re.sub(rf"--({'|'.join(FEWER)}) (\d+)", count, line)
+
+
+def written_as(language, text):
+    """The name under which a guide's file is to be written."""
+    return {"toml": "narrow.toml", "c": "main.c"}[language]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_every_command_of_a_guide_runs(guide, place):
+    folder, environment = place
+
+    def run(command):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+
+    for language, text in blocks(guide):
+        if language == "python":
+            run(["python", "-c", text])
+        elif language != "sh":
+            (folder / written_as(language, text)).write_text(text)
+        else:
+            for line in text.splitlines():
+                if line.startswith("nas dashboard"):
+                    served(shlex.split(line), folder, environment)
+                else:
+                    run(["sh", "-c", fewer(line)])
+
+
+def served(command, folder, environment):
+    """Starts the dashboard on a free port, hears its address, ends it as Ctrl-C does."""
+    arguments = [*command, "--port", "0"]
+    with subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
+def test_the_guides_are_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for guide in GUIDES:
+        assert f"docs/guides/{guide.name}" in readme
+
+
+@pytest.mark.parametrize("page", [*GUIDES, *(ROOT.glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_folder_of_the_guide_is_a_dataset(place):
+    """What its snippet makes is what the guide says: every image, in its class."""
+    folder, environment = place
+    guide = next(path for path in GUIDES if path.stem == "own_images")
+    code = next(text for language, text in blocks(guide) if language == "python")
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+    files, labels, classes = list_images(folder / "images" / "train")
+    assert (len(files), labels.sum().item(), classes) == (120, 60, ("cat", "dog"))

@@ -1,0 +1,388 @@
+"""Exported C is compiled by the compiler there is, without a warning, and must agree with torch."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from support.architectures import draw_architecture
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import KINDS, DepthwiseSeparable, Repeat, Residual
+from nas.architecture.layers import (
+    ACTIVATIONS,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    SqueezeExcite,
+    size,
+)
+from nas.data.datasets import load
+from nas.exporters.c.codegen import c_files
+from nas.exporters.c.kernels import KERNELS
+from nas.exporters.c.lowering import lower
+from nas.exporters.c.memory_plan import plan_memory
+from nas.recipe import Recipe
+from nas.training.data import TrainingData
+from nas.training.select import train
+
+COMPILER = shutil.which("cc")
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wdouble-promotion")
+TOLERANCE = 1e-4
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="there is no C compiler called cc"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+def run(*command, folder, **options):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def written(files, folder):
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="ascii")
+    return folder
+
+
+@dataclass
+class Compiled:
+    """`network.c` as a shared object."""
+
+    library: ctypes.CDLL
+    num_classes: int
+
+    @classmethod
+    def of(cls, files, folder, level):
+        run(
+            COMPILER,
+            *STRICT,
+            level,
+            "-fPIC",
+            "-shared",
+            "network.c",
+            "-o",
+            "network.so",
+            "-lm",
+            folder=written(files, folder),
+        )
+        return cls(ctypes.CDLL(str(folder / "network.so")), macros(files)["CLASSES"])
+
+    def __call__(self, images):
+        """Logits (N, classes) and classes (N,) of images uint8 (N, channels, height, width)."""
+        logits = np.full((len(images), self.num_classes), np.nan, dtype=np.float32)
+        floats = ctypes.POINTER(ctypes.c_float)
+        found = [
+            self.library.predict(image.numpy().tobytes(), row.ctypes.data_as(floats))
+            for image, row in zip(images, logits, strict=True)
+        ]
+        return torch.from_numpy(logits), torch.tensor(found)
+
+    def class_names(self):
+        return list((ctypes.c_char_p * self.num_classes).in_dll(self.library, "network_classes"))
+
+
+def macros(files):
+    return {name: int(value) for name, value in re.findall(r"#define NETWORK_([A-Z_]+) (\d+)", files["network.h"])}
+
+
+def random_weights(architecture, seed):
+    """Weights in which everything a batch norm holds is far from what it begins with."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    module = architecture.build()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            for tensor in (layer.weight.data, layer.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (layer.bias.data, layer.running_mean):
+                tensor.normal_(generator=generator)
+            layer.weight.data[::2] *= -1
+    return module.state_dict()
+
+
+def normalisation(channels):
+    return {
+        "mean": tuple(0.1 + 0.2 * i for i in range(channels)),
+        "std": tuple(0.3 - 0.05 * i for i in range(channels)),
+    }
+
+
+def files_of(architecture, weights, **given):
+    options = {
+        "classes": [f"class {i}" for i in range(size(architecture.output_shape))],
+        "facts": ["Untrained."],
+        **normalisation(architecture.input_shape[0]),
+        **given,
+    }
+    return c_files(architecture, weights, **options)
+
+
+def torch_logits(architecture, weights, images, mean, std):
+    module = architecture.build()
+    module.load_state_dict(weights)
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
+    with torch.inference_mode():
+        return module.eval()((images / 255 - mean) / std).flatten(1)
+
+
+def random_images(shape, number=8, seed=0):
+    images = torch.randint(0, 256, (number, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    images[0], images[1] = 0, 255
+    return images
+
+
+def check_agreement(network, architecture, weights, images, mean, std):
+    """The largest difference, relative to the largest logit of its image where that is above 1."""
+    expected = torch_logits(architecture, weights, images, mean, std)
+    logits, classes = network(images)
+    tolerance = TOLERANCE * expected.abs().amax(1).clamp(min=1)
+    difference = (logits - expected).abs().amax(1)
+    assert (difference <= tolerance).all(), (difference / tolerance).max()
+    assert torch.equal(classes, logits.argmax(1))
+    if expected.shape[1] > 1:
+        first, second = expected.topk(2).values.T
+        decided = first - second > tolerance
+        assert torch.equal(classes[decided], expected.argmax(1)[decided])
+    return float((difference / tolerance * TOLERANCE).max())
+
+
+PUBLISHED = ["mnist-3928", "mnist-6136", "mnist-7825", "mnist-18962", "mnist-26756", "mnist-88584"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_agree_with_torch(name, tmp_path):
+    architecture = Architecture.load(name)
+    weights = random_weights(architecture, seed=1)
+    network = Compiled.of(files_of(architecture, weights), tmp_path, "-O2")
+    images = random_images(architecture.input_shape)
+    check_agreement(network, architecture, weights, images, **normalisation(1))
+
+
+@pytest.mark.parametrize("seed", range(90))
+def test_every_kind_of_network_agrees_with_torch(seed, tmp_path):
+    architecture = draw_architecture(Random(seed))
+    weights = random_weights(architecture, seed)
+    network = Compiled.of(files_of(architecture, weights), tmp_path, "-O0")
+    images = random_images(architecture.input_shape, seed=seed)
+    check_agreement(network, architecture, weights, images, **normalisation(architecture.input_shape[0]))
+
+
+def test_the_networks_above_hold_every_kind():
+    def kinds(layers):
+        return {layer.kind for layer in layers}.union(*(kinds(layer.children()) for layer in layers))
+
+    assert set().union(*(kinds(draw_architecture(Random(seed)).layers) for seed in range(90))) == set(KINDS)
+
+
+def window_cases():
+    for kernel in (1, 2, 3, 4):
+        for dilation in (1, 2, 3):
+            yield Conv(out_channels=3, kernel_size=kernel, dilation=dilation, padding="same")
+        yield Conv(
+            out_channels=4, kernel_size=kernel, stride=2, padding=kernel + 1, groups=2
+        )  # windows of padding alone
+        yield DepthwiseSeparable(out_channels=3, kernel_size=kernel, stride=3, padding=1)
+        for stride in (1, 2, 3):
+            yield MaxPool(kernel_size=kernel, stride=stride, padding=kernel // 2)
+            yield AvgPool(kernel_size=kernel, stride=stride, padding=kernel // 2)
+
+
+@pytest.mark.parametrize("layer", list(window_cases()), ids=str)
+def test_every_window_agrees_with_torch(layer, tmp_path):
+    architecture = Architecture(input_shape=(4, 9, 7), layers=(layer,))
+    weights = random_weights(architecture, seed=2)
+    network = Compiled.of(files_of(architecture, weights), tmp_path, "-O0")
+    check_agreement(network, architecture, weights, random_images((4, 9, 7)), **normalisation(4))
+
+
+def every_kind():
+    """One network that calls every kernel there is."""
+    activations = tuple(Activation(function=function) for function in ACTIVATIONS)
+    body = (Conv(out_channels=4, kernel_size=3, padding="same"), Activation(function="silu"))
+    return Architecture(
+        input_shape=(2, 12, 10),
+        layers=(
+            BatchNorm(),
+            Conv(out_channels=4, kernel_size=2, padding="same", bias=False),
+            BatchNorm(),
+            *activations,
+            BatchNorm(),
+            Dropout(rate=0.5, per="channel"),
+            Residual(layers=(BatchNorm(), Repeat(layers=body, times=2, shared=True))),
+            MaxPool(kernel_size=3, stride=2, padding=1),
+            SqueezeExcite(reduction=2),
+            Residual(layers=(DepthwiseSeparable(out_channels=6, kernel_size=3, stride=2, padding=1),), projection=True),
+            AvgPool(kernel_size=2, stride=1, padding=1),
+            GlobalAvgPool(),
+            Flatten(),
+            Linear(out_features=9),
+            Activation(),
+            BatchNorm(),
+            Linear(out_features=5, bias=False),
+        ),
+    )
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O2", "-O3"])
+def test_a_network_of_every_kernel_compiles_without_a_warning_and_agrees(level, tmp_path):
+    architecture = every_kind()
+    weights = random_weights(architecture, seed=3)
+    files = files_of(architecture, weights)
+    network = Compiled.of(files, tmp_path, level)
+    images = random_images(architecture.input_shape, 64)
+    assert check_agreement(network, architecture, weights, images, **normalisation(2)) < TOLERANCE / 10
+    assert {name for name in KERNELS if re.search(rf"\b{name}\b", files["network.c"])} == set(KERNELS)
+
+
+def test_nothing_undefined_happens(tmp_path):
+    """Under gcc's and clang's sanitizers: no number is read or written outside its array, nothing overflows."""
+    architecture = every_kind()
+    files = files_of(architecture, random_weights(architecture, seed=3))
+    written(files, tmp_path)
+    (tmp_path / "main.c").write_text(MAIN)
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    try:
+        run(COMPILER, *STRICT, "-O1", *sanitizers, "main.c", "network.c", "-o", "main", "-lm", folder=tmp_path)
+    except AssertionError as error:
+        pytest.skip(f"the compiler has no sanitizers: {error}")
+    assert run(tmp_path / "main", folder=tmp_path, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}).startswith(
+        "class "
+    )
+
+
+MAIN = """
+#include "network.h"
+#include <stdio.h>
+int main(void)
+{
+    static unsigned char pixels[NETWORK_CHANNELS * NETWORK_HEIGHT * NETWORK_WIDTH];
+    float logits[NETWORK_CLASSES];
+    puts(network_classes[predict(pixels, logits)]);
+    return 0;
+}
+"""
+
+
+def test_a_cpp_program_can_call_it(tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler called c++")
+    architecture = Architecture.load("mnist-3928")
+    written(files_of(architecture, random_weights(architecture, seed=0)), tmp_path)
+    (tmp_path / "main.cpp").write_text(MAIN)
+    run(COMPILER, *STRICT, "-c", "network.c", folder=tmp_path)
+    run("c++", "-Wall", "-Wextra", "-Werror", "-pedantic", "main.cpp", "network.o", "-o", "main", folder=tmp_path)
+    assert run(tmp_path / "main", folder=tmp_path).startswith("class ")
+
+
+def test_a_trained_network_tells_every_real_image_as_torch_does(tmp_path):
+    dataset = load("digits")
+    architecture = Architecture.load("mnist-7825")
+    torch.manual_seed(0)
+    module = architecture.build()
+    recipe = Recipe(epochs=8, batch_size=64)
+    *_, last = train(module, recipe, TrainingData.of(dataset), seed=0, device=torch.device("cpu"))
+    assert last.val_accuracy > 0.9
+    weights = module.state_dict()
+    normalised = {"mean": dataset.mean, "std": dataset.std}
+    network = Compiled.of(files_of(architecture, weights, classes=dataset.classes, **normalised), tmp_path, "-O2")
+    images = torch.cat([dataset.train.images, dataset.val.images])
+    assert len(images) > 1000
+    expected = torch_logits(architecture, weights, images, **normalised)
+    logits, classes = network(images)
+    assert (logits - expected).abs().max() < TOLERANCE
+    assert torch.equal(classes, expected.argmax(1))
+    assert network.class_names() == [name.encode() for name in dataset.classes]
+
+
+def test_the_sizes_in_the_header_are_those_of_the_object(tmp_path):
+    architecture = Architecture.load("mnist-7825")
+    weights = random_weights(architecture, seed=0)
+    files = files_of(architecture, weights)
+    inference = lower(architecture, weights, **normalisation(1))
+    sizes = macros(files)
+    assert sizes == {
+        "CHANNELS": 1,
+        "HEIGHT": 28,
+        "WIDTH": 28,
+        "CLASSES": 10,
+        "PARAMETER_BYTES": inference.parameter_bytes,
+        "SCRATCH_BYTES": plan_memory(inference).scratch_bytes,
+    }
+    arrays = re.findall(r"^static (?:const )?float (\w+)\[(\d+)\]", files["network.c"], re.MULTILINE)
+    lengths = {name: 4 * int(length) for name, length in arrays}
+    assert lengths.pop("scratch") == sizes["SCRATCH_BYTES"]
+    assert sum(lengths.values()) == sizes["PARAMETER_BYTES"]
+
+
+def test_the_same_network_is_the_same_text_and_nothing_is_drawn_for_it():
+    architecture = every_kind()
+    weights = random_weights(architecture, seed=0)
+    before = torch.get_rng_state()
+    first = files_of(architecture, weights)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert files_of(architecture, weights) == first
+    assert "#include <math.h>" in first["network.c"]
+    plain = Architecture.load("mnist-7825")
+    assert "#include <" not in files_of(plain, random_weights(plain, 0))["network.c"]
+
+
+HOSTILE = [
+    'a "quoted" name',
+    "back\\slash",
+    "??/ and ??= and ????",
+    "two\nlines\r\tand a tab",
+    "Füße 数字 é1f 🙂0",
+    "%s %n",
+    "*/ int x; /*",
+    "\\x41\\",
+    "\x7f\x019",
+    "",
+]
+
+
+def test_hostile_names_and_facts_stay_what_they_are(tmp_path):
+    architecture = Architecture(input_shape=(1, 2, 2), layers=(Flatten(), Linear(out_features=len(HOSTILE))))
+    facts = [
+        *HOSTILE,
+        "/* again",
+        "*/*/ #error out",
+        "??/",
+        "*??/",
+        "ends in a backslash \\",
+        "\\",
+        "\u202e*/",
+        "\0",
+        "?" * 9,
+    ]
+    weights = random_weights(architecture, seed=0)
+    network = Compiled.of(files_of(architecture, weights, classes=HOSTILE, facts=facts), tmp_path, "-O0")
+    assert network.class_names() == [name.encode() for name in HOSTILE]
+
+
+def test_what_does_not_fit_is_refused():
+    architecture = Architecture.load("mnist-3928")
+    weights = random_weights(architecture, seed=0)
+    with pytest.raises(ValueError, match=r"^2 classes for 10 logits$"):
+        files_of(architecture, weights, classes=["a", "b"])
+    with pytest.raises(ValueError, match=r"^3 means and 1 standard deviations for 1 channels$"):
+        files_of(architecture, weights, mean=(0.1, 0.2, 0.3))
+    next(iter(weights.values()))[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^nan among the weights, allowed: finite numbers$"):
+        files_of(architecture, weights)

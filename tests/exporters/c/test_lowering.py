@@ -1,0 +1,182 @@
+"""What is folded into what, what may not be, and that values which are needed at once never share a place."""
+
+import pytest
+import torch
+from hypothesis import given
+from support.architectures import architectures
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import Repeat, Residual
+from nas.architecture.cost import cost_of
+from nas.architecture.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    MaxPool,
+    SqueezeExcite,
+    size,
+)
+from nas.architecture.layers import Linear as LinearLayer
+from nas.exporters.c.lowering import lower
+from nas.exporters.c.memory_plan import plan_memory
+
+
+def scattered(*layers, input_shape=(2, 6, 6), seed=0):
+    """The steps of a network whose weights and norms are all drawn, and those weights."""
+    architecture = Architecture(input_shape=input_shape, layers=layers)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.rand(tensor.shape, generator=generator) + 0.5 if tensor.dtype.is_floating_point else tensor
+        for name, tensor in architecture.build().state_dict().items()
+    }
+    return lowered(architecture, weights), weights
+
+
+def lowered(architecture, weights):
+    channels = architecture.input_shape[0]
+    return lower(architecture, weights, mean=(0.2,) * channels, std=(0.4,) * channels)
+
+
+def kinds(inference):
+    """The steps by the first letters of their classes: N(ormalise), C(onvolution), L(inear), S(cale), …"""
+    return "".join(type(step).__name__[0] for step in inference.steps)
+
+
+CONV = Conv(out_channels=2, kernel_size=3, padding="same")
+NO_BIAS = Conv(out_channels=2, kernel_size=3, padding="same", bias=False)
+NORM, RELU = BatchNorm(), Activation()
+
+
+@pytest.mark.parametrize("layer", [CONV, NO_BIAS], ids=["bias", "no bias"])
+def test_a_norm_after_a_convolution_becomes_part_of_it(layer):
+    inference, weights = scattered(layer, NORM)
+    assert kinds(inference) == "NC"
+    assert set(inference.parameters) == {"input", "0"}
+    weight, bias, mean, var = (
+        weights[f"1.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / (var + 1e-5).sqrt()
+    folded = inference.parameters["0"]
+    assert folded.weight.dtype == folded.bias.dtype == torch.float32
+    assert torch.equal(folded.weight, (weights["0.weight"].double() * scale[:, None, None, None]).float())
+    before = weights["0.bias"].double() if layer.bias else torch.zeros(2, dtype=torch.float64)
+    torch.testing.assert_close(folded.bias, ((before - mean) * scale + bias).float(), rtol=1e-6, atol=1e-6)
+    assert inference.steps[1].layers == ("0 Conv2d", "1 BatchNorm2d")
+
+
+@pytest.mark.parametrize(
+    ("layers", "steps"),
+    [
+        ((CONV, Dropout(rate=0.5), NORM), "NC"),  # dropout is not there
+        ((CONV, NORM, NORM), "NC"),
+        ((NORM, CONV), "NC"),  # the norm of the pixels joins their normalisation
+        ((RELU, NORM, CONV), "NASC"),
+        ((CONV, RELU, NORM), "NCAS"),
+        ((CONV, MaxPool(kernel_size=2), NORM), "NCPS"),
+        ((CONV, Residual(layers=(NORM,))), "NCSA"),  # the shortcut reads what the norm does, too
+        ((CONV, Residual(layers=(CONV, NORM), projection=True), NORM), "NCCCAS"),
+        ((RELU, Residual(layers=(Dropout(rate=0.5),))), "NAA"),  # doubles its input
+        ((CONV, GlobalAvgPool(), Flatten(), LinearLayer(out_features=3), NORM), "NCML"),
+        ((CONV, Flatten(), NORM), "NCS"),  # a norm for each pixel is none for each channel
+        ((Conv(out_channels=3, kernel_size=6), Flatten(), NORM), "NC"),  # of which there is one here
+        ((RELU, SqueezeExcite()), "NAMLALAG"),
+    ],
+    ids=str,
+)
+def test_norms_are_folded_where_that_is_exact_and_nowhere_else(layers, steps):
+    assert kinds(scattered(*layers)[0]) == steps
+
+
+def test_shared_weights_are_folded_only_with_a_norm_that_is_shared_alike():
+    inference, _ = scattered(RELU, Repeat(layers=(CONV, NORM), times=2, shared=True))
+    assert kinds(inference) == "NACC"
+    assert set(inference.parameters) == {"input", "1.body.0"}
+    inference, _ = scattered(RELU, Repeat(layers=(CONV,), times=2, shared=True), NORM)
+    assert kinds(inference) == "NACCS"
+    inference, _ = scattered(RELU, Repeat(layers=(NORM, CONV), times=2, shared=True), NORM)
+    assert kinds(inference) == "NASCSCS"
+    inference, _ = scattered(RELU, Repeat(layers=(NORM,), times=3, shared=True))
+    assert kinds(inference) == "NASSS"
+    inference, _ = scattered(RELU, CONV, Repeat(layers=(NORM,), times=3, shared=True))
+    assert kinds(inference) == "NAC"
+    inference, _ = scattered(RELU, Repeat(layers=(CONV, NORM), times=2))
+    assert kinds(inference) == "NACC"
+    assert set(inference.parameters) == {"input", "1.0", "1.2"}
+
+
+def test_parameters_count_once_however_often_they_are_used():
+    inference, weights = scattered(RELU, Repeat(layers=(CONV,), times=5, shared=True))
+    assert inference.parameter_bytes == 4 * (4 + sum(tensor.numel() for tensor in weights.values()))
+
+
+def test_weights_stay_as_they_were():
+    architecture = Architecture(input_shape=(2, 6, 6), layers=(CONV, NORM, RELU))
+    module = architecture.build()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    lowered(architecture, module.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def run_through(inference, plan):
+    """Plays the steps on an arena of names: every read must find what was written, to the last number."""
+    arena = [None] * plan.length
+
+    def places(value):
+        start = plan.offsets[value.index]
+        found = range(start, start + size(value.shape))
+        assert found.stop <= plan.length
+        return found
+
+    for step in inference.steps:
+        for value in step.inputs:
+            assert all(arena[place] == value.index for place in places(value))
+        written = places(step.output)
+        for value in step.inputs:
+            read = places(value)
+            # An elementwise step writes each number where it has just read the same one, or elsewhere altogether.
+            apart = read.stop <= written.start or written.stop <= read.start
+            assert apart or (step.is_elementwise and read == written)
+        for place in written:
+            arena[place] = step.output.index
+    assert all(arena[place] == inference.output.index for place in places(inference.output))
+
+
+@given(architecture=architectures())
+def test_no_value_is_overwritten_while_it_is_needed(architecture):
+    inference = lowered(architecture, architecture.build().state_dict())
+    plan = plan_memory(inference)
+    run_through(inference, plan)
+    assert plan.scratch_bytes <= 4 * sum(size(step.output.shape) for step in inference.steps)
+    assert set(plan.offsets) == {step.output.index for step in inference.steps}
+
+
+def test_the_check_above_finds_a_plan_that_is_wrong():
+    inference, _ = scattered(RELU, Residual(layers=(CONV, RELU)))
+    plan = plan_memory(inference)
+    for index in (1, 2):
+        plan.offsets[index] = plan.offsets[3 - index]
+    with pytest.raises(AssertionError):
+        run_through(inference, plan)
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist-3928", "mnist-6136", "mnist-7825", "mnist-18962", "mnist-26756", "mnist-88584"]
+)
+def test_published_networks_need_no_more_than_a_convolutions_input_and_output(name):
+    architecture = Architecture.load(name)
+    inference = lowered(architecture, architecture.build().state_dict())
+    most = max(
+        4 * sum(size(v.shape) for v in (*step.inputs, step.output))
+        for step in inference.steps
+        if not step.is_elementwise
+    )
+    assert plan_memory(inference).scratch_bytes == most <= cost_of(architecture).peak_activation_bytes
+
+
+def test_elementwise_steps_write_over_what_nothing_reads_later():
+    inference, _ = scattered(CONV, RELU, Residual(layers=(NORM, RELU)), RELU, SqueezeExcite())
+    assert plan_memory(inference).length == 2 * 72  # two maps; the gates are made in the place of one

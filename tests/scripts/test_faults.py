@@ -1,0 +1,110 @@
+"""The fault campaign in short: a few faults of `scripts/faults.py`, and whether its checks would find anything."""
+
+import sys
+
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+from support.paths import ROOT
+
+from nas.study.reader import StudyRecords
+
+sys.path.append(str(ROOT / "scripts"))
+
+from fault_checks import deviations, of_export
+from fault_kinds import POSTGRESQL, SQLITE, DiskFull, LoopKilled, ServerKilled
+from fault_search import ROOT
+from faults import Campaign, table
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """A campaign on SQLite, in one process a search: that begins sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield Campaign(0, tmp_path_factory.mktemp("faults"), None, workers=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(campaign):
+    """The place of an undisturbed search."""
+    return campaign.measure_search(None)
+
+
+def well(row):
+    assert row["deviations"] == []
+    assert (row["struck"], row["trained"], row["failed"]) == (len(row["moments"]), 6, 0)
+    return True
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_killed_search_keeps_every_promise(campaign):
+    row = campaign.run(12, LoopKilled, SQLITE)
+    assert well(row)
+    assert row["resumed"] == 1
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.skipif(bool(DiskFull.why_not()), reason=DiskFull.why_not() or "none")
+def test_a_full_disk_is_told_in_one_line_and_costs_nothing(campaign):
+    assert well(campaign.run(4, DiskFull, SQLITE))
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_server_that_dies_is_waited_for(campaign, postgres):
+    campaign.server = postgres
+    assert well(campaign.run(12, ServerKilled, POSTGRESQL))
+
+
+def test_the_checks_find_what_is_wrong(undisturbed, campaign):
+    """What a study was told to be is compared with what it is, file by file; here each is made untrue in turn."""
+    records = StudyRecords.open(**undisturbed.of_study)
+    told = undisturbed.attempts[0].events
+    assert deviations(records, told, wanted=campaign.wanted) == []
+    number = next(event["number"] for event in told if event["event"] == "TrialFinished")
+
+    untrue = [{**event, "objective": 2.0} if event["event"] == "TrialFinished" else event for event in told]
+    assert f"trial {number} was told as finished with other objective" in deviations(records, untrue, wanted=None)
+    untrue = [{**event, "val_loss": -1.0} if event["event"] == "EpochFinished" else event for event in told]
+    assert f"epoch 1 of trial {number} is not as it was told" in deviations(records, untrue, wanted=None)
+    untrue = {**campaign.wanted, "discards": {}}
+    assert deviations(records, told, wanted=untrue) == ["discards are not those of an undisturbed search"]
+
+    (records.artifacts.folder / ".x.part").touch()
+    for meta in get_all_artifact_meta(records.study.get_trials()[number], storage=records.storage):
+        path = records.artifacts.folder / meta.artifact_id
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = deviations(records, told, wanted=None)
+    assert found[0] == ".x.part was left"
+    assert {text.split()[0] for text in found[1:]} == {
+        "weights.pt",
+        "architecture.svg",
+        "architecture.json",
+        "epochs.csv",
+    }
+
+    records.study.add_trial(records.study.get_trials()[number])
+    records.study.ask()
+    found = deviations(records, told, wanted=None)
+    assert "7 trained, 7.0 spent, of a budget of 6" in found
+    assert any(text.endswith("was trained twice") for text in found)
+    assert any(text.endswith(f"is {TrialState.RUNNING.name}") for text in found)
+
+
+def test_an_export_is_whole_or_not_there(tmp_path):
+    folder = tmp_path / "model"
+    assert of_export(folder, allow_none=True) == []
+    assert of_export(folder, allow_none=False) == ["the export is missing"]
+    folder.mkdir()
+    (folder / "model.py").write_text("x")
+    assert of_export(folder, allow_none=True) == ["the export holds model.py"]
+
+
+def test_the_table_counts_runs():
+    row = {"fault": "loop killed", "database": "sqlite", "struck": 2, "alone": False, "resumed": 1, "told": 6}
+    row |= {"interrupted": 3, "deviations": []}
+    assert list(table([row, {**row, "deviations": ["x"]}]))[2:] == [
+        "| loop killed | sqlite | 2 | 4 | 0 | 2 | 12 | 6 | 1 |",
+        "| all |  | 2 | 4 | 0 | 2 | 12 | 6 | 1 |",
+    ]

@@ -1,0 +1,111 @@
+"""The committed leaderboard: every row follows from its runs, and its network is the one in its folder."""
+
+import json
+import sys
+from statistics import fmean, stdev
+
+import pytest
+from support.paths import ROOT
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of
+from nas.recipe import Recipe
+
+sys.path.append(str(ROOT / "scripts"))
+
+import leaderboard
+
+ROWS = json.loads((ROOT / "results" / "leaderboard.json").read_text())
+TYPES = {
+    **{"name": str, "dataset": str, "params": int, "macs": int, "receptive_field": int, "epochs": int, "seeds": int},
+    **{"final_accuracy_mean": float, "final_accuracy_sd": float, "consistent_accuracy_mean": float},
+    **{"command": str, "commit": str, "machine": str},
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
+class TestRow:
+    def test_it_has_every_field(self, row):
+        assert {key: type(value) for key, value in row.items()} == TYPES
+
+    def test_its_figures_are_those_of_its_runs(self, row):
+        runs = json.loads((ROOT / "results" / "runs" / f"{row['name']}.json").read_text())["accuracies"]
+        finals, lowest = [run[-1] for run in runs], [min(run[-5:]) for run in runs]
+        assert (row["seeds"], row["epochs"]) == (len(runs), len(runs[0]))
+        assert row["final_accuracy_mean"] == pytest.approx(fmean(finals), abs=1e-6)
+        assert row["final_accuracy_sd"] == pytest.approx(stdev(finals), abs=1e-6)
+        assert row["consistent_accuracy_mean"] == pytest.approx(fmean(lowest), abs=1e-6)
+
+    def test_its_network_costs_what_it_says(self, row):
+        folder = ROOT / "results" / "models" / row["name"]
+        cost = cost_of(Architecture.load(folder / "architecture.json"))
+        assert (cost.params, cost.macs, cost.receptive_field) == (row["params"], row["macs"], row["receptive_field"])
+        assert Recipe.load(folder / "recipe.json").epochs == row["epochs"]
+        assert {"model.py", "weights.pt", "model.onnx", "README.md"} <= {path.name for path in folder.iterdir()}
+
+    def test_the_tables_quote_it(self, row):
+        defined = leaderboard.read_rows()
+        found = [each for each in ROWS if "commands" in defined[each["name"]]]
+        opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
+        assert opening == (row in found and not any(leaderboard.beats(other, row) for other in found))
+        assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
+
+
+def test_rows_and_runs_belong_together():
+    defined = leaderboard.read_rows()
+    runs = {path.stem for path in (ROOT / "results" / "runs").glob("*.json")}
+    assert runs == {row["name"] for row in ROWS} <= set(defined)
+    for row in defined.values():
+        assert ("architecture" in row) != ("commands" in row)
+        if "architecture" in row:
+            Architecture.load(ROOT / row["architecture"] if "/" in row["architecture"] else row["architecture"])
+        if "recipe" in row:
+            Recipe.load(ROOT / row["recipe"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "beaten"),
+    [
+        ({}, False),
+        ({"params": 99}, True),
+        ({"consistent_accuracy_mean": 0.991}, True),
+        ({"params": 101, "consistent_accuracy_mean": 0.999}, False),
+        ({"params": 99, "consistent_accuracy_mean": 0.989}, False),
+        ({"params": 99, "dataset": "digits"}, False),
+    ],
+)
+def test_a_row_beats_another_of_its_dataset_that_is_no_better_in_anything(changes, beaten):
+    row = {"dataset": "mnist", "params": 100, "consistent_accuracy_mean": 0.99}
+    assert leaderboard.beats({**row, **changes}, row) == beaten
+
+
+def test_the_opening_names_the_largest_of_a_dataset_first_and_nothing_that_is_beaten():
+    figures = {"macs": 1, "final_accuracy_mean": 0.99, "final_accuracy_sd": 0.0, "seeds": 5}
+    found = [
+        {"name": name, "dataset": dataset, "params": params, "consistent_accuracy_mean": accuracy, **figures}
+        for name, dataset, params, accuracy in [
+            ("small", "mnist", 900, 0.98),
+            ("other", "digits", 500, 0.97),
+            ("beaten", "mnist", 2000, 0.97),
+            ("large", "mnist", 7000, 0.99),
+        ]
+    ]
+    lines = leaderboard.opening(found).splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == ["large", "small", "other"]
+
+
+def test_a_row_is_trained_with_its_recipe_and_its_changes():
+    row = {"architecture": "mnist-7825", "recipe": "recipe.json", "set": {"rotation": 7}, "seeds": 5}
+    command = leaderboard.command_of("name", row)
+    assert command[:7] == ["nas", "train", "mnist-7825", "--recipe", "recipe.json", "--set", "rotation=7"]
+    assert {"--dataset", "mnist", "--test", "--seeds", "5"} <= set(command)
+
+
+@pytest.mark.parametrize(("shift", "good"), [(0.0, True), (0.0002, True), (0.01, False)])
+def test_other_runs_reproduce_a_row_within_their_spread(tmp_path, shift, good):
+    runs = json.loads((ROOT / "results" / "runs" / f"{ROWS[0]['name']}.json").read_text())
+    found = {key: value - shift if key.endswith("_mean") else value for key, value in runs.items()}
+    found["accuracies"] = [[value - shift for value in run] for run in runs["accuracies"]]
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(found))
+    assert leaderboard.compare(ROWS[0]["name"], file) == good

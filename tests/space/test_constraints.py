@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.architecture.cost import METRICS, Cost
+from nas.errors import ConstraintError
+from nas.space.constraints import Constraint, combine, limits, worst
+
+COST = Cost(params=6000, macs=300_000, receptive_field=21, peak_activation_bytes=40_000, weight_bytes=25_000)
+NAMES = "params, macs, receptive_field, peak_activation_bytes, weight_bytes"
+FORM = f"allowed: METRIC<=VALUE or METRIC>=VALUE with a metric of {NAMES}"
+AT_LEAST_1 = "allowed: a whole number of at least 1"
+
+constraints = st.builds(Constraint, st.sampled_from(METRICS), st.sampled_from(["<=", ">="]), st.integers(1, 50))
+costs = st.builds(Cost, *[st.integers(0, 60)] * len(METRICS))
+
+
+def keeps(cost, constraint):
+    value = getattr(cost, constraint.metric)
+    return value <= constraint.bound if constraint.relation == "<=" else value >= constraint.bound
+
+
+@given(st.sampled_from(METRICS), st.sampled_from(["<=", ">="]), st.integers(1, 10**18))
+def test_a_constraint_is_read_as_it_is_written(metric, relation, bound):
+    constraint = Constraint(metric, relation, bound)
+    assert str(constraint) == f"{metric}{relation}{bound}"
+    assert Constraint.parse(str(constraint)) == constraint
+
+
+@pytest.mark.parametrize("text", ["macs<=200000", " macs <= 200000 ", "macs<=2e5", "macs<=200000.0", "macs <=200_000"])
+def test_spellings_of_one_constraint(text):
+    assert Constraint.parse(text) == Constraint("macs", "<=", 200_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", f"constraint '', {FORM}"),
+        ("params", f"constraint 'params', {FORM}"),
+        ("params<8000", f"constraint 'params<8000', {FORM}"),
+        ("params==8000", f"constraint 'params==8000', {FORM}"),
+        ("8000>=params", f"constraint '8000>=params', {FORM}"),
+        ("params<=", f"constraint 'params<=', {FORM}"),
+        ("params<=8000 macs<=1", f"constraint 'params<=8000 macs<=1', {FORM}"),
+        ("flops<=8000", f"constraint on 'flops', allowed metrics: {NAMES}"),
+        ("params<=8k", "constraint 'params<=8k': '8k' is not a whole number"),
+        ("params<=0.5", "constraint 'params<=0.5': '0.5' is not a whole number"),
+        ("params<=nan", "constraint 'params<=nan': 'nan' is not a whole number"),
+        ("params<=inf", "constraint 'params<=inf': 'inf' is not a whole number"),
+        ("params<=0", f"params<=0: {AT_LEAST_1}"),
+        ("params>=-3", f"params>=-3: {AT_LEAST_1}"),
+    ],
+)
+def test_what_is_no_constraint_is_named(text, error):
+    with pytest.raises(ConstraintError) as caught:
+        Constraint.parse(text)
+    assert str(caught.value) == error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("size", "<=", 1), f"constraint on 'size', allowed metrics: {NAMES}"),
+        (("params", "<", 1), "constraint with '<', allowed: <=, >="),
+        (("params", "<=", 0), f"params<=0: {AT_LEAST_1}"),
+        (("params", "<=", True), f"params<=True: {AT_LEAST_1}"),
+        (("params", "<=", 8000.0), f"params<=8000.0: {AT_LEAST_1}"),
+    ],
+)
+def test_a_constraint_is_checked_when_made(arguments, error):
+    with pytest.raises(ConstraintError) as caught:
+        Constraint(*arguments)
+    assert str(caught.value) == error
+
+
+@pytest.mark.parametrize(
+    ("text", "violation"),
+    [
+        ("params<=8000", -0.25),
+        ("params<=6000", 0.0),
+        ("params<=4000", 0.5),
+        ("params<=1", 5999.0),
+        ("receptive_field>=28", 0.25),
+        ("receptive_field>=21", 0.0),
+        ("receptive_field>=14", -0.5),
+        ("macs<=200000", 0.5),
+        ("peak_activation_bytes<=32000", 0.25),
+        ("weight_bytes>=100000", 0.75),
+    ],
+)
+def test_a_violation_is_a_share_of_the_bound(text, violation):
+    assert Constraint.parse(text).violation(COST) == violation
+
+
+@given(constraints, costs)
+def test_a_violation_is_above_zero_exactly_where_the_limit_is_missed(constraint, cost):
+    assert (constraint.violation(cost) > 0) == (not keeps(cost, constraint))
+
+
+@given(constraints, costs)
+def test_missing_by_one_more_is_worse(constraint, cost):
+    further = getattr(cost, constraint.metric) + (1 if constraint.relation == "<=" else -1)
+    worse = constraint.violation(replace(cost, **{constraint.metric: further}))
+    assert worse - constraint.violation(cost) == pytest.approx(1 / constraint.bound)
+
+
+@given(st.lists(constraints, max_size=6), costs)
+def test_the_worst_is_missed_by_the_largest_share(several, cost):
+    missed = [constraint for constraint in several if not keeps(cost, constraint)]
+    found = worst(several, cost)
+    if found is None:
+        assert missed == []
+    else:
+        assert found in missed
+        assert found.violation(cost) == max(constraint.violation(cost) for constraint in several)
+
+
+def test_the_worst_of_some():
+    missed = [Constraint.parse(text) for text in ("macs<=200000", "params<=3000", "receptive_field>=28")]
+    assert worst(missed, COST) == Constraint("params", "<=", 3000)
+    assert worst([], COST) is None
+    assert worst([Constraint("params", "<=", 6000)], COST) is None
+
+
+@given(st.lists(constraints, max_size=8), st.lists(costs, max_size=20))
+def test_combined_limits_keep_the_same_networks(several, some):
+    bounds = {
+        (metric, relation): [c.bound for c in several if (c.metric, c.relation) == (metric, relation)]
+        for metric in METRICS
+        for relation in ("<=", ">=")
+    }
+    contradictory = any(
+        max(bounds[metric, ">="]) > min(bounds[metric, "<="])
+        for metric in METRICS
+        if bounds[metric, ">="] and bounds[metric, "<="]
+    )
+    if contradictory:
+        with pytest.raises(ConstraintError, match=r"^limits contradict: "):
+            combine(several)
+        return
+    combined = combine(several)
+    assert len({(c.metric, c.relation) for c in combined}) == len(combined)
+    assert set(combined) <= set(several)
+    assert combine(combined) == combined
+    for cost in some:
+        assert all(keeps(cost, c) for c in combined) == all(keeps(cost, c) for c in several)
+
+
+def test_the_tightest_is_kept():
+    texts = [
+        "params<=9000",
+        "receptive_field>=20",
+        "params<=8000",
+        "receptive_field>=28",
+        "params<=8500",
+        "params>=100",
+    ]
+    combined = combine([Constraint.parse(text) for text in texts])
+    assert [str(constraint) for constraint in combined] == ["params<=8000", "receptive_field>=28", "params>=100"]
+
+
+def test_limits_that_contradict():
+    equal = (Constraint("params", "<=", 100), Constraint("params", ">=", 100))
+    assert combine(equal) == equal
+    with pytest.raises(ConstraintError) as caught:
+        combine([*equal, Constraint("params", ">=", 101)])
+    assert str(caught.value) == "limits contradict: params>=101 and params<=100"
+    with pytest.raises(ConstraintError) as caught:
+        limits((1, 28, 28), constraints=["receptive_field<=20"])
+    assert str(caught.value) == "limits contradict: receptive_field>=28 and receptive_field<=20"
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "options", "texts"),
+    [
+        ((1, 28, 28), {}, ["receptive_field>=28"]),
+        ((3, 24, 32), {}, ["receptive_field>=32"]),
+        ((64, 8, 8), {}, ["receptive_field>=8"]),
+        ((1, 28, 28), {"min_receptive_field": 1}, ["receptive_field>=1"]),
+        ((1, 28, 28), {"min_receptive_field": 40, "max_params": 8000}, ["params<=8000", "receptive_field>=40"]),
+        (
+            (3, 32, 32),
+            {"max_macs": 10**6, "max_activation_bytes": 2**16, "max_weight_bytes": 2**15},
+            ["receptive_field>=32", "macs<=1000000", "peak_activation_bytes<=65536", "weight_bytes<=32768"],
+        ),
+        (
+            (1, 28, 28),
+            {"max_params": 8000, "constraints": ["params<=7000", "params>=5000", Constraint("macs", "<=", 9)]},
+            ["params<=7000", "receptive_field>=28", "params>=5000", "macs<=9"],
+        ),
+        ((1, 28, 28), {"constraints": ["receptive_field>=20"]}, ["receptive_field>=28"]),
+    ],
+)
+def test_the_limits_that_options_stand_for(input_shape, options, texts):
+    assert [str(constraint) for constraint in limits(input_shape, **options)] == texts
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_params": 0}, f"params<=0: {AT_LEAST_1}"),
+        ({"min_receptive_field": 0}, f"receptive_field>=0: {AT_LEAST_1}"),
+        ({"max_macs": -1}, f"macs<=-1: {AT_LEAST_1}"),
+        ({"max_activation_bytes": 1.5}, f"peak_activation_bytes<=1.5: {AT_LEAST_1}"),
+        ({"max_weight_bytes": False}, f"weight_bytes<=False: {AT_LEAST_1}"),
+    ],
+)
+def test_a_limit_that_is_no_count_is_refused(options, error):
+    with pytest.raises(ConstraintError) as caught:
+        limits((1, 28, 28), **options)
+    assert str(caught.value) == error

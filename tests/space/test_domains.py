@@ -1,0 +1,293 @@
+import math
+from collections import Counter
+from decimal import Decimal
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
+from nas.errors import SearchSpaceError
+from nas.schema import COUNT, RATE, Flag, Interval, Words
+from nas.space.domains import Choice, FloatRange, IntRange, read
+
+NUMBER = Interval(float, 0)
+FLAG = Flag()
+WORDS = Words(("full", "separable"))
+
+
+@st.composite
+def int_ranges(draw):
+    low, step, num_steps = draw(st.integers(1, 50)), draw(st.integers(1, 9)), draw(st.integers(1, 40))
+    if draw(st.booleans()):
+        return {"low": low, "high": low + num_steps, "log": True}
+    return {"low": low, "high": low + step * num_steps, "step": step}
+
+
+@st.composite
+def float_ranges(draw):
+    kind = draw(st.sampled_from(["plain", "log", "step"]))
+    if kind == "step":  # as people write them: in decimals
+        step = Decimal(draw(st.integers(1, 400))).scaleb(-draw(st.integers(0, 6)))
+        low = step * draw(st.integers(0, 20))
+        return {"low": float(low), "high": float(low + step * draw(st.integers(1, 60))), "step": float(step)}
+    low, high = sorted(draw(st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=2, unique=True)))
+    return {"low": low, "high": high, "log": kind == "log"}
+
+
+@st.composite
+def domains(draw):
+    data, allowed = draw(
+        st.tuples(int_ranges(), st.just(COUNT))
+        | st.tuples(float_ranges(), st.just(NUMBER))
+        | st.tuples(st.lists(st.integers(1, 99), min_size=2, max_size=9, unique=True), st.just(COUNT))
+        | st.tuples(st.just([False, True]), st.just(FLAG))
+        | st.tuples(st.just(["separable", "full"]), st.just(WORDS))
+    )
+    return read(data, allowed, "here")
+
+
+@pytest.mark.parametrize(
+    ("data", "allowed", "expected"),
+    [
+        (3, COUNT, 3),
+        (0, RATE, 0.0),
+        ("full", WORDS, "full"),
+        (False, FLAG, False),
+        ([3], COUNT, 3),
+        ([3, 5], COUNT, Choice((3, 5))),
+        ([0, 0.5], RATE, Choice((0.0, 0.5))),
+        ([False, True], FLAG, Choice((False, True))),
+        ({"low": 2, "high": 4}, COUNT, IntRange(2, 4)),
+        ({"low": 8, "high": 64, "step": 8}, COUNT, IntRange(8, 64, 8)),
+        ({"low": 8, "high": 64, "log": True}, COUNT, IntRange(8, 64, 1, True)),
+        ({"low": 4, "high": 4}, COUNT, 4),
+        ({"low": 0, "high": 0.3, "step": 0.1}, RATE, FloatRange(0.0, 0.3, 0.1)),
+        ({"low": 0, "high": 2, "step": 1}, NUMBER, FloatRange(0.0, 2.0, 1.0)),
+        ({"low": 1e-6, "high": 1, "log": True}, NUMBER, FloatRange(1e-6, 1.0, None, True)),
+        ({"low": 1, "high": 2, "log": False}, NUMBER, FloatRange(1.0, 2.0)),
+        ({"low": 1, "high": 1.0}, NUMBER, 1.0),
+    ],
+)
+def test_a_value_is_read(data, allowed, expected):
+    found = read(data, allowed, "here")
+    assert found == expected
+    assert type(found) is type(expected)
+    assert repr(found) == repr(expected)  # 0 and 0.0 are equal, and two parameters to Optuna
+
+
+AT_LEAST_1, RATES, LOW_HIGH = (
+    "a whole number of at least 1 and at most 1e+12",
+    "a number of at least 0 and below 1",
+    "low, high, step, log",
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "allowed", "error"),
+    [
+        (0, COUNT, f"0, allowed: {AT_LEAST_1}"),
+        (-3, COUNT, f"-3, allowed: {AT_LEAST_1}"),
+        (True, COUNT, f"True, allowed: {AT_LEAST_1}"),
+        (3.0, COUNT, f"3.0, allowed: {AT_LEAST_1}"),
+        ("3", COUNT, f"'3', allowed: {AT_LEAST_1}"),
+        (1.0, RATE, f"1.0, allowed: {RATES}"),
+        (math.nan, RATE, f"nan, allowed: {RATES}"),
+        (math.inf, NUMBER, "inf, allowed: a number of at least 0"),
+        (10**400, NUMBER, "100000000000000000...0000000000000000000, allowed: a number of at least 0"),
+        (1, FLAG, "1, allowed: true, false"),
+        ("half", WORDS, "'half', allowed: full, separable"),
+        ([], COUNT, f"an empty list, allowed: at least one of: {AT_LEAST_1}"),
+        ([], WORDS, "an empty list, allowed: at least one of: full, separable"),
+        ([3, 0], COUNT, f"0, allowed: {AT_LEAST_1}"),
+        ([1, True], COUNT, f"True, allowed: {AT_LEAST_1}"),
+        ([[3, 5]], COUNT, f"[3, 5], allowed: {AT_LEAST_1}"),
+        ([{"low": 1, "high": 2}], COUNT, f"{{'high': 2, 'low': 1}}, allowed: {AT_LEAST_1}"),
+        ([3, 5, 3], COUNT, "[3, 5, 3] names a value twice"),
+        ([0, 0.0], RATE, "[0, 0.0] names a value twice"),
+        (["full", "full"], WORDS, "['full', 'full'] names a value twice"),
+        ({"low": 1, "high": 2}, WORDS, "a range, allowed: a value or a list of: full, separable"),
+        ({}, FLAG, "a range, allowed: a value or a list of: true, false"),
+        ({}, COUNT, "high and low missing from a range"),
+        ({"high": 8}, COUNT, "low missing from a range"),
+        ({"low": 8}, COUNT, "high missing from a range"),
+        ({"low": 1, "high": 2, "stride": 1, "base": 2}, COUNT, f"unknown key base, stride, allowed: {LOW_HIGH}"),
+        ({"low": 32, "high": 8}, COUNT, "low (32) is above high (8)"),
+        ({"low": 0.5, "high": 0.25}, RATE, "low (0.5) is above high (0.25)"),
+        ({"low": 0, "high": 8}, COUNT, f"low: 0, allowed: {AT_LEAST_1}"),
+        ({"low": 1, "high": 8.0}, COUNT, f"high: 8.0, allowed: {AT_LEAST_1}"),
+        ({"low": False, "high": 8}, COUNT, f"low: False, allowed: {AT_LEAST_1}"),
+        ({"low": 0, "high": 1}, RATE, f"high: 1, allowed: {RATES}"),
+        ({"low": [1], "high": 8}, COUNT, f"low: [1], allowed: {AT_LEAST_1}"),
+        ({"low": 1, "high": 8, "step": 0}, COUNT, f"step: 0, allowed: {AT_LEAST_1}"),
+        ({"low": 1, "high": 8, "step": 0.5}, COUNT, f"step: 0.5, allowed: {AT_LEAST_1}"),
+        ({"low": 8, "high": 8, "step": -1}, COUNT, f"step: -1, allowed: {AT_LEAST_1}"),
+        ({"low": 0, "high": 0.5, "step": 0}, RATE, "step: 0, allowed: a number above 0"),
+        ({"low": 0, "high": 0.5, "step": "a"}, RATE, "step: 'a', allowed: a number above 0"),
+        ({"low": 1, "high": 8, "step": 2}, COUNT, "high (8) is not low (1) plus a whole number of steps of 2"),
+        ({"low": 0, "high": 0.5, "step": 0.2}, RATE, "high (0.5) is not low (0.0) plus a whole number of steps of 0.2"),
+        (
+            {"low": 0, "high": 5e-324, "step": 0.5},
+            RATE,
+            "high (5e-324) is not low (0.0) plus a whole number of steps of 0.5",
+        ),
+        ({"low": 0, "high": 0.5, "step": 5e-324}, RATE, "step: 5e-324 goes more than 1e+12 times into 0.0 to 0.5"),
+        ({"low": 0, "high": 0.5, "step": 2}, RATE, "high (0.5) is not low (0.0) plus a whole number of steps of 2"),
+        ({"low": 1, "high": 8, "step": 1, "log": True}, COUNT, "step and log together, allowed: one of them"),
+        ({"low": 1, "high": 8, "log": 1}, COUNT, "log: 1, allowed: true, false"),
+        ({"low": 0, "high": 0.5, "log": True}, RATE, "low (0.0) with log, allowed: above 0"),
+    ],
+)
+def test_what_is_wrong_is_named(data, allowed, error):
+    with pytest.raises(SearchSpaceError) as caught:
+        read(data, allowed, "space.toml: table.key")
+    assert str(caught.value) == f"space.toml: table.key: {error}"
+
+
+@pytest.mark.parametrize(
+    ("domain", "distribution"),
+    [
+        (Choice((3, 5)), CategoricalDistribution((3, 5))),
+        (IntRange(8, 64, 8), IntDistribution(8, 64, step=8)),
+        (IntRange(8, 64, log=True), IntDistribution(8, 64, log=True)),
+        (FloatRange(0.0, 0.2, 0.05), FloatDistribution(0.0, 0.2, step=0.05)),
+        (FloatRange(0.02, 0.5, log=True), FloatDistribution(0.02, 0.5, log=True)),
+        (FloatRange(0.0, 0.5), FloatDistribution(0.0, 0.5)),
+    ],
+)
+def test_the_distribution_is_optunas_own(domain, distribution):
+    assert domain.distribution() == distribution
+
+
+@given(domains(), st.randoms(use_true_random=False))
+def test_every_draw_is_of_the_domain_and_of_optunas_distribution(domain, rng):
+    distribution = domain.distribution()
+    for _ in range(20):
+        value = domain.draw(rng)
+        assert domain.holds(value)
+        assert distribution._contains(distribution.to_internal_repr(value))
+        assert domain.suggest(FixedTrial({"x": value}), "x") == value
+        assert type(value) in (bool, int, float, str)  # no number of numpy's
+
+
+@given(domains())
+def test_every_value_of_a_small_domain_is_drawn(domain):
+    rng = Random(0)
+    if isinstance(domain, FloatRange) and domain.step is None:
+        drawn = [domain.draw(rng) for _ in range(400)]
+        position = math.log if domain.log else float  # tenths of the way from low to high
+        low, high = position(domain.low), position(domain.high)
+        assert {min(int(10 * (position(x) - low) / (high - low)), 9) for x in drawn} == set(range(10))
+        return
+    if isinstance(domain, FloatRange):
+        every = {float(Decimal(str(domain.low)) + i * Decimal(str(domain.step))) for i in range(61)}
+        every = {value for value in every if value <= domain.high}
+    elif isinstance(domain, IntRange):
+        every = set(range(domain.low, domain.high + 1, domain.step))
+    else:
+        every = set(domain.values)
+    assert {domain.draw(rng) for _ in range(80 * len(every))} == every
+
+
+def test_draws_are_even():
+    counts = Counter(IntRange(1, 10).draw(Random(seed)) for seed in range(5_000))
+    assert sorted(counts) == list(range(1, 11))
+    assert all(abs(count - 500) < 5 * math.sqrt(500) for count in counts.values())
+    counts = Counter(Choice(("a", "b", "c", "d")).draw(Random(seed)) for seed in range(5_000))
+    assert all(abs(count - 1250) < 5 * math.sqrt(1250) for count in counts.values())
+
+
+@pytest.mark.parametrize("domain", [FloatRange(1e-4, 1.0, log=True), IntRange(1, 10_000, log=True)])
+def test_draws_with_log_are_as_many_in_each_decade(domain):
+    rng = Random(0)
+    drawn = [domain.draw(rng) / domain.low for _ in range(4_000)]
+    counts = Counter(min(int(math.log10(value)), 3) for value in drawn)
+    # A whole number stands for what rounds to it, so the first decade has half a unit more on its low side.
+    expected = 1_000 if isinstance(domain, FloatRange) else 4_000 * math.log(19) / math.log(20_001)
+    assert counts[0] == pytest.approx(expected, rel=0.12)
+    assert counts[1] == pytest.approx(counts[2], rel=0.15)
+    assert sorted(counts) == [0, 1, 2, 3]
+
+
+@given(domains())
+def test_the_grid_holds_both_ends_and_nothing_strange(domain):
+    grid = domain.grid()
+    assert all(domain.holds(value) for value in grid)
+    assert len(set(grid)) == len(grid)
+    if not isinstance(domain, Choice):
+        assert (grid[0], grid[-1]) == (domain.low, domain.high)
+
+
+def test_the_grid_of_a_wide_range_stays_short():
+    assert Choice((5, 3)).grid() == (5, 3)
+    assert IntRange(8, 64, 8).grid() == (8, 16, 24, 32, 40, 48, 56, 64)
+    assert IntRange(1, 100).grid() == tuple(range(1, 101))
+    assert IntRange(1, 401).grid() == (*range(1, 401, 5), 401)
+    assert len(IntRange(1, 10**15).grid()) == 101
+    assert FloatRange(0.0, 0.5).grid() == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "short"),
+    [
+        (FloatRange(0.0, 0.2, 0.05), 0.15000000000000002, 0.15),  # what TPE makes of it
+        (FloatRange(0.0, 1e-12, 1e-13), 3.0000000000000003e-13, 3e-13),
+        (FloatRange(0.0, 1.0, 0.0125), 0.1125, 0.1125),
+        (FloatRange(0.001, 0.5, log=True), 0.0123456, 0.0123),
+        (FloatRange(0.0, 0.9995), 0.99949, 0.999),
+        (FloatRange(0.9996, 0.9999), 0.99964, 0.9999),  # 1.0 would be above high
+        (FloatRange(0.12345, 0.5), 0.12345, 0.12345),
+    ],
+)
+def test_a_number_loses_the_digits_that_mean_nothing(domain, value, short):
+    assert domain.short(value) == short
+
+
+@given(float_ranges().map(lambda data: read(data, NUMBER, "here")), st.randoms(use_true_random=False))
+def test_a_short_number_is_of_the_domain_and_close(domain, rng):
+    value = domain.draw(rng)
+    short = domain.short(value)
+    assert domain.holds(short)
+    assert short == domain.short(short)
+    assert short == pytest.approx(value, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("domain", "held", "not_held"),
+    [
+        (Choice((1, 3)), [1, 3], [2, 1.0, True, "1", None]),
+        (Choice((False, True)), [False, True], [0, 1]),
+        (Choice((0.0, 0.5)), [0.0, 0.5], [0, False, 0.25]),
+        (IntRange(8, 24, 8), [8, 16, 24], [0, 9, 32, 8.0, "8", True]),
+        (FloatRange(0.0, 0.5), [0, 0.0, 0.3, 0.5], [-0.1, 0.6, False, "0.3", math.nan]),
+    ],
+)
+def test_what_a_domain_holds(domain, held, not_held):
+    assert all(domain.holds(value) for value in held)
+    assert not any(domain.holds(value) for value in not_held)
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "nearest"),
+    [
+        (Choice((64, 128, 256)), 128, 128),
+        (Choice((64, 128, 256)), 100, 128),
+        (Choice(("sgd", "adam")), "adam", "adam"),
+        (Choice(("sgd", "adam")), "lion", "sgd"),
+        (Choice((False, True)), True, True),
+        (IntRange(4, 16, 4), 9, 8),
+        (IntRange(4, 16, 4), 99, 16),
+        (IntRange(4, 16, 4), 1, 4),
+        (FloatRange(0.0, 0.2, 0.05), 0.13, 0.15),
+        (FloatRange(0.0, 0.2, 0.05), 1.0, 0.2),
+        (FloatRange(0.02, 0.5, log=True), 0.1, 0.1),
+        (FloatRange(0.02, 0.5, log=True), 0.0, 0.02),
+    ],
+    ids=str,
+)
+def test_the_nearest_value_is_one_of_the_domain(domain, value, nearest):
+    found = domain.nearest(value)
+    assert (found, type(found)) == (nearest, type(nearest))
+    assert domain.holds(found)

@@ -1,0 +1,376 @@
+"""Values read from a network make that network; what no values make is named."""
+
+from dataclasses import replace
+
+import pytest
+from support.draws import architecture_or_none, draws
+from support.paths import ROOT
+from test_search_space_networks import PUBLISHED
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import Repeat, Residual
+from nas.architecture.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+)
+from nas.errors import ArchitectureError, ShapeError
+from nas.space.domains import FloatRange
+from nas.space.encoding import values_of
+from nas.space.search_space import HEADS, ORDERS, SearchSpace
+
+NUM_DRAWS = 300
+
+AMBIGUOUS = SearchSpace.from_toml(
+    # Nearly every layer can be read as something else: 1x1 kernels, few widths, a map that is soon one pixel high.
+    {
+        "input_shape": [4, 4, 7],
+        "num_classes": 4,
+        "network": {
+            "num_blocks": {"low": 1, "high": 3},
+            "order": list(ORDERS),
+            "pool": ["max", "avg"],
+            "head": list(HEADS),
+            "residual": [False, True],
+        },
+        "block": {
+            "num_convs": {"low": 1, "high": 3},
+            "kernel_size": [1, 2],
+            "padding": ["same", "valid"],
+            "convolution": ["full", "separable"],
+            "shared_repeats": {"low": 0, "high": 2},
+            "transition": ["none", "before_pool", "after_pool"],
+            "transition_channels": [4, 5],
+            "dropout": [0.0, 0.1],
+        },
+        "conv": {"channels": [4, 5]},
+    }
+)
+SPACES = {**{name: SearchSpace.load(name) for name in ("colour", "mnist", "mnist_wide")}, "ambiguous": AMBIGUOUS}
+
+
+# Values that are there
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_values_of_a_drawn_network_make_it_whatever_the_others_are(name):
+    space = SPACES[name]
+    fillings = draws(space, NUM_DRAWS, seed=1)
+    networks = [architecture_or_none(space, values) for values in draws(space, NUM_DRAWS)]
+    possible = [(network, filling) for network, filling in zip(networks, fillings, strict=True) if network]
+    assert len(possible) > NUM_DRAWS / 4
+    for network, filling in possible:
+        values = values_of(space, network)
+        for key, value in values.items():
+            assert space.domains[key].holds(value), key
+            assert type(value) is type(filling[key]), key
+        for ignored in (filling, *draws(space, 3, seed=2)):
+            assert space.architecture({**ignored, **values}) == network
+
+
+def test_what_the_network_does_not_depend_on_is_left_out():
+    space = SPACES["mnist_wide"]
+    drawn = {**draws(space, 1)[0], "num_blocks": 2, "head": "gap", "residual": True}
+    for block in (1, 2, 3):
+        drawn |= {f"block{block}.num_convs": 2, f"block{block}.padding": "valid", f"block{block}.kernel_size": 3}
+        drawn |= {f"block{block}.shared_repeats": 0, f"block{block}.transition": "none"}
+    own = ("num_convs", "kernel_size", "padding", "convolution", "shared_repeats", "dropout", "conv1.channels")
+    network = {"num_blocks", "activation", "order", "pool", "head"}
+    first = {f"block1.{key}" for key in (*own, "conv2.channels", "transition")}
+    assert values_of(space, space.architecture(drawn)).keys() == network | first | {f"block2.{key}" for key in own}
+
+
+@pytest.mark.parametrize(("name", "space"), [("7825", "mnist"), ("7825", "mnist_wide"), ("6136", "mnist_wide")])
+def test_a_published_network_has_the_values_it_was_published_with(name, space):
+    values = values_of(SPACES[space], Architecture.load(f"mnist-{name}"))
+    expected = PUBLISHED[f"mnist-{name}"]
+    last = f"block{expected['num_blocks']}.transition"
+    unread = {key for key in expected if key.startswith(last)} | ({"residual"} if name == "6136" else set())
+    assert values == {key: value for key, value in expected.items() if key not in unread}
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "error"),
+    [
+        ("6136", "mnist", "block2.num_convs is 4, allowed: 1 to 3"),
+        ("18962", "mnist", "layer 7: dropout(rate=0.05) found, allowed: max_pool(kernel_size=2, stride=2)"),
+        (
+            "26756",
+            "mnist",
+            "layer 21: conv(out_channels=40, kernel_size=3, bias=False) found, allowed: dropout(rate=0.05)",
+        ),
+        ("3928", "mnist_wide", "layer 12: dropout(rate=0.05) found, allowed: max_pool(kernel_size=2, stride=2)"),
+        (
+            "88584",
+            "mnist_wide",
+            "layer 1: conv(out_channels=8, kernel_size=3, bias=False) found, "
+            "allowed: conv(out_channels=8, kernel_size=3)",
+        ),
+        ("7825", "colour", "input_shape is (1, 28, 28), allowed: (3, 32, 32)"),
+    ],
+)
+def test_why_a_published_network_is_in_no_such_space(name, space, error):
+    assert why_not(SPACES[space], Architecture.load(f"mnist-{name}")) == error
+
+
+def test_the_published_networks_are_all_looked_at():
+    names = {path.stem for path in (ROOT / "search_spaces" / "published").glob("*.json")}
+    assert names == {f"mnist-{number}" for number in (3928, 6136, 7825, 18962, 26756, 88584)}
+
+
+# Layers that no values give
+
+NORM, RELU, POOL = BatchNorm(), Activation(function="relu"), MaxPool(kernel_size=2)
+HEAD = GlobalAvgPool(), Conv(out_channels=4, kernel_size=1, bias=False), Flatten()
+BASE = {"input_shape": [2, 9, 9], "num_classes": 4}
+
+
+def conv(width, **changes):
+    return Conv(**{"out_channels": width, "kernel_size": 3, "padding": 1, "bias": False, **changes})
+
+
+def unit(width, *others, **changes):
+    return conv(width, **changes), *(others or (NORM, RELU))
+
+
+def why_not(space, architecture):
+    with pytest.raises(ArchitectureError) as caught:
+        values_of(space, architecture)
+    return str(caught.value)
+
+
+def small_space(network=None, block=None, width=None, **base):
+    network = {"num_blocks": [1, 2, 3], **(network or {})}
+    block = {"num_convs": [1, 2], "transition": ["none", "before_pool", "after_pool"], **(block or {})}
+    data = {**BASE, "network": network, "block": block, "conv": {"channels": width or {"low": 4, "high": 24}}, **base}
+    return SearchSpace.from_toml(data)
+
+
+def network(*layers):
+    return Architecture(input_shape=(2, 9, 9), layers=layers)
+
+
+def repeat(width, **changes):
+    return Repeat(**{"layers": (conv(width), RELU), "times": 2, "shared": True, **changes})
+
+
+POOL_TEXT = "max_pool(kernel_size=2, stride=2)"
+CONV_TEXT = "conv(out_channels={}, kernel_size=3, padding=1, bias=False)"
+A_HEAD = "allowed: a head (gap_conv, gap_linear, conv_gap, valid_conv, block_gap, gap)"
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"),
+    [
+        ((POOL, *unit(6), *HEAD), f"layer 1: {POOL_TEXT} found, allowed: a convolution"),
+        ((*unit(6), POOL, POOL, *unit(6), *HEAD), f"layer 5: {POOL_TEXT} found, allowed: a convolution"),
+        ((*unit(6), POOL, *HEAD), "layer 5: global_avg_pool found, allowed: a convolution"),
+        (HEAD, "layer 1: global_avg_pool found, allowed: a convolution"),
+        ((NORM, *unit(6), *HEAD), f"layer 1: batch_norm found, allowed: {CONV_TEXT.format(6)}"),
+        ((conv(6), *HEAD), "layer 2: global_avg_pool found, allowed: batch_norm"),
+        ((*unit(6), conv(7), NORM, *HEAD), "layer 6: global_avg_pool found, allowed: activation(function=relu)"),
+        (
+            (*unit(6), *unit(7, NORM, Activation(function="silu")), *HEAD),
+            "layer 6: activation(function=silu) found, allowed: activation(function=relu)",
+        ),
+        (
+            (*unit(6), *unit(7, kernel_size=5, padding=2), *HEAD),
+            "layer 4: conv(out_channels=7, kernel_size=5, padding=2, bias=False) found, "
+            f"allowed: {CONV_TEXT.format(7)}",
+        ),
+        (
+            unit(6, stride=2) + HEAD,
+            "layer 1: conv(out_channels=6, kernel_size=3, stride=2, padding=1, bias=False) found, "
+            f"allowed: {CONV_TEXT.format(6)}",
+        ),
+        (
+            (*unit(6), *unit(7, NORM, RELU, Dropout(rate=0.1)), *HEAD),
+            "layer 7: dropout(rate=0.1) found, allowed: global_avg_pool",
+        ),
+        (
+            (*unit(6, NORM, RELU, Dropout(rate=0.1, per="channel")), *HEAD),
+            "layer 4: dropout(rate=0.1, per=channel) found, allowed: dropout(rate=0.1)",
+        ),
+        (
+            (*unit(6), MaxPool(kernel_size=3), *unit(7), *HEAD),
+            f"layer 4: max_pool(kernel_size=3, stride=3) found, allowed: {POOL_TEXT}",
+        ),
+        (
+            (*unit(6), POOL, *unit(7), AvgPool(kernel_size=2), *unit(8), *HEAD),
+            f"layer 8: avg_pool(kernel_size=2, stride=2) found, allowed: {POOL_TEXT}",
+        ),
+        (
+            (*unit(6), repeat(6, shared=False), NORM, *HEAD),
+            "layer 4: repeat(times=2) found, allowed: repeat(times=2, shared=True)",
+        ),
+        (
+            (*unit(6), repeat(6, layers=(conv(6), NORM, RELU)), NORM, *HEAD),
+            "layer 4.2: batch_norm found, allowed: activation(function=relu)",
+        ),
+        (
+            (repeat(2), NORM, *HEAD),
+            "layer 1: repeat(times=2, shared=True) found, allowed: a convolution",
+        ),
+        (
+            (Residual(layers=unit(2), projection=True), *HEAD),
+            "layer 1: residual(projection=True) found, allowed: residual(projection=False)",
+        ),
+        (
+            (Residual(layers=(*unit(6), Dropout(rate=0.1), NORM), projection=True), *HEAD),
+            "layer 1.5: batch_norm found, allowed: nothing",
+        ),
+        (
+            (Residual(layers=unit(6), projection=True), POOL, *unit(6), *HEAD),
+            f"layer 3: {CONV_TEXT.format(6)} found, allowed: residual(projection=False)",
+        ),
+        (
+            (*unit(6), GlobalAvgPool(), Flatten(), Linear(out_features=4, bias=False)),
+            "layer 4: global_avg_pool, flatten, linear(out_features=4, bias=False) found, " + A_HEAD,
+        ),
+        (
+            (*unit(6), Conv(out_channels=6, kernel_size=3, padding=1, groups=6, bias=False), NORM, RELU, *HEAD),
+            f"layer 4: conv(out_channels=6, kernel_size=3, padding=1, bias=False, groups=6) found, "
+            f"allowed: {CONV_TEXT.format(6)}",
+        ),
+        ((Flatten(), Linear(out_features=4)), "layer 1: flatten, linear(out_features=4) found, " + A_HEAD),
+        (
+            (*unit(6), GlobalAvgPool(), Flatten(), Linear(out_features=5)),
+            "output_shape is (5,), allowed: (4,)",
+        ),
+    ],
+)
+def test_the_first_layer_that_no_values_give_is_named(layers, error):
+    assert why_not(small_space({"residual": [False, True]}), network(*layers)) == error
+
+
+def test_layers_that_do_not_fit_together_are_an_impossible_shape():
+    with pytest.raises(ShapeError):
+        values_of(small_space(), network(*unit(6, kernel_size=11, padding=0), *HEAD))
+
+
+# Values that the space does not hold
+
+
+@pytest.mark.parametrize(
+    ("space", "layers", "error"),
+    [
+        (small_space(), unit(32), "block1.conv1.channels is 32, allowed: 4 to 24"),
+        (
+            small_space(width={"low": 4, "high": 8, "step": 2}),
+            unit(5),
+            "block1.conv1.channels is 5, allowed: 4 to 8 in steps of 2",
+        ),
+        (small_space({"head": ["gap", "conv_gap"]}), unit(6), "head is gap_conv, allowed: gap, conv_gap"),
+        (small_space({"residual": True}), unit(6), "residual is false, allowed: true"),
+        (small_space({"num_blocks": 2}), unit(6), "num_blocks is 1, allowed: 2"),
+        (
+            small_space({"num_blocks": {"low": 1, "high": 2}}),
+            (*unit(6), POOL, *unit(6), POOL, *unit(30)),
+            "num_blocks is 3, allowed: 1 to 2",
+        ),
+        (small_space(), (*unit(6), *unit(7), *unit(30)), "block1.num_convs is 3, allowed: 1, 2"),
+        (
+            small_space(block={"dropout": {"low": 0.0, "high": 0.2, "step": 0.05}}),
+            unit(6, NORM, RELU, Dropout(rate=0.07)),
+            "block1.dropout is 0.07, allowed: 0.0 to 0.2 in steps of 0.05",
+        ),
+        (
+            small_space(block={"dropout": {"low": 0.0, "high": 0.2}}),
+            unit(6, NORM, RELU, Dropout(rate=0.1234)),
+            "block1.dropout is 0.1234, allowed: 0.0 to 0.2 with 3 significant digits",
+        ),
+        (
+            small_space({"activation": ["gelu", "silu"], "order": "act_norm"}),
+            (*unit(3), *unit(25)),
+            "activation is relu, allowed: gelu, silu; order is norm_act, allowed: act_norm; "
+            "block1.conv1.channels is 3, allowed: 4 to 24; block1.conv2.channels is 25, allowed: 4 to 24",
+        ),
+        (
+            small_space(block={"transition_channels": [4, 8]}),
+            (*unit(6), *unit(5, kernel_size=1, padding=0), POOL, *unit(6)),
+            "block1.transition_channels is 5, allowed: 4, 8",
+        ),
+        (small_space(), (*unit(6), repeat(6), NORM), "block1.shared_repeats is 2, allowed: 0"),
+    ],
+)
+def test_every_value_that_the_space_does_not_hold_is_named(space, layers, error):
+    assert why_not(space, network(*layers, *HEAD)) == error
+
+
+def test_a_fixed_value_fits_or_is_named():
+    space = small_space(block={"kernel_size": 3, "dropout": 0.1})
+    dropped = NORM, RELU, Dropout(rate=0.1)
+    values = values_of(space, network(*unit(6, *dropped), *HEAD))
+    assert values == {"num_blocks": 1, "block1.num_convs": 1, "block1.conv1.channels": 6}
+    large = network(*unit(6, NORM, RELU, kernel_size=5, padding=2), *HEAD)
+    assert why_not(space, large) == "block1.kernel_size is 5, allowed: 3; block1.dropout is 0.0, allowed: 0.1"
+
+
+# Layers that can be read in several ways
+
+
+@pytest.mark.parametrize(
+    ("block", "layers", "expected"),
+    [
+        ({"shared_repeats": [0, 1]}, (*unit(6), *unit(6)), {"num_convs": 2, "shared_repeats": 0}),
+        ({"shared_repeats": 1, "num_convs": [1, 2]}, (*unit(6), *unit(6)), {"num_convs": 1}),
+        ({"shared_repeats": [0, 1]}, (*unit(7), *unit(6), *unit(6)), {"num_convs": 2, "shared_repeats": 1}),
+        (
+            {"kernel_size": [1, 3]},
+            (*unit(6, kernel_size=1, padding=0), *unit(8, kernel_size=1, padding=0), POOL, *unit(6)),
+            {"num_convs": 2, "transition": "none"},
+        ),
+        (
+            {"kernel_size": [1, 3], "num_convs": [1, 3]},
+            (*unit(6, kernel_size=1, padding=0), *unit(8, kernel_size=1, padding=0), POOL, *unit(6)),
+            {"num_convs": 1, "transition": "before_pool"},
+        ),
+        (
+            {"kernel_size": [1, 3], "num_convs": 1},
+            (*unit(6), POOL, *unit(8, kernel_size=1, padding=0), *unit(6, kernel_size=1, padding=0)),
+            {"transition": "after_pool"},
+        ),
+        (
+            {"kernel_size": [1, 3], "padding": ["valid", "same"]},
+            unit(6, kernel_size=1, padding=0),
+            {"padding": "same", "kernel_size": 1},
+        ),
+        ({"kernel_size": 1, "padding": "valid"}, unit(6, kernel_size=1, padding=0), {}),
+    ],
+)
+def test_the_reading_that_the_space_holds_is_taken(block, layers, expected):
+    space = small_space(block={"transition_channels": 8, **block})
+    values = values_of(space, network(*layers, *HEAD))
+    found = {key.removeprefix("block1."): value for key, value in values.items() if key.startswith("block1.")}
+    assert {key: found[key] for key in expected} == expected
+    for drawn in draws(space, 5):
+        assert space.architecture({**drawn, **values}) == network(*layers, *HEAD)
+
+
+def test_a_block_without_padding_may_stand_bare_among_residual_ones():
+    space = small_space({"residual": True}, {"padding": ["same", "valid"], "kernel_size": [1, 3]})
+    layers = (*unit(6, kernel_size=1, padding=0), POOL, Residual(layers=unit(6)), *HEAD)
+    values = values_of(space, network(*layers))
+    assert (values["block1.padding"], values["block2.padding"]) == ("valid", "same")
+
+
+def test_a_row_of_pixels_ends_alike_with_two_heads():
+    row = replace(small_space({"head": "valid_conv"}), input_shape=(2, 1, 9))
+    classify = Conv(out_channels=4, kernel_size=1, bias=False)
+    layers = (*unit(6), classify, GlobalAvgPool(), Flatten())
+    architecture = Architecture(input_shape=(2, 1, 9), layers=layers)
+    assert row.architecture({**draws(row, 1)[0], **values_of(row, architecture)}) == architecture
+    assert why_not(small_space({"head": "valid_conv"}), network(*layers)) == "head is conv_gap, allowed: valid_conv"
+
+
+def test_a_rate_that_a_sum_of_steps_misses_is_the_step():
+    space = small_space(block={"dropout": {"low": 0.0, "high": 0.2, "step": 0.05}})
+    assert isinstance(space.domains["block1.dropout"], FloatRange)
+    values = values_of(space, network(*unit(6, NORM, RELU, Dropout(rate=0.15)), *HEAD))
+    assert values["block1.dropout"] == 0.15

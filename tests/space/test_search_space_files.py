@@ -1,0 +1,315 @@
+import datetime
+import tomllib
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.draws import architecture_or_none, draws
+
+from nas.architecture.layers import Dropout
+from nas.errors import SearchSpaceError
+from nas.recipe import Recipe
+from nas.space.domains import Choice
+from nas.space.search_space import BLOCK, NETWORK, RECIPE, SearchSpace
+
+SMALL = """
+num_classes = 4
+input_shape = [2, 9, 9]
+[network]
+num_blocks = { low = 1, high = 2 }
+[block]
+num_convs = [1, 3]
+dropout = 0.1
+[conv]
+channels = { low = 4, high = 8, step = 2 }
+[recipe]
+optimizer = ["sgd", "adamw"]
+sgd_learning_rate = { low = 0.01, high = 1.0, log = true }
+"""
+
+
+# What a file says
+
+
+@pytest.fixture
+def small():
+    return SearchSpace.from_toml(tomllib.loads(SMALL), where="small.toml", name="small")
+
+
+def test_what_a_file_leaves_out_is_fixed(small):
+    assert list(small.domains) == [
+        "num_blocks",
+        *(f"block{n}.{key}" for n in (1, 2) for key in ("num_convs", *(f"conv{c}.channels" for c in (1, 2, 3)))),
+        "recipe.sgd_learning_rate",
+        "recipe.optimizer",
+    ]
+    assert small.domains["block2.num_convs"] == Choice((1, 3))
+    assert small.fixed["activation"] == "relu"
+    assert small.fixed["block2.dropout"] == 0.1
+    assert small.fixed["recipe.batch_size"] == 128
+    assert small.fixed.keys() | small.domains.keys() == {
+        *NETWORK,
+        *(f"block{n}.{key}" for n in (1, 2) for key in (*BLOCK, *(f"conv{c}.channels" for c in (1, 2, 3)))),
+        *(f"recipe.{key}" for key in RECIPE),
+    }
+    assert small.input_shape == (2, 9, 9)
+    assert small.num_classes == 4
+
+
+def test_a_recipe_left_out_is_the_default_one():
+    data = {"network": {"num_blocks": 1}, "block": {"num_convs": 1}, "conv": {"channels": 4}}
+    fixed = SearchSpace.from_toml(data)
+    assert fixed.domains == {}
+    assert fixed.recipe({}) == Recipe()
+    data["recipe"] = {"optimizer": "adamw"}
+    assert SearchSpace.from_toml(data).recipe({}) == Recipe(optimizer="adamw", learning_rate=0.01)
+
+
+def test_each_optimizer_has_its_own_rate(small):
+    values = {"recipe.optimizer": "sgd", "recipe.sgd_learning_rate": 0.123456}
+    assert small.recipe(values) == Recipe(optimizer="sgd", learning_rate=0.123)
+    assert small.recipe({**values, "recipe.optimizer": "adamw"}) == Recipe(optimizer="adamw", learning_rate=0.01)
+
+
+def test_what_a_file_fixes_is_used_to_the_last_digit():
+    data = tomllib.loads(SMALL)
+    data["recipe"] = {"momentum": 0.9999, "warmup": 0.12345, "label_smoothing": [0.0001, 0.00010001]}
+    space = SearchSpace.from_toml(data)
+    recipe = space.recipe({"recipe.label_smoothing": 0.00010001})
+    assert (recipe.momentum, recipe.warmup, recipe.label_smoothing) == (0.9999, 0.12345, 0.00010001)
+
+
+def test_a_drawn_number_never_leaves_its_range_by_being_shortened():
+    data = tomllib.loads(SMALL)
+    data["recipe"] = {"momentum": {"low": 0.9991, "high": 0.9999}}
+    data["block"]["dropout"] = {"low": 0.9992, "high": 0.9998}
+    space = SearchSpace.from_toml(data)
+    for values in draws(space, 50):
+        assert 0.9991 <= space.recipe(values).momentum <= 0.9999
+        rates = {x.rate for x in space.architecture(values).layers if isinstance(x, Dropout)}
+        assert all(0.9992 <= rate <= 0.9998 for rate in rates)
+
+
+def test_tpes_spelling_of_a_step_is_the_same_candidate():
+    space = SearchSpace.load("mnist")
+    values = next(v for v in draws(space, 20) if architecture_or_none(space, v) is not None)
+    exact = {name: 0.15 for name in values if name.endswith(".dropout")}
+    spelled = dict.fromkeys(exact, 0.15000000000000002)
+    same = space.candidate({**values, **spelled})
+    assert same == space.candidate({**values, **exact})
+    assert same.fingerprint() == space.candidate({**values, **exact}).fingerprint()
+
+
+def test_a_candidate_s_fingerprint_tells_networks_and_recipes_apart(small):
+    values = small.draw(Random(0))
+    candidate = small.candidate(values)
+    assert small.candidate(dict(values)).fingerprint() == candidate.fingerprint()
+    assert replace(candidate, recipe=replace(candidate.recipe, batch_size=64)).fingerprint() != candidate.fingerprint()
+    longer = replace(small, epochs=16).candidate(values)
+    assert longer.architecture == candidate.architecture
+    assert longer.fingerprint() != candidate.fingerprint()
+
+
+def test_a_space_s_fingerprint_changes_with_what_it_says_alone(small):
+    def fingerprint(text):
+        return SearchSpace.from_toml(tomllib.loads(text)).fingerprint()
+
+    assert fingerprint(SMALL) == small.fingerprint()
+    assert len(small.fingerprint()) == 16
+    assert int(small.fingerprint(), 16) >= 0
+    same = [
+        SMALL.replace("num_convs = [1, 3]\ndropout = 0.1", "dropout = 0.1\nnum_convs = [1, 3]"),
+        SMALL.replace("dropout = 0.1", "dropout = 0.1\nkernel_size = 3"),
+        SMALL.replace("low = 4, high = 8", "high = 8, low = 4"),
+        f"# a comment\n{SMALL}",
+    ]
+    assert {fingerprint(text) for text in same} == {small.fingerprint()}
+    other = [
+        SMALL.replace("num_classes = 4", "num_classes = 5"),
+        SMALL.replace("[2, 9, 9]", "[2, 9, 8]"),
+        SMALL.replace("[1, 3]", "[1, 2, 3]"),
+        SMALL.replace("[1, 3]", "[3, 1]"),
+        SMALL.replace("dropout = 0.1", "dropout = 0.2"),
+        SMALL.replace("low = 4, high = 8", "low = 4, high = 10"),
+        SMALL.replace(", step = 2", ""),
+        SMALL.replace(", log = true", ""),
+        SMALL.replace("dropout = 0.1", "dropout = 0.1\nkernel_size = 5"),
+    ]
+    assert len({fingerprint(text) for text in [SMALL, *other]}) == 10
+
+
+# What is wrong in a file
+
+TOP = "input_shape, num_classes, network, block, conv, recipe"
+NETWORK_KEYS = "num_blocks, activation, order, pool, head, residual"
+BLOCK_KEYS = "num_convs, kernel_size, padding, convolution, shared_repeats, transition, transition_channels, dropout"
+RECIPE_KEYS = (
+    "sgd_learning_rate, adam_learning_rate, optimizer, momentum, weight_decay, schedule, warmup, step_start, "
+    "step_epochs, step_gamma, average_epochs, batch_size, label_smoothing, rotation, translation, scale, shear, "
+    "brightness, contrast"
+)
+COUNT = "a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("[conv]", "[layers]\n[conv]", f"unknown key layers, allowed: {TOP}"),
+        ("[conv]", "[b]\n[a]\n[conv]", f"unknown key a, b, allowed: {TOP}"),
+        ("[network]", "[network]\ndepth = 3", f"network: unknown key depth, allowed: {NETWORK_KEYS}"),
+        ("[block]", "[block]\nwidth = 3", f"block: unknown key width, allowed: {BLOCK_KEYS}"),
+        ("[conv]", "[conv]\nwidth = 3\nheight = 3", "conv: unknown key height, width, allowed: channels"),
+        ("[recipe]", "[recipe]\nepochs = 3", f"recipe: unknown key epochs, allowed: {RECIPE_KEYS}"),
+        ("num_blocks = { low = 1, high = 2 }", "", "network.num_blocks is missing, allowed: {} and at most 20"),
+        ("num_convs = [1, 3]", "", "block.num_convs is missing, allowed: {} and at most 100"),
+        ("channels = { low = 4, high = 8, step = 2 }", "", "conv.channels is missing, allowed: {} and at most 1e+12"),
+        ("low = 4, high = 8, step = 2", "low = 32, high = 8", "conv.channels: low (32) is above high (8)"),
+        ("low = 4, ", "", "conv.channels: low missing from a range"),
+        ("low = 4", "low = 0", "conv.channels: low: 0, allowed: {} and at most 1e+12"),
+        ("step = 2", "step = 3", "conv.channels: high (8) is not low (4) plus a whole number of steps of 3"),
+        ("step = 2", "step = 2, log = true", "conv.channels: step and log together, allowed: one of them"),
+        ("step = 2", "steps = 2", "conv.channels: unknown key steps, allowed: low, high, step, log"),
+        ("{ low = 4, high = 8, step = 2 }", "0", "conv.channels: 0, allowed: {} and at most 1e+12"),
+        ("{ low = 4, high = 8, step = 2 }", "true", "conv.channels: True, allowed: {} and at most 1e+12"),
+        ("{ low = 4, high = 8, step = 2 }", "8.0", "conv.channels: 8.0, allowed: {} and at most 1e+12"),
+        ("{ low = 1, high = 2 }", "1_000_000", "network.num_blocks: 1000000, allowed: {} and at most 20"),
+        ("[1, 3]", "[1, 1000]", "block.num_convs: 1000, allowed: {} and at most 100"),
+        ("[1, 3]", "[]", "block.num_convs: an empty list, allowed: at least one of: {} and at most 100"),
+        ("[1, 3]", "[1, 3, 1]", "block.num_convs: [1, 3, 1] names a value twice"),
+        ("dropout = 0.1", "dropout = 1.0", "block.dropout: 1.0, allowed: a number of at least 0 and below 1"),
+        ("dropout = 0.1", "padding = 1", "block.padding: 1, allowed: same, valid"),
+        (
+            "dropout = 0.1",
+            "shared_repeats = -1",
+            "block.shared_repeats: -1, allowed: a whole number of at least 0 and at most 100",
+        ),
+        (
+            "dropout = 0.1",
+            "padding = { low = 0, high = 1 }",
+            "block.padding: a range, allowed: a value or a list of: same, valid",
+        ),
+        ("[network]", "[network]\nresidual = 1", "network.residual: 1, allowed: true, false"),
+        (
+            '"adamw"]',
+            '"rmsprop"]',
+            "recipe.optimizer: 'rmsprop', allowed: sgd, adam, adamw",
+        ),
+        ("low = 0.01", "low = 0.0", "recipe.sgd_learning_rate: low: 0.0, allowed: a number above 0"),
+        (
+            "num_classes = 4",
+            "num_classes = 1",
+            "num_classes: 1, allowed: a whole number of at least 2 and at most 1e+12",
+        ),
+        (
+            "num_classes = 4",
+            "num_classes = [4, 5]",
+            "num_classes: [4, 5], allowed: a whole number of at least 2 and at most 1e+12",
+        ),
+        (
+            "num_classes = 4",
+            "num_classes = true",
+            "num_classes: True, allowed: a whole number of at least 2 and at most 1e+12",
+        ),
+        ("[2, 9, 9]", "[9, 9]", "input_shape: [9, 9], allowed: [channels, height, width]"),
+        ("[2, 9, 9]", "[0, 9, 9]", "input_shape: [0, 9, 9], allowed: [channels, height, width]"),
+        ("[2, 9, 9]", "[2, 9, 9.0]", "input_shape: [2, 9, 9.0], allowed: [channels, height, width]"),
+        ("[2, 9, 9]", '"mnist"', "input_shape: 'mnist', allowed: [channels, height, width]"),
+        (
+            "[conv]\nchannels = {",
+            "[[conv]]\nchannels = {",
+            "conv: [{'channels': {'high': 8, 'low': 4, 'step': 2}}], allowed: a table",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file_and_key(tmp_path, old, new, error):
+    assert SMALL.count(old) == 1
+    path = tmp_path / "space.toml"
+    path.write_text(SMALL.replace(old, new))
+    with pytest.raises(SearchSpaceError) as caught:
+        SearchSpace.load(str(path))
+    assert str(caught.value) == f"{path}: {error.replace('{}', COUNT)}"
+
+
+def test_an_unknown_name_and_a_file_that_cannot_be_read(tmp_path):
+    def error(name):
+        with pytest.raises(SearchSpaceError) as caught:
+            SearchSpace.load(str(name))
+        return str(caught.value)
+
+    assert (
+        error("imagenet")
+        == "no search space 'imagenet', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file"
+    )
+    assert error("") == "no search space '', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file"
+    assert error(tmp_path / "none.toml") == f"{tmp_path / 'none.toml'}: No such file or directory"
+    assert error(tmp_path) == f"{tmp_path}: Is a directory"
+    path = tmp_path / "space.toml"
+    path.write_text("[network\n")
+    assert error(path) == f"{path}: not TOML: Expected ']' at the end of a table declaration (at line 1, column 9)"
+    path.write_bytes(b"name = '\xff'")
+    assert error(path) == f"{path}: not TOML: 'utf-8' codec can't decode byte 0xff in position 8: invalid start byte"
+    path.write_text("")
+    assert error(path) == f"{path}: network.num_blocks is missing, allowed: {COUNT} and at most 20"
+
+
+SCALARS = (
+    st.booleans()
+    | st.integers()
+    | st.integers(-2, 6)
+    | st.just(10**400)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["relu", "same", "sgd", "step", "gap"])
+    | st.dates()
+    | st.datetimes(min_value=datetime.datetime(2000, 1, 1))
+)
+NUMBERS = st.integers(-2, 9) | st.floats(-1, 2) | SCALARS
+RANGES = st.fixed_dictionaries({}, optional={"low": NUMBERS, "high": NUMBERS, "step": NUMBERS, "log": SCALARS})
+VALUES = st.recursive(
+    SCALARS | RANGES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def table(keys):
+    return st.fixed_dictionaries({}, optional=dict.fromkeys(keys, VALUES)) | VALUES
+
+
+FILES = st.dictionaries(st.text(max_size=5), VALUES, max_size=4) | st.fixed_dictionaries(
+    {"network": table(NETWORK), "block": table(BLOCK), "conv": table(["channels"])},
+    optional={"recipe": table(RECIPE), "input_shape": VALUES, "num_classes": VALUES},
+)
+# A good file with one value changed reaches every check behind the first.
+CHANGES = st.sampled_from(
+    [("network", key) for key in NETWORK]
+    + [("block", key) for key in BLOCK]
+    + [("conv", "channels")]
+    + [("recipe", key) for key in RECIPE]
+)
+
+
+def accepts_or_refuses(data):
+    try:
+        space = SearchSpace.from_toml(data)
+    except SearchSpaceError:
+        return
+    values = space.draw(Random(0))
+    assert all(space.domains[name].holds(value) for name, value in values.items())
+    assert len(space.fingerprint()) == 16
+
+
+@given(FILES)
+def test_any_file_is_read_or_refused(data):
+    accepts_or_refuses(data)
+
+
+@settings(max_examples=300)
+@given(CHANGES, VALUES)
+def test_any_value_is_read_or_refused(change, value):
+    data = tomllib.loads(SMALL)
+    section, key = change
+    data[section][key] = value
+    accepts_or_refuses(data)

@@ -1,0 +1,270 @@
+from dataclasses import replace
+
+import pytest
+from support.draws import draws
+from support.paths import ROOT
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
+from nas.architecture.cost import cost_of, layer_table
+from nas.architecture.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+)
+from nas.errors import ShapeError
+from nas.space.search_space import SearchSpace
+
+FOLDER = ROOT / "search_spaces"
+
+
+# Published networks
+
+
+def blocks(*tables, **network):
+    """Parameter values by name: of the network, and of each block a dictionary with its widths under "widths"."""
+    values = {"num_blocks": len(tables), **network}
+    for number, table in enumerate(tables, start=1):
+        widths = table.pop("widths")
+        values[f"block{number}.num_convs"] = len(widths)
+        values |= {f"block{number}.{key}": value for key, value in table.items()}
+        values |= {f"block{number}.conv{conv}.channels": width for conv, width in enumerate(widths, start=1)}
+    return values
+
+
+def networks(space, values):
+    """Twenty times the network of some values; parameters left out are drawn, as a sampler would."""
+    for name, value in values.items():
+        assert space.domains[name].holds(value), name
+    return [space.architecture({**drawn, **values}) for drawn in draws(space, 20)]
+
+
+PLAIN = {"kernel_size": 3, "convolution": "full", "shared_repeats": 0, "transition": "none"}
+SAME = {**PLAIN, "padding": "same", "dropout": 0.05}
+VALID = {**PLAIN, "padding": "valid", "dropout": 0.05}
+BEFORE = {"transition": "before_pool", "transition_channels": 8}
+COMMON = {"activation": "relu", "order": "norm_act", "pool": "max", "residual": False}
+PUBLISHED = {
+    "mnist-7825": blocks(
+        {**SAME, "widths": [7, 11]},
+        {**SAME, "widths": [11, 15]},
+        {**SAME, "widths": [15, 16]},
+        head="gap_conv",
+        **COMMON,
+    ),
+    "mnist-18962": blocks(
+        {**SAME, "widths": [10, 18]},
+        {**SAME, "widths": [18, 28]},
+        {**SAME, "widths": [28, 10]},
+        head="gap",
+        **COMMON,
+    ),
+    "mnist-6136": blocks(
+        {**VALID, "widths": [8, 16], "transition": "after_pool", "transition_channels": 8},
+        {**VALID, "widths": [8, 12, 12, 16]},
+        head="gap_conv",
+        **COMMON,
+    ),
+    "mnist-3928": blocks(
+        {**VALID, **BEFORE, "widths": [8, 10]},
+        {**VALID, **BEFORE, "widths": [10, 12], "transition_channels": 10},
+        {**VALID, "widths": [10]},
+        head="gap_conv",
+        **{**COMMON, "order": "act_norm"},
+    ),
+}
+
+
+def without_dropout(architecture):
+    return replace(architecture, layers=tuple(x for x in architecture.layers if not isinstance(x, Dropout)))
+
+
+@pytest.mark.parametrize(
+    ("name", "space_name"),
+    [("mnist-7825", "mnist"), *((name, "mnist_wide") for name in PUBLISHED)],
+)
+def test_a_published_network_is_in_the_space(name, space_name):
+    published = without_dropout(Architecture.load(FOLDER / "published" / f"{name}.json"))
+    space = SearchSpace.load(space_name)
+    for architecture in networks(space, PUBLISHED[name]):
+        found = without_dropout(architecture)
+        assert found == published
+        assert cost_of(found) == cost_of(published)
+        assert [(row.kind, row.output_shape, row.params, row.receptive_field) for row in layer_table(found)] == [
+            (row.kind, row.output_shape, row.params, row.receptive_field) for row in layer_table(published)
+        ]
+
+
+@pytest.mark.parametrize("name", ["mnist-7825", "mnist-6136"])
+def test_these_are_in_the_space_with_their_dropout(name):
+    published = Architecture.load(FOLDER / "published" / f"{name}.json")
+    assert networks(SearchSpace.load("mnist_wide"), PUBLISHED[name]) == [published] * 20
+
+
+def test_a_network_with_the_published_facts_of_mnist_7784_is_in_the_space():
+    values = blocks(
+        {**SAME, "widths": [6, 8, 10]},
+        {**VALID, "widths": [11, 12, 15]},
+        {**SAME, "widths": [18]},
+        head="gap_linear",
+        **COMMON,
+    )
+    architecture, *others = networks(SearchSpace.load("mnist"), values)
+    assert others == [architecture] * 19
+    assert cost_of(architecture).params == 7784
+    assert cost_of(architecture).receptive_field == 30
+    rows = layer_table(architecture)
+    assert rows[-1].receptive_field == 42
+    kinds = [row.kind for row in rows]
+    assert kinds.count("max_pool") == 2
+    assert kinds.count("conv") == 7
+    assert [kinds[index + 1] for index, kind in enumerate(kinds) if kind == "conv"] == ["batch_norm"] * 7
+    widths = [row.output_shape[0] for row in rows if row.kind == "conv"]
+    assert widths == [6, 8, 10, 11, 12, 15, 18]
+    assert kinds[-3:] == ["global_avg_pool", "flatten", "linear"]
+    assert isinstance(architecture.layers[-3], GlobalAvgPool)
+    assert architecture.layers[-1] == Linear(out_features=10, bias=True)
+    assert [row.output_shape for row in rows[-4:]] == [(18, 4, 4), (18, 1, 1), (18,), (10,)]
+    assert rows[-1].params == 18 * 10 + 10
+    assert [row.output_shape[1] for row in rows if row.kind == "conv"] == [28, 28, 28, 12, 10, 8, 4]
+
+
+# What the parameters stand for
+
+CONV = {"kernel_size": 3, "padding": 1, "bias": False}
+NORM, RELU, POOL = BatchNorm(), Activation(function="relu"), MaxPool(kernel_size=2)
+GAP, FLAT = GlobalAvgPool(), Flatten()
+CLASSIFY = Conv(out_channels=4, kernel_size=1, bias=False)
+
+
+def unit(width, *others, bias=False, **changes):
+    return Conv(**{**CONV, "out_channels": width, "bias": bias, **changes}), *(others or (NORM, RELU))
+
+
+def tail(width, **changes):
+    """A unit and the usual head."""
+    return *unit(width, **changes), GAP, CLASSIFY, FLAT
+
+
+@pytest.mark.parametrize(
+    ("network", "block", "layers"),
+    [
+        ({}, {}, tail(6)),
+        ({"head": "gap_conv"}, {"num_convs": 2}, (*unit(6), *tail(6))),
+        ({"head": "gap_linear"}, {}, (*unit(6), GAP, FLAT, Linear(out_features=4))),
+        ({"head": "conv_gap"}, {}, (*unit(6), CLASSIFY, GAP, FLAT)),
+        ({"head": "block_gap"}, {}, (*unit(6), Conv(out_channels=4, **CONV), GAP, FLAT)),
+        (
+            {"head": "block_gap"},
+            {"convolution": "separable", "kernel_size": 5, "padding": "valid"},
+            (
+                *(DepthwiseSeparable(out_channels=6, kernel_size=5, bias=False), NORM, RELU),
+                *(DepthwiseSeparable(out_channels=4, kernel_size=5, bias=False), GAP, FLAT),
+            ),
+        ),
+        (
+            {"head": "block_gap", "order": "act", "residual": True},
+            {"shared_repeats": 2},
+            (
+                Residual(
+                    layers=(
+                        *unit(6, RELU, bias=True),
+                        Repeat(layers=unit(6, RELU, bias=True), times=2, shared=True),
+                    ),
+                    projection=True,
+                ),
+                *(Conv(out_channels=4, **CONV), GAP, FLAT),
+            ),
+        ),
+        ({"head": "gap"}, {"num_convs": 2}, (*unit(6), *unit(4), GAP, FLAT)),
+        (
+            {"head": "valid_conv"},
+            {"padding": "valid"},  # 9x9 becomes 7x7
+            (*unit(6, padding=0), Conv(out_channels=4, kernel_size=7, bias=False), FLAT),
+        ),
+        (
+            {"activation": "silu"},
+            {"kernel_size": 5},
+            (*unit(6, NORM, Activation(function="silu"), kernel_size=5, padding=2), GAP, CLASSIFY, FLAT),
+        ),
+        ({"order": "act_norm"}, {"dropout": 0.2}, (*unit(6, RELU, NORM, Dropout(rate=0.2)), GAP, CLASSIFY, FLAT)),
+        ({"order": "act"}, {}, (*unit(6, RELU, bias=True), GAP, CLASSIFY, FLAT)),
+        ({"num_blocks": 2}, {}, (*unit(6), POOL, *tail(6))),
+        ({"num_blocks": 2, "pool": "avg"}, {}, (*unit(6), AvgPool(kernel_size=2), *tail(6))),
+        (
+            {"num_blocks": 2},
+            {"transition": "before_pool", "transition_channels": 5, "dropout": 0.1},
+            (
+                *unit(6, NORM, RELU, Dropout(rate=0.1)),
+                *unit(5, kernel_size=1, padding=0),
+                POOL,
+                *unit(6, NORM, RELU, Dropout(rate=0.1)),
+                *(GAP, CLASSIFY, FLAT),
+            ),
+        ),
+        (
+            {"num_blocks": 2},
+            {"transition": "after_pool", "transition_channels": 5},
+            (*unit(6), POOL, *unit(5, kernel_size=1, padding=0), *tail(6)),
+        ),
+        (
+            {},
+            {"convolution": "separable"},
+            (DepthwiseSeparable(out_channels=6, **CONV), NORM, RELU, GAP, CLASSIFY, FLAT),
+        ),
+        (
+            {},
+            {"shared_repeats": 3},
+            (
+                *unit(6),
+                Repeat(layers=(Conv(out_channels=6, **CONV), RELU), times=3, shared=True),
+                *(NORM, GAP, CLASSIFY, FLAT),
+            ),
+        ),
+        (
+            {"order": "act"},
+            {"shared_repeats": 2, "dropout": 0.1},
+            (
+                *unit(6, RELU, Dropout(rate=0.1), bias=True),
+                Repeat(layers=unit(6, RELU, bias=True), times=2, shared=True),
+                *(Dropout(rate=0.1), GAP, CLASSIFY, FLAT),
+            ),
+        ),
+        (
+            {"residual": True, "num_blocks": 2},
+            {},
+            (
+                Residual(layers=unit(6), projection=True),
+                POOL,
+                Residual(layers=unit(6), projection=False),
+                *(GAP, CLASSIFY, FLAT),
+            ),
+        ),
+        ({"residual": True}, {"padding": "valid"}, tail(6, padding=0)),
+    ],
+)
+def test_the_layers_that_parameters_stand_for(network, block, layers):
+    data = {"network": {"num_blocks": 1, **network}, "block": {"num_convs": 1, **block}, "conv": {"channels": 6}}
+    space = SearchSpace.from_toml({"input_shape": [2, 9, 9], "num_classes": 4, **data})
+    assert space.architecture({}) == Architecture(input_shape=(2, 9, 9), layers=layers)
+    assert space.architecture({}).output_shape == (4,)
+
+
+def test_a_valid_convolution_on_an_oblong_map_is_followed_by_a_pool():
+    data = {"network": {"num_blocks": 1, "head": "valid_conv"}, "block": {"num_convs": 1}, "conv": {"channels": 6}}
+    space = SearchSpace.from_toml({"input_shape": [2, 9, 7], "num_classes": 4, **data})
+    head = Conv(out_channels=4, kernel_size=7, bias=False), GAP, FLAT
+    assert space.architecture({}) == Architecture(input_shape=(2, 9, 7), layers=(*unit(6), *head))
+
+
+def test_a_head_without_a_map_is_an_impossible_shape():
+    block = {"num_convs": 1, "padding": "valid", "kernel_size": 5}
+    data = {"network": {"num_blocks": 1, "head": "valid_conv"}, "block": block, "conv": {"channels": 6}}
+    with pytest.raises(ShapeError):
+        SearchSpace.from_toml({"input_shape": [1, 4, 4], **data}).architecture({})

@@ -1,0 +1,194 @@
+"""Known networks to begin a search with."""
+
+import json
+import os
+
+import pytest
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of
+from nas.commands.events import EpochFinished
+from nas.commands.search import search
+from nas.errors import ArchitectureError, StudyError
+from nas.recipe import Recipe
+from nas.space.constraints import limits
+from nas.space.search_space import SearchSpace
+from nas.space.warm_start import recipe_values, starts
+from nas.study.reader import StudyRecords, trials
+
+KEPT = limits((1, 28, 28), max_params=8000)
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return SearchSpace.load("mnist")
+
+
+def test_a_published_network_is_expressed_in_the_space(mnist):
+    (start,), unfit = starts(["mnist-7825"], mnist, KEPT, seed=0)
+    assert unfit == ()
+    assert start.source == "mnist-7825"
+    candidate = mnist.candidate(start.values)
+    assert candidate.architecture == Architecture.load("mnist-7825")
+    assert candidate.fingerprint() == start.fingerprint
+    assert start.values.keys() == mnist.domains.keys()
+    assert all(domain.holds(start.values[name]) for name, domain in mnist.domains.items())
+    # Nothing says how it was trained: the default, and weights decay and are averaged as little as the space has it.
+    assert candidate.recipe == Recipe(weight_decay=1e-6, average_epochs=0.5)
+    assert starts(["mnist-7825"], mnist, KEPT, seed=0)[0] == [start]
+
+
+def test_a_recipe_beside_the_file_is_taken(mnist, tmp_path):
+    (tmp_path / "architecture.json").write_text(Architecture.load("mnist-7825").dumps())
+    recipe = Recipe(optimizer="adamw", learning_rate=0.0123, rotation=6.0, label_smoothing=0.04, batch_size=64)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    for named in (tmp_path, tmp_path / "architecture.json"):
+        (start,), _ = starts([named], mnist, KEPT, seed=0)
+        found = mnist.candidate(start.values).recipe
+        assert (found.optimizer, found.learning_rate, found.rotation) == ("adamw", 0.0123, 6.0)
+        assert (found.label_smoothing, found.batch_size) == (0.04, 64)
+
+
+def test_the_nearest_recipe_of_the_space_is_taken(mnist):
+    values = recipe_values(mnist, Recipe(learning_rate=3.0, batch_size=100, rotation=50.0, schedule="step"))
+    assert values["recipe.sgd_learning_rate"] == 0.5
+    assert values["recipe.batch_size"] == 128
+    assert values["recipe.rotation"] == 12.0
+    assert values["recipe.schedule"] == "cosine"  # no number: the first
+    assert values.keys() == {name for name in mnist.domains if name.startswith("recipe.")}
+
+
+def test_what_does_not_fit_is_told_with_the_reason(mnist):
+    fitting, unfit = starts(["mnist-26756", "mnist-7825", "mnist-6136"], mnist, KEPT, seed=0)
+    assert [start.source for start in fitting] == ["mnist-7825"]
+    assert [line.split(" is left out: ")[0] for line in unfit] == ["mnist-26756", "mnist-6136"]
+    assert unfit[1] == "mnist-6136 is left out: block2.num_convs is 4, allowed: 1 to 3"
+    _, unfit = starts(["mnist-7825"], mnist, limits((1, 28, 28), max_params=7000), seed=0)
+    assert unfit == ("mnist-7825 is left out: params is 7825, allowed: params<=7000",)
+
+
+def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
+    for name in ("mnist-7825", "mnist-3928"):
+        (tmp_path / f"{name}.json").write_text(Architecture.load(name).dumps())
+    fitting, unfit = starts([tmp_path], mnist, KEPT, seed=0)
+    assert [start.source for start in fitting] == [str(tmp_path / "mnist-7825.json")]
+    assert len(unfit) == 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError) as caught:
+        starts([tmp_path / "empty"], mnist, KEPT, seed=0)
+    assert str(caught.value) == f"--start-from {tmp_path / 'empty'}: no architecture (*.json) in this folder"
+
+
+def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    if os.access(folder, os.R_OK):
+        pytest.skip("root may read everything")
+    with pytest.raises(StudyError, match=r"^--start-from .*closed: Permission denied$"):
+        starts([folder], mnist, KEPT, seed=0)
+
+
+def test_a_recipe_is_no_network_and_that_of_another_is_not_taken(mnist, tmp_path, monkeypatch):
+    (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=8.0).to_json()))
+    (start,), _ = starts([tmp_path], mnist, KEPT, seed=0)
+    assert mnist.candidate(start.values).recipe.rotation == 8.0
+    monkeypatch.chdir(tmp_path)
+    (start,), _ = starts(["mnist-7825"], mnist, KEPT, seed=0)
+    assert mnist.candidate(start.values).recipe.rotation == 0.0
+
+
+def test_images_of_another_shape_are_refused():
+    space = SearchSpace.load("colour")
+    with pytest.raises(StudyError) as caught:
+        starts(["mnist-7825"], space, (), seed=0)
+    assert str(caught.value) == "--start-from mnist-7825: takes images of 1x28x28, the dataset has 3x32x32"
+
+
+def test_a_file_that_is_none_is_an_error(mnist, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ArchitectureError):
+        starts([tmp_path / "broken.json"], mnist, KEPT, seed=0)
+
+
+def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
+    options = {
+        "dataset": "digits",
+        "space": tiny_space,
+        "epochs": 1,
+        "max_params": 900,
+        "min_receptive_field": 10,
+        "device": "cpu",
+        "workers": 1,
+    }
+    search(**options, trials=2, results=tmp_path / "first")
+    known = [trial for trial in trials(results=tmp_path / "first") if trial.outcome == "trained"]
+    files = []
+    for number, trial in enumerate(known):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "architecture.json").write_text(trial.architecture.dumps())
+        (folder / "recipe.json").write_text(json.dumps(trial.recipe.to_json()))
+        files.append(folder)
+    second = tmp_path / "second"
+    search(**options, trials=1, seed=7, results=second, start_from=files)
+    search(**options, trials=3, seed=7, results=second, start_from=files)
+    found = [trial for trial in trials(results=second) if trial.outcome == "trained"]
+    assert [trial.architecture for trial in found[:2]] == [trial.architecture for trial in known]
+    assert [trial.recipe for trial in found[:2]] == [trial.recipe for trial in known]
+    assert len(found) == 3
+    # The third is one of them with one choice changed: nothing was drawn at random.
+    *known, child = [
+        trial.params
+        for trial in StudyRecords.open(results=second).study.trials
+        if trial.user_attrs["outcome"] == "trained"
+    ]
+    assert min(sum(child[name] != parent[name] for name in child) for parent in known) == 1
+    assert all(cost_of(trial.architecture).params <= 900 for trial in found)
+
+
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
+    options = {
+        "dataset": "digits",
+        "space": tiny_space,
+        "epochs": 5,
+        "max_params": 900,
+        "min_receptive_field": 10,
+        "device": "cpu",
+        "workers": 1,
+    }
+    search(**options, trials=4, results=tmp_path / "first", sampler="random")
+    files = []
+    for trial in trials(results=tmp_path / "first"):
+        if trial.outcome == "trained":
+            files.append(tmp_path / f"{trial.number}.json")
+            files[-1].write_text(trial.architecture.dumps())
+    given = {**options, "trials": 3, "start_from": files, "pruner": pruner, "seed": 1}
+
+    def ended(folder):
+        records = StudyRecords.open(results=folder)
+        return [
+            (
+                trial.user_attrs.get("started_from"),
+                trial.user_attrs["outcome"],
+                trial.user_attrs["candidate"],
+                trial.values,
+            )
+            for trial in records.study.trials
+            if trial.user_attrs.get("outcome") in ("trained", "pruned")
+        ]
+
+    search(**given, results=tmp_path / "whole")
+    for at in (1, 4, 6):
+        left = [at]
+
+        def interrupt(event, left=left):
+            left[0] -= isinstance(event, EpochFinished)
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        search(**given, results=tmp_path / "pieces", on_event=interrupt)
+    search(**given, results=tmp_path / "pieces")
+    assert ended(tmp_path / "pieces") == ended(tmp_path / "whole")
+    assert [row[0] for row in ended(tmp_path / "whole")][:3] == [str(file) for file in files[:3]]

@@ -1,0 +1,125 @@
+"""Locks: of this process, of others, and of those that are gone."""
+
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from nas.study import locks as sharing
+from nas.study.locks import LockLostError, locks
+
+HOLD = """
+import sys
+from pathlib import Path
+from nas.sharing import locks
+held = locks(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+print(held.hold("mine"), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _old_server(monkeypatch):
+    monkeypatch.setattr(sharing, "GRACE", 0)
+
+
+@pytest.fixture
+def study(request):
+    """A name that no other test has."""
+    return request.node.name
+
+
+def holder(database, study, folder):
+    """Another process that holds the lock "mine"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, database, study, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"True\n"
+    return process
+
+
+def test_a_lock_is_held_until_its_process_ends_however_it_ends(database, study, tmp_path, settled):
+    for end in ("kill", "terminate", "stdin"):
+        other = holder(database, study, tmp_path)
+        with closing(locks(database, study, tmp_path)) as mine:
+            assert mine.is_held("mine")
+            assert not mine.hold("mine")
+            assert not mine.is_held("theirs")
+            other.stdin.close() if end == "stdin" else getattr(other, end)()
+            other.wait()
+            settled(lambda mine=mine: not mine.is_held("mine"))
+            assert mine.hold("mine")
+            assert not mine.is_held("mine"), "our own"
+        other.stdout.close()
+        other.stdin.close()
+
+
+def test_locks_of_one_study_are_not_those_of_another(database, study, tmp_path):
+    with (
+        closing(locks(database, study, tmp_path)) as here,
+        closing(locks(database, f"{study} 2", tmp_path)) as there,
+    ):
+        assert here.hold("a")
+        assert there.hold("a")
+        assert not there.is_held("a")
+
+
+def test_one_at_a_time(database, study, tmp_path):
+    """A counter that is read and written in two steps comes out right only if nobody else is between them."""
+    count, inside = tmp_path / "count", []
+    count.write_text("0")
+
+    def work():
+        with closing(locks(database, study, tmp_path)) as held:
+            for _ in range(20):
+                with held.exclusively("begin") as check:
+                    inside.append(1)
+                    assert len(inside) == 1
+                    before = int(count.read_text())
+                    check()
+                    count.write_text(str(before + 1))
+                    inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.read_text() == "80"
+
+
+def test_what_is_released_leaves_no_file_of_its_own(tmp_path):
+    with closing(locks(f"sqlite:///{tmp_path / 'studies.db'}", "search", tmp_path)) as held:
+        held.hold("session")
+        assert [path.name for path in tmp_path.iterdir()] == ["studies.db.search.session.lock"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_restarted_server_forgets_nobody(postgres, study, tmp_path, monkeypatch, settled):
+    other = holder(postgres.url, study, tmp_path)
+    with closing(locks(postgres.url, study, tmp_path)) as mine:
+        postgres.stop()
+        postgres.start()
+        monkeypatch.setattr(sharing, "GRACE", 3600)
+        assert mine.is_held("mine"), "a server that has just begun may not know everybody yet"
+        monkeypatch.setattr(sharing, "GRACE", 0)
+        settled(lambda: mine.is_held("mine"))
+        other.kill()
+        other.wait()
+        settled(lambda: not mine.is_held("mine"))
+    other.stdin.close()
+    other.stdout.close()
+
+
+def test_a_lock_that_was_lost_meanwhile_is_noticed(postgres, study, tmp_path):
+    with closing(locks(postgres.url, study, tmp_path)) as held:
+        with held.exclusively("begin") as check:
+            check()
+            postgres.stop()
+            postgres.start()
+            with pytest.raises(LockLostError):
+                check()
+        with held.exclusively("begin") as check:
+            check()

@@ -1,0 +1,30 @@
+"""Commands that are shown to be copied name their study, and no password."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from nas.study.database import default_storage
+from nas.study.reference import study_options
+
+
+@pytest.mark.parametrize("results", ["results", Path("results"), "results/"])
+@pytest.mark.parametrize("study", [None, "search"])
+@pytest.mark.parametrize("storage", [None, default_storage("results")])
+def test_defaults_are_left_out(results, study, storage):
+    assert study_options(results=results, storage=storage, study=study) == ""
+
+
+@pytest.mark.parametrize("name", ["r1", "my results", "it's", "$(reboot)", "a;b", "größe"])
+def test_a_shell_reads_them_as_they_were_given(name):
+    url = f"sqlite:///{name}.db"
+    _, results, _, storage, *rest = shlex.split(study_options(results=name, storage=url, study=name))
+    assert [results, *rest] == [name, "--study", name]
+    assert make_url(storage) == make_url(url)
+
+
+def test_a_password_is_never_shown():
+    text = study_options(results="results", storage="postgresql://me:pa'ss@host/db", study=None)
+    assert shlex.split(text) == ["--storage", "postgresql://me:***@host/db"]

@@ -1,0 +1,36 @@
+"""A dashboard's server in a thread, and requests to it."""
+
+import http.client
+import threading
+from contextlib import contextmanager
+from queue import Queue
+from urllib.parse import urlsplit
+
+from nas.dashboard import server as dashboard
+from nas.dashboard.server import serve_dashboard
+
+
+@contextmanager
+def serving(monkeypatch, results, **options):
+    """The address of a study's page while it is served on a free port."""
+    servers, addresses = [], Queue()
+    make = dashboard.make_server
+    monkeypatch.setattr(dashboard, "make_server", lambda *args: servers.append(make(*args)) or servers[-1])
+    options = {"results": results, "port": 0, "on_ready": addresses.put, **options}
+    thread = threading.Thread(target=serve_dashboard, kwargs=options)
+    thread.start()
+    try:
+        yield addresses.get(timeout=60)
+    finally:
+        servers[0].shutdown()
+        thread.join()
+
+
+def request(address, method, path, body=None, **headers):
+    """Status, body and headers of an answer; `_` in a header's name stands for `-`."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request(method, path, body=body, headers={name.replace("_", "-"): x for name, x in headers.items()})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content, response.headers

@@ -1,0 +1,455 @@
+"""The reference trainer: it learns, repeats itself bit for bit, and leaves the caller's random state alone."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.images import EVERY_AUGMENTATION, noise, scans
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.composites import Repeat
+from nas.architecture.layers import Activation, BatchNorm, Conv, Dropout, Flatten, GlobalAvgPool, MaxPool
+from nas.errors import DeviceError, StudyError, TrainingDiverged
+from nas.recipe import Recipe
+from nas.training.data import TrainingData
+from nas.training.device import describe, pick_device, pick_devices
+from nas.training.metrics import EpochMetrics
+from nas.training.reference import evaluate, initialise, state_dict_on_cpu, train
+from nas.training.results import consistent_accuracy, objective
+from nas.training.schedule import learning_rate
+
+CPU = torch.device("cpu")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def small(side: int = 12, *, width: int = 8, dropout: float = 0.1) -> Architecture:
+    # Without a bias before batch norm: its gradient is 0 but for rounding, which Adam would blow up to full steps.
+    conv = Conv(out_channels=width, kernel_size=3, padding="same", bias=False)
+    block = (conv, BatchNorm(), Activation(), Dropout(rate=dropout))
+    return Architecture(
+        input_shape=(1, side, side),
+        layers=(
+            Conv(out_channels=width, kernel_size=3, stride=2),
+            Repeat(layers=block, times=2),
+            MaxPool(kernel_size=2),
+            *block,
+            Conv(out_channels=10, kernel_size=1),
+            GlobalAvgPool(),
+            Flatten(),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def digits() -> TrainingData:
+    return scans(28)
+
+
+EVERYTHING = Recipe(
+    epochs=3,
+    batch_size=16,
+    label_smoothing=0.1,
+    **EVERY_AUGMENTATION,
+)
+
+
+def run(seed: int = 0, *, recipe: Recipe = EVERYTHING) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
+    module = initialise(small(), seed=0)
+    metrics = [replace(m, seconds=0.0) for m in train(module, recipe, noise(), seed=seed, device=CPU)]
+    return metrics, state_dict_on_cpu(module)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "schedule"),
+    [("sgd", 0.1, "one_cycle"), ("adam", 0.01, "cosine"), ("adamw", 0.01, "step"), ("sgd", 0.02, "constant")],
+)
+def test_learns(digits: TrainingData, optimizer: str, rate: float, schedule: str) -> None:
+    recipe = Recipe(
+        epochs=6,
+        optimizer=optimizer,
+        learning_rate=rate,
+        schedule=schedule,
+        step_epochs=4,
+        batch_size=32,
+        weight_decay=1e-4,
+        rotation=5.0,
+        translation=0.02,
+    )
+    module = initialise(small(28, width=16, dropout=0.0), seed=0)
+    before = evaluate(
+        module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device=CPU, batch_size=100
+    )
+    metrics = list(train(module, recipe, digits, seed=0, device=CPU))
+    assert before[1] < 0.3
+    assert metrics[-1].val_accuracy > 0.9
+    assert metrics[-1].val_loss < before[0] - 1
+    assert [m.epoch for m in metrics] == [1, 2, 3, 4, 5, 6]
+    assert [m.learning_rate for m in metrics] == [learning_rate(recipe, 46 * e - 1, 46) for e in range(1, 7)]
+    assert all(m.seconds > 0 for m in metrics)
+    # The caller holds the trained module: its own accuracy is the one last reported.
+    after = evaluate(module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device=CPU)
+    assert after == (metrics[-1].val_loss, metrics[-1].val_accuracy)
+
+
+def test_same_seed_same_bits() -> None:
+    metrics, weights = run(7)
+    again, weights_again = run(7)
+    assert metrics == again
+    assert same(weights, weights_again)
+
+
+def test_another_seed_differs() -> None:
+    assert not same(run(7)[1], run(8)[1])
+
+
+def test_dropout_follows_the_seed() -> None:
+    # One batch of everything, no augmentation: the order can only change the rounding, dropout far more.
+    recipe = Recipe(epochs=1, batch_size=50, learning_rate=0.01, schedule="constant")
+    losses = [run(seed, recipe=recipe)[0][0].train_loss for seed in (1, 2, 1)]
+    assert losses[0] == losses[2]
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
+def test_interleaved_trainings_do_not_disturb_each_other_nor_the_caller() -> None:
+    torch.manual_seed(123)
+    expected_draws = torch.rand(6)
+    torch.manual_seed(123)
+    modules = [initialise(small(), seed=0) for _ in range(2)]
+    draws, metrics = [torch.rand(1)], [[], []]
+    trainings = [train(m, EVERYTHING, noise(), seed=seed, device=CPU) for m, seed in zip(modules, (7, 8), strict=True)]
+    for pair in zip(*trainings, strict=True):
+        draws.append(torch.rand(1))
+        for collected, m in zip(metrics, pair, strict=True):
+            collected.append(replace(m, seconds=0.0))
+    draws.append(torch.rand(2))
+    assert torch.equal(torch.cat(draws), expected_draws)
+    for module, collected, seed in zip(modules, metrics, (7, 8), strict=True):
+        alone, weights = run(seed)
+        assert collected == alone
+        assert same(state_dict_on_cpu(module), weights)
+
+
+def test_closing_early_leaves_a_usable_module_and_the_random_state() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    module = initialise(small(), seed=0)
+    training = train(module, EVERYTHING, noise(), seed=7, device=CPU)
+    first = next(training)
+    training.close()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert replace(first, seconds=0.0) == run(7)[0][0]
+    data = noise()
+    after = evaluate(module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=CPU)
+    assert after == (first.val_loss, first.val_accuracy)
+
+
+def test_initialise_is_seeded_and_leaves_the_random_state() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, other, third = (initialise(small(), seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(one, other)
+    assert not same(one, third)
+    torch.manual_seed(1)
+    assert same(one, small().build().state_dict())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_agrees_with_a_plain_loop(optimizer: str) -> None:
+    """A second implementation: no fused kernels, no channels_last, torch's scheduler, one batch of everything."""
+    data = noise()
+    recipe = Recipe(
+        epochs=5,
+        optimizer=optimizer,
+        learning_rate=0.02,
+        schedule="cosine",
+        momentum=0.8,
+        weight_decay=0.1,
+        batch_size=1000,
+        label_smoothing=0.2,
+    )
+    module = initialise(small(dropout=0.0), seed=3)
+    metrics = list(train(module, recipe, data, seed=0, device=CPU))
+
+    plain = initialise(small(dropout=0.0), seed=3)
+    if optimizer == "sgd":
+        steps = torch.optim.SGD(plain.parameters(), lr=0.02, momentum=0.8, nesterov=True, weight_decay=0.1)
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+        steps = kind(plain.parameters(), lr=0.02, betas=(0.8, 0.999), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, 5)
+    x = (data.train_images / 255 - 0.5) / 0.29
+    for m in metrics:
+        plain.train()
+        assert m.learning_rate == pytest.approx(steps.param_groups[0]["lr"])
+        logits = plain(x)
+        loss = functional.cross_entropy(logits, data.train_labels, label_smoothing=0.2)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        schedule.step()
+        assert m.train_loss == pytest.approx(loss.item(), abs=1e-4)
+        assert m.train_accuracy == pytest.approx((logits.argmax(1) == data.train_labels).double().mean().item())
+    plain.eval()
+    val_logits = plain((data.val_images / 255 - 0.5) / 0.29)
+    assert metrics[-1].val_loss == pytest.approx(functional.cross_entropy(val_logits, data.val_labels).item(), abs=1e-4)
+    for ours, theirs in zip(module.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+class Recorder(nn.Module):
+    """Keeps the batches it meets while training; its logits are a learnt constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(10))
+        self.batches: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.batches.append(x.detach().clone())
+        return self.logits.expand(len(x), 10)
+
+
+def test_dropout_is_new_at_every_step_of_every_epoch() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), Recorder())
+    data = noise(num_train=40)
+    data = replace(data, train_images=torch.full_like(data.train_images, 255))
+    list(train(module, Recipe(epochs=3, batch_size=10), data, seed=0, device=CPU))
+    masks = {tuple((batch == 0).flatten().tolist()) for batch in module[2].batches}
+    assert len(masks) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"), [(10, 4, [4, 4]), (8, 4, [4, 4]), (3, 128, [3]), (1, 1, [1]), (5, 1, [1] * 5)]
+)
+def test_batches_are_equal_and_an_example_comes_once_an_epoch(count: int, batch_size: int, sizes: list[int]) -> None:
+    numbers = torch.arange(count, dtype=torch.uint8)
+    data = TrainingData(
+        train_images=numbers.view(-1, 1, 1, 1),
+        train_labels=numbers.long() % 10,
+        val_images=numbers.view(-1, 1, 1, 1),
+        val_labels=numbers.long() % 10,
+        mean=(0.0,),
+        std=(1 / 255,),
+    )
+    module = Recorder()
+    epochs = []
+    for _ in train(module, Recipe(epochs=4, batch_size=batch_size), data, seed=0, device=CPU):
+        epochs.append(torch.cat(module.batches).flatten().round().int().tolist())
+        assert [len(batch) for batch in module.batches] == sizes
+        assert not module.training
+        module.batches.clear()
+    for order in epochs:
+        assert len(set(order)) == len(order) == sum(sizes)
+        assert set(order) <= set(range(count))
+    if count >= 5:
+        assert len(set(map(tuple, epochs))) > 1
+
+
+def test_input_is_normalised_per_channel() -> None:
+    images = torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8).view(2, 2, 1, 1)
+    labels = torch.tensor([0, 1])
+    data = TrainingData(
+        train_images=images, train_labels=labels, val_images=images, val_labels=labels, mean=(0.1, 0.5), std=(0.2, 0.5)
+    )
+    module = Recorder()
+    list(train(module, Recipe(epochs=1, batch_size=2), data, seed=0, device=CPU))
+    met = module.batches[0].view(2, 2)
+    expected = torch.tensor([[-0.5, 1.0], [0.5, -0.2]])
+    torch.testing.assert_close(met[met[:, 0].argsort()], expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 21, 1000])
+def test_evaluate_counts_every_example(batch_size: int) -> None:
+    data = noise()
+    module = initialise(small(), seed=0)
+    loss, accuracy = evaluate(
+        module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=CPU, batch_size=batch_size
+    )
+    logits = initialise(small(), seed=0).eval()((data.val_images / 255 - 0.5) / 0.29)
+    assert loss == pytest.approx(functional.cross_entropy(logits, data.val_labels).item(), rel=1e-4)
+    assert accuracy == (logits.argmax(1) == data.val_labels).sum().item() / 21
+
+
+def test_divergence_names_the_epoch_and_leaves_the_random_state() -> None:
+    module = initialise(small(), seed=0)
+    recipe = Recipe(epochs=5, learning_rate=1e6, schedule="constant", batch_size=10, weight_decay=0.1)
+    before = torch.get_rng_state()
+    with pytest.raises(TrainingDiverged, match=r"^diverged: loss (nan|inf) in epoch 1$") as caught:
+        list(train(module, recipe, noise(), seed=0, device=CPU))
+    assert caught.value.epoch == 1
+    assert not math.isfinite(caught.value.loss)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_divergence_at_the_last_step_is_found_too() -> None:
+    module = initialise(small(dropout=0.0), seed=0)
+    recipe = Recipe(epochs=1, learning_rate=1e38, schedule="constant", batch_size=50)
+    with pytest.raises(TrainingDiverged, match=r" in epoch 1$"):  # a single step: its own loss was still finite
+        list(train(module, recipe, noise(), seed=0, device=CPU))
+
+
+def test_strided_pointwise_convolutions_train() -> None:
+    """Kept out of channels_last on the CPU (oneDNN issue 6035), and trained all the same."""
+    pointwise = nn.Conv2d(4, 10, 1, stride=2)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), pointwise, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    list(train(module, Recipe(epochs=1), noise(), seed=0, device=CPU))
+    assert all(p.is_contiguous() for p in module.parameters())
+
+
+def test_state_dict_is_a_contiguous_copy_that_torch_load_trusts(tmp_path: Path) -> None:
+    module = initialise(small(), seed=0)
+    list(train(module, replace(EVERYTHING, epochs=1), noise(), seed=0, device=CPU))
+    assert not all(p.is_contiguous() for p in module.parameters())  # trained in channels_last
+    weights = state_dict_on_cpu(module)
+    assert all(t.is_contiguous() and not t.requires_grad and t.device == CPU for t in weights.values())
+    assert same(weights, module.state_dict())
+    torch.save(weights, tmp_path / "weights.pt")
+    assert same(torch.load(tmp_path / "weights.pt", weights_only=True), weights)
+    with torch.no_grad():
+        next(module.parameters()).zero_()
+    assert not same(weights, module.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"train_images": torch.zeros(50, 1, 12, 12)}, "train: images torch.float32 (50, 1, 12, 12), labels"),
+        ({"val_labels": torch.zeros(20, dtype=torch.int64)}, "val: 21 images and 20 labels"),
+        ({"val_images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8)}, "val: 0 images and 21 labels"),
+    ],
+)
+def test_unfit_data(change: dict[str, Tensor], text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        replace(noise(), **change)
+    assert str(caught.value).startswith(text)
+
+
+METRICS = EpochMetrics(
+    epoch=2, train_loss=0.5, train_accuracy=0.8, val_loss=0.4, val_accuracy=0.9, learning_rate=0.1, seconds=1.25
+)
+
+
+SHARES, POSITIVE = st.floats(0, 1), st.floats(0, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        EpochMetrics,
+        **{"epoch": st.integers(1, 10**6), "train_accuracy": SHARES, "val_accuracy": SHARES},
+        **dict.fromkeys(("train_loss", "val_loss", "learning_rate", "seconds"), POSITIVE),
+    )
+)
+def test_metrics_round_trip(metrics: EpochMetrics) -> None:
+    text = json.dumps(metrics.to_json())
+    assert EpochMetrics.from_json(json.loads(text)) == metrics
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ([], "m.json: [] found, allowed: an object with epoch, train_loss, "),
+        ({"epoch": 1}, "m.json: epoch found, allowed: an object with epoch, train_loss, "),
+        (METRICS.to_json() | {"extra": 1}, "m.json: epoch, extra, learning_rate, "),
+        (METRICS.to_json() | {"epoch": 1.0}, "m.json: epoch is 1.0, allowed: a whole number"),
+        (METRICS.to_json() | {"val_loss": "low"}, "m.json: val_loss is 'low', allowed: a number"),
+        (METRICS.to_json() | {"val_loss": math.nan}, "m.json: val_loss is nan, allowed: a number"),
+        (METRICS.to_json() | {"val_accuracy": 1.5}, "m.json: val_accuracy is 1.5, allowed: a number"),
+        (METRICS.to_json() | {"val_loss": True}, "m.json: val_loss is True, allowed: a number"),
+    ],
+)
+def test_damaged_metrics(data: object, text: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        EpochMetrics.from_json(data, where="m.json")
+    assert str(caught.value).startswith(text)
+
+
+def test_objective_literal_values() -> None:
+    accuracies = [0.999, 0.5, 0.7, 0.9]
+    assert objective(accuracies, 2) == pytest.approx(0.8)
+    assert objective(accuracies, 9) == pytest.approx(0.77475)
+    assert consistent_accuracy(accuracies, 2) == 0.7
+    assert consistent_accuracy(accuracies, 9) == 0.5
+
+
+@given(st.lists(st.floats(0, 1), min_size=1), st.integers(1, 20))
+def test_objective_lies_between_worst_and_best_of_the_last_epochs(accuracies: list[float], consistency: int) -> None:
+    last = accuracies[-consistency:]
+    assert consistent_accuracy(accuracies, consistency) == min(last)
+    assert min(last) - 1e-12 <= objective(accuracies, consistency) <= max(last) + 1e-12
+
+
+@pytest.mark.parametrize("function", [objective, consistent_accuracy])
+@pytest.mark.parametrize(("accuracies", "consistency"), [([], 5), ([0.5], 0)])
+def test_objective_of_nothing(function: object, accuracies: list[float], consistency: int) -> None:
+    assert callable(function)
+    with pytest.raises(ValueError, match="at least 1 of each is needed"):
+        function(accuracies, consistency)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == CPU
+    assert describe(CPU).startswith("cpu (")
+    assert describe(CPU).endswith(("cores)", "core)"))
+    best = pick_device()
+    assert best == pick_device("auto") == pick_device(str(best))
+    if torch.cuda.is_available():
+        assert pick_device("cuda") == torch.device("cuda:0") == best
+        assert torch.cuda.get_device_name(0) in describe(best)
+
+
+@pytest.mark.parametrize(
+    ("name", "picked"),
+    [
+        ("auto", ["cuda:0", "cuda:1"]),
+        ("cuda", ["cuda:0", "cuda:1"]),
+        ("cuda:0", ["cuda:0"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cpu", ["cpu"]),
+    ],
+)
+def test_every_gpu_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str, picked: list[str]) -> None:
+    """CUDA itself leaves out of its count what `CUDA_VISIBLE_DEVICES` does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert [str(device) for device in pick_devices(name)] == picked
+    assert pick_device(name) == pick_devices(name)[0]
+    if len(picked) == 2:
+        assert describe(*pick_devices(name)) == "2 GPUs (NVIDIA H200)"
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:1", "CPU", "meta"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        pick_device(name)
+    text = str(caught.value)
+    assert text.startswith(f"device {name!r} is not available here; available: ")
+    assert text.endswith("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_cuda_and_leaves_its_random_state() -> None:
+    device = pick_device("cuda")
+    before = torch.cuda.get_rng_state(device)
+    module = initialise(small(), seed=0)
+    recipe = replace(EVERYTHING, learning_rate=0.01)
+    on_cuda = list(train(module, recipe, noise(), seed=7, device=device))
+    assert torch.equal(torch.cuda.get_rng_state(device), before)
+    assert next(module.parameters()).device == device
+    assert len(on_cuda) == 3
+    assert all(t.device == CPU for t in state_dict_on_cpu(module).values())

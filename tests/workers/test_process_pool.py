@@ -1,0 +1,284 @@
+"""Workers: what a training comes to is the same wherever it happens, and whatever happens beside it."""
+
+import io
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.paths import ROOT
+
+from nas.architecture.architecture import Architecture
+from nas.commands import search as searching
+from nas.commands.events import TrialFinished
+from nas.commands.search import search
+from nas.data import datasets
+from nas.recipe import Recipe
+from nas.study.reader import trials
+from nas.training.data import SharedData, TrainingData
+from nas.training.reference import initialise
+from nas.training.select import train
+from nas.workers.backend import open_workers, pick_place
+from nas.workers.in_process import Here
+from nas.workers.process_pool import Processes
+from nas.workers.protocol import RETRIES, Ended, Job, Progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+NETWORK = Architecture.from_json(
+    {
+        "version": 1,
+        "input_shape": [1, 28, 28],
+        "layers": [
+            {"kind": "conv", "out_channels": 4, "kernel_size": 3},
+            {"kind": "batch_norm"},
+            {"kind": "activation"},
+            {"kind": "dropout", "rate": 0.1},
+            {"kind": "max_pool", "kernel_size": 4},
+            {"kind": "flatten"},
+            {"kind": "linear", "out_features": 10},
+        ],
+    }
+)
+RECIPE = Recipe(epochs=2, learning_rate=0.05, rotation=5.0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return TrainingData.of(datasets.load("digits"))
+
+
+@pytest.fixture(scope="module")
+def two(data):
+    """Two processes, used by several tests after one another."""
+    workers = Processes(data, [CPU, CPU], exact=False, most=1)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture(params=["here", "processes"])
+def workers(request, data):
+    return Here(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two")
+
+
+def job(key, **others):
+    return Job(**{"key": key, "architecture": NETWORK, "recipe": RECIPE, "seed": key, **others})
+
+
+def run(workers, *jobs):
+    """Every job's metrics and last word, by key."""
+    waiting, found = list(jobs), {given.key: [] for given in jobs}
+    while waiting or any(not isinstance(reports[-1:], list) or not ended(reports) for reports in found.values()):
+        while waiting and sum(not ended(found[given.key]) for given in jobs if given not in waiting) < workers.capacity:
+            workers.submit(waiting.pop(0))
+        for report in workers.reports():
+            found[report.key].append(report)
+    return found
+
+
+def ended(reports):
+    return bool(reports) and isinstance(reports[-1], Ended)
+
+
+def numbers(reports):
+    return [replace(report.metrics, seconds=0.0) for report in reports if isinstance(report, Progress)]
+
+
+def weights(report):
+    return torch.load(io.BytesIO(report.weights), weights_only=True)
+
+
+def test_a_job_gives_its_epochs_and_its_weights(workers, data):
+    reports = run(workers, job(1))[1]
+    assert [type(report) for report in reports] == [Progress, Progress, Ended]
+    module = initialise(NETWORK, seed=1)
+    alone = [replace(metrics, seconds=0.0) for metrics in train(module, RECIPE, data, seed=1, device=CPU)]
+    assert numbers(reports) == alone
+    assert reports[-1].outcome == "trained"
+    stored = weights(reports[-1])
+    assert stored.keys() == module.state_dict().keys()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_result_does_not_depend_on_who_is_beside_it(two, data):
+    plain = replace(NETWORK, layers=tuple(layer for layer in NETWORK.layers if layer.kind != "batch_norm"))
+    bad = {"architecture": plain, "recipe": Recipe(epochs=2, learning_rate=1e30, schedule="constant")}
+    dilated = Architecture.from_json(
+        {
+            "version": 1,
+            "input_shape": [1, 28, 28],
+            "layers": [
+                {"kind": "conv", "out_channels": 3, "kernel_size": 3, "dilation": 2},
+                {"kind": "global_avg_pool"},
+                {"kind": "flatten"},
+                {"kind": "linear", "out_features": 10},
+            ],
+        }
+    )
+    mixed = run(two, job(1), job(2, **bad), job(3, architecture=dilated), job(4), job(5, **bad), job(6))
+    here = Here(data, CPU, exact=False)
+    for key in (1, 4, 6):
+        assert numbers(mixed[key]) == numbers(run(here, job(key))[key])
+    assert numbers(mixed[3]) == numbers(run(here, job(3, architecture=dilated))[3])  # the reference trains this one
+    for key in (2, 5):
+        assert mixed[key][-1].outcome == "diverged"
+        assert mixed[key][-1].reason.startswith("diverged: loss ")
+        assert mixed[key][-1].weights == b""
+
+
+def test_a_job_that_fails_says_why_and_harms_no_other(workers):
+    broken = Architecture(input_shape=(3, 28, 28), layers=NETWORK.layers)  # the images have one channel
+    found = run(workers, job(1, architecture=broken), job(2))
+    assert found[1][-1].outcome == "failed"
+    assert found[1][-1].reason.split(":")[0].endswith("Error")
+    assert "\n" not in found[1][-1].reason
+    assert found[2][-1].outcome == "trained"
+
+
+def test_a_stopped_job_says_no_more_and_its_place_is_free(workers):
+    workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
+    assert isinstance(workers.reports()[0], Progress)
+    workers.stop(1)
+    workers.stop(1)
+    workers.stop(77)
+    assert [report.key for report in run(workers, job(2))[2]] == [2, 2, 2]
+
+
+def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data):
+    workers = Processes(data, [CPU], exact=False, most=1)
+    try:
+        long = job(1, recipe=replace(RECIPE, epochs=40))
+        undisturbed = run(workers, long)[1]
+        workers.submit(long)
+        found = workers.reports()
+        os.kill(workers._workers[0].process.pid, signal.SIGKILL)
+        while not ended(found):
+            found += workers.reports()
+        assert numbers(found) == numbers(undisturbed), "each epoch is told once, and is what it would have been"
+    finally:
+        workers.close()
+
+
+def test_a_job_that_kills_its_processes_fails_in_the_end(data):
+    workers = Processes(data, [CPU], exact=False, most=1)
+    try:
+        workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
+        killed, epochs = [], []
+        while not ended(found := workers.reports()):
+            epochs += [report.metrics.epoch for report in found]
+            if (process := workers._workers[0].process) not in killed:
+                killed.append(process)
+                os.kill(process.pid, signal.SIGKILL)
+        assert len(killed) == RETRIES + 1
+        assert epochs == list(range(1, len(epochs) + 1))
+        reason = "4 worker processes died under it, the last one by SIGKILL"
+        assert found == [Ended(key=1, outcome="failed", reason=reason)]
+        assert run(workers, job(2))[2][-1].outcome == "trained"
+    finally:
+        workers.close()
+
+
+def test_closing_leaves_no_process_and_no_file(data):
+    workers = open_workers(data, [CPU], num=2)
+    assert workers.capacity == workers.most == 2
+    workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
+    workers.reports()
+    processes, folder = [worker.process for worker in workers._workers], workers._folder.name
+    assert len(processes) == 1  # the second would have had nothing to do
+    workers.close()
+    workers.close()
+    assert all(process.poll() is not None for process in processes)
+    assert not os.path.exists(folder)
+
+
+def test_processes_are_spread_over_the_gpus(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place = pick_place(device="cuda")
+    assert place.num_workers == 2
+    for given, devices in ((place, [0, 1]), (pick_place(device="cuda", workers=3), [0, 1, 0])):
+        opened = given.open(data)  # no process is started before there is a job for it
+        assert [setting.device for setting in opened._to_start] == [torch.device("cuda", index) for index in devices]
+        opened.close()
+    assert pick_place(device="cuda:1").num_workers == pick_place(device="cuda:1", workers=1).num_workers == 1
+
+
+def test_a_process_ends_when_its_parent_is_gone():
+    script = """
+        import os
+        from tests.test_workers import CPU, RECIPE, Processes, TrainingData, datasets, job, replace
+
+        workers = Processes(TrainingData.of(datasets.load("digits")), [CPU], exact=False, most=1)
+        workers.submit(job(1, recipe=replace(RECIPE, epochs=1_000_000)))
+        workers.reports()
+        print(workers._workers[0].process.pid, flush=True)
+        os._exit(1)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        orphan = os.pidfd_open(int(done.stdout))
+    except ProcessLookupError:
+        return  # it has ended already
+    try:
+        assert select.select([orphan], [], [], 60)[0]
+    finally:
+        os.close(orphan)
+
+
+def test_images_are_shared_and_not_copied(data, tmp_path):
+    shared = SharedData.write(data, tmp_path)
+    opened = shared.open()
+    for name in ("train_images", "train_labels", "val_images", "val_labels"):
+        assert torch.equal(getattr(opened, name), getattr(data, name))
+        assert getattr(opened, name).dtype == getattr(data, name).dtype
+    assert (opened.mean, opened.std) == (data.mean, data.std)
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) == 4
+    assert math.prod(data.train_images.shape) == (tmp_path / "train_images").stat().st_size
+
+
+def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
+    """As people write them; a start method that runs the script again in every process would not end."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import nas
+        print("once")
+        result = nas.search(dataset="digits", space={tiny_space!r}, epochs=1, trials=2, max_params=900,
+                            min_receptive_field=10, results={str(tmp_path / "results")!r}, device="cpu", workers=2)
+        print(result.tally.num_trained)
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "once\n2\n"
+
+
+def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
+    """The same candidates with the same results, interrupted or not, though trainings end in another order."""
+    monkeypatch.setattr(searching, "NUM_STARTUP", 3)
+    given = {"dataset": "digits", "space": tiny_space, "epochs": 1, "trials": 9, "device": "cpu", "workers": 2}
+    given |= {"max_params": 900, "min_receptive_field": 10, "sampler": "tpe"}
+    heard = []
+
+    def interrupt(event):
+        heard.append(event)
+        if sum(isinstance(event, TrialFinished) for event in heard) == 5:
+            raise KeyboardInterrupt
+
+    search(**given, results=tmp_path / "whole")
+    assert search(**given, results=tmp_path / "pieces", on_event=interrupt).interrupted
+    assert search(**given, results=tmp_path / "pieces").tally.num_trained == 9
+    whole, pieces = (
+        {(t.architecture.fingerprint(), t.recipe, t.objective) for t in trials(results=tmp_path / name) if t.objective}
+        for name in ("whole", "pieces")
+    )
+    assert len(whole) == 9
+    assert whole == pieces

@@ -1,0 +1,372 @@
+"""A Ray cluster on this machine: what a training comes to is the same there, whatever happens to a process of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from workers.test_process_pool import CPU, NETWORK, RECIPE, job, numbers, run, weights
+
+from nas.architecture.architecture import Architecture
+from nas.commands.confirm import confirm
+from nas.commands.events import SearchStarted
+from nas.commands.search import search
+from nas.data import datasets
+from nas.errors import NasError
+from nas.study.reader import trials
+from nas.training.data import TrainingData
+from nas.training.reference import initialise
+from nas.training.select import train
+from nas.workers import ray_backend as ray_cluster
+from nas.workers.backend import pick_place
+from nas.workers.protocol import Ended, Progress
+from nas.workers.ray_task import SPLITS, packed, unpacked
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nas[ray]'")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LONG = replace(RECIPE, epochs=100_000)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return TrainingData.of(datasets.load("digits"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pick_place(device="cpu", workers=2, ray="local") as place:
+        yield place
+
+
+@pytest.fixture
+def tasks(cluster, data):
+    opened = cluster.open(data)
+    yield opened
+    opened.close()
+
+
+def processes():
+    """Command line and parent of every process, by its id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+        found[int(folder.name)] = command, parent
+    return found
+
+
+def descendants(pid):
+    every, found = processes(), [pid]
+    for ancestor in found:
+        found += [child for child, (_, parent) in every.items() if parent == ancestor]
+    return found[1:]
+
+
+def trainer_of(key):
+    """The process, of those below this one, that trains a job: Ray names it after the task."""
+    every = processes()
+    (pid,) = (pid for pid in descendants(os.getpid()) if every.get(pid, ("",))[0] == f"ray::nas trial {key}")
+    return pid
+
+
+def until_ended(tasks, reports):
+    while not (reports and isinstance(reports[-1], Ended)):
+        reports += tasks.reports()
+    return reports
+
+
+def test_a_job_gives_its_epochs_and_its_weights(cluster, tasks, data):
+    assert cluster.description == "Ray local (1 node, 2 CPUs)"
+    assert cluster.num_workers == tasks.capacity == tasks.most == 2
+    found = run(tasks, job(1), job(2), job(3))
+    for key in (1, 2, 3):
+        module = initialise(NETWORK, seed=key)
+        alone = [replace(metrics, seconds=0.0) for metrics in train(module, RECIPE, data, seed=key, device=CPU)]
+        assert numbers(found[key]) == alone
+        assert [type(report) for report in found[key]] == [Progress, Progress, Ended]
+        stored = weights(found[key][-1])
+        assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_job_that_fails_says_why_and_harms_no_other(tasks):
+    plain = replace(NETWORK, layers=tuple(layer for layer in NETWORK.layers if layer.kind != "batch_norm"))
+    diverging = replace(RECIPE, learning_rate=1e30, schedule="constant")
+    broken = Architecture(input_shape=(3, 28, 28), layers=NETWORK.layers)  # the images have one channel
+    found = run(tasks, job(1, architecture=broken), job(2, architecture=plain, recipe=diverging), job(3))
+    assert found[1][-1].outcome == "failed"
+    assert re.match(r"\w+Error: [^\n]+$", found[1][-1].reason)
+    assert found[2][-1].reason.startswith("diverged: loss ")
+    assert found[3][-1].outcome == "trained"
+
+
+def test_a_stopped_job_says_no_more_and_its_process_trains_the_next(tasks):
+    tasks.submit(job(1, recipe=LONG))
+    assert isinstance(tasks.reports()[0], Progress)
+    pid = trainer_of(1)
+    tasks.stop(1)
+    tasks.stop(1)
+    tasks.stop(77)
+    assert tasks.reports() == []
+    assert [report.key for report in run(tasks, job(2))[2]] == [2, 2, 2]
+    assert pid in processes()
+
+
+def test_more_jobs_than_processors_wait_in_rays_queue(cluster, data, monkeypatch):
+    monkeypatch.setattr(cluster, "num_workers", 5)
+    tasks = cluster.open(data)
+    found = run(tasks, *(job(key) for key in range(5)))
+    assert all(reports[-1].outcome == "trained" for reports in found.values())
+    tasks.close()
+
+
+def test_a_process_that_dies_is_replaced_and_no_epoch_is_told_twice(tasks, data):
+    recipe = replace(RECIPE, epochs=20)
+    tasks.submit(job(1, recipe=recipe))
+    reports = []
+    while len(reports) < 3:
+        reports += tasks.reports()
+    os.kill(trainer_of(1), signal.SIGKILL)
+    until_ended(tasks, reports)
+    assert [report.metrics.epoch for report in reports[:-1]] == list(range(1, 21))
+    module = initialise(NETWORK, seed=1)
+    assert numbers(reports) == [replace(m, seconds=0.0) for m in train(module, recipe, data, seed=1, device=CPU)]
+    assert all(torch.equal(weights(reports[-1])[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_job_whose_processes_die_again_and_again_fails(cluster, data, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "RETRIES", 0)
+    tasks = cluster.open(data)
+    tasks.submit(job(1, recipe=LONG))
+    reports = tasks.reports()
+    os.kill(trainer_of(1), signal.SIGKILL)
+    last = until_ended(tasks, reports)[-1]
+    assert (last.key, last.outcome) == (1, "failed")
+    assert last.reason.startswith("WorkerCrashedError: The worker died unexpectedly while executing this task.")
+    assert run(tasks, job(2))[2][-1].outcome == "trained"
+    tasks.close()
+
+
+def test_what_a_lost_node_trained_is_trained_again(tasks, data):
+    """As where a cable is cut: the head counts the node as dead, and of the task nothing more is heard."""
+    found = []
+    for key in (1, 2):
+        tasks.submit(job(key, recipe=LONG))
+    while not (tasks._running[1].epoch >= 3 and tasks._running[2].node):
+        found += tasks.reports()
+    first, second = tasks._running[1].stream, tasks._running[2].stream
+    tasks._running[2].node = "another"
+    tasks._dead_nodes = lambda node=tasks._running[1].node: frozenset({node})
+    assert tasks._look_for_the_lost() == []
+    assert tasks._running[1].stream is not first
+    assert tasks._running[2].stream is second
+    so_far = tasks._running[1].epoch
+    while tasks._running[1].epoch < so_far + 5:
+        found += tasks.reports()
+    told = numbers([report for report in found if report.key == 1])
+    alone = train(initialise(NETWORK, seed=1), LONG, data, seed=1, device=CPU)
+    assert told == [replace(metrics, seconds=0.0) for metrics in islice(alone, len(told))]
+
+
+def test_a_job_whose_nodes_die_again_and_again_fails(tasks):
+    tasks.submit(job(1, recipe=LONG))
+    reports = []
+    for _ in range(ray_cluster.RETRIES + 1):
+        while not tasks._running[1].node:
+            tasks.reports()
+        tasks._dead = frozenset()
+        node = tasks._running[1].node
+        tasks._dead_nodes = lambda node=node: frozenset({node})
+        reports += tasks._look_for_the_lost()
+    assert reports == [Ended(key=1, outcome="failed", reason="4 nodes died under it")]
+    assert tasks.reports() == []
+
+
+def test_closing_leaves_no_task(tasks):
+    for key in (1, 2):
+        tasks.submit(job(key, recipe=LONG))
+    seen = set()
+    while len(seen) < 2:
+        seen |= {report.key for report in tasks.reports()}
+    trainers = [os.pidfd_open(trainer_of(key)) for key in (1, 2)]
+    tasks.close()
+    tasks.close()
+    assert tasks.reports() == []
+    _wait_for(trainers)
+
+
+def test_tasks_see_the_images_in_shared_memory(cluster, data):
+    """Of 2 MB there is one copy a node; a tensor lies inside what Ray maps."""
+
+    @ray.remote
+    def mapped(arrays):
+        addresses = [getattr(unpacked(arrays), name).data_ptr() for name in SPLITS]
+        maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [(*(int(end, 16) for end in span.split("-")), file) for span, *_, file in maps if len(_) == 4]
+        return [[file for low, high, file in spans if low <= address < high] for address in addresses]
+
+    names = ray.get(mapped.remote(ray.put(packed(data))))
+    assert all(len(files) == 1 and "plasma" in files[0] for files in names), names
+
+
+def test_another_version_on_a_node_is_told(cluster, data, monkeypatch):
+    there = ray_cluster.versions()
+    monkeypatch.setattr(ray_cluster, "versions", lambda: dict(there) | {"torch": "1.0", "nas": "0.0.1"})
+    tasks = cluster.open(data)
+    tasks.submit(job(1))
+    expected = f"has torch {there['torch']}, not 1.0; nas {there['nas']}, not 0.0.1: install the same on every node"
+    with pytest.raises(NasError, match=re.escape(expected)):
+        tasks.reports()
+    tasks.close()
+
+
+def test_a_search_finds_what_it_finds_with_local_processes(cluster, tmp_path, tiny_space):
+    given = {"dataset": "digits", "space": tiny_space, "epochs": 2, "trials": 8, "device": "cpu", "workers": 2}
+    given |= {"max_params": 900, "min_receptive_field": 10, "pruner": "median"}
+    heard = []
+    search(**given, results=tmp_path / "processes")
+    result = search(**given, results=tmp_path / "ray", ray="local", on_event=heard.append)
+    assert isinstance(heard[0], SearchStarted)
+    assert (heard[0].device, heard[0].workers) == ("Ray local (1 node, 2 CPUs)", 2)
+    assert result.tally.spent >= 7
+    ours, theirs = (
+        {
+            (trial.architecture.fingerprint(), trial.recipe, trial.outcome, trial.objective)
+            for trial in trials(results=tmp_path / name)
+            if trial.outcome in ("trained", "pruned")
+        }
+        for name in ("ray", "processes")
+    )
+    assert ours == theirs
+    confirm(top=2, seeds=2, results=tmp_path / "ray", device="cpu", workers=2, ray="local")
+    assert ray.is_initialized()  # it was there before, and is not ours to end
+
+
+def test_interrupted_it_leaves_nothing_behind(tmp_path, tiny_space):
+    command = [sys.executable, "-m", "nas", "search", "--ray", "local", "--workers", "2", "--json"]
+    command += ["--dataset", "digits", "--space", tiny_space, "--epochs", "1000", "--max-params", "900"]
+    command += ["--min-receptive-field", "10", "--results", str(tmp_path / "results")]
+    with ExitStack() as stack:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stack.callback(process.kill)
+        line = ""
+        while "EpochFinished" not in line:
+            line = process.stdout.readline()
+            assert json.loads(line)["event"]
+        below = descendants(process.pid)
+        (trainer, *_) = (pid for pid, (name, _) in processes().items() if pid in below and "ray::nas trial" in name)
+        left = [os.pidfd_open(pid) for pid in below]
+        os.kill(trainer, signal.SIGKILL)  # Ray has something to say now, and nobody to say it to
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err == "Interrupted: finished trials are kept, the same command goes on.\n"
+    assert all(json.loads(line) for line in out.splitlines())
+    assert len(left) > 3
+    _wait_for(left)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus_per_trial": 0.5}, "--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out"),
+        (
+            {"ray": "local", "gpus_per_trial": 2.0},
+            "--gpus-per-trial 2.0, allowed: 0, or 0.01 to 1 (0.25: four on a GPU)",
+        ),
+        ({"ray": "local", "gpus_per_trial": float("nan")}, "--gpus-per-trial nan, allowed: "),
+        ({"ray": "local", "device": "cpu", "gpus_per_trial": 0.5}, "--gpus-per-trial 0.5 contradicts --device cpu"),
+        (
+            {"ray": "local", "device": "cuda:1"},
+            "--device cuda:1 with --ray, allowed: auto, cpu, cuda: Ray picks the GPU",
+        ),
+        ({"ray": "ray://head:10001"}, "--ray ray://head:10001: Ray's client cannot stream results; "),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(NasError, match=re.escape(message)):
+        pick_place(**options)
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(NasError, match=re.escape("--ray needs Ray, which is not installed: pip install 'nas[ray]'")):
+        pick_place(ray="auto")
+
+
+@pytest.fixture
+def no_cluster(cluster, monkeypatch):
+    """As in a process that has joined none, on a machine that has none."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:9", "--ray 127.0.0.1:9: no Ray cluster answered within 4 s"),
+        ("nonsense", "--ray nonsense: Invalid address format: nonsense"),
+    ],
+)
+def test_nobody_answers(no_cluster, monkeypatch, address, message):
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 4.0)
+    before = time.monotonic()
+    with pytest.raises(NasError, match=re.escape(message)) as caught, pick_place(ray=address):
+        pass
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - before < 60
+
+
+CPUS, GPUS = {"CPU": 16.0}, {"CPU": 16.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "trials_at_once", "gpus"),
+    [
+        ([CPUS, CPUS], {}, 32, 0.0),
+        ([CPUS, GPUS], {}, 4, 1.0),
+        ([CPUS, GPUS], {"gpus_per_trial": 0.25}, 16, 0.25),
+        ([GPUS, GPUS], {"gpus_per_trial": 0.3}, 24, 0.3),  # three on each GPU: none has parts of two
+        ([GPUS], {"gpus_per_trial": 0.1}, 16, 0.1),  # one CPU each
+        ([GPUS], {"gpus_per_trial": 0.0}, 16, 0.0),
+        ([CPUS, GPUS], {"device": "cpu"}, 32, 0.0),
+        ([CPUS], {"workers": 100}, 100, 0.0),
+        ([], {"workers": 3, "device": "cuda"}, 3, 1.0),
+    ],
+)
+def test_as_many_trials_at_once_as_there_is_room_for(resources, options, trials_at_once, gpus):
+    place = pick_place(ray="auto", **options)
+    place._look_round(
+        [{"Alive": True, "Resources": node} for node in resources] + [{"Alive": False, "Resources": GPUS}]
+    )
+    assert (place.num_workers, place.gpus_per_trial) == (trials_at_once, gpus)
+
+
+def test_no_room_is_told():
+    place = pick_place(ray="auto", device="cuda")
+    message = "--ray auto: the cluster has 16 CPUs and 0 GPUs, a trial needs 1 and 1; "
+    with pytest.raises(NasError, match=re.escape(message)):
+        place._look_round([{"Alive": True, "Resources": CPUS}])
+
+
+def _wait_for(pidfds):
+    """Until those processes have ended."""
+    import select
+
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], 60)[0]
+        os.close(pidfd)
