@@ -16,7 +16,7 @@ from fault_search import SEARCHING, Attempt, Place
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-import hosts
+from support import hosts
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)

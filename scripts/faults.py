@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from fault_checks import deviations, num_orphans, of_export, outcome
 from fault_kinds import FAULTS, POSTGRESQL, Fault, described
 from fault_search import BEGUN, ROOT, SEARCHING, WORKERS, Place
-from postgres import Server, find_programs, why_none
+from support.postgres import Server, find_programs, why_none
 
 from nas.study.reader import StudyRecords
 

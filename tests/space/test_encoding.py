@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.draws import architecture_or_none, draws
 from support.paths import ROOT
-from test_search_space_networks import PUBLISHED
+from support.published import PUBLISHED
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Repeat, Residual

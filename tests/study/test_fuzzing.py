@@ -15,10 +15,10 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from support.paths import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.damage import anything, damaged, damaged_bytes
+from support.paths import TINY
 
 from nas.cli import main as cli
 from nas.commands.confirm import confirm

@@ -1,6 +1,5 @@
 """Workers: what a training comes to is the same wherever it happens, and whatever happens beside it."""
 
-import io
 import math
 import os
 import select
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.paths import ROOT
+from support.workers import CPU, NETWORK, RECIPE, ended, job, numbers, run, weights
 
 from nas.architecture.architecture import Architecture
 from nas.commands import search as searching
@@ -28,27 +28,9 @@ from nas.training.select import train
 from nas.workers.backend import open_workers, pick_place
 from nas.workers.in_process import Here
 from nas.workers.process_pool import Processes
-from nas.workers.protocol import RETRIES, Ended, Job, Progress
+from nas.workers.protocol import RETRIES, Ended, Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CPU = torch.device("cpu")
-NETWORK = Architecture.from_json(
-    {
-        "version": 1,
-        "input_shape": [1, 28, 28],
-        "layers": [
-            {"kind": "conv", "out_channels": 4, "kernel_size": 3},
-            {"kind": "batch_norm"},
-            {"kind": "activation"},
-            {"kind": "dropout", "rate": 0.1},
-            {"kind": "max_pool", "kernel_size": 4},
-            {"kind": "flatten"},
-            {"kind": "linear", "out_features": 10},
-        ],
-    }
-)
-RECIPE = Recipe(epochs=2, learning_rate=0.05, rotation=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -67,33 +49,6 @@ def two(data):
 @pytest.fixture(params=["here", "processes"])
 def workers(request, data):
     return Here(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two")
-
-
-def job(key, **others):
-    return Job(**{"key": key, "architecture": NETWORK, "recipe": RECIPE, "seed": key, **others})
-
-
-def run(workers, *jobs):
-    """Every job's metrics and last word, by key."""
-    waiting, found = list(jobs), {given.key: [] for given in jobs}
-    while waiting or any(not isinstance(reports[-1:], list) or not ended(reports) for reports in found.values()):
-        while waiting and sum(not ended(found[given.key]) for given in jobs if given not in waiting) < workers.capacity:
-            workers.submit(waiting.pop(0))
-        for report in workers.reports():
-            found[report.key].append(report)
-    return found
-
-
-def ended(reports):
-    return bool(reports) and isinstance(reports[-1], Ended)
-
-
-def numbers(reports):
-    return [replace(report.metrics, seconds=0.0) for report in reports if isinstance(report, Progress)]
-
-
-def weights(report):
-    return torch.load(io.BytesIO(report.weights), weights_only=True)
 
 
 def test_a_job_gives_its_epochs_and_its_weights(workers, data):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workers.test_process_pool import CPU, NETWORK, RECIPE, job, numbers, run, weights
+from support.workers import CPU, NETWORK, RECIPE, job, numbers, run, weights
 
 from nas.architecture.architecture import Architecture
 from nas.commands.confirm import confirm

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from llvmlite import ir
-from test_native_kernels import HEAD, HOST, conv, examples, program_of, take_steps
+from support.native import HEAD, HOST, conv, examples, program_of, take_steps
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_native_kernels import EVERYTHING, HEAD, HOST, conv, examples, machine, program_of, take_steps
+from support.native import EVERYTHING, HEAD, HOST, conv, examples, machine, program_of, take_steps
 from torch import nn
 from torch.nn import functional
 
