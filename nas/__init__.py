@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas.commands.search import search as search
     from nas.commands.train import train as train
     from nas.commands.train import train_seeds as train_seeds
+    from nas.commands.trials import trials as trials
     from nas.dashboard.server import serve_dashboard as serve_dashboard
     from nas.errors import NasError as NasError
     from nas.exporters.export import export as export
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from nas.space.constraints import limits as limits
     from nas.space.search_space import SearchSpace as SearchSpace
     from nas.space.survey import survey as survey
-    from nas.study.reader import trials as trials
 
 _HOMES = {
     "Architecture": "nas.architecture.architecture",
@@ -44,7 +44,7 @@ _HOMES = {
     "train": "nas.commands.train",
     "train_seeds": "nas.commands.train",
     "Recipe": "nas.recipe",
-    "trials": "nas.study.reader",
+    "trials": "nas.commands.trials",
     "report": "nas.commands.report",
     "survey": "nas.space.survey",
     "SearchSpace": "nas.space.search_space",

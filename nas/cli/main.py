@@ -106,7 +106,7 @@ def search(
     from nas.cli.progress import discards_text, showing, tally_text
     from nas.cli.tables import print_table, trial_table
     from nas.study.database import quiet_optuna
-    from nas.study.reference import study_options
+    from nas.study.reference import StudyRef
 
     quiet_optuna()
     with showing(use_json=use_json, use_quiet=quiet) as show:
@@ -156,7 +156,7 @@ def search(
             typer.echo("The rest of the budget is less than one whole training.")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
-            options = study_options(results=results, storage=storage, study=study)
+            options = StudyRef(results, storage, study).options()
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
             front = " --pareto" * (len(result.objectives) > 1)
             for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
@@ -193,7 +193,7 @@ def confirm(
     from nas.commands.confirm import ConfirmEvent, Ranked
     from nas.commands.confirm import confirm as run
     from nas.study.database import quiet_optuna
-    from nas.study.reference import study_options
+    from nas.study.reference import StudyRef
 
     quiet_optuna()
 
@@ -237,9 +237,7 @@ def confirm(
     times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
     typer.echo(f"The test split of this study was opened {times}.")
     if found.test.finals[0]:  # where the first seed diverged there are no weights
-        typer.echo(
-            f"Next:\n  nas export --trial confirmed{study_options(results=results, storage=storage, study=study)}"
-        )
+        typer.echo(f"Next:\n  nas export --trial confirmed{StudyRef(results, storage, study).options()}")
 
 
 OTHERS: dict[Callable[..., None], str] = {

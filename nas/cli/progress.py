@@ -18,7 +18,8 @@ from rich.text import Text
 from nas.architecture.cost import Cost
 from nas.commands.confirm import ConfirmEvent, RunFinished, StageStarted
 from nas.commands.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
-from nas.study.trial import Tally, TrialRecord
+from nas.study.progress import Tally
+from nas.study.trial import TrialRecord
 from nas.text import counted, last_epochs
 from nas.training.metrics import EpochMetrics
 from nas.training.results import consistent_accuracy, objective

@@ -27,10 +27,11 @@ def trials(
     from nas.cli.progress import discards_text
     from nas.cli.tables import print_table, trial_table
     from nas.study.reader import StudyRecords
+    from nas.study.reference import StudyRef
     from nas.study.trial import FIELDS
     from nas.text import counted
 
-    records = StudyRecords.open(results=results, storage=storage, study=study)
+    records = StudyRecords.open(StudyRef(results, storage, study))
     rows = records.pareto() if pareto else records.trials()
     if format_ is TableFormat.json:
         typer.echo(json.dumps([row.to_json() for row in rows]))
@@ -42,14 +43,14 @@ def trials(
         typer.echo(frame.convert_dtypes().to_csv(index=False), nl=False)  # counts stay whole where some are missing
     else:
         settings = records.settings
-        typer.echo(f"dataset {settings.dataset}: {records.study.user_attrs['dataset_note']}")
+        typer.echo(f"dataset {settings.dataset}: {records.notes.dataset_note}")
         typer.echo(
             f"space {settings.space}, limits {', '.join(settings.constraints)}, {counted(settings.epochs, 'epoch')}"
         )
         how = f"objective {','.join(settings.objectives)}, sampler {settings.sampler}, pruner {settings.pruner}"
         typer.echo(f"{how}, seed {settings.seed}")
         shown = [row for row in rows if discards or row.outcome != "discarded"]
-        title = f"Pareto front of accuracy and {settings.cost}" if pareto else f"Study {records.study.study_name}"
+        title = f"Pareto front of accuracy and {settings.cost}" if pareto else f"Study {records.name}"
         print_table(trial_table(shown, title=title))
         typer.echo(discards_text(records.discards()))
 

@@ -12,14 +12,16 @@ from nas.errors import StudyError
 from nas.schema import check_counts, check_target
 from nas.seed_stats import Finalist, Ranking, TestResult
 from nas.study.confirmation import ConfirmedRecords, JudgedOn, Opening, Run
-from nas.study.database import default_storage, shown, usable
+from nas.study.database import usable
 from nas.study.locks import locks
-from nas.study.reader import DEFAULT_STUDY, StudyRecords
-from nas.study.trial import Settings, TrialRecord
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.settings import Settings
+from nas.study.trial import TrainedTrial
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
-from nas.workers.backend import pick_place
+from nas.workers.backend import Compute, Place
 from nas.workers.protocol import Job, Workers
 from nas.workers.run_all import run_all
 
@@ -66,7 +68,7 @@ class Confirmation:
 
     study: str
     dataset: str
-    winner: TrialRecord
+    winner: TrainedTrial
     ranking: Ranking | None
     test: TestResult
     num_openings: int
@@ -115,43 +117,27 @@ def confirm(
     """
     check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
-    trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
+    compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
+    place, ref = compute.place(), StudyRef(results, storage, study)
     # Before the lock, which would make a folder where a study was misspelt.
-    StudyRecords.open(results=results, storage=storage, study=study)
-    url = storage or default_storage(results)
-    with trained_on, usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
+    StudyRecords.open(ref)
+    with place, usable(ref.url), closing(locks(ref)) as held:
         if not held.hold("confirm"):
-            raise StudyError(f"{shown(url)}: another process is confirming study {study or DEFAULT_STUDY!r}")
-        records = StudyRecords.open(results=results, storage=storage, study=study)
-        kept, settings = ConfirmedRecords(records), records.settings
-        finalists = records.best(top)
-        if len(finalists) < top:
-            found = len(finalists)
-            allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""
-            has = f"has {found} trained trial{'s' * (found != 1)}"
-            raise StudyError(f"--top {top}: study {records.study.study_name!r} {has}{allowed}")
-        numbers = tuple(sorted(record.number for record in finalists))
-        opened = next((o for o in kept.openings() if o.same_question(numbers, seeds)), None)
-        if opened is None and kept.openings() and not again:
-            raise StudyError(_opened_before(kept.openings(), records.study.study_name))
-        dataset = _same_data(settings, data_root)
-        trainer = _Trainer(
-            kept,
-            {record.number: record for record in finalists},
-            on_event,
-            lambda data: trained_on.open(data, exact=exact),
-            trained_on.description,
-        )
-        winner, ranking = numbers[0], None
+            raise StudyError(f"{ref.shown_url}: another process is confirming study {ref.name!r}")
+        records = StudyRecords.open(ref)
+        kept = ConfirmedRecords(records)
+        finalists = _finalists(records, top)
+        opened = _opening(kept, finalists, seeds, again=again)
+        dataset = _same_data(records.settings, data_root)
+        trainer = _Trainer(kept, finalists, place, exact=exact, on_event=on_event)
+        ranking = None
         if top > 1:
-            histories = trainer.train("val", numbers, range(seeds), lambda: TrainingData.of(dataset))
-            ranking = _ranking(finalists, histories, settings, range(seeds))
-            on_event(Ranked(ranking=ranking, cost=settings.cost))
-            winner = ranking.winner.trial
+            ranking = trainer.rank(range(seeds), lambda: TrainingData.of(dataset))
+        winner = ranking.winner.trial if ranking else finalists[0].number
         if opened is not None:
             winner = opened.trial
         else:  # noted before it is opened: a look cannot be taken back
-            kept.open(Opening(trial=winner, seeds=seeds, finalists=numbers, date=date.today().isoformat()))
+            kept.open(Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat()))
         histories = trainer.train(
             "test",
             (winner,),
@@ -159,13 +145,15 @@ def confirm(
             lambda: TrainingData.on_test(dataset, _same_test(kept, dataset.name, data_root)),
         )
         confirmation = Confirmation(
-            study=records.study.study_name,
+            study=records.name,
             dataset=dataset.name,
-            winner=records.trial(winner),
+            winner=records.trained(winner),
             ranking=ranking,
             test=TestResult(
-                accuracies=tuple(val_accuracies(histories[winner, seed], settings.epochs) for seed in range(seeds)),
-                consistency=settings.consistency,
+                accuracies=tuple(
+                    val_accuracies(histories[winner, seed], records.settings.epochs) for seed in range(seeds)
+                ),
+                consistency=records.settings.consistency,
                 target=target,
                 num_images=kept.num_images(),
             ),
@@ -173,6 +161,33 @@ def confirm(
         )
         kept.conclude(confirmation.to_json())
         return confirmation
+
+
+def _finalists(records: StudyRecords, top: int) -> list[TrainedTrial]:
+    """The best `top` trained trials; raises `StudyError` where the study has fewer."""
+    finalists = records.best(top)
+    if len(finalists) < top:
+        found = len(finalists)
+        allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""
+        has = f"has {found} trained trial{'s' * (found != 1)}"
+        raise StudyError(f"--top {top}: study {records.name!r} {has}{allowed}")
+    return finalists
+
+
+def _numbers(finalists: Sequence[TrainedTrial]) -> tuple[int, ...]:
+    return tuple(sorted(trial.number for trial in finalists))
+
+
+def _opening(kept: ConfirmedRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool) -> Opening | None:
+    """The earlier opening of the test split for the same finalists and seeds, if there was one.
+
+    Raises `StudyError` where it was opened for others, unless `again`.
+    """
+    openings = kept.openings()
+    same = next((each for each in openings if each.same_question(_numbers(finalists), seeds)), None)
+    if same is None and openings and not again:
+        raise StudyError(_opened_before(openings, kept.records.name))
+    return same
 
 
 def _opened_before(openings: Sequence[Opening], study: str) -> str:
@@ -187,7 +202,7 @@ def _opened_before(openings: Sequence[Opening], study: str) -> str:
 
 
 def _ranking(
-    finalists: Sequence[TrialRecord],
+    finalists: Sequence[TrainedTrial],
     histories: Mapping[tuple[int, int], Sequence[EpochMetrics]],
     settings: Settings,
     seeds: Sequence[int],
@@ -223,21 +238,31 @@ def _same_test(kept: ConfirmedRecords, name: str, data_root: str | Path | None) 
 
 
 class _Trainer:
-    """Trains what has not been trained yet, and keeps it."""
+    """Trains the finalists' runs that have not been trained yet, and keeps each as it ends."""
 
     def __init__(
         self,
         kept: ConfirmedRecords,
-        records: dict[int, TrialRecord],
+        finalists: Sequence[TrainedTrial],
+        place: Place,
+        *,
+        exact: bool,
         on_event: Callable[[ConfirmEvent], None],
-        open_on: Callable[[TrainingData], Workers],
-        device: str,
     ) -> None:
         self.kept = kept
-        self.records = records
+        self.finalists = {trial.number: trial for trial in finalists}
+        self.place = place
+        self.exact = exact
         self.on_event = on_event
-        self.open_on = open_on
-        self.device = device
+
+    def rank(self, seeds: Sequence[int], load: Callable[[], TrainingData]) -> Ranking:
+        """The finalists by val accuracy over further seeds."""
+        settings = self.kept.records.settings
+        finalists = list(self.finalists.values())
+        histories = self.train("val", _numbers(finalists), seeds, load)
+        ranking = _ranking(finalists, histories, settings, seeds)
+        self.on_event(Ranked(ranking=ranking, cost=settings.cost))
+        return ranking
 
     def train(
         self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
@@ -253,11 +278,11 @@ class _Trainer:
                 trials=tuple(trials),
                 num_runs=len(runs),
                 num_done=num_done,
-                device=self.device,
+                device=self.place.description,
             )
         )
         if missing:
-            workers = self.open_on(load())
+            workers = self.place.open(load(), exact=self.exact)
             try:
                 self._train(missing, workers, len(runs))
             finally:
@@ -286,7 +311,5 @@ class _Trainer:
             )
 
     def _job(self, key: int, run: Run) -> Job:
-        record = self.records[run.trial]
-        assert record.architecture is not None
-        assert record.recipe is not None
-        return Job(key=key, architecture=record.architecture, recipe=record.recipe, seed=run.seed)
+        trial = self.finalists[run.trial]
+        return Job(key=key, architecture=trial.architecture, recipe=trial.recipe, seed=run.seed)

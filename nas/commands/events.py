@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from nas.architecture.cost import Cost
 from nas.space.candidate import Candidate
-from nas.study.trial import Tally, TrialRecord
+from nas.study.progress import Tally
+from nas.study.trial import TrainedTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 
 
@@ -31,7 +32,7 @@ class SearchStarted:
     pruner: str
     seed: int
     discards: Mapping[str, int]
-    best: TrialRecord | None
+    best: TrainedTrial | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class TrialFinished:
 
     trial: TrialRecord
     tally: Tally
-    best: TrialRecord | None
+    best: TrainedTrial | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from nas.exporters.folder import check_output
 from nas.exporters.provenance import Evidence, Origin
 from nas.study.confirmation import ConfirmedRecords
 from nas.study.reader import StudyRecords
-from nas.study.reference import study_options
+from nas.study.reference import StudyRef
 
 
 def export_trial(
@@ -33,25 +33,23 @@ def export_trial(
     anything slow is done, and after `output` was found to be a place to write to. Raises `StudyError` for a trial that
     cannot be exported and `NasError` for a file that is not the network.
     """
-    records = StudyRecords.open(results=results, storage=storage, study=study)
-    name = records.study.study_name
+    records = StudyRecords.open(StudyRef(results, storage, study))
+    name = records.name
     stem = name.replace("/", "_")  # a study's name stays in its folder
     if trial == "confirmed":
         verdict = records.verdict
         if verdict is None:
             raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
-        record, kind = records.trial(verdict.trial), "confirmed-trial"
+        record, kind = records.trained(verdict.trial), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
-        options = study_options(results=results, storage=storage, study=study)
-        origin, accuracy = Origin.of_confirmed(records, record, verdict, options=options), None
+        origin, accuracy = Origin.of_confirmed(records, record, verdict), None
     else:
         best = records.best(1)
         if trial is None and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
-        record, kind = best[0] if trial is None else records.trial(trial), "trial"
+        record, kind = best[0] if trial is None else records.trained(trial), "trial"
         weights = records.weights(record.number)
         origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
-    assert record.architecture is not None
     output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"
     check_output(Path(output))
     on_start(record.number)

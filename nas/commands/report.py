@@ -7,7 +7,7 @@ from nas.errors import NasError
 from nas.reports.dataframe import trial_frame
 from nas.reports.html import page
 from nas.study.reader import StudyRecords
-from nas.study.reference import study_options
+from nas.study.reference import StudyRef
 
 FORMATS = ("html", "csv", "parquet", "json")
 ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
@@ -31,8 +31,8 @@ def report(
     wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
         raise NasError(f"format {wanted!r}, allowed: {', '.join(FORMATS)}")
-    records = StudyRecords.open(results=results, storage=storage, study=study)
-    name = records.study.study_name.replace("/", "_")
+    records = StudyRecords.open(StudyRef(results, storage, study))
+    name = records.name.replace("/", "_")
     path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"
     if path.is_dir():
         raise NasError(f"{path}: a folder, allowed: a file, such as {path / 'report.html'}")
@@ -41,8 +41,7 @@ def report(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all
             written = Path(folder) / "report"
             if wanted == "html":
-                options = study_options(results=results, storage=storage, study=study)
-                written.write_text(page(records, options), encoding="utf-8")
+                written.write_text(page(records), encoding="utf-8")
             else:
                 _write_table(records, wanted, written)
             written.replace(path)

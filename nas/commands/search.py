@@ -1,4 +1,4 @@
-"""The search: what is asked for is checked, the study opened or made, and the loop run until the budget is spent."""
+"""The search: settings are resolved, limits checked, the study opened, candidates trained, the result summed up."""
 
 import platform
 import shlex
@@ -7,28 +7,31 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from nas.commands.events import Event, SearchStarted
-from nas.commands.search_loop import Loop
+from nas.commands.search_loop import Loop, Task
 from nas.dashboard.overview import refresh
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.sampling.pruners import pruner as pruner_of
 from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.schema import check_counts
-from nas.space.constraints import Constraint, limits
+from nas.space.constraints import Constraint, Limits
 from nas.space.search_space import SearchSpace
 from nas.space.survey import survey
 from nas.space.warm_start import starts
-from nas.study.database import default_storage, shown, usable
+from nas.study.database import usable
 from nas.study.locks import Locks, locks
-from nas.study.reader import DEFAULT_STUDY, StudyRecords, check_name
-from nas.study.trial import OBJECTIVES, Settings, Tally, TrialRecord
-from nas.study.writer import Recorder
+from nas.study.progress import Tally
+from nas.study.reader import StudyNotes, StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.settings import OBJECTIVES, Settings
+from nas.study.trial import TrainedTrial
+from nas.study.writer import StudyWriter
 from nas.training.data import TrainingData
 from nas.training.results import CONSISTENCY
-from nas.workers.backend import pick_place
+from nas.workers.backend import Compute, Place
 
 DEFAULT_SAMPLER = "evolution"
 
@@ -44,7 +47,7 @@ class SearchResult:
     tally: Tally
     budget: int
     discards: Mapping[str, int]
-    best: tuple[TrialRecord, ...] = field(repr=False)
+    best: tuple[TrainedTrial, ...] = field(repr=False)
     interrupted: bool = False
     exhausted: str = ""
 
@@ -83,7 +86,7 @@ def search(
     study: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> SearchResult:
-    """Draws, discards, trains and records until the study has `trials` trained candidates; resumes a study there is.
+    """Draws, discards, trains and records until `trials` candidates are trained; resumes a study that is there.
 
     Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
     study's own, or MNIST where it can be had, or scikit-learn's digits; `seed`, `objective`, `sampler` and `pruner`
@@ -98,135 +101,210 @@ def search(
     `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
     """
     check_counts(
-        epochs=(epochs, 1),
-        trials=(trials, 1),
-        keep_discards=(keep_discards, 0),
-        seed=(seed, 0),
-        workers=(workers, 1),
+        epochs=(epochs, 1), trials=(trials, 1), keep_discards=(keep_discards, 0), seed=(seed, 0), workers=(workers, 1)
     )
-    trained_on = pick_place(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial)
-    asked: dict[str, Any] = {"objectives": _objectives(objective), "sampler": sampler, "pruner": pruner, "seed": seed}
-    place: _Place = {"results": results, "storage": storage, "study": study}
-    existing = StudyRecords.find(**place)
+    ref = StudyRef(results, storage, study)
+    compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
+    place = compute.place()
+    plan = _resolve(
+        ref,
+        _Asked(
+            epochs=epochs,
+            dataset=dataset,
+            data_root=data_root,
+            space=space,
+            limits=Limits(
+                max_params=max_params,
+                min_receptive_field=min_receptive_field,
+                max_macs=max_macs,
+                max_activation_bytes=max_activation_bytes,
+                max_weight_bytes=max_weight_bytes,
+                constraints=constraints,
+            ),
+            objectives=_objectives(objective),
+            sampler=sampler,
+            pruner=pruner,
+            seed=seed,
+            start_from=start_from,
+            keep_discards=keep_discards,
+        ),
+    )
+    _check_feasible(plan)
+    with place, usable(ref.url), closing(locks(ref)) as held:
+        writer = _open_study(ref, plan, held, place)
+        interrupted, exhausted = _run(writer, plan, place, compute, budget=trials, on_event=on_event)
+        return _summarise(writer, plan, trials, interrupted=interrupted, exhausted=exhausted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the caller asked for; None is left to the study, or to a default."""
+
+    epochs: int
+    dataset: str | None
+    data_root: str | Path | None
+    space: str | SearchSpace | None
+    limits: Limits
+    objectives: tuple[str, ...] | None
+    sampler: str | None
+    pruner: str | None
+    seed: int | None
+    start_from: Sequence[str | Path]
+    keep_discards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is going to be searched. `unfit`: a line on each network to start from that was left out."""
+
+    is_new: bool
+    settings: Settings
+    dataset: datasets.Dataset
+    dataset_note: str
+    task: Task
+    unfit: tuple[str, ...]
+
+
+def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
+    """Settings, data, space and limits: those asked for, else those of the study there is, else the defaults."""
+    existing = StudyRecords.find(ref)
     if existing is None:
-        check_name(study or DEFAULT_STUDY)
-    if dataset is None and existing is not None:
-        name, note = existing.settings.dataset, existing.study.user_attrs["dataset_note"]
+        ref.check_name()
+    if asked.dataset is None and existing is not None:
+        name, note = existing.settings.dataset, existing.notes.dataset_note
     else:
-        name, note = datasets.resolve(dataset, data_root=data_root)
-    loaded = datasets.load(name, data_root=data_root)
-    drawn_from = (
-        space if isinstance(space, SearchSpace) else SearchSpace.load(space or default_space(loaded.input_shape))
-    )
-    bound = drawn_from.bind(input_shape=loaded.input_shape, num_classes=loaded.num_classes, epochs=epochs)
-    kept = limits(
-        loaded.input_shape,
-        max_params=max_params,
-        min_receptive_field=min_receptive_field,
-        max_macs=max_macs,
-        max_activation_bytes=max_activation_bytes,
-        max_weight_bytes=max_weight_bytes,
-        constraints=constraints,
-    )
+        name, note = datasets.resolve(asked.dataset, data_root=asked.data_root)
+    dataset = datasets.load(name, data_root=asked.data_root)
+    space = asked.space
+    if not isinstance(space, SearchSpace):
+        space = SearchSpace.load(space or default_space(dataset.input_shape))
+    space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=asked.epochs)
+    constraints = asked.limits.constraints_for(dataset.input_shape)
     chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": DEFAULT_SAMPLER, "pruner": "none", "seed": 0}
     if existing is not None:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
-    chosen |= {name: value for name, value in asked.items() if value is not None}
-    known, unfit = starts(start_from, bound, kept, seed=chosen["seed"])
-    chosen |= _start_up(chosen, kept, len(known)) if existing is None else _start_up_of(existing.settings)
+    chosen |= {name: value for name in chosen if (value := getattr(asked, name)) is not None}
+    known, unfit = starts(asked.start_from, space, constraints, seed=chosen["seed"])
+    chosen |= _start_up(chosen, constraints, len(known)) if existing is None else _start_up_of(existing.settings)
     settings = Settings(
-        dataset=loaded.name,
-        data_fingerprint=loaded.fingerprint,
-        split=loaded.split_id,
-        space=bound.name,
-        space_fingerprint=bound.fingerprint(),
-        epochs=epochs,
+        dataset=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        split=dataset.split_id,
+        space=space.name,
+        space_fingerprint=space.fingerprint(),
+        epochs=asked.epochs,
         consistency=CONSISTENCY,
-        constraints=tuple(str(constraint) for constraint in kept),
+        constraints=tuple(str(constraint) for constraint in constraints),
         **chosen,
     )
     proposer(settings.sampler)
     if len(settings.objectives) > 1 and settings.pruner != "none":
         raise NasError(f"--pruner {settings.pruner} with two objectives, allowed: none: it compares accuracies alone")
-    pruner_of(settings.pruner, epochs)
-    if existing is None:
-        report = survey(bound, kept)
-        if report.num_feasible == 0:
-            lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
-            raise InfeasibleError("\n".join(lines))
-    url = storage or default_storage(results)
-    with trained_on, usable(url), closing(locks(url, study or DEFAULT_STUDY, Path(results))) as held:
-        notes = {
-            "dataset_note": note,
-            "normalisation": {"mean": loaded.mean, "std": loaded.std},
-            "classes": loaded.classes,
-            "command": _command(url, shown(url)),  # a password is nobody else's business
-            "machine": f"{platform.node()}, {trained_on.description}, Python {platform.python_version()}",
-        }
-        recorder = _recorder(held, place, settings, notes)
-        records = recorder.records
-        ledger = records.ledger()
-        best = records.best(1)
-        on_event(
-            SearchStarted(
-                study=records.study.study_name,
-                storage=shown(url),
-                dataset=loaded.name,
-                dataset_note=note,
-                space=bound.name,
-                constraints=settings.constraints,
-                device=trained_on.description,
-                workers=trained_on.num_workers,
-                epochs=epochs,
-                budget=trials,
-                tally=ledger.tally(),
-                num_queued=ledger.num_queued + len(recorder.not_had(known)),
-                objectives=settings.objectives,
-                unfit=unfit,
-                sampler=settings.sampler,
-                pruner=settings.pruner,
-                seed=settings.seed,
-                discards=ledger.discards(),
-                best=best[0] if best else None,
-            )
-        )
-        interrupted, exhausted = False, ""
-        if ledger.tally().admits(trials):
-            opened = trained_on.open(TrainingData.of(loaded), exact=exact)
-            loop = Loop(recorder, bound, kept, opened, starts=known, keep_discards=keep_discards, on_event=on_event)
-            interrupted, exhausted = loop.run(trials)
-        recorder.look()
-        refresh(records)
-        if exhausted:
-            exhausted = "\n".join([exhausted, *survey(bound, kept).lines()])
-        return SearchResult(
-            study=records.study.study_name,
-            storage=shown(url),
-            results=Path(results),
-            objectives=settings.objectives,
-            tally=records.tally(),
-            budget=trials,
-            discards=records.discards(),
-            best=tuple(records.best(10)),
-            interrupted=interrupted,
-            exhausted=exhausted,
-        )
+    pruner_of(settings.pruner, asked.epochs)
+    return _Plan(
+        is_new=existing is None,
+        settings=settings,
+        dataset=dataset,
+        dataset_note=note,
+        task=Task(space=space, constraints=constraints, starts=known, keep_discards=asked.keep_discards),
+        unfit=unfit,
+    )
 
 
-def _recorder(held: Locks, place: "_Place", settings: Settings, notes: Mapping[str, Any]) -> Recorder:
+def _check_feasible(plan: _Plan) -> None:
+    """Raises `InfeasibleError`, with what binds, where a new study's limits leave (almost) nothing of the space."""
+    if not plan.is_new:
+        return
+    report = survey(plan.task.space, plan.task.constraints)
+    if report.num_feasible == 0:
+        lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
+        raise InfeasibleError("\n".join(lines))
+
+
+def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place) -> StudyWriter:
     """What writes to the study, made where there is none; what dead searches left is back in its queue."""
+    notes = StudyNotes(
+        dataset_note=plan.dataset_note,
+        mean=tuple(plan.dataset.mean),
+        std=tuple(plan.dataset.std),
+        classes=plan.dataset.classes,
+        command=_command(ref),
+        machine=f"{platform.node()}, {place.description}, Python {platform.python_version()}",
+    )
     with held.exclusively("begin"):
         # Looked for again: another search may have made it since.
-        records = StudyRecords.find(**place) or StudyRecords.create(settings, **place, notes=notes)
-        if differences := records.settings.differences(settings):
+        records = StudyRecords.find(ref) or StudyRecords.create(ref, plan.settings, notes)
+        if differences := records.settings.differences(plan.settings):
             raise StudyError(
-                f"study {records.study.study_name!r} holds other results: {'; '.join(differences)};"
+                f"study {records.name!r} holds other results: {'; '.join(differences)};"
                 " give the options it was begun with, or another --study NAME"
             )
         records.artifacts.prepare()
-        recorder = Recorder(records, held)
-        recorder.settle()
-    return recorder
+        writer = StudyWriter(records, held)
+        writer.settle()
+    return writer
+
+
+def _run(
+    writer: StudyWriter,
+    plan: _Plan,
+    place: Place,
+    compute: Compute,
+    *,
+    budget: int,
+    on_event: Callable[[Event], None],
+) -> tuple[bool, str]:
+    """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
+    records, settings = writer.records, plan.settings
+    progress, best = records.progress(), records.best(1)
+    on_event(
+        SearchStarted(
+            study=records.name,
+            storage=records.ref.shown_url,
+            dataset=plan.dataset.name,
+            dataset_note=plan.dataset_note,
+            space=settings.space,
+            constraints=settings.constraints,
+            device=place.description,
+            workers=place.num_workers,
+            epochs=settings.epochs,
+            budget=budget,
+            tally=progress.tally(),
+            num_queued=progress.num_queued + len(writer.not_had(plan.task.starts)),
+            objectives=settings.objectives,
+            unfit=plan.unfit,
+            sampler=settings.sampler,
+            pruner=settings.pruner,
+            seed=settings.seed,
+            discards=progress.discards(),
+            best=best[0] if best else None,
+        )
+    )
+    if not progress.tally().admits(budget):
+        return False, ""
+    workers = place.open(TrainingData.of(plan.dataset), exact=compute.exact)
+    return Loop(writer, plan.task, workers, on_event=on_event).run(budget)
+
+
+def _summarise(writer: StudyWriter, plan: _Plan, budget: int, *, interrupted: bool, exhausted: str) -> SearchResult:
+    """The result; note and figures of the study are brought up to date."""
+    writer.look()
+    records = writer.records
+    refresh(records)
+    if exhausted:
+        exhausted = "\n".join([exhausted, *survey(plan.task.space, plan.task.constraints).lines()])
+    return SearchResult(
+        study=records.name,
+        storage=records.ref.shown_url,
+        results=records.ref.folder,
+        objectives=plan.settings.objectives,
+        tally=records.tally(),
+        budget=budget,
+        discards=records.discards(),
+        best=tuple(records.best(10)),
+        interrupted=interrupted,
+        exhausted=exhausted,
+    )
 
 
 def _objectives(text: str | None) -> tuple[str, ...] | None:
@@ -254,14 +332,8 @@ def _start_up_of(settings: Settings) -> dict[str, int]:
     return {"num_startup": settings.num_startup, "choices": settings.choices}
 
 
-def _command(url: str, shown_url: str) -> str:
+def _command(ref: StudyRef) -> str:
     """The command line, without the place that the program lies in and without a password in a database's URL."""
     program = Path(sys.argv[0])
     words = ["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]]
-    return shlex.join(word.replace(url, shown_url) for word in words)
-
-
-class _Place(TypedDict):
-    results: str | Path
-    storage: str | None
-    study: str | None
+    return shlex.join(word.replace(ref.url, ref.shown_url) for word in words)

@@ -20,7 +20,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
 from nas.training.results import CONSISTENCY, val_accuracies
 from nas.training.select import train as run
-from nas.workers.backend import pick_place
+from nas.workers.backend import Compute
 from nas.workers.protocol import Job
 from nas.workers.run_all import run_all
 
@@ -136,7 +136,7 @@ def train_seeds(
     check_target(target)
     _check_seed(first_seed)
     _check_seed(first_seed + seeds - 1)
-    place = pick_place(device=device, workers=workers)
+    place = Compute(device=device, workers=workers).place()
     loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
     _initialised(architecture, first_seed)  # whether it can be run is known before processes are started
     chosen = range(first_seed, first_seed + seeds)

@@ -8,8 +8,9 @@ import re
 from typing import TYPE_CHECKING
 
 from nas.reports.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.study.attributes import PREFIX
+from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
-from nas.study.trial import NOTE
 from nas.text import counted
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ def refresh(records: StudyRecords) -> None:
     """Writes note and figures into the study; a note that somebody else has written or edited stays."""
     import optuna_dashboard
 
-    study, storage = records.study, records.study._storage
+    study = records.study
     text, before = note(records), optuna_dashboard.get_note(study)
-    ours = storage.get_study_system_attrs(study._study_id).get(f"{NOTE}notes", [])
+    ours = system_attrs(study).get(f"{PREFIX}notes", [])
     if text != before and (not before or _digest(before) in ours):
         # First the digests of both: killed in between, either is known as ours.
-        storage.set_study_system_attr(study._study_id, f"{NOTE}notes", [_digest(before), _digest(text)])
+        set_system_attr(study, f"{PREFIX}notes", [_digest(before), _digest(text)])
         optuna_dashboard.save_note(study, text)
     for name, figure in figures(records).items():
         optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
@@ -41,7 +42,7 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
         "learning_curves": learning_curves(trials),
         "discards": discards_over_candidates(records.discards_by_candidate()),
     }
-    if best and best[0].architecture:
+    if best:
         title = f"Parameters of the best (trial {best[0].number}) by layer"
         shown["layers"] = params_by_layer(best[0].architecture, title=title)
     return shown
@@ -49,17 +50,17 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
 
 def note(records: StudyRecords) -> str:
     """The study in a few lines of Markdown; what comes from outside stands in code spans, where nothing is markup."""
-    settings, attrs, tally = records.settings, records.study.user_attrs, records.tally()
+    settings, notes, tally = records.settings, records.notes, records.tally()
     discards = records.discards()
     counts = f"{tally.num_trained:,} trained, {tally.num_pruned:,} stopped early, {discards.total():,} discarded"
     reasons = ", ".join(f"{_code(reason)} {count:,}" for reason, count in discards.most_common())
     lines = {
-        "command": _code(attrs["command"]),
+        "command": _code(notes.command),
         "limits": ", ".join(map(_code, settings.constraints)),
-        "dataset": f"{_code(settings.dataset)} ({_code(attrs['dataset_note'])}), {_code(settings.split)}",
+        "dataset": f"{_code(settings.dataset)} ({_code(notes.dataset_note)}), {_code(settings.split)}",
         "search": f"space {_code(settings.space)}, sampler {_code(settings.sampler)}, pruner {_code(settings.pruner)},"
         f" objective {_code(','.join(settings.objectives))}, {counted(settings.epochs, 'epoch')}, seed {settings.seed}",
-        "machine": _code(attrs["machine"]),
+        "machine": _code(notes.machine),
         "so far": counts + (f" ({reasons})" if reasons else ""),
     }
     for best in records.best(1):

@@ -18,7 +18,9 @@ from nas.dashboard.patches import arranged
 from nas.dashboard.security import Application, guarded, names_for
 from nas.errors import NasError, StudyError
 from nas.study.database import usable
+from nas.study.optuna_storage import storage_of, study_id, system_attrs
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 HOST = "127.0.0.1"
 
@@ -43,7 +45,7 @@ class Shown:
         self.records = records
         # Not the database itself: a study reads each finished trial once.
         self.application = optuna_dashboard.wsgi(
-            records.study._storage, artifact_store=records.artifacts.store(make=False)
+            storage_of(records.study), artifact_store=records.artifacts.store(make=False)
         )
         self.num_shown = -1
         self.read_only = read_only
@@ -56,7 +58,7 @@ class Shown:
         Where more trials have ended since, the overview is written first; a database that cannot be written to is
         shown as it is.
         """
-        if study != self.records.study._study_id:
+        if study != study_id(self.records.study):
             return None
         with self.lock, self._readable():
             trials = self.records.study.get_trials(deepcopy=False)
@@ -64,8 +66,7 @@ class Shown:
             if num_ended != self.num_shown and not self.read_only:
                 self.num_shown = num_ended  # first: what fails once is not tried at every request
                 refresh(self.records)
-            storage = self.records.study._storage
-            attrs = storage.get_study_user_attrs(study), storage.get_study_system_attrs(study)
+            attrs = self.records.study.user_attrs, system_attrs(self.records.study)
             now = (len(trials), *attrs) if num_ended == len(trials) else None
             if now != self.last:
                 self.last = now
@@ -87,7 +88,7 @@ class Shown:
 
     def warm(self, application: Application) -> None:
         """Asks for the study's data once, so that the first reader need not wait."""
-        environ = {"PATH_INFO": f"/api/studies/{self.records.study._study_id}", "QUERY_STRING": "after=0"}
+        environ = {"PATH_INFO": f"/api/studies/{study_id(self.records.study)}", "QUERY_STRING": "after=0"}
         setup_testing_defaults(environ)
         b"".join(application(environ, lambda *args: None))
 
@@ -110,7 +111,7 @@ def serve_dashboard(
     written. `on_ready` hears the address of the study's page.
     """
     names = names_for(host, allow_hosts)
-    records = StudyRecords.open(results=results, storage=storage, study=study)
+    records = StudyRecords.open(StudyRef(results, storage, study))
     with suppress(OSError):  # a folder that cannot be written to is shown
         records.artifacts.store(make=not read_only)
     shown = Shown(records, read_only=read_only)
@@ -125,5 +126,5 @@ def serve_dashboard(
         raise NasError(f"{where}: {getattr(error, 'strerror', None) or error}{free}") from None
     with server:
         name = f"[{host}]" if ":" in host else next(iter(allow_hosts), host)
-        on_ready(f"http://{name}:{server.server_port}/dashboard/studies/{records.study._study_id}")
+        on_ready(f"http://{name}:{server.server_port}/dashboard/studies/{study_id(records.study)}")
         server.serve_forever()

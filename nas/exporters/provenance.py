@@ -8,7 +8,7 @@ from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
 from nas.seed_stats import Verdict, spread_text
 from nas.study.reader import StudyRecords
-from nas.study.trial import TrialRecord
+from nas.study.trial import TrainedTrial
 from nas.text import last_epochs
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Origin:
     machine: str = ""
 
     @classmethod
-    def of_trial(cls, records: StudyRecords, record: TrialRecord) -> "Origin":
+    def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Origin":
         """Of a finished trial of a search."""
         settings = records.settings
         last = last_epochs(settings.consistency, settings.epochs)
@@ -75,15 +75,15 @@ class Origin:
             seed=record.seed or 0,
             result=f"{final} val accuracy ({how}), one run",
             facts=(
-                f"Trial {record.number} of study {records.study.study_name!r}.",
+                f"Trial {record.number} of study {records.name!r}.",
                 f"Accuracy on the validation split: {figures}.",
                 f"One run, {chosen if num > 1 else 'of one seed: another seed gives another figure'}.",
             ),
         )
 
     @classmethod
-    def of_confirmed(cls, records: StudyRecords, record: TrialRecord, verdict: Verdict, *, options: str) -> "Origin":
-        """Of the trial that a confirmation picked; `options` name the study, as `study_options` has them."""
+    def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: Verdict) -> "Origin":
+        """Of the trial that a confirmation picked."""
         test = verdict.test
         seeds = len(test.finals)
         return _of_study(
@@ -93,12 +93,12 @@ class Origin:
             seed=0,
             result=f"{spread_text(test.finals)} test accuracy (mean and standard deviation of {seeds} seeds)",
             facts=(
-                f"Trial {record.number} of study {records.study.study_name!r}, confirmed with {seeds} seeds.",
+                f"Trial {record.number} of study {records.name!r}, confirmed with {seeds} seeds.",
                 f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
                 *test.lines(),
                 verdict.openings_text,
             ),
-            commands=(f"{verdict.command}{options}",),
+            commands=(f"{verdict.command}{records.ref.options()}",),
         )
 
     @classmethod
@@ -135,7 +135,7 @@ class Origin:
 
 def _of_study(
     records: StudyRecords,
-    record: TrialRecord,
+    record: TrainedTrial,
     *,
     split: str,
     seed: int,
@@ -143,21 +143,20 @@ def _of_study(
     facts: Sequence[str],
     commands: Sequence[str] = (),
 ) -> Origin:
-    attrs = records.study.user_attrs
-    assert record.recipe is not None
+    notes = records.notes
     return Origin(
         dataset=records.settings.dataset,
         split=split,
         recipe=record.recipe,
         seed=seed,
-        mean=tuple(attrs["normalisation"]["mean"]),
-        std=tuple(attrs["normalisation"]["std"]),
-        classes=tuple(attrs["classes"]),
+        mean=notes.mean,
+        std=notes.std,
+        classes=notes.classes,
         result=result,
         facts=(*facts, *_not_mnist(records.settings.dataset)),
         limits=records.settings.constraints,
-        commands=(attrs["command"], *commands),
-        machine=attrs["machine"],
+        commands=(notes.command, *commands),
+        machine=notes.machine,
     )
 
 

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 NUM_BEST = 10
 
 
-def page(records: StudyRecords, options: str) -> str:
-    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped.
-
-    `options` name the study in the commands that the page shows, as `study_options` has them.
-    """
+def page(records: StudyRecords) -> str:
+    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -37,11 +34,11 @@ def page(records: StudyRecords, options: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records, options))
+    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records))
 
 
-def _content(records: StudyRecords, options: str) -> dict[str, Any]:
-    trials, settings, attrs = records.trials(), records.settings, records.study.user_attrs
+def _content(records: StudyRecords) -> dict[str, Any]:
+    trials, settings = records.trials(), records.settings
     verdict = records.verdict
     found = answer(records)
     shares, discards = importances(records), records.discards()
@@ -58,11 +55,11 @@ def _content(records: StudyRecords, options: str) -> dict[str, Any]:
         figures["layers"] = params_by_layer(winner)
     tally = records.tally()
     return {
-        "study": records.study.study_name,
+        "study": records.name,
         "question": question(records),
         "answer": found,
         "settings": settings,
-        "attrs": attrs,
+        "notes": records.notes,
         "tally": tally,
         "num_discards": discards.total(),
         "discards": discards.most_common(),
@@ -76,7 +73,7 @@ def _content(records: StudyRecords, options: str) -> dict[str, Any]:
         "picture": _as_source(winner) if winner else "",
         "layers": zip(layer_table(winner), receptive_fields(winner), strict=True) if winner else [],
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
-        "commands": commands(records, options),
+        "commands": commands(records),
         "is_front": len(settings.objectives) > 1,
         "cost": METRICS[settings.cost],
         "last": min(settings.consistency, settings.epochs),

@@ -106,9 +106,9 @@ def luck(records: StudyRecords) -> str:
     return f"Means of further seeds within {points:.2f} points, a standard error, are not known to differ."
 
 
-def commands(records: StudyRecords, options: str) -> list[str]:
-    """What makes this study and its result again; `options` name the study, as `study_options` has them."""
-    command, verdict = records.study.user_attrs["command"], records.verdict
+def commands(records: StudyRecords) -> list[str]:
+    """Commands that make this study and its result again."""
+    command, verdict, options = records.notes.command, records.verdict, records.ref.options()
     if verdict is not None:
         return [command, f"{verdict.command}{options}", f"nas export --trial confirmed{options}"]
     return [command, *[f"nas export --trial best{options}"] * bool(records.best(1))]

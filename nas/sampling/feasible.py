@@ -1,29 +1,25 @@
-"""Samplers that hand out only candidates that keep the limits and are new to the study.
+"""Draws candidates that keep the limits and are new to the study.
 
-Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one
-misleads them and wastes trials. Here discarding happens inside the sampling, before Optuna has a trial to spend:
-the first candidates are drawn at random, later ones proposed by what `--sampler` names, and where no draw or
-proposal keeps the limits, the closest is changed a few parameters at a time until it does.
+Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one misleads
+them and wastes trials. Here discarding happens inside the draw, before Optuna has a trial to spend: the first
+candidates are drawn at random, later ones proposed by what `--sampler` names. Where no draw or proposal keeps the
+limits, the closest one is changed a few parameters at a time until it does.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from random import Random
-from typing import Any, NamedTuple
-
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+from typing import NamedTuple
 
 from nas.errors import NasError
-from nas.sampling.samplers import NUM_STARTUP, Propose, Values, at_random, remember, tpe
+from nas.sampling.samplers import NUM_STARTUP, Propose, at_random, tpe
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
-from nas.space.feasibility import DUPLICATE, SMALLER, Verdict, judge
+from nas.space.drawn import Discard, Drawn, Values
+from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
 from nas.space.search_space import SearchSpace
+from nas.study.optuna_storage import CandidateView
 
 MAX_TRIES = 20_000
 
@@ -32,21 +28,13 @@ class NothingNewError(NasError):
     """No feasible candidate that the study does not have yet was found in many tries."""
 
 
-class Discard(NamedTuple):
-    """A candidate that was drawn and not trained."""
+class FeasibleSampler:
+    """Draws feasible, new candidates of a search space; `propose` learns from the trained ones.
 
-    values: Values
-    verdict: Verdict
-
-
-class FeasibleSampler(BaseSampler):
-    """Hands Optuna only feasible, new candidates of a search space; `propose` learns from the trained ones.
-
-    Every draw depends on the seed, on how many candidates the study has had and on their results alone, so a
-    resumed study goes on as if it had never stopped. The last `lag` candidates before one may still be in training and
-    are not looked at. `seen` holds the fingerprints of those candidates. The first `num_startup` are drawn at random,
-    each the largest of `choices` that are feasible: where accuracy is sought within a limit, large ones are better.
-    `draw` raises `NothingNewError` after `MAX_TRIES` draws, and so does `sample_relative`. A sampler serves one study.
+    A draw depends on the seed, on how many candidates the study has had and on their results alone, so a resumed study
+    goes on as if it had never stopped. The last `lag` candidates before a draw may still be in training and are not
+    looked at. The first `num_startup` are drawn at random, each the largest of `choices` that are feasible: where
+    accuracy is sought within a limit, large networks are better.
     """
 
     def __init__(
@@ -57,7 +45,6 @@ class FeasibleSampler(BaseSampler):
         propose: Propose = tpe,
         seed: int,
         lag: int = 0,
-        seen: set[str] | None = None,
         num_startup: int = NUM_STARTUP,
         choices: int = 1,
     ) -> None:
@@ -66,142 +53,108 @@ class FeasibleSampler(BaseSampler):
         self.propose = propose
         self.seed = seed
         self.lag = lag
-        self.seen = set() if seen is None else seen
         self.num_startup = num_startup
         self.choices = choices
-        self.counts: Counter[str] = Counter()  # discards by reason since they were last taken
-        self.discards: list[Discard] = []
-        self.keep = 0  # how many more discards to keep whole
-        self.num_draws = 0
-        self._distributions = space.distributions()
-        self._independent = RandomSampler(seed=seed % 2**32)  # numpy takes no larger one
-        # What proposals learn from: the trained trials alone. Discards and interruptions that the study stores would
-        # count towards how many of them TPE takes for good ones.
-        self._memory = InMemoryStorage()
-        self._num_learned, self._num_complete = 0, 0
-        self._open: list[int] = []  # numbers of trials that may be learned from later
-        self._num_seen = 0  # trials looked at so far: a look at all of them would take the longer the more there are
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, always: it is flat and static."""
-        return self._distributions
+    def draw(self, view: CandidateView, seen: Set[str], *, keep: int = 0) -> Drawn:
+        """The next candidate of the study that `view` shows.
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> Values:
-        """Values of every parameter of a feasible, new candidate; none for an enqueued trial, which has its own."""
-        if "fixed_params" in trial.system_attrs:
-            return {}
-        return self.draw(study)
-
-    def draw(self, study: optuna.Study) -> Values:
-        """The same, before there is a trial that could be left behind unused."""
-        rng = Random(f"{self.seed} {len(self.seen)}")
-        self.num_draws = 0
-        trained = self._trained(study)
-        enough = self._num_learned >= self.num_startup
+        `seen` holds the fingerprints of the candidates so far; `keep` is how many discards to keep whole. Raises
+        `NothingNewError` after `MAX_TRIES` draws.
+        """
+        rng = Random(f"{self.seed} {len(seen)}")
+        trained = view.below(len(seen) - self.lag)
+        enough = view.num_ended() >= self.num_startup
         propose, choices = (self.propose, 1) if enough else (at_random, self.choices)
-        drawn = self._feasible(propose(self.space, trained, rng), rng, choices)
-        if drawn is None:
-            raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
-        return drawn
+        return _Draw(self, rng, seen, keep).feasible(propose(self.space, trained, rng), choices)
 
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A random value for a parameter that is not of the space."""
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def reseed_rng(self) -> None:
-        """Draws of a copy in another process differ from now on."""
-        self.seed = Random().getrandbits(32)
-        self._independent.reseed_rng()
+class _Found(NamedTuple):
+    """A feasible, new candidate among the draws."""
 
-    def take_discards(self) -> tuple[Counter[str], list[Discard]]:
-        """The discards since the last call: all of them counted by reason, the first `keep` whole."""
-        counts, discards = self.counts, self.discards
-        self.counts, self.discards = Counter(), []
-        return counts, discards
+    values: Values
+    judgement: Judgement
+    candidate: Candidate
+    fingerprint: str
 
-    def _trained(self, study: optuna.Study) -> optuna.Study:
-        """A study in memory of the trained candidates that the next one may be drawn from, in their order."""
-        # Loaded anew each time: a study caches its trials from one ask to the next.
-        memory = optuna.create_study(
-            storage=self._memory, study_name="trained", directions=study.directions, load_if_exists=True
-        )
-        known = len(self.seen) - self.lag
-        trials = study.get_trials(deepcopy=False)
-        looked_at = [*(trials[number] for number in self._open), *trials[self._num_seen :]]
-        self._num_seen, self._open = len(trials), []
-        for trial in sorted(looked_at, key=lambda trial: trial.user_attrs.get("candidate", -1)):
-            if not trial.state.is_finished() or trial.user_attrs.get("candidate", -1) >= known:
-                self._open.append(trial.number)
-            elif trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and trial.intermediate_values):
-                remember(memory, trial, place=self._num_complete)
-                self._num_learned += 1
-                self._num_complete += trial.state == TrialState.COMPLETE
-        return memory
+    @property
+    def params(self) -> int:
+        assert self.judgement.cost is not None
+        return self.judgement.cost.params
 
-    def _feasible(self, proposals: Iterator[Values], rng: Random, choices: int) -> Values | None:
-        """The largest of the first `choices` feasible, new proposals; without any the one that came closest, mended."""
-        found: list[tuple[Values, Verdict]] = []
-        least, closest = math.inf, self.space.draw(rng)
+
+class _Draw:
+    """One draw: what it has judged and discarded so far."""
+
+    def __init__(self, sampler: FeasibleSampler, rng: Random, seen: Set[str], keep: int) -> None:
+        self.space, self.constraints = sampler.space, sampler.constraints
+        self.rng = rng
+        self.seen = seen
+        self.keep = keep
+        self.num_draws = 0
+        self.counts: Counter[str] = Counter()
+        self.discards: list[Discard] = []
+
+    def feasible(self, proposals: Iterator[Values], choices: int) -> Drawn:
+        """The largest of the first `choices` feasible, new proposals; without any the closest one, mended."""
+        found: list[_Found] = []
+        least, closest = math.inf, self.space.draw(self.rng)
         for values in proposals:
-            verdict = self._judge(values)
-            if not verdict.reason:
-                found.append((values, verdict))
+            outcome = self._judge(values)
+            if isinstance(outcome, _Found):
+                found.append(outcome)
                 if len(found) == choices:
                     break
-            elif verdict.violation <= least:
-                least, closest = verdict.violation, values
+            elif outcome.violation <= least:
+                least, closest = outcome.violation, values
         while not found and self.num_draws < MAX_TRIES:
-            found = self._mended(least, closest, rng)
-            least, closest = math.inf, self.space.draw(rng)
+            found = self._mended(least, closest)
+            least, closest = math.inf, self.space.draw(self.rng)
         if not found:
-            return None
-        taken, chosen = max(found, key=lambda item: _params(item[1]))
-        for values, verdict in found:
-            if values is not taken:
-                self._discard(values, verdict._replace(reason=SMALLER))
-        self.seen.add(self._fingerprint(taken, chosen))
-        return taken
+            raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
+        taken = max(found, key=lambda each: each.params)
+        for each in found:
+            if each is not taken:
+                self._discard(each.values, each.judgement._replace(reason=SMALLER))
+        assert taken.judgement.cost is not None
+        return Drawn(
+            values=taken.values,
+            candidate=taken.candidate,
+            cost=taken.judgement.cost,
+            fingerprint=taken.fingerprint,
+            counts=self.counts,
+            discards=tuple(self.discards),
+        )
 
-    def _mended(
-        self, violation: float, values: Values, rng: Random, tries: int = 1_000
-    ) -> list[tuple[Values, Verdict]]:
+    def _mended(self, violation: float, values: Values, tries: int = 1_000) -> list[_Found]:
         """A feasible, new candidate near `values`, or none: random changes, kept unless they lead off the limits."""
         names = list(self.space.domains)
         for _ in range(tries):
             changed = dict(values)
-            for name in rng.sample(names, min(len(names), 1 + int(rng.expovariate(0.5)))):
-                changed[name] = self.space.domains[name].draw(rng)
-            verdict = self._judge(changed)
-            if not verdict.reason:
-                return [(changed, verdict)]
-            if verdict.violation <= violation:
-                violation, values = verdict.violation, changed
+            for name in self.rng.sample(names, min(len(names), 1 + int(self.rng.expovariate(0.5)))):
+                changed[name] = self.space.domains[name].draw(self.rng)
+            outcome = self._judge(changed)
+            if isinstance(outcome, _Found):
+                return [outcome]
+            if outcome.violation <= violation:
+                violation, values = outcome.violation, changed
         return []
 
-    def _judge(self, values: Values) -> Verdict:
-        """The verdict, "duplicate" where the study has the candidate already; counted if it is a discard."""
+    def _judge(self, values: Values) -> "_Found | Judgement":
+        """The candidate where it is feasible and new; else the judgement, which is counted as a discard."""
         self.num_draws += 1
-        verdict = judge(self.space, self.constraints, values)
-        if not verdict.reason and self._fingerprint(values, verdict) in self.seen:
-            verdict = verdict._replace(reason=DUPLICATE)
-        if verdict.reason:
-            self._discard(values, verdict)
-        return verdict
+        judgement = judge(self.space, self.constraints, values)
+        if not judgement.reason:
+            assert judgement.architecture is not None
+            candidate = Candidate(judgement.architecture, self.space.recipe(values))
+            fingerprint = candidate.fingerprint()
+            if fingerprint not in self.seen:
+                return _Found(values, judgement, candidate, fingerprint)
+            judgement = judgement._replace(reason=DUPLICATE)
+        self._discard(values, judgement)
+        return judgement
 
-    def _fingerprint(self, values: Values, verdict: Verdict) -> str:
-        assert verdict.architecture is not None
-        return Candidate(verdict.architecture, self.space.recipe(values)).fingerprint()
-
-    def _discard(self, values: Values, verdict: Verdict) -> None:
-        self.counts[verdict.reason] += 1
+    def _discard(self, values: Values, judgement: Judgement) -> None:
+        self.counts[judgement.reason] += 1
         if len(self.discards) < self.keep:
-            self.discards.append(Discard(values, verdict))
-
-
-def _params(verdict: Verdict) -> int:
-    assert verdict.cost is not None
-    return verdict.cost.params
+            self.discards.append(Discard(values, judgement))

@@ -1,7 +1,7 @@
 """How the next candidate is proposed: one function for each `--sampler`.
 
-Each gives proposals from the parameter values and results of the candidates before it; whether one keeps the limits
-and is new is for `nas.sampling.feasible` to judge.
+Each gives proposals from the parameter values and results of the candidates before it; `feasible.py` judges whether one
+keeps the limits and is new.
 """
 
 import warnings
@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import NasError, ShapeError
 from nas.pareto import dominates
+from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
 
-Values = dict[str, Any]
 Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
-"""Proposals for a space. The study is one in memory that holds nothing but the trained candidates, in their order."""
+"""Proposals for a space. The study shows nothing but the candidates that have ended, in their order."""
 
 NUM_STARTUP = 10
 """Candidates that are drawn at random before any other sampler has enough to go on."""
@@ -33,21 +33,6 @@ NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 2
 NUM_GENETIC = 100
 POPULATION = 20
 TOURNAMENT = 5
-
-
-def remember(trained: optuna.Study, trial: FrozenTrial, *, place: int) -> None:
-    """Adds a trained, or partly trained, candidate to a study in memory, `place` trained ones before it."""
-    trained.add_trial(
-        create_trial(
-            state=trial.state,
-            values=trial.values,
-            params=trial.params,
-            distributions=trial.distributions,
-            intermediate_values=trial.intermediate_values,
-            # NSGA-II's; it follows from the place among the trained ones, so that a resumed study has the same.
-            system_attrs={NSGAIISampler._get_generation_key(): place // POPULATION},
-        )
-    )
 
 
 def at_random(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
@@ -70,7 +55,7 @@ def gp(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Value
 
 def nsga2(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
     """Optuna's NSGA-II: children of the best of all generations so far."""
-    sampler = NSGAIISampler(population_size=POPULATION, seed=_seed(rng))
+    sampler = _NsgaByOrder(population_size=POPULATION, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, NUM_GENETIC)
 
 
@@ -79,7 +64,7 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 
     Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv 1802.01548).
     """
-    young = trained.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[-POPULATION:]
+    young = _complete(trained)[-POPULATION:]
     drawn = rng.sample(young, min(TOURNAMENT, len(young)))
     points = {trial.number: _point(trial, trained.directions) for trial in drawn}
     # With one objective nobody dominates the best; with several, any of their front may be the parent.
@@ -104,19 +89,28 @@ def proposer(name: str) -> Propose:
     return SAMPLERS[name]
 
 
+class _NsgaByOrder(NSGAIISampler):
+    """NSGA-II whose generations follow from the order of the candidates, so that a resumed study has the same."""
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        return len(_complete(study)) // POPULATION
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return _complete(study)[generation * POPULATION : (generation + 1) * POPULATION]
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
 def _of_optuna(
     sampler: BaseSampler, space: SearchSpace, trained: optuna.Study, rng: Random, count: int
 ) -> Iterator[Values]:
-    # GP and NSGA-II make notes on the trial they are asked for, so there has to be one.
-    asking = trained.ask()
-    try:
-        frozen = trained._storage.get_trial(asking._trial_id)
-        for _ in range(count):
-            values = _quietly(sampler.sample_relative, trained, frozen, space.distributions())
-            # What NSGA-II mutates it leaves out, to be drawn anew.
-            yield {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
-    finally:
-        trained.tell(asking, state=TrialState.FAIL)  # no sampler learns from it
+    asked = create_trial(state=TrialState.RUNNING)  # samplers make notes on the trial that they are asked for
+    for _ in range(count):
+        values = _quietly(sampler.sample_relative, trained, asked, space.distributions())
+        # What NSGA-II mutates it leaves out, to be drawn anew.
+        yield {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
 
 
 def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:

@@ -78,6 +78,32 @@ def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
     return tuple(tightest.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What candidates must keep, as options name it; None is no limit, and the receptive field covers the images."""
+
+    max_params: int | None = None
+    min_receptive_field: int | None = None
+    max_macs: int | None = None
+    max_activation_bytes: int | None = None
+    max_weight_bytes: int | None = None
+    constraints: Sequence[str | Constraint] = ()
+
+    def constraints_for(self, input_shape: Sequence[int]) -> tuple[Constraint, ...]:
+        """The constraints for images of a shape (channels, height, width); raises `ConstraintError`."""
+        side = max(input_shape[1:])
+        bounds = (
+            ("params", "<=", self.max_params),
+            ("receptive_field", ">=", side if self.min_receptive_field is None else self.min_receptive_field),
+            ("macs", "<=", self.max_macs),
+            ("peak_activation_bytes", "<=", self.max_activation_bytes),
+            ("weight_bytes", "<=", self.max_weight_bytes),
+        )
+        named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
+        others = [Constraint.parse(c) if isinstance(c, str) else c for c in self.constraints]
+        return combine([*named, *others])
+
+
 def limits(
     input_shape: Sequence[int],
     *,
@@ -89,14 +115,11 @@ def limits(
     constraints: Sequence[str | Constraint] = (),
 ) -> tuple[Constraint, ...]:
     """The constraints that the options stand for; the receptive field must cover the image unless told otherwise."""
-    side = max(input_shape[1:])
-    bounds = (
-        ("params", "<=", max_params),
-        ("receptive_field", ">=", side if min_receptive_field is None else min_receptive_field),
-        ("macs", "<=", max_macs),
-        ("peak_activation_bytes", "<=", max_activation_bytes),
-        ("weight_bytes", "<=", max_weight_bytes),
-    )
-    named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
-    others = [Constraint.parse(c) if isinstance(c, str) else c for c in constraints]
-    return combine([*named, *others])
+    return Limits(
+        max_params=max_params,
+        min_receptive_field=min_receptive_field,
+        max_macs=max_macs,
+        max_activation_bytes=max_activation_bytes,
+        max_weight_bytes=max_weight_bytes,
+        constraints=constraints,
+    ).constraints_for(input_shape)

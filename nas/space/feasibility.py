@@ -34,8 +34,8 @@ def meanings(reasons: Iterable[str]) -> dict[str, str]:
     }
 
 
-class Verdict(NamedTuple):
-    """What screening says of a candidate. `reason` is empty for a feasible one, else why it is discarded:
+class Judgement(NamedTuple):
+    """What is known of a candidate without training it. `reason` is empty for a feasible one, else why it is discarded:
     a constraint's metric or "impossible_shape" (then there is no cost)."""
 
     architecture: Architecture | None
@@ -44,15 +44,15 @@ class Verdict(NamedTuple):
     violation: float  # the sum of what the constraints are missed by; infinite for an impossible shape
 
 
-def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Verdict:
-    """The verdict on the candidate that the values stand for; no module is built."""
+def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Judgement:
+    """The judgement on the candidate that the values stand for; no module is built."""
     try:
         architecture = space.architecture(values)
         cost = cost_of(architecture)
     except ShapeError:
-        return Verdict(None, None, IMPOSSIBLE_SHAPE, math.inf)
+        return Judgement(None, None, IMPOSSIBLE_SHAPE, math.inf)
     binding = worst(constraints, cost)
     if binding is None:
-        return Verdict(architecture, cost, "", 0.0)
+        return Judgement(architecture, cost, "", 0.0)
     violation = sum(max(0.0, constraint.violation(cost)) for constraint in constraints)
-    return Verdict(architecture, cost, binding.metric, violation)
+    return Judgement(architecture, cost, binding.metric, violation)

@@ -107,11 +107,11 @@ def survey(
     num_feasible = 0
     for _ in range(num_draws):
         values = space.draw(rng)
-        verdict = judge(space, constraints, values)
-        if verdict.cost is not None:
-            possible.append((verdict.cost, values))
-        if verdict.reason:
-            discards[verdict.reason] += 1
+        judgement = judge(space, constraints, values)
+        if judgement.cost is not None:
+            possible.append((judgement.cost, values))
+        if judgement.reason:
+            discards[judgement.reason] += 1
         else:
             num_feasible += 1
     costs = [cost for cost, _ in possible]
@@ -183,9 +183,9 @@ def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Seq
                     continue
                 for value in domain.grid():
                     changed = {**values, name: value}
-                    verdict = judge(space, constraints, changed)
-                    if not verdict.reason and verdict.cost is not None and verdict.cost.params < cost.params:
-                        values, cost, improved = changed, verdict.cost, True
+                    judgement = judge(space, constraints, changed)
+                    if not judgement.reason and judgement.cost is not None and judgement.cost.params < cost.params:
+                        values, cost, improved = changed, judgement.cost, True
         if best is None or cost.params < best.params:
             best = cost
     return best

@@ -52,8 +52,7 @@ def starts(
         beside = Path(file).with_name("recipe.json")
         recipe = Recipe.load(beside) if Path(file).is_file() and beside.exists() else Recipe()
         values = {**drawn, **network, **recipe_values(space, recipe)}
-        verdict = judge(space, constraints, values)
-        if verdict.reason:
+        if judge(space, constraints, values).reason:
             cost = cost_of(architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
             found = ", ".join(f"{c.metric} is {getattr(cost, c.metric)}, allowed: {c}" for c in missed)

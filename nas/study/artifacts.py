@@ -1,6 +1,5 @@
 """Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
 
-import json
 import pickle
 import struct
 import tempfile
@@ -8,15 +7,14 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
 
 from nas.architecture.architecture import Architecture
 from nas.errors import StudyError, first_line, found, named
+from nas.study.optuna_storage import artifact_link
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,22 +48,20 @@ class Artifacts:
             pass
 
     def write(self, content: bytes, name: str = "weights.pt") -> tuple[str, dict[str, str]]:
-        """Stores a file: its identifier, and the system attribute by which whoever owns it is to be known as such.
+        """Stores a file; returns its ID and the system attribute that links it to its owner.
 
-        The file is there whole or not at all: a killed process leaves at most one that nobody knows of.
+        The file is there whole or not at all: a killed process leaves at most one that nothing refers to.
         """
-        meta = ArtifactMeta(
-            artifact_id=str(uuid.uuid4()), filename=name, mimetype=MIMETYPES[Path(name).suffix], encoding=None
-        )
+        artifact_id = str(uuid.uuid4())
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{meta.artifact_id}.part"
+        part = self.folder / f".{artifact_id}.part"
         try:
             part.write_bytes(content)
-            part.replace(self.folder / meta.artifact_id)
+            part.replace(self.folder / artifact_id)
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        return meta.artifact_id, {f"{ARTIFACTS_ATTR_PREFIX}{meta.artifact_id}": json.dumps(asdict(meta))}
+        return artifact_id, artifact_link(artifact_id, filename=name, mimetype=MIMETYPES[Path(name).suffix])
 
     def sweep(self) -> None:
         """Removes what killed processes had half-written; call it where nobody is writing."""

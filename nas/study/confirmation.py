@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas.errors import StudyError
 from nas.schema import COUNT, INDEX, TEXT, Allowed, Fields, Many, check
+from nas.study.attributes import PREFIX
+from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
-from nas.study.trial import NOTE, epochs_of
+from nas.study.trial import epochs_of
 from nas.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Run:
     @property
     def key(self) -> str:
         """The name of what is stored of it."""
-        return f"{NOTE}run:{self.trial}:{self.judged_on}:{self.seed}"
+        return f"{PREFIX}run:{self.trial}:{self.judged_on}:{self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,25 +76,25 @@ class ConfirmedRecords:
 
     def openings(self) -> list[Opening]:
         """Every opening of the test split so far."""
-        rows = self._read(f"{NOTE}openings", Many(OPENING)) or []
+        rows = self._read(f"{PREFIX}openings", Many(OPENING)) or []
         return [Opening(**{**row, "finalists": tuple(row["finalists"])}) for row in rows]
 
     def open(self, opening: Opening) -> None:
         """Notes that the test split is about to be opened."""
-        self._write(f"{NOTE}openings", [asdict(every) for every in (*self.openings(), opening)])
+        self._write(f"{PREFIX}openings", [asdict(every) for every in (*self.openings(), opening)])
 
     def keep_test(self, num_images: int, fingerprint: str) -> bool:
         """Stores what the test split is, or tells whether it is still the same."""
         found = {"num_images": num_images, "fingerprint": fingerprint}
-        if self._read(f"{NOTE}test", TEST) is None:
-            self._write(f"{NOTE}test", found)
-        return bool(self._read(f"{NOTE}test", TEST) == found)
+        if self._read(f"{PREFIX}test", TEST) is None:
+            self._write(f"{PREFIX}test", found)
+        return bool(self._read(f"{PREFIX}test", TEST) == found)
 
     def num_images(self) -> int:
         """How many images the test split has, once it was opened."""
-        test = self._read(f"{NOTE}test", TEST)
+        test = self._read(f"{PREFIX}test", TEST)
         if test is None:
-            raise StudyError(f"{self._where(f'{NOTE}test')} is missing, allowed: what the test split is")
+            raise StudyError(f"{self._where(f'{PREFIX}test')} is missing, allowed: what the test split is")
         return int(test["num_images"])
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
@@ -100,15 +102,14 @@ class ConfirmedRecords:
         artifact, attributes = self.records.artifacts.write(weights)
         for key, value in attributes.items():
             self._write(key, value)
-        self._write(f"{NOTE}weights:{trial}", artifact)
+        self._write(f"{PREFIX}weights:{trial}", artifact)
 
     def weights(self, trial: int) -> "dict[str, Tensor]":
         """The weights of the first seed, trained on train + val."""
-        artifact = self._read(f"{NOTE}weights:{trial}", TEXT)
+        artifact = self._read(f"{PREFIX}weights:{trial}", TEXT)
         if artifact is None:
             raise StudyError(f"trial {trial} with seed 0 diverged on train + val: it has no weights to export")
-        architecture = self.records.trial(trial).architecture
-        assert architecture is not None  # a finished trial has one
+        architecture = self.records.trained(trial).architecture
         return self.records.artifacts.download(artifact, f"the confirmed weights of trial {trial}", architecture)
 
     def conclude(self, summary: dict[str, Any]) -> None:
@@ -117,8 +118,7 @@ class ConfirmedRecords:
 
     def _read(self, key: str, expected: Allowed | Many | Fields) -> Any:
         """What is stored under the key, None if nothing; raises `StudyError` unless it is as expected."""
-        study = self.records.study
-        stored = study._storage.get_study_system_attrs(study._study_id)
+        stored = system_attrs(self.records.study)
         if key not in stored:
             return None
         check(stored[key], expected, self._where(key), StudyError)
@@ -128,5 +128,4 @@ class ConfirmedRecords:
         return f"study {self.records.study.study_name!r}: {key}"
 
     def _write(self, key: str, value: Any) -> None:
-        study = self.records.study
-        study._storage.set_study_system_attr(study._study_id, key, value)
+        set_system_attr(self.records.study, key, value)

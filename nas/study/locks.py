@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nas.study.database import sqlite_file
+from nas.study.reference import StudyRef
 
 POLL = 0.01  # seconds between two tries for a lock file
 REFRESH = 2.0  # seconds between two looks at whether the server still knows us
@@ -44,17 +45,17 @@ class Locks(Protocol):
         """Releases what is held."""
 
 
-def locks(url: str, study: str, results: Path) -> Locks:
+def locks(ref: StudyRef) -> Locks:
     """The locks of a study.
 
     Files lie beside an SQLite database, whichever results folder a search names; those for databases that are neither
     SQLite nor PostgreSQL in the results folder, and so count on this machine alone.
     """
-    if sqlalchemy.engine.make_url(url).get_backend_name() == "postgresql":
-        return ServerLocks(url, study)
-    database = sqlite_file(url)
-    place = results / "study" if database is None else database
-    return FileLocks(place.with_name(f"{place.name}.{study.replace('/', '_')}"))
+    if sqlalchemy.engine.make_url(ref.url).get_backend_name() == "postgresql":
+        return ServerLocks(ref.url, ref.name)
+    database = sqlite_file(ref.url)
+    place = ref.folder / "study" if database is None else database
+    return FileLocks(place.with_name(f"{place.name}.{ref.name.replace('/', '_')}"))
 
 
 class FileLocks:

@@ -1,30 +1,38 @@
-"""A study's trials in memory, beside the database: what this process wrote is not read again.
+"""All that relies on Optuna's private names: its tables, its cache, its attributes. Contract tests watch them.
 
-Optuna's own storage writes each parameter and attribute in a transaction of its own, and reads every trial that has not
-ended at every look: with 64 workers that is seconds a trial. Here a trial begins and ends in one transaction each, and
-a look reads what others have begun or ended since the last one. It leans on Optuna's tables, which have been the same
-since its version 3.
+`StudyStorage` holds a study's trials in memory, beside the database. Optuna's own storage writes each parameter and
+attribute in a transaction of its own, and reads every unfinished trial at every look: with 64 workers that takes
+seconds a trial. Here a trial begins and ends in one transaction each, and a look reads what other processes have begun
+or ended since the last one. Optuna's tables have been the same since its version 3.
 """
 
+import bisect
+import copy
 import json
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+import optuna
 import sqlalchemy
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
+from optuna.study import StudyDirection
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from nas.study.attributes import StoredTrial
 from nas.study.database import is_away
 
 Attrs = Mapping[str, Any]
@@ -56,12 +64,12 @@ def _patiently(method: Callable[P, T]) -> Callable[P, T]:
     return tried
 
 
-class Mirror(_CachedStorage):
-    """Optuna's storage of a database, for who writes to a study and reads it often.
+class StudyStorage(_CachedStorage):
+    """Optuna's storage for a process that writes to a study: its trials in one table in memory, beside the database.
 
-    It shows the study as it was at the last `look`, and what was written since. Trials that others have not ended are
-    as they were when they were first seen: their epochs are not followed. While a server is away `look`, `end`,
-    `write`, `report` and what concerns the study as a whole wait for it, some minutes at most.
+    It shows the study as it was at the last `look`, and what this process has written since. Unfinished trials of other
+    processes stay as they were first seen: their epochs are not followed. While a database server is away, `look`,
+    `end`, `write`, `report` and what concerns the study as a whole wait for it, up to `PATIENCE`.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -121,6 +129,10 @@ class Mirror(_CachedStorage):
         if trial_id in self._ours:
             return self._cached(trial_id)
         return super()._get_cached_trial(trial_id)
+
+    def trial_id(self, study_id: int, number: int) -> int:
+        """Optuna's identifier of a trial."""
+        return self.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
         """The trials of a study by number: `get_all_trials`, without a list to be made of them."""
@@ -314,6 +326,110 @@ class Mirror(_CachedStorage):
             self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
 
 
+class CandidateView(InMemoryStorage):
+    """A study as Optuna's samplers and pruners are to see it: the candidates that have ended, in their order.
+
+    Each is numbered by its place among the study's candidates. Stored discards, failures and interruptions are not
+    shown: they would change how many trials TPE takes for good ones, and which bracket Hyperband puts a trial into.
+    The trials share everything with the table in memory but their number.
+
+    `trials` gives all trials of the study by number. `owner` stores what a pruner notes on a trial.
+    """
+
+    NAME = "candidates"
+
+    def __init__(
+        self,
+        trials: Callable[[], Mapping[int, FrozenTrial]],
+        directions: Sequence[StudyDirection],
+        owner: BaseStorage | None = None,
+    ) -> None:
+        super().__init__()
+        self.create_new_study(directions, self.NAME)
+        self._trials = trials
+        self._owner = owner
+        self._below = 0
+        self._ended: list[FrozenTrial] = []  # by the index of the candidate
+        self._open: list[int] = []  # numbers of trials that may be shown later
+        self._next = 0
+
+    def below(self, index: int) -> optuna.Study:
+        """The study with the ended candidates that come before the one of that index."""
+        self._update()
+        self._below = index
+        # A new object each time: a study caches its trials.
+        return optuna.Study(study_name=self.NAME, storage=self)
+
+    def numbered(self, number: int, index: int) -> FrozenTrial:
+        """The trial of that number in its place among the candidates."""
+        return _renumbered(self._trials()[number], index)
+
+    def num_ended(self) -> int:
+        """How many candidates are shown."""
+        return bisect.bisect_left(self._ended, self._below, key=_number)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        shown = self._ended[: self.num_ended()]
+        return shown if states is None else [trial for trial in shown if trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        # How far a pruner promoted a candidate belongs to its trial: later ones are compared with it.
+        if self._owner is not None and trial_id >= 0:  # not the trial that a sampler is asked for
+            self._owner.set_trial_system_attr(trial_id, key, value)
+
+    def _update(self) -> None:
+        """Takes in the trials that have ended since the last look."""
+        trials = self._trials()
+        looked_at = [*self._open, *range(self._next, len(trials))]
+        self._next, self._open = len(trials), []
+        for number in looked_at:
+            trial = StoredTrial(trials[number])
+            if not trial.state.is_finished():
+                self._open.append(number)
+            elif trial.index is not None and (
+                trial.is_complete or (trial.state == TrialState.PRUNED and trial.frozen.intermediate_values)
+            ):
+                bisect.insort(self._ended, _renumbered(trial.frozen, trial.index), key=_number)
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
+
+
+def _renumbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+    renumbered = copy.copy(trial)
+    renumbered.number = number
+    return renumbered
+
+
+def study_id(study: optuna.Study) -> int:
+    """Optuna's identifier of the study in its database."""
+    return study._study_id
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """The storage that the study reads and writes."""
+    return study._storage
+
+
+def system_attrs(study: optuna.Study) -> dict[str, Any]:
+    """System attributes of the study."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def set_system_attr(study: optuna.Study, key: str, value: Any) -> None:
+    """Sets a system attribute of the study."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
+
+
+def artifact_link(artifact_id: str, *, filename: str, mimetype: str) -> dict[str, str]:
+    """The system attribute that links an artifact to the trial or study that owns it."""
+    meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=mimetype, encoding=None)
+    return {f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}": json.dumps(asdict(meta))}
+
+
 def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         session.execute(sqlalchemy.insert(model.__table__), rows)
@@ -324,7 +440,7 @@ for _name in (
     *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
     *("set_study_user_attr", "set_study_system_attr"),
 ):
-    setattr(Mirror, _name, _patiently(getattr(_CachedStorage, _name)))
+    setattr(StudyStorage, _name, _patiently(getattr(_CachedStorage, _name)))
 
 
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:

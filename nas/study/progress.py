@@ -1,38 +1,61 @@
-"""A ledger: what a study has come to, kept up as its trials begin and end, each of which is counted once."""
+"""What a study has come to: counted once for each trial that begins or ends."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.study.trial import TRAINED, Tally, noted
+from nas.study.attributes import Outcome, StoredTrial
 
 
-class Ledger:
-    """The figures of a study whose trials have `epochs` epochs, as they were at the last `update`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a study has trained.
+
+    num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
+    pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
+    """
+
+    num_trained: int
+    num_pruned: int
+    spent: float
+
+    def admits(self, budget: int, *, running: int = 0) -> bool:
+        """Whether one more training, and each that is running, can still go to its end."""
+        return self.spent + running + 1 <= budget + 1e-9  # thirds of a training do not add up exactly
+
+
+class StudyProgress:
+    """Counts over a study's trials, as they were at the last `update`.
+
+    epochs: epochs of a whole training. fingerprints: of every candidate that was handed out for training.
+    num_queued, running: trials that wait, and numbers of those in training. stored_discards: how many discards are
+    stored, by the index of the candidate that they were drawn for. best: highest accuracy, the smallest of equals.
+    """
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self.fingerprints: set[str] = set()  # of every candidate that was handed out for training
+        self.fingerprints: set[str] = set()
         self.num_queued = 0
-        self.running: set[int] = set()  # numbers of trials
-        self.kept: Counter[int] = Counter()  # stored discards, by the index of the candidate they were drawn for
-        self.best: FrozenTrial | None = None  # highest accuracy, the smallest of equals
+        self.running: set[int] = set()
+        self.stored_discards: Counter[int] = Counter()
+        self.best: StoredTrial | None = None
         self._discards: Counter[str] = Counter()
         self._num_trained, self._num_pruned, self._num_epochs = 0, 0, 0
         self._next = 0
-        self._unfinished: list[FrozenTrial] = []
+        self._unfinished: list[StoredTrial] = []
 
     def update(self, trials: Mapping[int, FrozenTrial]) -> None:
         """Counts what has begun or ended; `trials` are all of the study, by number."""
-        looked_at = [trials[trial.number] for trial in self._unfinished]
+        looked_at = [StoredTrial(trials[trial.number]) for trial in self._unfinished]
         while self._next in trials:
-            looked_at.append(trials[self._next])
+            looked_at.append(StoredTrial(trials[self._next]))
             self._next += 1
         self._unfinished = []
         for trial in looked_at:
-            if "fingerprint" in trial.user_attrs:
-                self.fingerprints.add(trial.user_attrs["fingerprint"])
+            if trial.fingerprint is not None:
+                self.fingerprints.add(trial.fingerprint)
             if trial.state.is_finished():
                 self._count(trial)
             else:
@@ -47,27 +70,18 @@ class Ledger:
 
     def discards(self) -> Counter[str]:
         """Number of discards by reason."""
-        return sum(map(discards_of, self._unfinished), Counter(self._discards))
+        return sum((trial.discards for trial in self._unfinished), Counter(self._discards))
 
-    def _count(self, trial: FrozenTrial) -> None:
-        outcome = trial.user_attrs.get("outcome")
-        self._discards += discards_of(trial)
-        self._num_trained += outcome in TRAINED
-        if outcome == "discarded" and (index := noted(trial, "drawn_for")) is not None:
-            self.kept[index] += 1
-        if outcome == "pruned":
+    def _count(self, trial: StoredTrial) -> None:
+        outcome = trial.outcome
+        self._discards += trial.discards
+        if outcome is None:
+            return
+        self._num_trained += outcome.is_whole_training
+        if outcome is Outcome.DISCARDED and trial.drawn_for is not None:
+            self.stored_discards[trial.drawn_for] += 1
+        if outcome is Outcome.PRUNED:
             self._num_pruned += 1
-            self._num_epochs += len(noted(trial, "history"))
-        if trial.state == TrialState.COMPLETE and (self.best is None or _rank(trial) < _rank(self.best)):
+            self._num_epochs += trial.num_epochs
+        if trial.is_complete and (self.best is None or trial.rank() < self.best.rank()):
             self.best = trial
-
-
-def discards_of(trial: FrozenTrial) -> Counter[str]:
-    """The discards that a trial's candidate took, by reason."""
-    # Without a fingerprint the candidate was never handed out: the same discards will be drawn again.
-    counts = "fingerprint" in trial.user_attrs or trial.user_attrs.get("outcome") == "discarded"
-    return Counter(noted(trial, "discards") if counts else None)
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    return -trial.values[0], trial.user_attrs["params"]

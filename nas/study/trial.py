@@ -1,123 +1,68 @@
-"""What a study stores, as values: the settings its trials have in common, and a trial."""
+"""Trials as values: in training, and as people and scripts read them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import METRICS
+from nas.architecture.cost import Cost
 from nas.errors import ArchitectureError, RecipeError, StudyError
 from nas.recipe import Recipe
-from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Words, check
+from nas.space.candidate import Candidate
+from nas.study.attributes import FIGURES, Outcome, StoredTrial
 from nas.training.metrics import EpochMetrics
 
-NOTE = "nas:"
-"""How the names of our system attributes begin."""
 
-OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
-"""What a search may look for: accuracy, and beside it one cost."""
+@dataclass(slots=True, kw_only=True)
+class PendingTrial:
+    """A trial in training. `index`: place of its candidate among those of the study; `history` grows by the epoch."""
 
-TRAINED = ("trained", "diverged")
-"""Outcomes of a whole training: to its end, or until its loss was no number."""
-
-DRAWN = (*TRAINED, "pruned")
-"""Outcomes of trials that get a picture and a table of their epochs: they were trained, if not to the end."""
-
-STOPPED = ("discarded", "pruned")
-"""Outcomes that are decisions, not failures: before the training, or in its midst."""
-
-WHOLE = Interval(int, 0, 10**100)  # a cost, whatever a space allows, or a seed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What all trials of a study have in common; results under different settings are not comparable."""
-
-    dataset: str
-    data_fingerprint: str
-    split: str
-    space: str
-    space_fingerprint: str
-    epochs: int
-    consistency: int
-    constraints: tuple[str, ...]
+    number: int
+    index: int
+    candidate: Candidate
+    cost: Cost
     seed: int
-    # Studies of earlier versions do not say these; they were made like this.
-    objectives: tuple[str, ...] = ("accuracy",)
-    sampler: str = "tpe"
-    num_startup: int = 20  # candidates before the sampler has enough to go on
-    choices: int = 1  # feasible draws of which each of those is the largest
-    pruner: str = "none"
+    num_draws: int
+    history: list[EpochMetrics] = field(default_factory=list)
 
-    @property
-    def cost(self) -> str:
-        """The metric that is to be small beside accuracy: the second objective, or parameters."""
-        return (*self.objectives, "params")[1]
+    def ended(self, outcome: Outcome, *, reason: str = "", seconds: float) -> "TrialRecord":
+        """Its record, unless it was trained to its end."""
+        return TrialRecord(
+            state=outcome.state.name,
+            outcome=str(outcome),
+            objective=None,
+            consistent_accuracy=None,
+            **self._facts(reason, seconds),
+        )
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, where: str = "settings") -> "Settings":
-        """The settings in what a study stores."""
-        check(data, SETTINGS, where, StudyError)
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**values)
+    def trained(self, *, objective: float, consistent_accuracy: float, seconds: float) -> "TrainedTrial":
+        """Its record after its last epoch."""
+        return TrainedTrial(
+            state=Outcome.TRAINED.state.name,
+            outcome=str(Outcome.TRAINED),
+            objective=objective,
+            consistent_accuracy=consistent_accuracy,
+            **self._facts("", seconds),
+        )
 
-    def differences(self, other: "Settings") -> list[str]:
-        """Where the other settings differ, as `field: this, not that`."""
-        fields = [field.name for field in dataclasses.fields(self)]
-        unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
-        # A fingerprint says something only where the name is the same.
-        contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
-        return [
-            f"{contents[name]}: {getattr(self, contents[name])} is not what it was"
-            if name in contents
-            else f"{name}: {_text(getattr(self, name))}, not {_text(getattr(other, name))}"
-            for name in unlike
-            if contents.get(name) not in unlike
-        ]
-
-
-SETTINGS = Fields(
-    {
-        **dict.fromkeys(("dataset", "data_fingerprint", "split", "space", "space_fingerprint"), TEXT),
-        **dict.fromkeys(("sampler", "pruner"), TEXT),
-        **dict.fromkeys(("epochs", "consistency", "choices"), COUNT),
-        "constraints": Many(TEXT),
-        "seed": WHOLE,
-        "objectives": Many(Words(OBJECTIVES), 1, 2),
-        "num_startup": INDEX,
-    },
-    required={field.name for field in dataclasses.fields(Settings) if field.default is dataclasses.MISSING},
-    closed=True,
-)
-
-
-def _text(value: object) -> str:
-    return " and ".join(value) if isinstance(value, tuple) else str(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What a study has trained.
-
-    num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
-    pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
-    """
-
-    num_trained: int
-    num_pruned: int
-    spent: float
-
-    def admits(self, budget: int, *, running: int = 0) -> bool:
-        """Whether one more training, and each that is running, can still go to its end."""
-        return self.spent + running + 1 <= budget + 1e-9  # thirds of a training do not add up exactly
+    def _facts(self, reason: str, seconds: float) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            **dataclasses.asdict(self.cost),
+            "seconds": seconds,
+            "num_draws": self.num_draws,
+            "seed": self.seed,
+            "reason": reason,
+            "recipe": self.candidate.recipe,
+            "architecture": self.candidate.architecture,
+            "history": tuple(self.history),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as people and scripts read it. `state` is Optuna's name; accuracies are fractions."""
+    """Any trial of a study. `state` is Optuna's name; accuracies are fractions; None is what the trial has not."""
 
     number: int
     state: str
@@ -139,7 +84,7 @@ class TrialRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
-        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        row = {name: getattr(self, name) for name in FIELDS}
         row["recipe"] = self.recipe.to_json() if self.recipe else None
         row["architecture"] = self.architecture.to_json() if self.architecture else None
         row["history"] = [metrics.to_json() for metrics in self.history]
@@ -149,37 +94,55 @@ class TrialRecord:
 FIELDS = tuple(TrialRecord.__dataclass_fields__)
 
 
-def read_trial(trial: FrozenTrial) -> TrialRecord:
-    """The record in a trial of Optuna's."""
-    attrs = trial.user_attrs
-    network, recipe, history = (noted(trial, key) for key in ("architecture", "recipe", "history"))
-    numbers = {key: attrs.get(key) for key in (*METRICS, "consistent_accuracy", "seconds", "num_draws", "seed")}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedTrial(TrialRecord):
+    """A trial that was trained to its last epoch."""
+
+    objective: float
+    consistent_accuracy: float
+    params: int
+    macs: int
+    receptive_field: int
+    peak_activation_bytes: int
+    weight_bytes: int
+    seconds: float
+    recipe: Recipe
+    architecture: Architecture
+
+
+def read_trial(trial: StoredTrial) -> TrialRecord:
+    """The record of any stored trial; raises `StudyError` where its network, recipe or epochs are damaged."""
     where = f"trial {trial.number}"
     try:
-        read = (
-            Recipe.from_json(recipe, where=f"{where}: recipe") if recipe else None,
-            Architecture.from_json(network, where=f"{where}: architecture") if network else None,
+        recipe = Recipe.from_json(trial.stored_recipe, where=f"{where}: recipe") if trial.stored_recipe else None
+        architecture = (
+            Architecture.from_json(trial.stored_architecture, where=f"{where}: architecture")
+            if trial.stored_architecture
+            else None
         )
     except (ArchitectureError, RecipeError) as error:
         raise StudyError(str(error)) from None
-    return TrialRecord(
-        number=trial.number,
-        state=trial.state.name,
-        outcome=attrs.get("outcome", ""),
-        objective=trial.values[0] if trial.state == TrialState.COMPLETE else None,
-        reason=attrs.get("reason", ""),
-        recipe=read[0],
-        architecture=read[1],
-        history=epochs_of(history or [], where=f"{where}: history"),
-        **numbers,
-    )
+    record: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state.name,
+        "outcome": str(trial.outcome or ""),
+        "objective": trial.objective,
+        "reason": trial.reason,
+        "recipe": recipe,
+        "architecture": architecture,
+        "history": epochs_of(trial.stored_history, where=f"{where}: history"),
+        **{name: trial.figure(name) for name in FIGURES},
+    }
+    return TrainedTrial(**record) if trial.is_complete else TrialRecord(**record)
+
+
+def read_trained(trial: StoredTrial) -> TrainedTrial:
+    """The record of a trial that was trained to its end; raises `StudyError` where it is damaged."""
+    record = read_trial(trial)
+    assert isinstance(record, TrainedTrial)
+    return record
 
 
 def epochs_of(rows: Sequence[object], *, where: str) -> tuple[EpochMetrics, ...]:
     """The epochs in what a study stores of them."""
     return tuple(EpochMetrics.from_json(row, where=f"{where}[{index}]") for index, row in enumerate(rows))
-
-
-def noted(trial: FrozenTrial, key: str) -> Any:
-    """What `StudyRecords` noted under the key, None if nothing."""
-    return trial.system_attrs.get(NOTE + key)

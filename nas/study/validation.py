@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.architecture.cost import METRICS
 from nas.errors import StudyError, found
 from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check
-from nas.study.trial import NOTE, OBJECTIVES, WHOLE, Settings
+from nas.study.attributes import Outcome, StoredTrial
+from nas.study.settings import OBJECTIVES, WHOLE, Settings
 
 FRACTION = Interval(float, 0, 1)
 NUMBER = Interval(float, 0)
@@ -50,7 +51,7 @@ CONFIRMED = Fields(
 
 TRIAL = Fields(
     {
-        "outcome": Words(("trained", "pruned", "diverged", "failed", "interrupted", "discarded", "unused")),
+        "outcome": Words(tuple(map(str, Outcome))),
         **dict.fromkeys(("reason", "fingerprint", "started_from", "started_as"), TEXT),
         **dict.fromkeys((*METRICS, "seed", "num_draws"), WHOLE),
         **dict.fromkeys(("candidate", "retry_of"), INDEX),
@@ -96,9 +97,9 @@ def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directi
 
 def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
     outcome = trial.user_attrs.get("outcome")
-    whole = trial.state == TrialState.COMPLETE or outcome == "trained"
-    notes = {key.removeprefix(NOTE): value for key, value in trial.system_attrs.items() if key.startswith(NOTE)}
-    needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == "pruned" else set()
+    whole = trial.state == TrialState.COMPLETE or outcome == Outcome.TRAINED
+    notes = StoredTrial(trial).notes()
+    needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == Outcome.PRUNED else set()
     check(trial.user_attrs, replace(TRIAL, required=NEEDED if whole else set()), where, StudyError)
     check(notes, replace(NOTES, required=needed), where, StudyError)
     if needed and not notes["history"]:

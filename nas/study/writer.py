@@ -1,23 +1,24 @@
-"""Recording: what a search writes into its study, trial by trial, each of them whole or not at all."""
+"""Writes the trials of a search into its study: each begins and ends whole, or not at all."""
 
-import dataclasses
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost
-from nas.sampling.feasible import Discard
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
+from nas.space.drawn import Discard, Drawn
 from nas.space.warm_start import Start
+from nas.study import attributes
+from nas.study.attributes import Attributes, Outcome, StoredTrial, stored
 from nas.study.locks import Locks
-from nas.study.optuna_storage import NONE, Mirror
+from nas.study.optuna_storage import CandidateView, StudyStorage, study_id
 from nas.study.reader import StudyRecords
-from nas.study.trial import DRAWN, NOTE, STOPPED, noted
+from nas.study.trial import PendingTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 from nas.training.results import consistent_accuracy, objective
 from nas.training.trial_files import files_of_training
@@ -25,36 +26,61 @@ from nas.training.trial_files import files_of_training
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-STATES = {"trained": TrialState.COMPLETE} | dict.fromkeys(STOPPED, TrialState.PRUNED)
-"""Optuna's state by outcome; of others it is FAIL."""
 
-KEPT = ("fingerprint", "candidate", "num_draws", "started_from", "started_as")
-"""Attributes that a candidate brings along when it is run again."""
-
-
-class Recorder:
+class StudyWriter:
     """The only writer of a study's trials, for one search among perhaps several.
 
     `session` names the search in its trials, and the lock that it holds while it lives.
     """
 
     def __init__(self, records: StudyRecords, locks: Locks) -> None:
-        self.mirror = Mirror(records.storage)
-        self.study = optuna.load_study(study_name=records.study.study_name, storage=self.mirror)
-        self.records = StudyRecords(self.study, records.storage, records.artifacts.folder.parent)
+        self.storage = StudyStorage(records.storage)
+        self.study = optuna.load_study(
+            study_name=records.name,
+            storage=self.storage,
+            # Only for what a user enqueues without a value for every parameter.
+            sampler=RandomSampler(seed=records.settings.seed % 2**32),
+        )
+        self.records = StudyRecords(self.study, records.storage, records.ref)
         self.locks = locks
         self.session = uuid.uuid4().hex[:12]
         locks.hold(self.session)
         # Optuna has no place for epochs beside two objectives.
         self._curves = len(self.records.settings.objectives) == 1
 
+    # -- reading ---------------------------------------------------------------------------------------------
+
     def look(self) -> None:
         """Sees what other searches, and users, have begun and ended."""
-        self.mirror.look(self.study._study_id)
+        self.storage.look(study_id(self.study))
 
     def trials(self) -> Mapping[int, FrozenTrial]:
         """Every trial of the study, by number, as it was at the last look."""
-        return self.mirror.trials(self.study._study_id)
+        return self.storage.trials(study_id(self.study))
+
+    def view(self) -> CandidateView:
+        """The study as samplers and pruners are to see it."""
+        return CandidateView(self.trials, self.study.directions, self.storage)
+
+    def stored(self, number: int) -> StoredTrial:
+        """A trial as it is stored."""
+        return StoredTrial(self.trials()[number])
+
+    # -- the queue -------------------------------------------------------------------------------------------
+
+    def not_had(self, starts: Iterable[Start]) -> list[Start]:
+        """Starting candidates that are not in the study yet, deduplicated."""
+        trials = stored(self.trials().values())
+        had = {trial.fingerprint for trial in trials} | {trial.started_as for trial in trials}
+        distinct = {start.fingerprint: start for start in starts}
+        return [start for fingerprint, start in distinct.items() if fingerprint not in had]
+
+    def enqueue(self, start: Start) -> None:
+        """Puts a known candidate into the queue."""
+        attrs = attributes.enqueued(start.source, start.fingerprint)
+        self.study.enqueue_trial(dict(start.values), user_attrs=attrs.user)
+
+    # -- beginning -------------------------------------------------------------------------------------------
 
     def keep_discards(
         self,
@@ -68,63 +94,51 @@ class Recorder:
 
         `drawn_for` is the index of the candidate that was found after them: the same draws have the same index.
         """
-        for values, verdict in discards:
-            attrs: dict[str, Any] = {"outcome": "discarded", "reason": verdict.reason}
+        for values, judgement in discards:
+            attrs = attributes.discarded(judgement.reason, judgement.cost) | attributes.drawn_for(drawn_for)
             # An impossible shape has no cost to measure: it counts as missing every limit by all of it.
-            violations = {str(c): c.violation(verdict.cost) if verdict.cost else 1.0 for c in constraints}
-            if verdict.cost is not None:
-                attrs |= dataclasses.asdict(verdict.cost)
+            violations = (
+                _violations(constraints, judgement.cost) if judgement.cost else {str(c): 1.0 for c in constraints}
+            )
             trial = create_trial(
-                state=TrialState.PRUNED,
+                state=Outcome.DISCARDED.state,
                 params=dict(values),
                 distributions=dict(distributions),
-                user_attrs=attrs,
-                system_attrs={f"{NOTE}drawn_for": drawn_for},
+                user_attrs=attrs.user,
+                system_attrs=attrs.system,
                 constraints=violations,
             )
             self.study.add_trial(trial)
 
-    def not_had(self, starts: Iterable[Start]) -> list[Start]:
-        """Those of known candidates that the study has not had yet, each once."""
-        attrs = [trial.user_attrs for trial in self.study.get_trials(deepcopy=False)]
-        had = {trial.get("fingerprint") for trial in attrs} | {trial.get("started_as") for trial in attrs}
-        return [
-            start for start in {start.fingerprint: start for start in starts}.values() if start.fingerprint not in had
-        ]
-
-    def enqueue(self, start: Start) -> None:
-        """Puts a known candidate into the queue."""
-        notes = {"started_from": start.source, "started_as": start.fingerprint}
-        self.study.enqueue_trial(dict(start.values), user_attrs=notes)
-
     def start(
         self,
-        candidate: Candidate,
-        values: Mapping[str, Any],
+        drawn: Drawn,
         distributions: "Mapping[str, BaseDistribution]",
-        cost: Cost,
         constraints: Sequence[Constraint],
         *,
         seed: int,
         index: int,
-        discards: Mapping[str, int],
-    ) -> int:
-        """Begins the trial of a candidate, with the discards that were drawn before it: its number.
-
-        `index`: how many candidates the study had before this one.
-        """
-        first = {"num_draws": sum(discards.values()) + 1, "fingerprint": candidate.fingerprint()}
-        notes = {f"{NOTE}discards": dict(discards), **self._notes(candidate)}
+    ) -> PendingTrial:
+        """Begins the trial of a drawn candidate. `index`: how many candidates the study had before this one."""
+        attrs = self._begun(drawn.candidate, drawn.cost, drawn.fingerprint, index, seed, drawn.num_draws)
+        attrs |= attributes.drawn_before(drawn.counts)
         trial = create_trial(
             state=TrialState.RUNNING,
-            params=dict(values),
+            params=dict(drawn.values),
             distributions=dict(distributions),
-            user_attrs=dataclasses.asdict(cost) | first | {"candidate": index, "seed": seed},
-            system_attrs=notes,
-            constraints=_violations(constraints, cost),
+            user_attrs=attrs.user,
+            system_attrs=attrs.system,
+            constraints=_violations(constraints, drawn.cost),
         )
-        trial_id = self.mirror.create_new_trial(self.study._study_id, trial)
-        return self.mirror.get_trial(trial_id).number
+        trial_id = self.storage.create_new_trial(study_id(self.study), trial)
+        return PendingTrial(
+            number=self.storage.get_trial(trial_id).number,
+            index=index,
+            candidate=drawn.candidate,
+            cost=drawn.cost,
+            seed=seed,
+            num_draws=drawn.num_draws,
+        )
 
     def start_queued(
         self,
@@ -135,144 +149,145 @@ class Recorder:
         *,
         seed: int,
         index: int,
-    ) -> None:
+    ) -> PendingTrial:
         """Begins a trial that was taken from the queue; one that is run again brings its number of draws along."""
-        attrs = self._trial(number).user_attrs
-        first = {"num_draws": attrs.get("num_draws", 1), "fingerprint": candidate.fingerprint()}
-        self.mirror.write(
+        num_draws = self.stored(number).num_draws
+        attrs = self._begun(candidate, cost, candidate.fingerprint(), index, seed, num_draws)
+        self.storage.write(
             self._id(number),
-            user_attrs=dataclasses.asdict(cost) | first | {"candidate": index, "seed": seed},
-            system_attrs=self._notes(candidate),
+            user_attrs=attrs.user,
+            system_attrs=attrs.system,
+            constraints=_violations(constraints, cost),
+        )
+        return PendingTrial(number=number, index=index, candidate=candidate, cost=cost, seed=seed, num_draws=num_draws)
+
+    def discard(self, number: int, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
+        """Ends a trial from the queue that is not to be trained: a user may enqueue what is not feasible."""
+        attrs = attributes.discarded(reason, cost) | attributes.drawn_before({reason: 1})
+        self.storage.end(
+            self._id(number),
+            Outcome.DISCARDED.state,
+            user_attrs=attrs.user,
+            system_attrs=attrs.system,
             constraints=_violations(constraints, cost),
         )
 
-    def discard(self, number: int, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
-        """Ends a trial that is not to be trained: one enqueued by hand, since the sampler hands out no other."""
-        self.mirror.end(
-            self._id(number),
-            TrialState.PRUNED,
-            user_attrs=dataclasses.asdict(cost) | {"reason": reason, "outcome": "discarded"},
-            system_attrs={f"{NOTE}discards": {reason: 1}},
-            constraints=_violations(constraints, cost),
-        )
+    # -- ending ----------------------------------------------------------------------------------------------
 
     def report(self, epochs: Sequence[tuple[int, EpochMetrics]]) -> None:
         """Notes epochs, (trial, figures) each, for the learning curves and for pruners."""
         if self._curves and epochs:
-            self.mirror.report([(self._id(number), metrics.epoch, metrics.val_accuracy) for number, metrics in epochs])
+            self.storage.report([(self._id(number), metrics.epoch, metrics.val_accuracy) for number, metrics in epochs])
 
-    def finish(self, number: int, history: Sequence[EpochMetrics], weights: bytes, files: Mapping[str, bytes]) -> None:
-        """Stores a finished training.
+    def finish(self, trial: PendingTrial, weights: bytes, files: Mapping[str, bytes]) -> TrialRecord:
+        """Stores a finished training; returns its record.
 
         `weights`: the state dict, as `torch.save` writes it. `files`: what the dashboard shows, by name.
         """
         settings = self.records.settings
-        accuracies = [metrics.val_accuracy for metrics in history]
-        artifact, meta = self.records.artifacts.write(weights)
-        attrs = self._trial(number).user_attrs
-        self._end(
-            number,
-            "trained",
-            history,
-            files=files,
-            values=[objective(accuracies, settings.consistency), *(attrs[cost] for cost in settings.objectives[1:])],
-            user_attrs={"consistent_accuracy": consistent_accuracy(accuracies, settings.consistency)},
-            system_attrs={f"{NOTE}weights": artifact, **meta},
-        )
+        accuracies = [metrics.val_accuracy for metrics in trial.history]
+        mean = objective(accuracies, settings.consistency)
+        lowest = consistent_accuracy(accuracies, settings.consistency)
+        artifact, link = self.records.artifacts.write(weights)
+        attrs = attributes.trained(lowest, artifact) | Attributes(system=dict(link))
+        costs = [getattr(trial.cost, cost) for cost in settings.objectives[1:]]
+        self._end(trial.number, Outcome.TRAINED, trial.history, attrs, files=files, values=[mean, *costs])
+        seconds = self.stored(trial.number).figure("seconds")
+        return trial.trained(objective=mean, consistent_accuracy=lowest, seconds=seconds)
 
-    def prune(self, number: int, history: Sequence[EpochMetrics]) -> None:
-        """Stores a training that was stopped early."""
-        last = history[-1]
-        reason = f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}"
-        self.fail(number, "pruned", reason, history)
+    def prune(self, trial: PendingTrial) -> TrialRecord:
+        """Stores a training that was stopped early; returns its record."""
+        last = trial.history[-1]
+        return self.fail(trial, Outcome.PRUNED, f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}")
 
-    def fail(self, number: int, outcome: str, reason: str, history: Sequence[EpochMetrics] = ()) -> None:
-        """Stores a trial that gave no network."""
+    def fail(self, trial: PendingTrial, outcome: Outcome, reason: str) -> TrialRecord:
+        """Stores a trial that gave no network; returns its record."""
         files = (
-            files_of_training(self._architecture(number), history, title=f"Trial {number}") if outcome in DRAWN else {}
+            files_of_training(trial.candidate.architecture, trial.history, title=f"Trial {trial.number}")
+            if outcome.has_files
+            else {}
         )
-        self._end(number, outcome, history, files=files, user_attrs={"reason": reason})
+        self._end(trial.number, outcome, trial.history, Attributes(), files=files, reason=reason)
+        return trial.ended(outcome, reason=reason, seconds=self.stored(trial.number).figure("seconds"))
+
+    def abandon(self, number: int, outcome: Outcome, reason: str) -> None:
+        """Ends a trial that was never trained in this process."""
+        self._end(number, outcome, (), Attributes(), reason=reason)
 
     def _end(
         self,
         number: int,
-        outcome: str,
+        outcome: Outcome,
         history: Sequence[EpochMetrics],
+        attrs: Attributes,
         *,
-        files: Mapping[str, bytes],
+        reason: str = "",
+        files: Mapping[str, bytes] | None = None,
         values: Sequence[float] | None = None,
-        user_attrs: Mapping[str, Any],
-        system_attrs: Mapping[str, Any] = NONE,
     ) -> None:
-        notes = {f"{NOTE}history": [metrics.to_json() for metrics in history], **system_attrs}
-        for name, content in files.items():
-            notes |= self.records.artifacts.write(content, name=name)[1]
-        seconds = round(sum(metrics.seconds for metrics in history), 3)
-        known = self._trial(number).intermediate_values
+        attrs |= attributes.ended(outcome, history, reason=reason)
+        for name, content in (files or {}).items():
+            attrs |= Attributes(system=dict(self.records.artifacts.write(content, name=name)[1]))
+        known = self.trials()[number].intermediate_values
         epochs = {metrics.epoch: metrics.val_accuracy for metrics in history if metrics.epoch not in known}
-        self.mirror.end(
+        self.storage.end(
             self._id(number),
-            STATES.get(outcome, TrialState.FAIL),
+            outcome.state,
             values,
-            user_attrs={**user_attrs, "seconds": seconds, "outcome": outcome},
-            system_attrs=notes,
+            user_attrs=attrs.user,
+            system_attrs=attrs.system,
             epochs=epochs if self._curves else {},
         )
 
+    # -- other searches --------------------------------------------------------------------------------------
+
     def settle(self, running: Collection[int] = ()) -> None:
-        """Ends what a search that is gone left RUNNING; what it had not finished goes back into the queue.
+        """Ends the trials that searches which are gone left running; their parameters go back into the queue.
 
         `running`: the trials that this search has in training. Call it where no other search begins a trial.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        queued = {trial.user_attrs.get("retry_of") for trial in trials}
+        trials = stored(self.study.get_trials(deepcopy=False))
+        queued = {trial.retry_of for trial in trials}
         dead: dict[str | None, bool] = {None: True, self.session: True}  # what begins without a name is not ours
         for trial in trials:
             if trial.state != TrialState.RUNNING or trial.number in running:
                 continue
-            session = noted(trial, "session")
-            if session not in dead:
+            session = trial.session
+            if session is not None and session not in dead:
                 dead[session] = not self.locks.is_held(session)
             if dead[session]:
                 self._interrupt(trial, again=trial.number not in queued)
         if all(dead.values()):
             self.records.artifacts.sweep()
 
-    def _interrupt(self, trial: FrozenTrial, *, again: bool) -> None:
-        attrs, fixed = trial.user_attrs, trial.system_attrs.get("fixed_params", {})
-        begun = "fingerprint" in attrs or bool(fixed)
+    def _interrupt(self, trial: StoredTrial, *, again: bool) -> None:
+        begun = trial.has_begun
         # First queued, then ended: killed in between, the trial is found again and not queued twice.
         if begun and again:
-            kept: dict[str, Any] = {key: attrs[key] for key in KEPT if key in attrs}
-            self.study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number, **kept})
+            self.study.enqueue_trial(trial.params, user_attrs=attributes.again(trial).user)
         what = "its parameters went back into the queue" if begun else "before it began; it is drawn again"
-        self.fail(trial.number, "interrupted", f"interrupted; {what}")
+        self.abandon(trial.number, Outcome.INTERRUPTED, f"interrupted; {what}")
 
     def give_up(self, number: int) -> None:
         """Leaves a trial of this search to the one that has ended it."""
-        self.mirror.give_up(self._id(number))
+        self.storage.give_up(self._id(number))
         self.look()
 
-    def close(self) -> None:
-        """Lets others know that this search is over."""
-        self.locks.close()
-
     def _id(self, number: int) -> int:
-        return self.mirror.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        return self.storage.trial_id(study_id(self.study), number)
 
-    def _trial(self, number: int) -> FrozenTrial:
-        return self.mirror.get_trial(self._id(number))
-
-    def _architecture(self, number: int) -> Architecture:
-        return Architecture.from_json(noted(self._trial(number), "architecture"))
-
-    def _notes(self, candidate: Candidate) -> dict[str, Any]:
-        """What is for us alone is in system attributes: long texts would bury the figures in the dashboard."""
-        return {
-            f"{NOTE}architecture": candidate.architecture.to_json(),
-            f"{NOTE}recipe": candidate.recipe.to_json(),
-            f"{NOTE}session": self.session,
-        }
+    def _begun(
+        self, candidate: Candidate, cost: Cost, fingerprint: str, index: int, seed: int, num_draws: int
+    ) -> Attributes:
+        return attributes.begun(
+            candidate,
+            cost,
+            index=index,
+            seed=seed,
+            num_draws=num_draws,
+            fingerprint=fingerprint,
+            session=self.session,
+        )
 
 
 def _violations(constraints: Sequence[Constraint], cost: Cost) -> dict[str, float]:

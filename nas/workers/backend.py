@@ -54,21 +54,33 @@ class ThisMachine:
         pass
 
 
-def pick_place(
-    *, device: str = "auto", workers: int | None = None, ray: str | None = None, gpus_per_trial: float | None = None
-) -> Place:
-    """The place that the options name; raises `NasError` for options that do not fit together or what is not there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """What to train on, as options name it.
 
-    `workers` None: a process a core on processors, one for each GPU, and on a cluster as many tasks as it has room for.
+    device: "auto", "cuda", "cuda:N", "mps" or "cpu". workers: processes that train; None is one a core on processors,
+    one for each GPU, and on a cluster as many as it has room for. ray: address of a Ray cluster. gpus_per_trial: share
+    of a GPU, 0 to 1, with `ray`. exact: bitwise repeatable on a GPU, too.
     """
-    if ray is not None:
-        from nas.workers.ray_backend import RayCluster
 
-        return RayCluster.named(ray, device=device, workers=workers, gpus_per_trial=gpus_per_trial)
-    if gpus_per_trial is not None:
-        raise NasError("--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out")
-    devices = pick_devices(device)
-    return ThisMachine(devices, workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
+    device: str = "auto"
+    workers: int | None = None
+    ray: str | None = None
+    gpus_per_trial: float | None = None
+    exact: bool = False
+
+    def place(self) -> Place:
+        """Where it is; raises `NasError` for options that do not fit together, or for a device that is not there."""
+        if self.ray is not None:
+            from nas.workers.ray_backend import RayCluster
+
+            return RayCluster.named(
+                self.ray, device=self.device, workers=self.workers, gpus_per_trial=self.gpus_per_trial
+            )
+        if self.gpus_per_trial is not None:
+            raise NasError("--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out")
+        devices = pick_devices(self.device)
+        return ThisMachine(devices, self.workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
 
 
 def open_workers(
