@@ -209,6 +209,7 @@ ACTIVATIONS = {
     "silu": "nn.SiLU",
     "hardswish": "nn.Hardswish",
 }
+"""Every activation function and its torch class; the engines and exporters have code for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
