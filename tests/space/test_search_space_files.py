@@ -11,6 +11,7 @@ from support.draws import architecture_or_none, draws
 from nas.architecture.layers import Dropout
 from nas.errors import SearchSpaceError
 from nas.recipe import Recipe
+from nas.schema import ImageShape
 from nas.space.domains import Choice
 from nas.space.search_space import BLOCK, NETWORK, RECIPE, SearchSpace
 
@@ -212,10 +213,14 @@ COUNT = "a whole number of at least 1"
             "num_classes = true",
             "num_classes: True, allowed: a whole number of at least 2 and at most 1e+12",
         ),
-        ("[2, 9, 9]", "[9, 9]", "input_shape: [9, 9], allowed: [channels, height, width], each from 1 to 1e+12"),
-        ("[2, 9, 9]", "[0, 9, 9]", "input_shape: [0, 9, 9], allowed: [channels, height, width], each from 1 to 1e+12"),
-        ("[2, 9, 9]", "[2, 9, 9.0]", "input_shape: [2, 9, 9.0], allowed: [channels, height, width], each from 1 to 1e+12"),
-        ("[2, 9, 9]", '"mnist"', "input_shape: 'mnist', allowed: [channels, height, width], each from 1 to 1e+12"),
+        ("[2, 9, 9]", "[9, 9]", f"input_shape: [9, 9], allowed: {ImageShape()}"),
+        ("[2, 9, 9]", "[0, 9, 9]", f"input_shape: [0, 9, 9], allowed: {ImageShape()}"),
+        (
+            "[2, 9, 9]",
+            "[2, 9, 9.0]",
+            f"input_shape: [2, 9, 9.0], allowed: {ImageShape()}",
+        ),
+        ("[2, 9, 9]", '"mnist"', f"input_shape: 'mnist', allowed: {ImageShape()}"),
         (
             "[conv]\nchannels = {",
             "[[conv]]\nchannels = {",
