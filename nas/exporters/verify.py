@@ -148,7 +148,7 @@ def _logits(architecture: Architecture, weights: "Mapping[str, Tensor]", images:
 def _asked_elsewhere(
     folder: Path, names: Sequence[str], images: np.ndarray, origin: Origin, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """What `fresh.py` finds, in one process for what needs torch and one for what does not."""
+    """What `verify_subprocess.py` finds, in one process for what needs torch and one for what does not."""
     answers: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as place:
         question, answer = Path(place) / "question.npz", Path(place) / "answer.npz"
@@ -157,7 +157,7 @@ def _asked_elsewhere(
         without_torch = [name for name in names if Path(name).suffix in (".onnx", ".c")]
         for group in ([name for name in names if name not in without_torch], without_torch):
             if group:
-                script = str(Path(__file__).with_name("fresh.py"))
+                script = str(Path(__file__).with_name("verify_subprocess.py"))
                 _run([script, str(folder), str(question), str(answer), *group])
                 with np.load(answer) as found:
                     answers |= found
