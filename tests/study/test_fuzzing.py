@@ -27,7 +27,7 @@ from nas.commands.search import search
 from nas.dashboard.overview import figures, note
 from nas.errors import StudyError
 from nas.exporters import export as exporting
-from nas.reports.dataframe import trial_frame
+from nas.reports.dataframe import trials_frame
 from nas.reports.summary import answer, best_rows, commands, question
 from nas.study.artifacts import Artifacts
 from nas.study.confirmation import ConfirmedRecords, Run
@@ -129,7 +129,7 @@ def read_all(results, output):
         commands(records, "")
         note(records)
         figures(records)
-        trial_frame(records)
+        trials_frame(records.trials())
 
     refused = []
     for reader in (
