@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import blocks, receptive_fields
-from nas.architecture.cost import Cost, cost_of, layer_table
+from nas.architecture.cost import METRIC_LABELS, Cost, cost_of, layer_table
 from nas.exporters.graphs import INT8, Quantised
 from nas.exporters.model_source import plain, recipe_rows, shape_text
 from nas.exporters.provenance import Evidence, Origin
@@ -206,7 +206,9 @@ def _memory(cost: Cost, quantised: Quantised | None, in_c: tuple[int, int] | Non
     if in_c is not None:
         rows.append(("float32, `network.c`", *in_c))
     texts = [[name, f"{weights:,}", f"{activations:,}"] for name, weights, activations in rows]
-    yield from _table(("", "bytes of weights", "bytes of activations at the peak"), texts, right=1)
+    yield from _table(
+        ("", *(METRIC_LABELS[metric].noun for metric in ("weight_bytes", "peak_activation_bytes"))), texts, right=1
+    )
     yield "float32 is what limits count: four bytes a parameter and buffer, and the inputs and outputs that a layer of"
     yield "the network has at a time."
     if quantised is not None:
@@ -227,7 +229,8 @@ def _network(architecture: Architecture) -> Iterator[str]:
         counts = [f"{x:,}" if x else "" for x in (row.params, row.macs)]
         counts.append("" if seen is None else str(seen))
         rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts])
-    head = ("block", "layer", "output", "parameters", "MACs", "receptive field")
+    counts = [METRIC_LABELS[metric].short for metric in ("params", "macs", "receptive_field")]
+    head = ("block", "layer", "output", *counts)
     yield from _table(head, rows, right=2)
 
 
