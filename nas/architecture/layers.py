@@ -97,6 +97,11 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
     return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
 
 
+def shape_text(shape: Shape, between: str = "x") -> str:
+    """A shape as it is read: 8x14x14."""
+    return between.join(map(str, shape))
+
+
 def size(shape: Shape) -> int:
     """Number of values in one example of `shape`."""
     number = 1

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS, layer_table
+from nas.architecture.layers import shape_text
 from nas.seed_stats import Ranking, TestResult, spread_text
 from nas.study.trial import TrialRecord
 
@@ -22,10 +23,10 @@ def architecture_table(architecture: Architecture) -> Table:
     table.add_column("layer", no_wrap=True)
     for name in ("output shape", *_shorts("params", "macs", "receptive_field")):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_row("input", "x".join(map(str, architecture.input_shape)), "", "", "1")
+    table.add_row("input", shape_text(architecture.input_shape), "", "", "1")
     for row in layer_table(architecture):
         numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
-        shape = "x".join(map(str, row.output_shape))
+        shape = shape_text(row.output_shape)
         style = "dim" if row.depth else None
         table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
     return table
