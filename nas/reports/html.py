@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import receptive_fields
-from nas.architecture.cost import METRIC_LABELS, layer_table
+from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import picture
+from nas.architecture.summary import summarise
 from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
 from nas.reports.summary import answer, best_rows, commands, luck, question
@@ -74,7 +74,7 @@ def _content(records: StudyRecords, options: str) -> dict[str, Any]:
         "least": LEAST,
         "winner": winner,
         "picture": _as_source(winner) if winner else "",
-        "layers": zip(layer_table(winner), receptive_fields(winner), strict=True) if winner else [],
+        "layers": summarise(winner).rows if winner else (),
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
         "commands": commands(records, options),
         "is_front": len(settings.objectives) > 1,
