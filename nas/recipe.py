@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.errors import RecipeError, found, named
-from nas.schema import COUNT, RATE, Allowed, Interval, Words
+from nas.errors import RecipeError
+from nas.schema import COUNT, RATE, Allowed, Interval, Words, check_keys, refusal
 from nas.text import read_json
 
 ALLOWED: dict[str, Allowed] = {
@@ -71,7 +71,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             if not allowed.holds(getattr(self, name)):
-                raise RecipeError(f"{name} is {found(getattr(self, name))}, allowed: {allowed}")
+                raise RecipeError(f"{name} is {refusal(getattr(self, name), allowed)}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, every field in it."""
@@ -86,13 +86,9 @@ class Recipe:
     @classmethod
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":
         """The recipe in what `to_json` gave; fields left out keep their defaults."""
-        if not isinstance(data, dict):
-            raise RecipeError(f"{where}: {found(data)} found, allowed: an object")
-        if unknown := data.keys() - set(cls.__dataclass_fields__):
-            allowed = ", ".join(cls.__dataclass_fields__)
-            raise RecipeError(f"{where}: unknown key {named(unknown)}, allowed: {allowed}")
+        values = check_keys(data, ALLOWED, where, RecipeError)
         try:
-            return cls(**data)
+            return cls(**values)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
 

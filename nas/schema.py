@@ -1,9 +1,13 @@
-"""Which values a field may take: one object that checks, and says in words what it allows."""
+"""Which values a field may take: one object that checks, and says in words what it allows.
+
+What is read from a file or a study is held against it here, and nowhere else, so that all refusals read alike.
+"""
 
 import math
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 from nas.errors import NasError, found, named
 
@@ -82,7 +86,19 @@ class Text:
         return "a text"
 
 
-Allowed = Interval | Words | Flag | Text
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """The shape of an example."""
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is a list of three counts."""
+        return isinstance(value, list) and len(value) == 3 and all(COUNT.holds(side) for side in value)
+
+    def __str__(self) -> str:
+        return f"[channels, height, width], each from 1 to {LARGEST:g}"
+
+
+Allowed = Interval | Words | Flag | Text | ImageShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +138,45 @@ def check(value: object, expected: Allowed | Many | Maybe | Fields, where: str, 
     elif isinstance(expected, Many):
         if not isinstance(value, list | tuple) or not expected.least <= len(value) <= expected.most:
             most = f" and at most {expected.most}" if expected.most < math.inf else ""
-            raise error(f"{where}: {found(value)}, allowed: a list of at least {expected.least}{most}")
+            raise error(f"{where}: {refusal(value, f'a list of at least {expected.least}{most}')}")
         for index, item in enumerate(value):
             check(item, expected.of, f"{where}[{index}]", error)
     elif isinstance(expected, Fields):
-        if not isinstance(value, dict):
-            raise error(f"{where}: {found(value)}, allowed: an object")
-        if missing := expected.required - value.keys():
-            raise error(f"{where}: {named(missing)} is missing")
-        if expected.closed and (unknown := value.keys() - expected.fields.keys()):
-            raise error(f"{where}: unknown key {named(unknown)}, allowed: {', '.join(expected.fields)}")
-        for key, item in value.items():
+        known = expected.fields if expected.closed else None
+        for key, item in check_keys(value, known, where, error, required=expected.required).items():
             inner = expected.fields.get(key, expected.others)
-            if inner is not None:
-                check(item, inner, f"{where}: {named([key])}", error)
+            if inner is not None and not (isinstance(inner, Allowed) and inner.holds(item)):
+                check(item, inner, f"{where}: {named([key])}", error)  # which puts the place in words only to tell it
     elif not expected.holds(value):
-        raise error(f"{where}: {found(value)}, allowed: {expected}")
+        raise error(f"{where}: {refusal(value, expected)}")
+
+
+def check_keys(
+    value: object,
+    known: Iterable[str] | None,
+    where: str,
+    error: type[NasError],
+    *,
+    required: Set[str] = frozenset(),
+) -> Mapping[str, Any]:
+    """The value, an object with all `required` keys and none but those `known` (None: any); raises `error` otherwise.
+
+    `where` may be empty, for a place that the caller puts before the text.
+    """
+    place = f"{where}: " if where else ""
+    if not isinstance(value, dict):
+        wanted = f"an object with {', '.join(sorted(required))}" if required else "an object"
+        raise error(f"{place}{refusal(value, wanted)}")
+    if missing := required - value.keys():
+        raise error(f"{place}{named(missing)} is missing")
+    if known is not None and (unknown := value.keys() - set(known)):
+        raise error(f"{place}unknown key {named(unknown)}, allowed: {', '.join(known)}")
+    return value
+
+
+def refusal(value: object, allowed: object) -> str:
+    """What was found and what is allowed, as every refusal says it; the place comes before."""
+    return f"{found(value)}, allowed: {allowed}"
 
 
 TEXT = Text()
@@ -158,4 +197,4 @@ def check_counts(**counts: tuple[int | None, int]) -> None:
     """Raises `NasError` for a count below its least, both given by the option's name; None is one left out."""
     for name, (value, least) in counts.items():
         if value is not None and (type(value) is not int or value < least):
-            raise NasError(f"{name.replace('_', '-')} is {found(value)}, allowed: a whole number of at least {least}")
+            raise NasError(f"{name.replace('_', '-')} is {refusal(value, f'a whole number of at least {least}')}")

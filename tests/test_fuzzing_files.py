@@ -220,12 +220,12 @@ def test_a_space_that_is_all_depth_is_refused(reads, text):
 
 ALLOWED = {
     # What two of our own processes say to each other, over a pipe that nobody else holds.
-    "pickle.load": {"workers/process.py", "workers/processes.py"},
+    "pickle.load": {"workers/process_main.py", "workers/process_pool.py"},
     # A job, from us to the Ray cluster that the user named; Ray itself pickles whatever its nodes say to each other.
-    "pickle.loads": {"workers/ray_cluster.py"},
+    "pickle.loads": {"workers/ray_backend.py"},
     # Compiled from a text of ours: an export proves that the model.py which it has just written is right.
-    "exec_module": {"exporting"},
-    "torch.export.load": {"exporting/fresh.py"},
+    "exec_module": {"exporters"},
+    "torch.export.load": {"exporters/verify_subprocess.py"},
 }
 FORBIDDEN = {
     *(

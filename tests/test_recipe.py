@@ -71,9 +71,9 @@ def test_a_number_too_large_for_a_float_is_refused(field):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (None, "recipe: None found, allowed: an object"),
-        ([], "recipe: [] found, allowed: an object"),
-        ("sgd", "recipe: 'sgd' found, allowed: an object"),
+        (None, "recipe: None, allowed: an object"),
+        ([], "recipe: [], allowed: an object"),
+        ("sgd", "recipe: 'sgd', allowed: an object"),
         ({"lr": 0.1, "bs": 1}, f"recipe: unknown key bs, lr, allowed: {', '.join(FIELDS)}"),
     ],
 )
@@ -89,7 +89,7 @@ def test_nested_lists_without_end_are_shortened():
         deep = [deep]
     with pytest.raises(RecipeError) as caught:
         Recipe.from_json(deep)
-    assert str(caught.value) == "recipe: [[[[[[[...]]]]]]] found, allowed: an object"
+    assert str(caught.value) == "recipe: [[[[[[[...]]]]]]], allowed: an object"
     with pytest.raises(RecipeError) as caught:
         Recipe(epochs=deep)
     assert str(caught.value) == f"epochs is [[[[[[[...]]]]]]], allowed: {COUNT}"

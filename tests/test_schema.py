@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.schema import COUNT, RATE, Flag, Interval, Words
+from nas.errors import RecipeError
+from nas.schema import COUNT, RATE, Flag, ImageShape, Interval, Words, check_keys
 
 # What is allowed, in words, some of what it holds, some of what it does not beside what no number is.
 NUMBERS = [
@@ -53,3 +54,36 @@ def test_a_flag():
     assert Flag().holds(True)
     assert Flag().holds(False)
     assert not any(Flag().holds(other) for other in [0, 1, 0.0, "true", None, [], [True]])
+
+
+def test_the_shape_of_an_image():
+    assert str(ImageShape()) == "[channels, height, width], each from 1 to 1e+12"
+    assert ImageShape().holds([1, 28, 28])
+    bad = [[1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], (1, 28, 28), "1x28", None, {}, [1, 2, 3, 4]]
+    assert not any(ImageShape().holds(other) for other in bad)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "here: None, allowed: an object with a, b"),
+        ([], "here: [], allowed: an object with a, b"),
+        ({}, "here: a, b is missing"),
+        ({"b": 1, "z": 2}, "here: a is missing"),
+        ({"a": 1, "b": 1, "z": 2, "y": 3}, "here: unknown key y, z, allowed: b, a, c"),
+        ({"a": 1, "b": 1, "a\nline": 2}, "here: unknown key 'a\\nline', allowed: b, a, c"),
+    ],
+)
+def test_the_keys_of_an_object(value, text):
+    with pytest.raises(RecipeError) as caught:
+        check_keys(value, ("b", "a", "c"), "here", RecipeError, required={"a", "b"})
+    assert str(caught.value) == text
+    with pytest.raises(RecipeError) as caught:
+        check_keys(value, ("b", "a", "c"), "", RecipeError, required={"a", "b"})
+    assert str(caught.value) == text.removeprefix("here: ")
+
+
+def test_an_object_with_any_keys():
+    value = {"kind": "conv", "anything": 1}
+    assert check_keys(value, None, "here", RecipeError, required={"kind"}) is value
+    assert check_keys({"a": 1}, ("a", "b"), "here", RecipeError) == {"a": 1}

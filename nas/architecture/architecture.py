@@ -3,22 +3,22 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture.composites import kind_of
 from nas.architecture.layers import Layer, Shape, chain
-from nas.errors import ArchitectureError, ShapeError, found, named
+from nas.errors import ArchitectureError, ShapeError
 from nas.resources import shipped_or_file
-from nas.schema import COUNT, LARGEST
+from nas.schema import ImageShape, check_keys, refusal
 from nas.text import read_json
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+KEYS = ("input_shape", "layers", "version")
 MAX_DEPTH = 20  # of layers within layers in a file: far more than is of use, far less than Python's stack
 
 
@@ -62,14 +62,14 @@ class Architecture:
     def from_json(cls, data: object, *, where: str = "architecture") -> "Architecture":
         """The architecture in what `to_json` gave; raises `ArchitectureError` beginning with `where`."""
         try:
-            fields = _object(data, required={"version", "input_shape", "layers"})
+            fields = check_keys(data, KEYS, "", ArchitectureError, required=set(KEYS))
             version = fields["version"]
             if type(version) is not int or version != VERSION:
-                raise ArchitectureError(f"version is {found(version)}, allowed: {VERSION}")
-            architecture = cls(
-                input_shape=_input_shape(fields["input_shape"]),
-                layers=_layers_from_json(fields["layers"], "layers"),
-            )
+                raise ArchitectureError(f"version is {refusal(version, VERSION)}")
+            shape, allowed = fields["input_shape"], ImageShape()
+            if not allowed.holds(shape):
+                raise ArchitectureError(f"input_shape is {refusal(shape, allowed)}")
+            architecture = cls(input_shape=tuple(shape), layers=_layers_from_json(fields["layers"], "layers"))
             architecture.output_shape  # noqa: B018  # a file that cannot be built is refused when read
         except ArchitectureError as error:
             raise ArchitectureError(f"{where}: {error}") from None
@@ -108,7 +108,7 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
 
 def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
     if not isinstance(data, list) or not data:
-        raise ArchitectureError(f"{position}: {_short(data)} found, allowed: a list of at least one layer")
+        raise ArchitectureError(f"{position}: {refusal(data, 'a list of at least one layer')}")
     if position.count("layers") > MAX_DEPTH:
         raise ArchitectureError(f"{position}: too deep, allowed: {MAX_DEPTH} lists of layers within one another")
     layers = []
@@ -125,38 +125,11 @@ def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
 
 
 def _layer_from_json(data: object, position: str) -> Layer:
-    kind = kind_of(_object(data, required={"kind"}, others=None)["kind"])
+    kind = kind_of(check_keys(data, None, "", ArchitectureError, required={"kind"})["kind"])
     fields = {field.name: field for field in dataclasses.fields(kind)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    values = _object(data, required={"kind", *required}, others=set(fields))
+    values = check_keys(data, sorted(("kind", *fields)), "", ArchitectureError, required=required)
     arguments = {name: value for name, value in values.items() if name != "kind"}
     if "layers" in arguments:
         arguments["layers"] = _layers_from_json(arguments["layers"], f"{position}.layers")
     return kind(**arguments)
-
-
-def _object(data: object, *, required: Set[str], others: Set[str] | None = frozenset()) -> dict[str, Any]:
-    """`data` if it is an object with the required keys and, unless `others` is None, no unknown ones."""
-    if not isinstance(data, dict):
-        raise ArchitectureError(f"{_short(data)} found, allowed: an object with {', '.join(sorted(required))}")
-    if missing := required - data.keys():
-        raise ArchitectureError(f"{', '.join(sorted(missing))} is missing")
-    if others is not None and (unknown := data.keys() - required - others):
-        allowed = ", ".join(sorted(required | others))
-        raise ArchitectureError(f"unknown key {named(unknown)}, allowed: {allowed}")
-    return data
-
-
-def _input_shape(data: object) -> Shape:
-    good = isinstance(data, list) and len(data) == 3 and all(COUNT.holds(side) for side in data)
-    if not good:
-        raise ArchitectureError(
-            f"input_shape is {_short(data)}, allowed: [channels, height, width], each from 1 to {LARGEST:g}"
-        )
-    assert isinstance(data, list)
-    return tuple(data)
-
-
-def _short(data: object) -> str:
-    text = found(data)
-    return text if len(text) <= 60 else f"{text[:57]}..."

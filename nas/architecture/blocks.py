@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import cost_of, layer_table
+from nas.architecture.cost import cost_of
 from nas.architecture.layers import Layer, Shape, chain
 
 
@@ -54,13 +54,6 @@ def blocks(architecture: Architecture) -> list[Block]:
         )
         shape = m.output_shape
     return found
-
-
-def receptive_fields(architecture: Architecture) -> list[int | None]:
-    """What each row of the layer table sees, in input pixels; None in the head, which has no feature map."""
-    head = next((part.start for part in blocks(architecture) if part.name == "head"), len(architecture.layers))
-    rows = layer_table(architecture)
-    return [row.receptive_field if int(row.position.partition(".")[0]) < head else None for row in rows]
 
 
 def _parts(architecture: Architecture) -> Iterator[tuple[int, tuple[Layer, ...]]]:

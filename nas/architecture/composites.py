@@ -23,7 +23,8 @@ from nas.architecture.layers import (
     size,
 )
 from nas.architecture.module_call import Call
-from nas.errors import ArchitectureError, ShapeError, found
+from nas.errors import ArchitectureError, ShapeError
+from nas.schema import refusal
 
 
 def sequential(layers: tuple[Layer, ...], shape: Shape) -> Call:
@@ -72,28 +73,38 @@ def _separated(layer: DepthwiseSeparable, channels: int) -> tuple[Layer, ...]:
 MAX_REPEATED = 1000
 
 
-def _check_layers(layer: "Residual | Repeat") -> None:
-    good = type(layer.layers) is tuple and len(layer.layers) > 0 and all(isinstance(x, Layer) for x in layer.layers)
-    layer._check(good, "layers", "at least one layer")
-    if ends := [x.kind for x in layer.layers if x.ends_features]:
-        raise ArchitectureError(f"{layer.kind}: layers holds {ends[0]}, allowed: layers that keep a feature map a map")
-
-
 def _num_layers(layers: tuple[Layer, ...]) -> int:
     """Number of layers with every repetition written out."""
     return sum(getattr(x, "times", 1) * _num_layers(x.children()) or 1 for x in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Residual(Layer):
+class Composite(Layer):
+    """What holds layers."""
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        good = type(self.layers) is tuple and len(self.layers) > 0 and all(isinstance(x, Layer) for x in self.layers)
+        self._check(good, "layers", "at least one layer")
+        if ends := [x.kind for x in self.layers if x.ends_features]:
+            raise ArchitectureError(
+                f"{self.kind}: layers holds {ends[0]}, allowed: layers that keep a feature map a map"
+            )
+
+    def children(self) -> tuple[Layer, ...]:
+        return self.layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual(Composite):
     """The layers' output plus their input, or plus a 1x1 convolution of it where `projection` is set."""
 
     kind = "residual"
-    layers: tuple[Layer, ...]
     projection: bool = False
 
     def __post_init__(self) -> None:
-        _check_layers(self)
+        Composite.__post_init__(self)
         self._check(type(self.projection) is bool, "projection", "true or false")
 
     def _shortcut(self, branch: Measure) -> Conv:
@@ -127,27 +138,23 @@ class Residual(Layer):
         shortcut = self._shortcut(branch).module(shape) if self.projection else Call("nn.Identity")
         return Call("Residual", (sequential(self.layers, shape), shortcut))
 
-    def children(self) -> tuple[Layer, ...]:
-        return self.layers
-
     def title(self) -> str:
         return "residual, shortcut projected" if self.projection else "residual"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Repeat(Layer):
+class Repeat(Composite):
     """The layers `times` times in a row, with weights of their own each time or, if `shared`, the same ones.
 
     Shared layers share all they hold, a batch norm's running statistics included: keep norms outside.
     """
 
     kind = "repeat"
-    layers: tuple[Layer, ...]
     times: int
     shared: bool = False
 
     def __post_init__(self) -> None:
-        _check_layers(self)
+        Composite.__post_init__(self)
         self._check_counts("times")
         self._check(_num_layers((self,)) <= MAX_REPEATED, "times", f"what makes at most {MAX_REPEATED} layers in all")
         self._check(type(self.shared) is bool, "shared", "true or false")
@@ -167,9 +174,6 @@ class Repeat(Layer):
         if self.shared:
             return Call("SharedRepeat", (sequential(self.layers, shape), self.times))
         return sequential(self.layers * self.times, shape)
-
-    def children(self) -> tuple[Layer, ...]:
-        return self.layers
 
     def title(self) -> str:
         return f"repeat {self.times} times" + ", the same weights" * self.shared
@@ -198,5 +202,5 @@ KINDS: dict[str, type[Layer]] = {
 def kind_of(name: object) -> type[Layer]:
     """The layer class of a kind's name."""
     if not isinstance(name, str) or name not in KINDS:
-        raise ArchitectureError(f"kind is {found(name)}, allowed: {', '.join(KINDS)}")
+        raise ArchitectureError(f"kind is {refusal(name, ', '.join(KINDS))}")
     return KINDS[name]

@@ -1,5 +1,6 @@
 """What a network costs, in integers, known before any module exists. No torch here: microseconds a network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.architecture.architecture import Architecture
@@ -29,6 +30,34 @@ class Cost:
 
 
 METRICS: tuple[str, ...] = tuple(Cost.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLabel:
+    """A metric in words.
+
+    short: alone, as the head of a column, and in a title. unit: what it counts, empty where `short` says that.
+    noun: behind a number in a sentence: "7,825 parameters", "28 pixels of receptive field".
+    """
+
+    short: str
+    unit: str
+    noun: str
+
+    @property
+    def axis(self) -> str:
+        """As an axis has it: what, and in which unit."""
+        return f"{self.short}, {self.unit}" if self.unit else self.short
+
+
+METRIC_LABELS: Mapping[str, MetricLabel] = {
+    "params": MetricLabel("parameters", "", "parameters"),
+    "macs": MetricLabel("MACs", "one example", "multiply-accumulates an image"),
+    "receptive_field": MetricLabel("receptive field", "input pixels", "pixels of receptive field"),
+    "peak_activation_bytes": MetricLabel("peak activation", "bytes", "bytes of activations at the peak"),
+    "weight_bytes": MetricLabel("weights", "bytes", "bytes of weights"),
+}
+"""Every metric of `Cost` in words; tables, figures, reports and model cards take theirs from here."""
 
 
 def cost_of(architecture: Architecture) -> Cost:

@@ -8,9 +8,9 @@ from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import Block, blocks
+from nas.architecture.blocks import Block
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.cost import cost_of
+from nas.architecture.cost import Cost
 from nas.architecture.layers import (
     Activation,
     AvgPool,
@@ -24,7 +24,9 @@ from nas.architecture.layers import (
     MaxPool,
     Shape,
     SqueezeExcite,
+    shape_text,
 )
+from nas.architecture.summary import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,13 +52,14 @@ def picture(architecture: Architecture, *, title: str = "") -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    parts = blocks(architecture)
+    summary = summarise(architecture)
+    parts = summary.blocks
     texts = [[line for text in layer_lines(part.layers) for line in _folded(text)] for part in parts]
     heights = [max(GLYPH_SIDE, LINE * (len(lines) + 1)) + GAP for lines in texts]
     top = MARGIN + LINE * (3.3 if title else 2.3)
     height = top + GLYPH_SIDE + GAP + sum(heights) + MARGIN
     drawing = _Drawing(Figure(figsize=(WIDTH, height), facecolor="white"), height)
-    drawing.heading(architecture, title, top)
+    drawing.heading(summary.cost, title, top)
     shapes = [architecture.input_shape, *(part.output_shape for part in parts)]
     drawing.scale(shapes)
     y = top + GLYPH_SIDE + GAP
@@ -83,9 +86,8 @@ class _Drawing:
     def text(self, x: float, y: float, text: str, *, size: float = 10, color: str = INK, **how: Any) -> None:
         self.axes.text(x, y, text, fontsize=size, color=color, va="center", parse_math=False, **how)
 
-    def heading(self, architecture: Architecture, title: str, top: float) -> None:
+    def heading(self, cost: Cost, title: str, top: float) -> None:
         """The title, what the whole costs, and the names of the columns above `top`."""
-        cost = cost_of(architecture)
         if title:
             self.text(MARGIN, MARGIN + LINE / 2, title, size=12, weight="bold")
         total = f"{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
@@ -172,11 +174,6 @@ def phrase(layer: Layer) -> str:
         case Repeat():
             words = f"{layer.times} time{'s' * (layer.times != 1)}" + ", shared weights" * layer.shared
     return words
-
-
-def shape_text(shape: Shape) -> str:
-    """`8x14x14`."""
-    return "x".join(map(str, shape))
 
 
 def _folded(line: str) -> list[str]:

@@ -10,14 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from nas.architecture.module_call import Call
-from nas.errors import ArchitectureError, ShapeError, found
-from nas.schema import COUNT, LARGEST, Interval
-
-if TYPE_CHECKING:
-    pass
+from nas.errors import ArchitectureError, ShapeError
+from nas.schema import COUNT, LARGEST, Interval, refusal
 
 Shape = tuple[int, ...]
 
@@ -70,7 +67,7 @@ class Layer(ABC):
 
     def _check(self, good: bool, field: str, allowed: object) -> None:
         if not good:
-            raise ArchitectureError(f"{self.kind}: {field} is {found(getattr(self, field))}, allowed: {allowed}")
+            raise ArchitectureError(f"{self.kind}: {field} is {refusal(getattr(self, field), allowed)}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
@@ -98,6 +95,11 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
         if stride > MOST_PIXELS:
             raise ShapeError(f"the strides multiply to more than {MOST_PIXELS:g}", f"layers[{index}]")
     return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
+
+
+def shape_text(shape: Shape, between: str = "x") -> str:
+    """A shape as it is read: 8x14x14."""
+    return between.join(map(str, shape))
 
 
 def size(shape: Shape) -> int:
@@ -212,6 +214,7 @@ ACTIVATIONS = {
     "silu": "nn.SiLU",
     "hardswish": "nn.Hardswish",
 }
+"""Every activation function and its torch class; the engines and exporters have code for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

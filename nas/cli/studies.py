@@ -28,7 +28,6 @@ def trials(
     from nas.cli.tables import print_table, trial_table
     from nas.study.reader import StudyRecords
     from nas.study.reference import StudyRef
-    from nas.study.trial import FIELDS
     from nas.text import counted
 
     records = StudyRecords.open(StudyRef(results, storage, study))
@@ -36,11 +35,9 @@ def trials(
     if format_ is TableFormat.json:
         typer.echo(json.dumps([row.to_json() for row in rows]))
     elif format_ is TableFormat.csv:
-        import pandas as pd
+        from nas.reports.dataframe import trials_frame
 
-        columns = [name for name in FIELDS if name not in ("recipe", "architecture", "history")]
-        frame = pd.DataFrame([row.to_json() for row in rows], columns=columns)
-        typer.echo(frame.convert_dtypes().to_csv(index=False), nl=False)  # counts stay whole where some are missing
+        typer.echo(trials_frame(rows).to_csv(index=False), nl=False)
     else:
         settings = records.settings
         typer.echo(f"dataset {settings.dataset}: {records.notes.dataset_note}")

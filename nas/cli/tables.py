@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import layer_table
+from nas.architecture.cost import METRIC_LABELS, layer_table
+from nas.architecture.layers import shape_text
 from nas.seed_stats import Ranking, TestResult, spread_text
 from nas.study.trial import TrialRecord
 
@@ -20,12 +21,12 @@ def architecture_table(architecture: Architecture) -> Table:
     """A row a layer: output shape, parameters, MACs and receptive field; a composite's layers are indented."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("layer", no_wrap=True)
-    for name in ("output shape", "params", "MACs", "receptive field"):
+    for name in ("output shape", *_shorts("params", "macs", "receptive_field")):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_row("input", "x".join(map(str, architecture.input_shape)), "", "", "1")
+    table.add_row("input", shape_text(architecture.input_shape), "", "", "1")
     for row in layer_table(architecture):
         numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
-        shape = "x".join(map(str, row.output_shape))
+        shape = shape_text(row.output_shape)
         style = "dim" if row.depth else None
         table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
     return table
@@ -34,7 +35,7 @@ def architecture_table(architecture: Architecture) -> Table:
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
     """A row a trial."""
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in ("trial", "val accuracy", "lowest", "params", "MACs", "receptive field", "seconds"):
+    for name in ("trial", "val accuracy", "lowest", *_shorts("params", "macs", "receptive_field"), "seconds"):
         table.add_column(name, justify="right")
     table.add_column("", overflow="fold")
     for trial in trials:
@@ -51,7 +52,7 @@ def ranking_table(ranking: Ranking, cost: str) -> Table:
     table = Table(
         title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
     )
-    for name in ("trial", cost, "mean ± sd"):
+    for name in ("trial", METRIC_LABELS[cost].axis, "mean ± sd"):
         table.add_column(name, justify="right", no_wrap=True)
     for seed in range(len(ranking.finalists[0].objectives)):
         table.add_column(f"seed {seed}", justify="right")
@@ -91,6 +92,10 @@ def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
         same = f"{proof.num_same:,} of {proof.num_images:,}"
         table.add_row(proof.name, f"{proof.num_bytes:,}", difference, same, accuracy)
     return table
+
+
+def _shorts(*metrics: str) -> list[str]:
+    return [METRIC_LABELS[metric].short for metric in metrics]
 
 
 def print_table(table: Table) -> None:

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from nas.errors import NasError
-from nas.reports.dataframe import trial_frame
+from nas.reports.dataframe import trials_frame
 from nas.reports.html import page
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -25,7 +25,7 @@ def report(
     """Writes a study's report and returns its path, RESULTS/STUDY-report.FORMAT unless `output` names one.
 
     `format` None is what `output` ends with, "html" where it has no ending: one self-contained page of some 5 MB, most
-    of it plotly's script. The other formats hold a row a trial, as `trial_frame` has them. Raises `NasError` for
+    of it plotly's script. The other formats hold a row a trial, as `trials_frame` has them. Raises `NasError` for
     another format or ending, or a file that cannot be written.
     """
     wanted = format or _format_of(Path(output or ""))
@@ -59,7 +59,7 @@ def _format_of(output: Path) -> str:
 
 
 def _write_table(records: StudyRecords, wanted: str, path: Path) -> None:
-    frame = trial_frame(records)
+    frame = trials_frame(records.trials())
     if wanted == "csv":
         frame.to_csv(path, index=False)
     elif wanted == "json":

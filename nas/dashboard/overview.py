@@ -7,7 +7,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from nas.reports.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.architecture.cost import METRIC_LABELS
+from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
@@ -64,9 +65,8 @@ def note(records: StudyRecords) -> str:
         "so far": counts + (f" ({reasons})" if reasons else ""),
     }
     for best in records.best(1):
-        cost = (
-            "" if settings.cost in ("params", "macs") else f", {getattr(best, settings.cost):,} {COSTS[settings.cost]}"
-        )
+        label = METRIC_LABELS[settings.cost]
+        cost = "" if settings.cost in ("params", "macs") else f", {getattr(best, settings.cost):,} {label.noun}"
         lines["best"] = (
             f"trial {best.number}: {best.objective:.2%} (lowest {best.consistent_accuracy:.2%}),"
             f" {best.params:,} parameters, {best.macs:,} MACs, receptive field {best.receptive_field}{cost}"

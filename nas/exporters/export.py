@@ -12,7 +12,7 @@ from nas.errors import NasError
 from nas.exporters.c.codegen import c_bytes, c_files
 from nas.exporters.folder import copy_beside, replacing
 from nas.exporters.graphs import INT8, MOST_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
-from nas.exporters.model_card import card
+from nas.exporters.model_card import Written, card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof, has_compiler, normalised, prove
@@ -82,17 +82,8 @@ def export(
                 unproved.append(folder / "network.c")
                 said.append("network.c was not proved: no C compiler (cc) here.")
         proofs = prove(folder, names, architecture, weights, origin, evidence)
-        text = card(
-            architecture,
-            origin,
-            proofs,
-            formats=formats,
-            evidence=evidence,
-            quantised=quantised,
-            in_c=in_c,
-            unproved=unproved,
-            remarks=said,
-        )
+        written = Written(formats=formats, proofs=proofs, quantised=quantised, in_c=in_c, unproved=unproved)
+        text = card(architecture, origin, written, evidence=evidence, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
 

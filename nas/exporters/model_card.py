@@ -1,37 +1,49 @@
 """The model card: README.md of an export, what there is to know of a network, measured."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks, receptive_fields
-from nas.architecture.cost import Cost, cost_of, layer_table
+from nas.architecture.cost import METRIC_LABELS, Cost
+from nas.architecture.summary import NetworkSummary, summarise
 from nas.exporters.graphs import INT8, Quantised
-from nas.exporters.model_source import plain, recipe_rows, shape_text
+from nas.exporters.model_source import plain, recipe_rows, spaced
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof
 from nas.space.constraints import Constraint
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The files of an export and what is known of them.
+
+    quantised, in_c: the int8 weights and the bytes of flash and RAM of the C code, where they were written. unproved:
+    files that nothing here could load.
+    """
+
+    formats: Sequence[str]
+    proofs: Sequence[Proof]
+    quantised: Quantised | None = None
+    in_c: tuple[int, int] | None = None
+    unproved: Sequence[Path] = ()
+
+
 def card(
     architecture: Architecture,
     origin: Origin,
-    proofs: Sequence[Proof],
+    written: Written,
     *,
-    formats: Sequence[str],
     evidence: Evidence | None,
-    quantised: Quantised | None = None,
-    in_c: tuple[int, int] | None = None,
-    unproved: Sequence[Path] = (),
     remarks: Sequence[str] = (),
 ) -> str:
     """Markdown: result, limits, use, files and their proof, memory, layers, training.
 
-    quantised, in_c: the int8 weights and the bytes of flash and RAM of the C code, where they were written. unproved:
-    files that nothing here could load. remarks: what was not proved, and why.
+    remarks: what was not proved, and why.
     """
-    cost = cost_of(architecture)
+    summary = summarise(architecture)
+    cost = summary.cost
     lines = [
         f"# {_text(origin.dataset)} in {cost.params:,} parameters",
         "",
@@ -43,18 +55,18 @@ def card(
         *_limits(origin, cost),
         "## Use",
         "",
-        *_use(architecture, origin, formats),
+        *_use(architecture, origin, written.formats),
         "## Files",
         "",
-        *_files(proofs, evidence, quantised, unproved),
+        *_files(written, evidence),
         *(f"- {_text(remark)}" for remark in remarks),
         *[""] * bool(remarks),
         "## Memory",
         "",
-        *_memory(cost, quantised, in_c),
+        *_memory(cost, written),
         "## Network",
         "",
-        *_network(architecture),
+        *_network(summary),
         "## Training",
         "",
         *_training(origin),
@@ -169,12 +181,8 @@ def _block(title: str, language: str, *lines: str) -> Iterator[str]:
     yield from (title, "", f"```{language}", *lines, "```", "")
 
 
-def _files(
-    proofs: Sequence[Proof],
-    evidence: Evidence | None,
-    quantised: Quantised | None,
-    unproved: Sequence[Path],
-) -> Iterator[str]:
+def _files(written: Written, evidence: Evidence | None) -> Iterator[str]:
+    proofs, quantised, unproved = written.proofs, written.quantised, written.unproved
     images = f"{proofs[0].num_images:,} {'images of the validation split' if evidence else 'random images'}"
     but = "".join(f" but `{path.name}`" for path in unproved)
     yield f"Each file listed here{but} was loaded in a process of its own and compared with the network it was written"
@@ -199,14 +207,17 @@ def _files(
         yield ""
 
 
-def _memory(cost: Cost, quantised: Quantised | None, in_c: tuple[int, int] | None) -> Iterator[str]:
+def _memory(cost: Cost, written: Written) -> Iterator[str]:
+    quantised, in_c = written.quantised, written.in_c
     rows = [("float32", cost.weight_bytes, cost.peak_activation_bytes)]
     if quantised is not None:
         rows.append((f"int8, `{INT8}`", quantised.num_bytes, cost.peak_activation_bytes // 4))
     if in_c is not None:
         rows.append(("float32, `network.c`", *in_c))
     texts = [[name, f"{weights:,}", f"{activations:,}"] for name, weights, activations in rows]
-    yield from _table(("", "bytes of weights", "bytes of activations at the peak"), texts, right=1)
+    yield from _table(
+        ("", *(METRIC_LABELS[metric].noun for metric in ("weight_bytes", "peak_activation_bytes"))), texts, right=1
+    )
     yield "float32 is what limits count: four bytes a parameter and buffer, and the inputs and outputs that a layer of"
     yield "the network has at a time."
     if quantised is not None:
@@ -218,16 +229,16 @@ def _memory(cost: Cost, quantised: Quantised | None, in_c: tuple[int, int] | Non
     yield ""
 
 
-def _network(architecture: Architecture) -> Iterator[str]:
+def _network(summary: NetworkSummary) -> Iterator[str]:
     rows = []
-    starts = {str(part.start): part for part in blocks(architecture)}
-    for row, seen in zip(layer_table(architecture), receptive_fields(architecture), strict=True):
-        part = starts.get(row.position)
-        layer = "&nbsp;&nbsp;" * row.depth + f"`{row.module}`"
-        counts = [f"{x:,}" if x else "" for x in (row.params, row.macs)]
-        counts.append("" if seen is None else str(seen))
-        rows.append([f"`{part.name}`" if part else "", layer, shape_text(row.output_shape), *counts])
-    head = ("block", "layer", "output", "parameters", "MACs", "receptive field")
+    for row in summary.rows:
+        layer = row.layer
+        words = "&nbsp;&nbsp;" * layer.depth + f"`{layer.module}`"
+        counts = [f"{x:,}" if x else "" for x in (layer.params, layer.macs)]
+        counts.append("" if row.receptive_field is None else str(row.receptive_field))
+        rows.append([f"`{row.block}`" if row.block else "", words, spaced(layer.output_shape), *counts])
+    labels = [METRIC_LABELS[metric].short for metric in ("params", "macs", "receptive_field")]
+    head = ("block", "layer", "output", *labels)
     yield from _table(head, rows, right=2)
 
 

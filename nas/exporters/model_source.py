@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import Block, blocks
 from nas.architecture.cost import cost_of
-from nas.architecture.layers import Shape
+from nas.architecture.layers import Shape, shape_text
 from nas.architecture.module_call import Call
 from nas.exporters.provenance import Origin
 from nas.recipe import Recipe
@@ -24,7 +24,7 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
     calls = {part.name: list(_calls(part)) for part in parts}
     own = sorted({name for part in calls.values() for call, _ in part for name in _own_names(call)})
     channels, height, width = architecture.input_shape
-    logits = shape_text(architecture.output_shape)
+    logits = spaced(architecture.output_shape)
     lines = [
         '"""' + docstring(_summary(architecture, origin)),
         '"""',
@@ -52,14 +52,14 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
         "",
         "    def __init__(self) -> None:",
         "        super().__init__()",
-        f"        # {shape_text(architecture.input_shape)}",
+        f"        # {spaced(architecture.input_shape)}",
     ]
     shape = architecture.input_shape
     for part in parts:
         lines.append(f"        self.{part.name} = nn.Sequential(")
         for call, output_shape in calls[part.name]:
             *head, tail = _wrapped(call, 12)
-            comment = f"  # {shape_text(output_shape)}" if output_shape != shape else ""
+            comment = f"  # {spaced(output_shape)}" if output_shape != shape else ""
             lines += [*head, f"{tail},{comment}"]
             shape = output_shape
         lines.append("        )")
@@ -72,9 +72,9 @@ def state_names(architecture: Architecture) -> dict[int, str]:
     return {part.start + i: f"{part.name}.{i}" for part in blocks(architecture) for i in range(len(part.layers))}
 
 
-def shape_text(shape: Shape) -> str:
-    """A shape as it is read: 8 x 28 x 28."""
-    return " x ".join(map(str, shape))
+def spaced(shape: Shape) -> str:
+    """A shape as files for people have it: 8 x 28 x 28."""
+    return shape_text(shape, " x ")
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _summary(architecture: Architecture, origin: Origin) -> list[str]:
         "",
         f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
         f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
-        f"Output: (N, {shape_text(architecture.output_shape)}) logits, in the order of CLASSES.",
+        f"Output: (N, {spaced(architecture.output_shape)}) logits, in the order of CLASSES.",
         "",
         f"Trained on {origin.split} of {origin.dataset} with seed {origin.seed}: {recipe}.",
         "",
@@ -114,7 +114,7 @@ def _summary(architecture: Architecture, origin: Origin) -> list[str]:
 def _forward(parts: Sequence[Block]) -> Iterator[str]:
     names = ["images", *["x"] * (len(parts) - 1)]
     for name, part in zip(names, parts[:-1], strict=False):
-        yield f"        x = self.{part.name}({name})  # {shape_text(part.output_shape)}"
+        yield f"        x = self.{part.name}({name})  # {spaced(part.output_shape)}"
     yield f"        return self.{parts[-1].name}({names[-1]})"
 
 

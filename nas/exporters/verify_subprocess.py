@@ -1,6 +1,6 @@
 """Loads exported files as a stranger would and stores what they say: run as a script, in a process of its own.
 
-python fresh.py FOLDER QUESTION.npz ANSWER.npz FILE [FILE ...]
+python verify_subprocess.py FOLDER QUESTION.npz ANSWER.npz FILE [FILE ...]
 
 QUESTION: `images` uint8 (N, channels, height, width), `mean` and `std` one a channel, `num_classes`. ANSWER: of each
 FILE its logits, float32 (N, classes), and of those that say so the number of parameters, as FILE:params. Nothing of

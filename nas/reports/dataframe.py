@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nas.recipe import Recipe
-from nas.study.reader import StudyRecords
-from nas.study.trial import FIELDS
+from nas.study.trial import FIELDS, TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,16 +15,16 @@ NESTED = ("recipe", "architecture", "history")
 RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 
 
-def trial_frame(records: StudyRecords) -> "pd.DataFrame":
-    """A row a trial, stored discards included: the figures of `TrialRecord`, the recipe as `recipe_…`, and as texts the
-    architecture (as an architecture file holds it) and the val accuracy of each epoch, parted by spaces.
+def trials_frame(trials: Sequence[TrialRecord]) -> "pd.DataFrame":
+    """A row a trial: the figures of `TrialRecord`, the recipe as `recipe_…`, and as texts the architecture (as an
+    architecture file holds it) and the val accuracy of each epoch, parted by spaces.
 
     Whole numbers stay whole where some are missing; accuracies are fractions.
     """
     import pandas as pd
 
     rows = []
-    for trial in records.trials():
+    for trial in trials:
         row = {name: value for name, value in trial.to_json().items() if name not in NESTED}
         row |= {f"recipe_{name}": getattr(trial.recipe, name, None) for name in RECIPE}
         row["architecture"] = json.dumps(trial.architecture.to_json()) if trial.architecture else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import blocks
+from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import phrase
 from nas.architecture.layers import Shape
 from nas.pareto import front
@@ -30,13 +31,6 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "
 
 PATTERN = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 10, "solidity": 0.15}
 
-COSTS = {
-    "params": "parameters",
-    "macs": "MACs, one example",
-    "receptive_field": "receptive field, input pixels",
-    "peak_activation_bytes": "peak activation, bytes",
-    "weight_bytes": "weights, bytes",
-}
 ACCURACY = "val accuracy, %"
 MOST_TICKS = 12  # a telephone has room for as many
 
@@ -76,7 +70,8 @@ def accuracy_against(
         trace["error_y"] = {"type": "data", "array": [100 * sd for sd in deviations], "color": BLACK, "thickness": 1.2}
         trace["marker"] = {"color": BLACK, "size": 8, "symbol": "square-open"}
         traces.append(trace)
-    return figure_of(f"Accuracy against {COSTS[metric].partition(',')[0]}", traces, x=COSTS[metric], y=ACCURACY)
+    label = METRIC_LABELS[metric]
+    return figure_of(f"Accuracy against {label.short}", traces, x=label.axis, y=ACCURACY)
 
 
 def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure":

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import receptive_fields
-from nas.architecture.cost import layer_table
+from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import picture
+from nas.architecture.summary import summarise
 from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
-from nas.reports.summary import METRICS, answer, best_rows, commands, luck, question
+from nas.reports.summary import answer, best_rows, commands, luck, question
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
 from nas.text import counted, last_epochs
@@ -71,11 +71,11 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "least": LEAST,
         "winner": winner,
         "picture": _as_source(winner) if winner else "",
-        "layers": zip(layer_table(winner), receptive_fields(winner), strict=True) if winner else [],
+        "layers": summarise(winner).rows if winner else (),
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
         "commands": commands(records),
         "is_front": len(settings.objectives) > 1,
-        "cost": METRICS[settings.cost],
+        "cost": METRIC_LABELS[settings.cost].noun,
         "last": min(settings.consistency, settings.epochs),
         "last_epochs": last_epochs(settings.consistency, settings.epochs),
         "counted": counted,

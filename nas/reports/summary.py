@@ -4,19 +4,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from nas.architecture.cost import METRIC_LABELS
 from nas.seed_stats import TestResult, Verdict, spread_text
 from nas.space.constraints import Constraint
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrialRecord
 from nas.text import counted, last_epochs
-
-METRICS = {
-    "params": "parameters",
-    "macs": "multiply-accumulates an image",
-    "receptive_field": "pixels of receptive field",
-    "peak_activation_bytes": "bytes of activations at the peak",
-    "weight_bytes": "bytes of weights",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +27,10 @@ def question(records: StudyRecords) -> str:
     settings = records.settings
     limits = [Constraint.parse(text) for text in settings.constraints]
     words = {"<=": "at most", ">=": "at least"}
-    kept = [f"{words[limit.relation]} {limit.bound:,} {METRICS[limit.metric]}" for limit in limits]
+    kept = [f"{words[limit.relation]} {limit.bound:,} {METRIC_LABELS[limit.metric].noun}" for limit in limits]
     wanted = "Which network reaches the best val accuracy"
     if _seeks_front(records):
-        wanted = f"Which networks reach the best val accuracies with the fewest {METRICS[settings.cost]}"
+        wanted = f"Which networks reach the best val accuracies with the fewest {METRIC_LABELS[settings.cost].noun}"
     last = min(settings.consistency, settings.epochs)
     figure = f"mean of the last {last} of {settings.epochs} epochs" if last > 1 else "after 1 epoch"
     what = f"{wanted} ({figure}) on {settings.dataset}"
@@ -129,7 +122,9 @@ def _front_text(records: StudyRecords) -> str:
         ends = f"from {ends}, to trial {dearest.number} with {_cost(dearest, metric)}, {_accuracy(dearest, records)}"
     runs = "one run each" if len(front) > 1 else "one run"
     networks = counted(len(front), "network")
-    return f"So far {networks} that no other one beats in both accuracy and {METRICS[metric]}: {ends}; {runs}."
+    return (
+        f"So far {networks} that no other one beats in both accuracy and {METRIC_LABELS[metric].noun}: {ends}; {runs}."
+    )
 
 
 def _accuracy(trial: TrialRecord, records: StudyRecords) -> str:
@@ -149,7 +144,7 @@ def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
 def _cost(trial: TrialRecord, metric: str) -> str:
     """What the network costs, in the study's `metric` as well."""
     text = f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
-    return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRICS[metric]}"
+    return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRIC_LABELS[metric].noun}"
 
 
 def _listed(words: list[str]) -> str:

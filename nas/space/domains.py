@@ -9,8 +9,8 @@ from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import SearchSpaceError, found, named
-from nas.schema import LARGEST, Allowed, Interval
+from nas.errors import SearchSpaceError, found
+from nas.schema import COUNT, LARGEST, Allowed, Flag, Interval, check, check_keys
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -167,8 +167,7 @@ def read(data: object, allowed: Allowed, where: str) -> Domain | Value:
 
 
 def _value(data: Any, allowed: Allowed, where: str) -> Value:
-    if not allowed.holds(data):
-        raise SearchSpaceError(f"{where}: {found(data)}, allowed: {allowed}")
+    check(data, allowed, where, SearchSpaceError)
     # One type a parameter: 0 and 0.0 would be two choices to Optuna's storage.
     value: Value = float(data) if isinstance(allowed, Interval) and allowed.kind is float else data
     return value
@@ -177,14 +176,10 @@ def _value(data: Any, allowed: Allowed, where: str) -> Value:
 def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value:
     if not isinstance(allowed, Interval):
         raise SearchSpaceError(f"{where}: a range, allowed: a value or a list of: {allowed}")
-    if unknown := data.keys() - {"low", "high", "step", "log"}:
-        raise SearchSpaceError(f"{where}: unknown key {named(unknown)}, allowed: low, high, step, log")
-    if missing := {"low", "high"} - data.keys():
-        raise SearchSpaceError(f"{where}: {' and '.join(sorted(missing))} missing from a range")
+    check_keys(data, ("low", "high", "step", "log"), where, SearchSpaceError, required={"low", "high"})
     low, high = (_value(data[key], allowed, f"{where}: {key}") for key in ("low", "high"))
     log = data.get("log", False)
-    if not isinstance(log, bool):
-        raise SearchSpaceError(f"{where}: log: {found(log)}, allowed: true, false")
+    check(log, Flag(), f"{where}: log", SearchSpaceError)
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
     if low > high:
@@ -202,9 +197,7 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
 
 
 def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where: str) -> None:
-    positive = Interval(float, 0, open_low=True) if kind is float else Interval(int, 1)
-    if not positive.holds(step):
-        raise SearchSpaceError(f"{where}: step: {found(step)}, allowed: {positive}")
+    check(step, Interval(float, 0, open_low=True) if kind is float else COUNT, f"{where}: step", SearchSpaceError)
     if log:
         raise SearchSpaceError(f"{where}: step and log together, allowed: one of them")
     # In the digits that the file has, as Optuna counts: in binary 0.3 is not three steps of 0.1.

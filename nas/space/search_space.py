@@ -32,10 +32,10 @@ from nas.architecture.layers import (
     Shape,
     chain,
 )
-from nas.errors import SearchSpaceError, found, named
+from nas.errors import SearchSpaceError
 from nas.recipe import ALLOWED, Recipe
 from nas.resources import shipped_or_file
-from nas.schema import COUNT, RATE, Allowed, Flag, Interval, Words
+from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Words, check, check_keys, refusal
 from nas.space.candidate import Candidate
 from nas.space.domains import Domain, FloatRange, Value, read
 from nas.text import read_text
@@ -108,14 +108,13 @@ class SearchSpace:
     def from_toml(cls, data: Mapping[str, Any], *, where: str = "search space", name: str = "") -> "SearchSpace":
         """The space in parsed TOML; a `SearchSpaceError` names `where`, the key, the value and what is allowed."""
         tables = {"network": NETWORK, "block": BLOCK, "conv": CONV, "recipe": RECIPE}
-        allowed_keys = ("input_shape", "num_classes", *tables)
-        _no_unknown(data, allowed_keys, where)
+        check_keys(data, ("input_shape", "num_classes", *tables), where, SearchSpaceError)
         values: dict[str, dict[str, Domain | Value]] = {}
         for table, knobs in tables.items():
             content = data.get(table, {})
             if not isinstance(content, dict):
-                raise SearchSpaceError(f"{where}: {table}: {found(content)}, allowed: a table")
-            _no_unknown(content, tuple(knobs), f"{where}: {table}")
+                raise SearchSpaceError(f"{where}: {table}: {refusal(content, 'a table')}")
+            check_keys(content, knobs, f"{where}: {table}", SearchSpaceError)
             values[table] = {}
             for key, (allowed, default) in knobs.items():
                 if key not in content and default is None:
@@ -123,10 +122,8 @@ class SearchSpace:
                 values[table][key] = read(content.get(key, default), allowed, f"{where}: {table}.{key}")
         flat = dict(_flatten(values))
         shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
-        if not (isinstance(shape, list) and len(shape) == 3 and all(COUNT.holds(side) for side in shape)):
-            raise SearchSpaceError(f"{where}: input_shape: {found(shape)}, allowed: [channels, height, width]")
-        if not Interval(int, 2).holds(classes):
-            raise SearchSpaceError(f"{where}: num_classes: {found(classes)}, allowed: {Interval(int, 2)}")
+        check(shape, ImageShape(), f"{where}: input_shape", SearchSpaceError)
+        check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
         return cls(
             name=name,
             input_shape=tuple(shape),
@@ -234,11 +231,6 @@ class SearchSpace:
         entries = [VERSION, list(self.input_shape), self.num_classes, sorted(self.fixed.items())]
         text = json.dumps([*entries, sorted((name, repr(domain)) for name, domain in self.domains.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _no_unknown(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
-    if unknown := data.keys() - set(allowed):
-        raise SearchSpaceError(f"{where}: unknown key {named(unknown)}, allowed: {', '.join(allowed)}")
 
 
 def _flatten(values: dict[str, dict[str, Domain | Value]]) -> Iterator[tuple[str, Domain | Value]]:

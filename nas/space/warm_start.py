@@ -9,6 +9,7 @@ from typing import Any
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
+from nas.architecture.layers import shape_text
 from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
 from nas.space.constraints import Constraint
@@ -41,7 +42,7 @@ def starts(
     for file in (inside for named in files for inside in _files(named)):
         architecture = Architecture.load(file)
         if architecture.input_shape != space.input_shape:
-            found, wanted = ("x".join(map(str, shape)) for shape in (architecture.input_shape, space.input_shape))
+            found, wanted = map(shape_text, (architecture.input_shape, space.input_shape))
             raise StudyError(f"--start-from {file}: takes images of {found}, the dataset has {wanted}")
         try:
             network = values_of(space, architecture)

@@ -67,7 +67,7 @@ class Average:
         torch._foreach_copy_(self.average, self.current)
 
     def update(self, share: float | Tensor) -> None:
-        change = torch._foreach_sub(self.current, self.average)
+        change = torch._foreach_sub(self.current, self.average)  # noqa: SLF001  # no public counterpart
         torch._foreach_mul_(change, share)
         torch._foreach_add_(self.average, change)
 

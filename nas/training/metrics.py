@@ -5,15 +5,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import StudyError, TrainingDiverged, found, named
-from nas.schema import COUNT, Interval
+from nas.errors import StudyError, TrainingDiverged
+from nas.schema import COUNT, Allowed, Fields, Interval, check
 
-ALLOWED = {
+ALLOWED: dict[str, Allowed] = {
     "epoch": COUNT,
     **dict.fromkeys(("train_loss", "val_loss"), Interval(float, -1)),  # rounding may put a loss just below 0
     **dict.fromkeys(("train_accuracy", "val_accuracy"), Interval(float, 0, 1)),
     **dict.fromkeys(("learning_rate", "seconds"), Interval(float, 0)),
 }
+EPOCH = Fields(ALLOWED, required=ALLOWED.keys(), closed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +50,6 @@ class EpochMetrics:
     @classmethod
     def from_json(cls, data: object, *, where: str = "epoch metrics") -> "EpochMetrics":
         """The metrics in what `to_json` gave."""
-        fields = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(data, dict) or data.keys() != set(fields):
-            what = named(data) if isinstance(data, dict) else found(data)
-            raise StudyError(f"{where}: {what} found, allowed: an object with {', '.join(fields)}")
-        for name, value in data.items():
-            if not ALLOWED[name].holds(value):
-                raise StudyError(f"{where}: {name} is {found(value)}, allowed: {ALLOWED[name]}")
+        check(data, EPOCH, where, StudyError)
+        assert isinstance(data, dict)
         return cls(**data)

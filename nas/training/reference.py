@@ -16,6 +16,7 @@ from nas.training.averaging import Kept, averaging_share, kept_weights
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
+from nas.training.optimizers import make_optimizer
 from nas.training.rng import as_global
 from nas.training.schedule import learning_rate
 
@@ -38,7 +39,7 @@ def train(
     """
     data = data.to(device)
     module.to(device).to(memory_format=_memory_format(module, device))
-    optimizer = _optimizer(module, recipe)
+    optimizer = make_optimizer(module, recipe)
     kept = kept_weights(module, recipe)
     order_and_augmentation, dropout = generators(seed, device)
     for epoch in range(1, recipe.epochs + 1):
@@ -134,25 +135,6 @@ def _train_epoch(
         loss_sum += loss.detach()
         num_correct += (logits.detach().argmax(1) == y).sum()
     return loss_sum.item() / num_steps, int(num_correct) / (num_steps * batch_size)
-
-
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; weight decay is for every parameter, Adam's first beta is the momentum."""
-    parameters, momentum = list(module.parameters()), recipe.momentum
-    # Fused: one kernel for all parameters instead of several for each.
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=recipe.learning_rate,
-            momentum=momentum,
-            nesterov=momentum > 0,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    adam: type[torch.optim.Adam] = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return adam(
-        parameters, lr=recipe.learning_rate, betas=(momentum, 0.999), weight_decay=recipe.weight_decay, fused=True
-    )
 
 
 def _memory_format(module: nn.Module, device: torch.device) -> torch.memory_format:

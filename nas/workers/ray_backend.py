@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from nas.errors import NasError, first_line
+from nas.text import counted
 from nas.training.data import TrainingData
 from nas.training.device import num_cores
 from nas.workers.protocol import RETRIES, Ended, Job, Report
@@ -121,7 +122,7 @@ class RayCluster:
             else:
                 ray.init(self.address, **quiet)
         # Ray prints what it does about a lost node to standard output, whatever it is asked, among our lines of JSON.
-        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
+        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None  # noqa: SLF001
 
     def _look_round(self, nodes: list[dict[str, Any]]) -> None:
         """What the cluster has now; what an autoscaler adds later is used as far as there are workers for it."""
@@ -137,8 +138,8 @@ class RayCluster:
                 f"--ray {self.address}: the cluster has {num_cpus} CPUs and {num_gpus} GPUs, a trial needs 1 and"
                 f" {gpus:g}; where its autoscaler adds some, say with --workers how many trials may wait for them"
             )
-        parts = [_counted(len(alive), "node"), _counted(num_cpus, "CPU")]
-        parts += [_counted(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
+        parts = [counted(len(alive), "node"), counted(num_cpus, "CPU")]
+        parts += [counted(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
         self.description = f"Ray {self.address} ({', '.join(parts)})"
 
 
@@ -341,7 +342,3 @@ def _room(node: Mapping[str, float], gpus: float) -> int:
     """How many trials a node has room for; no trial has parts of several GPUs."""
     cpus = int(node.get("CPU", 0))
     return min(cpus, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else cpus
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -7,9 +7,10 @@ from hypothesis import given
 from support.architectures import architectures, draw_architecture
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks, receptive_fields
+from nas.architecture.blocks import blocks
 from nas.architecture.cost import cost_of, layer_table
 from nas.architecture.layers import Activation, Conv, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool
+from nas.architecture.summary import summarise
 from nas.errors import ShapeError
 
 
@@ -29,8 +30,12 @@ def test_blocks_hold_every_layer_once_and_add_up_to_the_whole(architecture):
 
 @given(architectures())
 def test_the_last_receptive_field_of_the_table_is_the_network_s(architecture):
-    rows = zip(layer_table(architecture), receptive_fields(architecture), strict=True)
-    seen = [(row.receptive_field, field) for row, field in rows if not row.depth]
+    rows = summarise(architecture).rows
+    assert [row.layer for row in rows] == layer_table(architecture)
+    assert {row.layer.position: row.block for row in rows if row.block} == {
+        str(part.start): part.name for part in blocks(architecture)
+    }
+    seen = [(row.layer.receptive_field, row.receptive_field) for row in rows if not row.layer.depth]
     features = [field for _, field in seen if field is not None]
     assert [field for _, field in seen] == [*features, *[None] * (len(seen) - len(features))]
     assert features == [own for own, _ in seen][: len(features)]

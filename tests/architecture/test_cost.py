@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import KINDS, Repeat, Residual
-from nas.architecture.cost import METRICS, Cost, LayerRow, cost_of, layer_table
+from nas.architecture.cost import METRIC_LABELS, METRICS, Cost, LayerRow, cost_of, layer_table
 from nas.architecture.layers import Activation, Conv, Flatten, GlobalAvgPool, Layer, Linear, MaxPool, SqueezeExcite
 from nas.architecture.modules import SqueezeExcite as SqueezeExciteModule
 from nas.errors import ShapeError
@@ -253,3 +253,9 @@ def test_cost_is_known_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "20 []"
+
+
+def test_every_metric_has_its_words():
+    assert tuple(METRIC_LABELS) == METRICS
+    assert METRIC_LABELS["macs"].axis == "MACs, one example"
+    assert METRIC_LABELS["params"].axis == "parameters"

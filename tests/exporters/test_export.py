@@ -29,7 +29,7 @@ from nas.exporters import verify as proof
 from nas.exporters.export import export
 from nas.exporters.folder import EXTRA, FILES
 from nas.exporters.graphs import exported_program, write_onnx, write_pt2
-from nas.exporters.model_card import card
+from nas.exporters.model_card import Written, card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof
@@ -328,7 +328,7 @@ def test_the_card_says_what_images_must_look_like(exported):
 def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
     for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 of 0..1)"), (0.5, "")):
         origin = origin_of(small(), mean=(mean,))
-        text = card(small(), origin, [Proof(**dict.fromkeys(PROOF, 0))], formats=(), evidence=None)
+        text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
         assert words in text
         assert ("on dark" in text or "on light" in text) == bool(words)
 

@@ -8,9 +8,9 @@ import pytest
 from support.architectures import draw_architecture
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import METRICS, cost_of
+from nas.architecture.cost import cost_of
 from nas.architecture.layers import Activation
-from nas.reports.figures import COSTS, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.study.trial import TrialRecord
 from nas.training.metrics import EpochMetrics
 
@@ -45,7 +45,6 @@ def test_accuracy_against_a_cost_with_its_front_and_what_was_confirmed():
     assert (again.x, again.y, again.error_y.array) == ((1200,), (98.5,), (0.2,))
     assert "1,200 parameters, 12,000 MACs, receptive field 30" in dots.text[3]
     assert list(accuracy_against(TRIALS, metric="macs").data[0].x) == [5000, 9000, 10000, 12000]
-    assert COSTS.keys() == set(METRICS)
 
 
 def test_learning_curves_are_those_of_the_best():

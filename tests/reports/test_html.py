@@ -11,15 +11,15 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas.architecture.blocks import receptive_fields
-from nas.architecture.cost import layer_table
+from nas.architecture.cost import METRIC_LABELS, layer_table
+from nas.architecture.summary import summarise
 from nas.commands.report import report
 from nas.commands.search import search
 from nas.errors import NasError, StudyError
 from nas.exporters.provenance import Origin
 from nas.reports import importances
 from nas.reports.importances import importances as importances_of
-from nas.reports.summary import METRICS, answer, commands, question
+from nas.reports.summary import answer, commands, question
 from nas.seed_stats import TestResult
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
@@ -126,7 +126,7 @@ def test_the_page_says_what_the_study_holds(study):
     assert {row[0]: row[2] for row in discards} == meanings(records.discards())
     layers = page.tables["layers"][1:]
     assert [row[0] for row in layers] == [row.module for row in layer_table(best.architecture)]
-    assert [row[4] for row in layers] == [str(field or "") for field in receptive_fields(best.architecture)]
+    assert [row[4] for row in layers] == [str(row.receptive_field or "") for row in summarise(best.architecture).rows]
     assert [row[4] for row in layers if row[4]][-1] == str(best.receptive_field)
     assert layers[-1][4] == ""  # behind the feature maps
     assert [row[2] for row in layers] == [
@@ -272,12 +272,10 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
     head, *rows = page.tables["best"]
     assert [row[0] for row in rows] == [str(trial.number) for trial in front]
     if cost != "params":
-        assert head[-1] == METRICS[cost]
+        assert head[-1] == METRIC_LABELS[cost].noun
         assert [row[-1] for row in rows] == [f"{getattr(trial, cost):,}" for trial in front]
-    asked = (
-        f"Which networks reach the best val accuracies with the fewest {METRICS[cost]} (mean of the last 2 of 2 epochs)"
-    )
-    assert question(records).startswith(f"{asked} on digits")
+    asked = f"Which networks reach the best val accuracies with the fewest {METRIC_LABELS[cost].noun}"
+    assert question(records).startswith(f"{asked} (mean of the last 2 of 2 epochs) on digits")
     found = answer(records)
     assert found.text.startswith(f"So far {len(front)} network{'s' * (len(front) > 1)} that no other one beats in both")
     for trial in (front[0], front[-1]):

@@ -11,6 +11,7 @@ from support.draws import architecture_or_none, draws
 from nas.architecture.layers import Dropout
 from nas.errors import SearchSpaceError
 from nas.recipe import Recipe
+from nas.schema import ImageShape
 from nas.space.domains import Choice
 from nas.space.search_space import BLOCK, NETWORK, RECIPE, SearchSpace
 
@@ -166,7 +167,7 @@ COUNT = "a whole number of at least 1"
         ("num_convs = [1, 3]", "", "block.num_convs is missing, allowed: {} and at most 100"),
         ("channels = { low = 4, high = 8, step = 2 }", "", "conv.channels is missing, allowed: {} and at most 1e+12"),
         ("low = 4, high = 8, step = 2", "low = 32, high = 8", "conv.channels: low (32) is above high (8)"),
-        ("low = 4, ", "", "conv.channels: low missing from a range"),
+        ("low = 4, ", "", "conv.channels: low is missing"),
         ("low = 4", "low = 0", "conv.channels: low: 0, allowed: {} and at most 1e+12"),
         ("step = 2", "step = 3", "conv.channels: high (8) is not low (4) plus a whole number of steps of 3"),
         ("step = 2", "step = 2, log = true", "conv.channels: step and log together, allowed: one of them"),
@@ -212,10 +213,14 @@ COUNT = "a whole number of at least 1"
             "num_classes = true",
             "num_classes: True, allowed: a whole number of at least 2 and at most 1e+12",
         ),
-        ("[2, 9, 9]", "[9, 9]", "input_shape: [9, 9], allowed: [channels, height, width]"),
-        ("[2, 9, 9]", "[0, 9, 9]", "input_shape: [0, 9, 9], allowed: [channels, height, width]"),
-        ("[2, 9, 9]", "[2, 9, 9.0]", "input_shape: [2, 9, 9.0], allowed: [channels, height, width]"),
-        ("[2, 9, 9]", '"mnist"', "input_shape: 'mnist', allowed: [channels, height, width]"),
+        ("[2, 9, 9]", "[9, 9]", f"input_shape: [9, 9], allowed: {ImageShape()}"),
+        ("[2, 9, 9]", "[0, 9, 9]", f"input_shape: [0, 9, 9], allowed: {ImageShape()}"),
+        (
+            "[2, 9, 9]",
+            "[2, 9, 9.0]",
+            f"input_shape: [2, 9, 9.0], allowed: {ImageShape()}",
+        ),
+        ("[2, 9, 9]", '"mnist"', f"input_shape: 'mnist', allowed: {ImageShape()}"),
         (
             "[conv]\nchannels = {",
             "[[conv]]\nchannels = {",

@@ -27,7 +27,7 @@ from nas.commands.search import search
 from nas.dashboard.overview import figures, note
 from nas.errors import StudyError
 from nas.exporters import export as exporting
-from nas.reports.dataframe import trial_frame
+from nas.reports.dataframe import trials_frame
 from nas.reports.summary import answer, best_rows, commands, question
 from nas.study.artifacts import Artifacts
 from nas.study.confirmation import ConfirmedRecords, Run
@@ -129,7 +129,7 @@ def read_all(results, output):
         commands(records, "")
         note(records)
         figures(records)
-        trial_frame(records)
+        trials_frame(records.trials())
 
     refused = []
     for reader in (
@@ -220,7 +220,7 @@ def test_a_study_that_lacks_an_attribute_is_read_or_refused(confirmed, copied):
         ("nas:architecture", '{"version": 2}', "architecture: input_shape, layers is missing"),
         ("nas:recipe", '{"epochs": 0}', "recipe: epochs is 0, allowed: a whole number of at least 1"),
         ("nas:history", "[]", "history: [], allowed: an epoch or more"),
-        ("nas:history", "[{}]", "history[0]:  found, allowed: an object with epoch, train_loss"),
+        ("nas:history", "[{}]", "history[0]: epoch, learning_rate, seconds, train_accuracy"),
         ("nas:openings", "[{}]", "nas:openings[0]: date, finalists, seeds, trial is missing"),
         ("nas:weights", '"../studies.db"', "'../studies.db', allowed: the name of a file in it"),
         ("confirmed", '{"trial": 0}', "confirmed: accuracies, dataset, num_images"),

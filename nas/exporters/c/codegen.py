@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, size
+from nas.architecture.layers import Shape, shape_text, size
 from nas.exporters.c.ir import (
     Activation,
     Add,
@@ -141,7 +141,7 @@ def _array(part: str, name: str) -> str:
 def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
     """A remark, the layers and what comes out, and the call with its arguments on one line or more."""
     function, *arguments = call
-    yield f"    /* {', '.join(step.layers)}: {' x '.join(map(str, step.output.shape))} */"
+    yield f"    /* {', '.join(step.layers)}: {shape_text(step.output.shape, ' x ')} */"
     start = f"    {function}("
     line = f"{start}{', '.join(arguments)});"
     yield line if len(line) <= LINE else start + (",\n" + " " * len(start)).join(arguments) + ");"

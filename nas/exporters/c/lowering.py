@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import modules
+from nas.architecture.activations import activation_name
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Shape, size
 from nas.exporters.c.ir import (
@@ -27,14 +28,6 @@ from nas.exporters.c.ir import (
     Value,
     Window,
 )
-
-ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-}
 
 
 def lower(
@@ -135,8 +128,8 @@ class _Lowering:
                     kind="max" if isinstance(module, nn.MaxPool2d) else "average",
                     window=window,
                 )
-            case _ if type(module) in ACTIVATIONS:
-                return self._activation(layers, value, ACTIVATIONS[type(module)])
+            case _ if (function := activation_name(module)) is not None:
+                return self._activation(layers, value, function)
             case _:
                 raise NotImplementedError(f"no inference step does what {module} does")
         self.steps.append(out)

@@ -17,6 +17,7 @@ from nas.training.batches import batch_size_and_steps
 from nas.training.cuda.runner import Eager, Work
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
+from nas.training.optimizers import make_optimizer
 from nas.training.reference import generators
 from nas.training.schedule import learning_rate
 
@@ -60,7 +61,7 @@ class Lane:
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
             self._rate, self._share = self._rates[:1].clone(), self._shares[:1].clone()
-            self._optimizer = _optimizer(module, recipe, self._rate)
+            self._optimizer = make_optimizer(module, recipe, learning_rate=self._rate)
             self._kept = kept_weights(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
             self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -221,14 +222,3 @@ def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module
                 per_channel = isinstance(child, nn.Dropout2d)
                 setattr(parent, name, DropoutOf(child.p, generator, per_channel=per_channel))
     return network
-
-
-def _optimizer(module: nn.Module, recipe: Recipe, rate: Tensor) -> torch.optim.Optimizer:
-    """The reference trainer's, with its learning rate in a tensor of one float32, read at every step."""
-    parameters, momentum, decay = list(module.parameters()), recipe.momentum, recipe.weight_decay
-    if recipe.optimizer == "sgd":  # fused it never asks the device for the rate, so it can be captured as it is
-        return torch.optim.SGD(
-            parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay, fused=True
-        )
-    adam: type[torch.optim.Adam] = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return adam(parameters, lr=rate, betas=(momentum, 0.999), weight_decay=decay, fused=True, capturable=True)

@@ -5,6 +5,7 @@ A tile of outputs stays in registers while everything that adds to it is read: w
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -13,24 +14,39 @@ from nas.training.native.graph import Geometry
 from nas.training.native.layout import Layout, tiles
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correlation:
+    """A sum over windows of one map's pixels times weights, for every pixel of another.
+
+    strides: floats from one output channel's weights to the next, and from one input channel's. mirrored: the window's
+    last weight belongs to its first pixel. accumulate: the sums are added to what is there.
+    """
+
+    groups: int
+    kernel_size: int
+    padding: int
+    input: Layout
+    output: Layout
+    strides: tuple[int, int]
+    mirrored: bool = False
+    has_bias: bool = False
+    accumulate: bool = False
+
+
 def forward(
     module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, output: Layout
 ) -> ir.Function:
     """f(input, weights, bias or null, output)."""
-    return _correlate(
-        module,
-        machine,
-        name,
+    correlation = Correlation(
         groups=geometry.groups,
         kernel_size=geometry.kernel_size,
         padding=geometry.padding,
-        input_=input_,
+        input=input_,
         output=output,
         strides=_weight_strides(geometry, input_.channels),
-        mirrored=False,
         has_bias=geometry.has_bias,
-        accumulate=False,
     )
+    return _correlate(module, machine, name, correlation)
 
 
 def input_gradient(
@@ -45,20 +61,17 @@ def input_gradient(
 ) -> ir.Function:
     """f(gradient of the outputs, weights, null, gradient of the inputs): the weights mirrored, their axes swapped."""
     to_output, to_input = _weight_strides(geometry, output.channels)
-    return _correlate(
-        module,
-        machine,
-        name,
+    correlation = Correlation(
         groups=geometry.groups,
         kernel_size=geometry.kernel_size,
         padding=geometry.kernel_size - 1 - geometry.padding,
-        input_=gradient,
+        input=gradient,
         output=output,
         strides=(to_input, to_output),
         mirrored=True,
-        has_bias=False,
         accumulate=accumulate,
     )
+    return _correlate(module, machine, name, correlation)
 
 
 def _weight_strides(geometry: Geometry, ins: int) -> tuple[int, int]:
@@ -67,25 +80,13 @@ def _weight_strides(geometry: Geometry, ins: int) -> tuple[int, int]:
     return ins // geometry.groups * taps, taps
 
 
-def _correlate(
-    module: ir.Module,
-    machine: Machine,
-    name: str,
-    *,
-    groups: int,
-    kernel_size: int,
-    padding: int,
-    input_: Layout,
-    output: Layout,
-    strides: tuple[int, int],
-    mirrored: bool,
-    has_bias: bool,
-    accumulate: bool,
-) -> ir.Function:
+def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Correlation) -> ir.Function:
     e = Emitter(module, machine, name, [POINTER] * 4)
     source, weights, bias, target = e.args
+    input_, output, groups = correlation.input, correlation.output, correlation.groups
+    kernel_size, padding, mirrored = correlation.kernel_size, correlation.padding, correlation.mirrored
     ins, outs = input_.channels // groups, output.channels // groups
-    to_output, to_input = strides
+    to_output, to_input = correlation.strides
     taps = kernel_size**2
     # Pixels count twice: every tile of channels reads the map again, and a large map from beyond the first cache.
     most_columns, most_channels = _tile(
@@ -97,9 +98,9 @@ def _correlate(
         sums = []
         for i in range(num_channels):
             for j in range(num_columns):
-                if accumulate:
+                if correlation.accumulate:
                     start = e.load(target, output.index(e, e.affine((first, 1), (i, 1)), y, e.affine((x, 1), (j, 1))))
-                elif has_bias:
+                elif correlation.has_bias:
                     start = e.spread(bias, e.affine((first, 1), (i, 1)))
                 else:
                     start = e.const(0)

@@ -7,16 +7,9 @@ from typing import Any
 from torch import nn
 
 from nas.architecture import modules
+from nas.architecture.activations import activation_name
 
 Shape = tuple[int, int, int]
-
-ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-}
 
 
 class UnsupportedError(Exception):
@@ -273,8 +266,8 @@ class _Lowering:
 
 
 def _stage(module: nn.Module) -> Stage | Pool:
-    if type(module) in ACTIVATIONS:
-        return Activation(ACTIVATIONS[type(module)])
+    if (function := activation_name(module)) is not None:
+        return Activation(function)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return Norm()
     if isinstance(module, nn.Dropout | nn.Dropout2d):
