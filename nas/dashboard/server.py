@@ -70,7 +70,7 @@ class Shown:
             now = (len(trials), *attrs) if num_ended == len(trials) else None
             if now != self.last:
                 self.last = now
-                self.application._inmemory_cache.clear()  # it would keep what it has for seconds
+                self.application._inmemory_cache.clear()  # noqa: SLF001  # no public way; it would be stale for seconds
             return now
         return None
 

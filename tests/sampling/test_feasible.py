@@ -1,3 +1,5 @@
+"""Draws: every candidate keeps the limits and is new, whatever proposes it."""
+
 import math
 from collections import Counter
 from random import Random
@@ -6,21 +8,16 @@ from statistics import fmean
 import optuna
 import pytest
 import torch
-from optuna.distributions import CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
+from support.studies import view_of
 
-from nas.architecture.cost import Cost, cost_of
+from nas.architecture.cost import cost_of
 from nas.errors import NasError
-from nas.sampling import feasible as samplers
-from nas.sampling import samplers as proposals
+from nas.sampling import feasible, samplers
 from nas.sampling.feasible import FeasibleSampler, NothingNewError
 from nas.sampling.samplers import SAMPLERS
 from nas.space.constraints import Constraint, limits
-from nas.space.domains import Choice, FloatRange, IntRange
-from nas.space.feasibility import Verdict, judge
+from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 
 LIMITS = {
@@ -61,17 +58,39 @@ def closeness(candidate):
     return -params - abs(math.log10(candidate.recipe.learning_rate / 0.1))
 
 
-def run(study, sampler, number, objective=closeness):
-    """The next candidates of a study, each with its trial's values, all told."""
-    study.sampler = sampler
-    given = []
+def run(study, sampler, number, objective=closeness, *, seen=None, keep=0):
+    """The next draws of a study, each told with its objective; `seen` are the fingerprints so far, added to."""
+    seen = set() if seen is None else seen
+    draws, view = [], view_of(study)
     for _ in range(number):
-        trial = study.ask()
-        candidate = sampler.space.suggest(trial)
-        trial.set_user_attr("candidate", len(sampler.seen) - 1)
-        given.append((candidate, trial.params))
-        study.tell(trial, objective(candidate))
-    return given
+        drawn = sampler.draw(view, seen, keep=keep)
+        result = objective(drawn.candidate)
+        trial = create_trial(
+            params=drawn.values,
+            distributions=sampler.space.distributions(),
+            values=list(result) if isinstance(result, tuple) else [result],
+            user_attrs={"candidate": len(seen)},
+        )
+        study.add_trial(trial)
+        seen.add(drawn.fingerprint)
+        draws.append(drawn)
+    return draws
+
+
+def candidates(draws):
+    return [drawn.candidate for drawn in draws]
+
+
+def check(space, constraints, draws):
+    """Each is of the space, keeps the limits, comes with its own cost and fingerprint, and is there once."""
+    for drawn in draws:
+        cost = cost_of(drawn.candidate.architecture)
+        assert [str(c) for c in constraints if c.violation(cost) > 0] == []
+        assert drawn.values.keys() == space.domains.keys()
+        assert [key for key, value in drawn.values.items() if not space.domains[key].holds(value)] == []
+        assert drawn.candidate == space.candidate(drawn.values)
+        assert (drawn.cost, drawn.fingerprint) == (cost, drawn.candidate.fingerprint())
+    assert len({drawn.fingerprint for drawn in draws}) == len(draws)
 
 
 def new_study():
@@ -103,18 +122,11 @@ class TestContract:
 
     NUMBER = 10
 
-    def sampler(self, space, propose, *, seed=3, seen=None, lag=0):
-        return FeasibleSampler(space, WITHIN, propose=propose, seed=seed, seen=seen, lag=lag, num_startup=5)
+    def sampler(self, space, propose, *, seed=3, lag=0):
+        return FeasibleSampler(space, WITHIN, propose=propose, seed=seed, lag=lag, num_startup=5)
 
     def test_every_candidate_is_feasible_and_new(self, small, propose):
-        sampler = self.sampler(small, propose)
-        given = run(new_study(), sampler, self.NUMBER)
-        for candidate, params in given:
-            assert [str(c) for c in WITHIN if c.violation(cost_of(candidate.architecture)) > 0] == []
-            assert params.keys() == small.domains.keys()
-            assert [key for key, value in params.items() if not small.domains[key].holds(value)] == []
-            assert candidate == small.candidate(params)
-        assert len({candidate.fingerprint() for candidate, _ in given}) == self.NUMBER
+        check(small, WITHIN, run(new_study(), self.sampler(small, propose), self.NUMBER))
 
     def test_the_seed_decides_everything(self, small, propose):
         first, again, other = (
@@ -127,12 +139,12 @@ class TestContract:
     def test_a_resumed_study_goes_on_as_if_never_stopped(self, small, propose, interrupted_after):
         whole, study = run(new_study(), self.sampler(small, propose), self.NUMBER), new_study()
         before = run(study, self.sampler(small, propose), interrupted_after)
-        seen = {candidate.fingerprint() for candidate, _ in before}
-        after = run(study, self.sampler(small, propose, seen=seen), self.NUMBER - interrupted_after)
+        seen = {drawn.fingerprint for drawn in before}
+        after = run(study, self.sampler(small, propose), self.NUMBER - interrupted_after, seen=seen)
         assert before + after == whole
 
     def test_results_later_than_the_lag_change_nothing(self, small, propose):
-        def given(objective):
+        def last(objective):
             return run(new_study(), self.sampler(small, propose, lag=4), self.NUMBER, objective)[-1]
 
         counted = iter(range(100))
@@ -140,7 +152,7 @@ class TestContract:
         def changed(candidate):
             return closeness(candidate) + (next(counted) >= 5)  # the last one, of index 9, is drawn from those below 5
 
-        assert given(closeness) == given(changed)
+        assert last(closeness) == last(changed)
 
     def test_two_objectives(self, small, propose):
         study = optuna.create_study(directions=["maximize", "minimize"])
@@ -148,18 +160,30 @@ class TestContract:
         def both(candidate):
             return closeness(candidate), cost_of(candidate.architecture).params
 
-        given = run(study, self.sampler(small, propose), 9, both)
-        assert len({candidate.fingerprint() for candidate, _ in given}) == 9
+        check(small, WITHIN, run(study, self.sampler(small, propose), 9, both))
 
-    def test_pruned_trials_are_learned_from_or_ignored(self, small, propose):
-        study, sampler = new_study(), self.sampler(small, propose)
-        run(study, sampler, 6)
-        trial = study.ask()
-        small.suggest(trial)
-        trial.report(0.5, 1)
-        study.tell(trial, state=TrialState.PRUNED)
-        given = run(study, sampler, 2)
-        assert len({candidate.fingerprint() for candidate, _ in given}) == 2
+    def test_a_pruned_candidate_may_be_learned_from(self, small, propose):
+        study, sampler, seen = new_study(), self.sampler(small, propose), set()
+        run(study, sampler, 6, seen=seen)
+        drawn = sampler.draw(view_of(study), seen)
+        stopped = create_trial(
+            state=TrialState.PRUNED,
+            params=drawn.values,
+            distributions=small.distributions(),
+            intermediate_values={1: 0.5},
+            user_attrs={"candidate": len(seen)},
+        )
+        study.add_trial(stopped)
+        seen.add(drawn.fingerprint)
+        check(small, WITHIN, [drawn, *run(study, sampler, 2, seen=seen)])
+
+    def test_discards_and_failures_in_between_change_nothing(self, small, propose):
+        plain = run(new_study(), self.sampler(small, propose), self.NUMBER)
+        study, sampler, seen, draws = new_study(), self.sampler(small, propose), set(), []
+        for number in range(self.NUMBER):
+            study.add_trial(create_trial(state=(TrialState.PRUNED, TrialState.FAIL)[number % 2]))
+            draws += run(study, sampler, 1, seen=seen)
+        assert draws == plain
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "random"])
@@ -171,91 +195,19 @@ def test_every_sampler_but_random_finds_better_candidates_than_chance(small, nam
 
     def late(proposed, seed):
         sampler = FeasibleSampler(small, WITHIN, propose=SAMPLERS[proposed], seed=seed, num_startup=10)
-        return fmean(rate(candidate) for candidate, _ in run(new_study(), sampler, number, rate)[number // 2 :])
+        return fmean(map(rate, candidates(run(new_study(), sampler, number, rate)[number // 2 :])))
 
     assert fmean(late(name, seed) for seed in range(2)) > fmean(late("random", seed) for seed in range(2))
-
-
-NO_COST = Cost(params=0, macs=0, receptive_field=0, peak_activation_bytes=0, weight_bytes=0)
-
-
-class OnAnySpace(BaseSampler):
-    """A sampler of ours on whatever parameters a study has, with a limit that admits everything.
-
-    Ours is bound to a search space and draws all of its parameters for a trial; the studies of Optuna's suite have
-    parameters of their own, so each call here gets a sampler for the space it names. What is in no space yet (the
-    first trial's parameters, conditional ones) is drawn independently, as Optuna's own relative samplers do.
-    """
-
-    class Anything(SearchSpace):
-        def candidate(self, values):
-            return values
-
-    class Admitting(FeasibleSampler):
-        def _judge(self, values):
-            self.num_draws += 1
-            return Verdict(None, NO_COST, "", 0.0)
-
-        def _fingerprint(self, values, verdict):
-            return repr(values)
-
-    def __init__(self, propose):
-        self.propose = propose
-        self.independent = RandomSampler(seed=0)
-        self.spaces = IntersectionSearchSpace()
-
-    def infer_relative_search_space(self, study, trial):
-        return {k: v for k, v in self.spaces.calculate(study).items() if not v.single()}
-
-    def sample_relative(self, study, trial, search_space):
-        if not search_space:
-            return {}
-        space = self.Anything(
-            name="any",
-            input_shape=(1, 8, 8),
-            num_classes=2,
-            domains={name: self.domain(distribution) for name, distribution in search_space.items()},
-            fixed={},
-        )
-        sampler = self.Admitting(space, (), propose=self.propose, seed=trial.number, seen=set(map(str, range(1000))))
-        sampler.num_startup = 1
-        return sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        return self.independent.sample_independent(study, trial, param_name, param_distribution)
-
-    @staticmethod
-    def domain(distribution):
-        if isinstance(distribution, CategoricalDistribution):
-            return Choice(distribution.choices)
-        if isinstance(distribution, IntDistribution):
-            return IntRange(distribution.low, distribution.high, distribution.step, distribution.log)
-        return FloatRange(distribution.low, distribution.high, distribution.step, distribution.log)
-
-
-class TestOptunasOwnSuite(BasicSamplerTestCase, RelativeSamplerTestCase):
-    """What Optuna asks of every sampler that draws parameters together."""
-
-    @pytest.fixture
-    def sampler(self, propose):
-        return lambda: OnAnySpace(propose)
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_every_candidate_is_feasible_new_and_of_the_space(name):
     space_name, texts = LIMITS[name]
     space, constraints = SearchSpace.load(space_name), [Constraint.parse(text) for text in texts]
-    sampler = FeasibleSampler(space, constraints, seed=1, num_startup=8)
-    given = run(new_study(), sampler, 24)
-    for candidate, params in given:
-        cost = cost_of(candidate.architecture)
-        assert [str(c) for c in constraints if c.violation(cost) > 0] == []
-        assert params.keys() == space.domains.keys()
-        assert [key for key, value in params.items() if not space.domains[key].holds(value)] == []
-        assert candidate == space.candidate(params)
-    fingerprints = {candidate.fingerprint() for candidate, _ in given}
-    assert len(fingerprints) == 24
-    assert sampler.seen == fingerprints
+    seen = set()
+    draws = run(new_study(), FeasibleSampler(space, constraints, seed=1, num_startup=8), 24, seen=seen)
+    check(space, constraints, draws)
+    assert seen == {drawn.fingerprint for drawn in draws}
 
 
 def test_nothing_is_built_while_sampling(mnist, monkeypatch):
@@ -263,158 +215,76 @@ def test_nothing_is_built_while_sampling(mnist, monkeypatch):
         raise AssertionError(f"{type(self).__name__} built")
 
     monkeypatch.setattr(torch.nn.Module, "__init__", built)
-    sampler = FeasibleSampler(mnist, MAIN, seed=0, num_startup=6)
-    given = run(new_study(), sampler, 12)
-    assert sampler.counts.total() > 10
+    draws = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, num_startup=6), 12)
+    assert sum(drawn.num_draws - 1 for drawn in draws) > 10
     with pytest.raises(AssertionError, match=r"^Conv2d built$"):  # the spy sees what is built
-        given[0][0].architecture.build()
-
-
-def test_the_seed_decides_everything(mnist):
-    def given(seed):
-        return run(new_study(), FeasibleSampler(mnist, MAIN, seed=seed, num_startup=8), 16)
-
-    assert given(5) == given(5)
-    assert not {c.fingerprint() for c, _ in given(5)} & {c.fingerprint() for c, _ in given(6)}
-
-
-@pytest.mark.parametrize("interrupted_after", [1, 5, 8, 13])
-def test_a_resumed_study_goes_on_as_if_never_stopped(mnist, interrupted_after):
-    def sampler(seen=None):
-        return FeasibleSampler(mnist, MAIN, seed=2, num_startup=8, seen=seen)
-
-    whole = run(new_study(), sampler(), 18)
-    study = new_study()
-    before = run(study, sampler(), interrupted_after)
-    after = run(study, sampler({candidate.fingerprint() for candidate, _ in before}), 18 - interrupted_after)
-    assert before + after == whole
+        draws[0].candidate.architecture.build()
 
 
 def test_what_the_study_has_is_not_given_again(mnist):
     first, *_ = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
-    seen = {first[0].fingerprint(), "another"}
-    sampler = FeasibleSampler(mnist, MAIN, seed=0, seen=seen)
-    others = run(new_study(), sampler, 5)
-    assert first[0] not in [candidate for candidate, _ in others]
-    assert seen == {first[0].fingerprint(), "another"} | {candidate.fingerprint() for candidate, _ in others}
+    seen = {first.fingerprint, "another"}
+    others = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 5, seen=seen)
+    assert first.candidate not in candidates(others)
     trained = tiny().candidate({"block1.conv1.channels": 4})
-    fresh = FeasibleSampler(tiny(), (), seed=0, seen={trained.fingerprint()})
-    widths = [next(iter(params.values())) for _, params in run(new_study(), fresh, 2)]
-    assert sorted(widths) == [6, 8]
-    assert fresh.counts.keys() <= {"duplicate"}
+    draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0), 2, seen={trained.fingerprint()})
+    assert sorted(drawn.values["block1.conv1.channels"] for drawn in draws) == [6, 8]
+    assert {reason for drawn in draws for reason in drawn.counts} <= {"duplicate"}
 
 
 def test_every_draw_is_counted_once(mnist):
     constraints = limits((1, 28, 28), max_params=2000)
-    sampler, study = FeasibleSampler(mnist, constraints, seed=0, num_startup=6), new_study()
-    num_draws, counts = 0, Counter()
-    for _ in range(12):
-        run(study, sampler, 1)
-        num_draws += sampler.num_draws
-        taken, discards = sampler.take_discards()
-        assert discards == []  # none was to be kept
-        assert taken.total() + 1 == sampler.num_draws
-        counts += taken
-    assert counts.total() + 12 == num_draws
+    draws = run(new_study(), FeasibleSampler(mnist, constraints, seed=0, num_startup=6), 12)
+    assert all(drawn.discards == () for drawn in draws)  # none was to be kept
+    assert all(drawn.num_draws == sum(drawn.counts.values()) + 1 for drawn in draws)
+    counts = sum((Counter(drawn.counts) for drawn in draws), Counter())
     assert counts.keys() == {"params", "receptive_field", "impossible_shape"}
-    assert sampler.take_discards() == (Counter(), [])
 
 
 def test_the_first_discards_are_kept_whole(mnist):
-    sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=2000), seed=0)
-    sampler.keep = 25
-    study = new_study()
-    run(study, sampler, 3)
-    counts, discards = sampler.take_discards()
-    assert counts.total() > 25
-    assert len(discards) == 25
-    for values, verdict in discards:
-        assert verdict == judge(mnist, sampler.constraints, values)
-        assert verdict.reason in {"params", "receptive_field", "impossible_shape"}
-        assert verdict.violation > 0
+    constraints = limits((1, 28, 28), max_params=2000)
+    (drawn,) = run(new_study(), FeasibleSampler(mnist, constraints, seed=0), 1, keep=25)
+    assert len(drawn.discards) == min(25, drawn.num_draws - 1) > 0
+    for values, judgement in drawn.discards:
+        assert judgement == judge(mnist, constraints, values)
+        assert judgement.reason in {"params", "receptive_field", "impossible_shape"}
+        assert judgement.violation > 0
     # Drawn by the seed alone, so the first discards are the draws themselves.
     rng = Random("0 0")
-    drawn = [mnist.draw(rng) for _ in range(40)]
-    assert all(values in drawn for values, _ in discards)
-    run(study, sampler, 1)
-    assert len(sampler.take_discards()[1]) <= 25
+    first = [mnist.draw(rng) for _ in range(40)]
+    assert all(values in first for values, _ in drawn.discards)
 
 
 def test_few_discards_are_all_kept(mnist):
     sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=30_000), seed=0)
-    sampler.keep = 10_000
-    run(new_study(), sampler, 5)
-    counts, discards = sampler.take_discards()
-    assert Counter(discard.verdict.reason for discard in discards) == counts
-    assert counts.total() > 0
+    draws = run(new_study(), sampler, 5, keep=10_000)
+    for drawn in draws:
+        assert Counter(discard.judgement.reason for discard in drawn.discards) == drawn.counts
+    assert any(drawn.counts for drawn in draws)
 
 
 @pytest.mark.parametrize("num_startup", [1, 20])
 def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
-    monkeypatch.setattr(samplers, "MAX_TRIES", 3_000)
-    monkeypatch.setattr(proposals, "NUM_RANDOM", 1_000)
-    space = tiny()
-    sampler, study = FeasibleSampler(space, (), seed=0, num_startup=num_startup), new_study()
-    sampler.keep = 10_000
-    given = run(study, sampler, 3)
-    assert sorted(params["block1.conv1.channels"] for _, params in given) == [4, 6, 8]
-    sampler.take_discards()
-    trial = study.ask()
+    monkeypatch.setattr(feasible, "MAX_TRIES", 3_000)
+    monkeypatch.setattr(samplers, "NUM_RANDOM", 1_000)
+    sampler, study, seen = FeasibleSampler(tiny(), (), seed=0, num_startup=num_startup), new_study(), set()
+    draws = run(study, sampler, 3, seen=seen)
+    assert sorted(drawn.values["block1.conv1.channels"] for drawn in draws) == [4, 6, 8]
     with pytest.raises(NothingNewError) as caught:
-        space.suggest(trial)
+        sampler.draw(view_of(study), seen)
     num_draws = 3_000 if num_startup == 20 else 3_004  # 4 proposals of TPE, then thousands of changes
     assert str(caught.value) == f"none of {num_draws:,} more draws is feasible and new"
     assert isinstance(caught.value, NasError)
-    counts, discards = sampler.take_discards()
-    assert counts == {"duplicate": num_draws}
-    assert {verdict.reason for _, verdict in discards} == {"duplicate"}
-    assert all(verdict.violation == 0 for _, verdict in discards)
-    assert study.trials[trial.number].state == TrialState.RUNNING
 
 
 def test_infeasible_ones_of_a_tiny_space_are_never_handed_out(monkeypatch):
-    monkeypatch.setattr(samplers, "MAX_TRIES", 1_000)
-    space = tiny(range(4, 24))
-    sampler = FeasibleSampler(space, (Constraint("params", "<=", 200),), seed=0, num_startup=3)
-    study = new_study()
-    widths = [params["block1.conv1.channels"] for _, params in run(study, sampler, 6)]
+    monkeypatch.setattr(feasible, "MAX_TRIES", 1_000)
+    sampler = FeasibleSampler(tiny(range(4, 24)), (Constraint("params", "<=", 200),), seed=0, num_startup=3)
+    study, seen = new_study(), set()
+    widths = [drawn.values["block1.conv1.channels"] for drawn in run(study, sampler, 6, seen=seen)]
     assert sorted(widths) == [4, 5, 6, 7, 8, 9]  # 9 w + 2 w + 10 w parameters
     with pytest.raises(NothingNewError):
-        run(study, sampler, 1)
-
-
-def test_an_enqueued_trial_keeps_its_own_values(mnist):
-    rng = Random(7)
-    infeasible = next(v for v in iter(lambda: mnist.draw(rng), None) if judge(mnist, MAIN, v).reason == "params")
-    sampler, study = FeasibleSampler(mnist, MAIN, seed=0), new_study()
-    study.sampler = sampler
-    study.enqueue_trial(infeasible)
-    trial = study.ask()
-    candidate = mnist.suggest(trial)
-    assert trial.params == infeasible
-    assert candidate == mnist.candidate(infeasible)
-    study.tell(trial, 0.0)
-    assert (sampler.num_draws, sampler.counts, sampler.seen) == (0, Counter(), set())
-    # What follows is what would have come without it.
-    assert run(study, sampler, 2) == run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 2)
-
-
-def test_a_trial_enqueued_in_part_keeps_that_part_and_gets_the_rest_at_random(mnist):
-    part = {"num_blocks": 4, "head": "conv_gap", "block1.conv1.channels": 24}
-    sampler, study = FeasibleSampler(mnist, MAIN, seed=0), new_study()
-    study.sampler = sampler
-    study.enqueue_trial(part)
-    trial = study.ask()
-    for name, domain in mnist.domains.items():
-        assert domain.holds(domain.suggest(trial, name))
-    assert {name: trial.params[name] for name in part} == part
-    assert sampler.num_draws == 0
-
-
-def test_a_copy_for_another_process_draws_otherwise(mnist):
-    sampler = FeasibleSampler(mnist, MAIN, seed=0)
-    sampler.reseed_rng()
-    assert run(new_study(), sampler, 1) != run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
+        run(study, sampler, 1, seen=seen)
 
 
 @pytest.mark.parametrize(("seed", "max_params"), [(0, 8000), (1, 2500)])
@@ -438,38 +308,23 @@ def test_the_sampler_learns_which_networks_are_good(mnist):
     assert sum(values[40:]) / 40 > 0.7 * sum(values[:20]) / 20
 
 
-class TestOptunasOwnSuiteOutsideTheSpace(BasicSamplerTestCase):
-    """The same, as the sampler is, for parameters that are not of its space."""
-
-    @pytest.fixture
-    def sampler(self, mnist):
-        return lambda: FeasibleSampler(mnist, (), seed=0)
-
-
 def test_the_first_candidates_are_the_largest_of_as_many_feasible_draws_as_asked(mnist):
-    one_by_one = FeasibleSampler(mnist, MAIN, seed=0)
-    chosen = FeasibleSampler(mnist, MAIN, seed=0, choices=4)
-    chosen.keep = 10_000
-    (first, _) = run(new_study(), chosen, 1)[0]
-    counts, discards = chosen.take_discards()
-    smaller = [discard for discard in discards if discard.verdict.reason == "smaller"]
-    assert counts["smaller"] == len(smaller) == 3
-    sizes = [discard.verdict.cost.params for discard in smaller]
-    assert cost_of(first.architecture).params >= max(sizes)
+    (chosen,) = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, choices=4), 1, keep=10_000)
+    smaller = [discard for discard in chosen.discards if discard.judgement.reason == "smaller"]
+    assert chosen.counts["smaller"] == len(smaller) == 3
+    assert chosen.cost.params >= max(discard.judgement.cost.params for discard in smaller)
     assert all(judge(mnist, MAIN, discard.values).reason == "" for discard in smaller)
-    assert chosen.num_draws == counts.total() + 1
     # The four are the first four that the same seed draws.
     rng, drawn = Random("0 0"), []
     while len(drawn) < 4:
         values = mnist.draw(rng)
         if not judge(mnist, MAIN, values).reason:
             drawn.append(mnist.candidate(values))
-    assert first in drawn
-    assert run(new_study(), one_by_one, 1)[0][0] == drawn[0]
+    assert chosen.candidate in drawn
+    (one,) = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
+    assert one.candidate == drawn[0]
 
 
 def test_where_there_are_not_so_many_the_largest_there_is_will_do():
-    sampler, study = FeasibleSampler(tiny(), (), seed=0, choices=4), new_study()
-    widths = [params["block1.conv1.channels"] for _, params in run(study, sampler, 3)]
-    assert widths == [8, 6, 4]
-    assert len(sampler.seen) == 3
+    draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0, choices=4), 3)
+    assert [drawn.values["block1.conv1.channels"] for drawn in draws] == [8, 6, 4]

@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
+from support.studies import view_of
 
 from nas.errors import NasError
 from nas.sampling.pruners import PRUNERS, CandidatePruner, pruner
@@ -40,7 +41,7 @@ def new_study():
 
 def epochs_of(name, every, lag=0):
     study = new_study()
-    asked = CandidatePruner(pruner(name, EPOCHS), study, lag=lag)
+    asked = CandidatePruner(pruner(name, EPOCHS), view_of(study), lag=lag)
     return [train(study, asked, curve, index) for index, curve in enumerate(every)]
 
 
@@ -77,7 +78,7 @@ def test_one_after_the_other_it_is_optunas_own_verdict(rule: BasePruner):
             plain.tell(trial, curve[-1])
         taken.append(epoch)
     study = new_study()
-    asked = CandidatePruner(rule, study)
+    asked = CandidatePruner(rule, view_of(study))
     assert [train(study, asked, curve, index) for index, curve in enumerate(every)] == taken
 
 
@@ -90,7 +91,7 @@ def test_discards_and_interruptions_in_between_change_nothing(name):
     for index, curve in enumerate(every):
         if rng.random() < 0.5:  # a stored discard
             study.add_trial(optuna.create_trial(state=TrialState.PRUNED))
-        asked = CandidatePruner(pruner(name, EPOCHS), study)  # a new session
+        asked = CandidatePruner(pruner(name, EPOCHS), view_of(study))  # a new session
         if rng.random() < 0.4:  # killed in its midst; its trial stays as a failure, the candidate runs again
             train(study, asked, curve, index, until=rng.randrange(1, 5))
             running = study.trials[-1]
@@ -107,7 +108,7 @@ def test_discards_and_interruptions_in_between_change_nothing(name):
 def test_who_runs_beside_a_candidate_changes_nothing(name):
     every = curves(24, seed=3)
     study, lag = new_study(), 2
-    asked = CandidatePruner(pruner(name, EPOCHS), study, lag=lag)
+    asked = CandidatePruner(pruner(name, EPOCHS), view_of(study), lag=lag)
     rng = Random(1)
     running, taken, started = {}, {}, 0
     while len(taken) < len(every):
@@ -145,7 +146,7 @@ def test_an_unknown_name_is_told_with_those_there_are():
 @pytest.mark.parametrize("name", PRUNERS)
 def test_any_number_of_epochs_will_do(name, epochs):
     study = new_study()
-    asked = CandidatePruner(pruner(name, epochs), study)
+    asked = CandidatePruner(pruner(name, epochs), view_of(study))
     for index in range(8):
         trial = study.ask()
         trial.set_user_attr("candidate", index)

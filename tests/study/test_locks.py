@@ -9,12 +9,13 @@ import pytest
 
 from nas.study import locks as sharing
 from nas.study.locks import LockLostError, locks
+from nas.study.reference import StudyRef
 
 HOLD = """
 import sys
-from pathlib import Path
-from nas.sharing import locks
-held = locks(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+from nas.study.locks import locks
+from nas.study.reference import StudyRef
+held = locks(StudyRef(sys.argv[3], sys.argv[1], sys.argv[2]))
 print(held.hold("mine"), flush=True)
 sys.stdin.read()
 """
@@ -43,7 +44,7 @@ def holder(database, study, folder):
 def test_a_lock_is_held_until_its_process_ends_however_it_ends(database, study, tmp_path, settled):
     for end in ("kill", "terminate", "stdin"):
         other = holder(database, study, tmp_path)
-        with closing(locks(database, study, tmp_path)) as mine:
+        with closing(locks(StudyRef(tmp_path, database, study))) as mine:
             assert mine.is_held("mine")
             assert not mine.hold("mine")
             assert not mine.is_held("theirs")
@@ -58,8 +59,8 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(database, study, 
 
 def test_locks_of_one_study_are_not_those_of_another(database, study, tmp_path):
     with (
-        closing(locks(database, study, tmp_path)) as here,
-        closing(locks(database, f"{study} 2", tmp_path)) as there,
+        closing(locks(StudyRef(tmp_path, database, study))) as here,
+        closing(locks(StudyRef(tmp_path, database, f"{study} 2"))) as there,
     ):
         assert here.hold("a")
         assert there.hold("a")
@@ -72,7 +73,7 @@ def test_one_at_a_time(database, study, tmp_path):
     count.write_text("0")
 
     def work():
-        with closing(locks(database, study, tmp_path)) as held:
+        with closing(locks(StudyRef(tmp_path, database, study))) as held:
             for _ in range(20):
                 with held.exclusively("begin") as check:
                     inside.append(1)
@@ -91,7 +92,7 @@ def test_one_at_a_time(database, study, tmp_path):
 
 
 def test_what_is_released_leaves_no_file_of_its_own(tmp_path):
-    with closing(locks(f"sqlite:///{tmp_path / 'studies.db'}", "search", tmp_path)) as held:
+    with closing(locks(StudyRef(tmp_path))) as held:
         held.hold("session")
         assert [path.name for path in tmp_path.iterdir()] == ["studies.db.search.session.lock"]
     assert not list(tmp_path.iterdir())
@@ -99,7 +100,7 @@ def test_what_is_released_leaves_no_file_of_its_own(tmp_path):
 
 def test_a_restarted_server_forgets_nobody(postgres, study, tmp_path, monkeypatch, settled):
     other = holder(postgres.url, study, tmp_path)
-    with closing(locks(postgres.url, study, tmp_path)) as mine:
+    with closing(locks(StudyRef(tmp_path, postgres.url, study))) as mine:
         postgres.stop()
         postgres.start()
         monkeypatch.setattr(sharing, "GRACE", 3600)
@@ -114,7 +115,7 @@ def test_a_restarted_server_forgets_nobody(postgres, study, tmp_path, monkeypatc
 
 
 def test_a_lock_that_was_lost_meanwhile_is_noticed(postgres, study, tmp_path):
-    with closing(locks(postgres.url, study, tmp_path)) as held:
+    with closing(locks(StudyRef(tmp_path, postgres.url, study))) as held:
         with held.exclusively("begin") as check:
             check()
             postgres.stop()

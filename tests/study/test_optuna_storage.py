@@ -1,4 +1,4 @@
-"""The mirror beside Optuna's own storage: the same operations leave the same, in memory and in the database."""
+"""Our storage beside Optuna's own: the same operations leave the same, in memory and in the database."""
 
 import threading
 from random import Random
@@ -10,7 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from nas.study.database import open_storage
-from nas.study.optuna_storage import Mirror
+from nas.study.optuna_storage import StudyStorage
 
 SPACE = {
     "width": IntDistribution(1, 64, log=True),
@@ -20,13 +20,13 @@ SPACE = {
 
 
 @pytest.fixture
-def mirror(database):
-    return Mirror(open_storage(database))
+def storage(database):
+    return StudyStorage(open_storage(database))
 
 
 @pytest.fixture
-def study(mirror, request):
-    return optuna.create_study(storage=mirror, study_name=request.node.name, direction="maximize")
+def study(storage, request):
+    return optuna.create_study(storage=storage, study_name=request.node.name, direction="maximize")
 
 
 def fresh(study, database):
@@ -51,11 +51,11 @@ def template(rng, state=TrialState.RUNNING):
     )
 
 
-def step(rng, study, mirror, running):
+def step(rng, study, storage, running):
     """One thing that a search may do, drawn at random."""
     what = rng.choice(["begin", "add", "queue", "take", "write", "report", "end", "attribute", "parameter"])
     if what == "begin":
-        running.append(mirror.create_new_trial(study._study_id, template(rng)))
+        running.append(storage.create_new_trial(study._study_id, template(rng)))
     elif what == "add":
         study.add_trial(template(rng, rng.choice([TrialState.COMPLETE, TrialState.PRUNED])))
     elif what == "queue":
@@ -65,47 +65,47 @@ def step(rng, study, mirror, running):
     elif running:
         trial_id = rng.choice(running)
         if what == "write":
-            mirror.write(trial_id, user_attrs={"a": rng.random()}, system_attrs={"b": (1, 2)}, constraints={"c": 0.5})
+            storage.write(trial_id, user_attrs={"a": rng.random()}, system_attrs={"b": (1, 2)}, constraints={"c": 0.5})
         elif what == "report":
-            taken = mirror.get_trial(trial_id).intermediate_values
-            mirror.report([(trial_id, max(taken, default=0) + 1, rng.random())])
+            taken = storage.get_trial(trial_id).intermediate_values
+            storage.report([(trial_id, max(taken, default=0) + 1, rng.random())])
         elif what == "attribute":
-            mirror.set_trial_user_attr(trial_id, "c", {"d": (rng.random(),)})
-            mirror.set_trial_system_attr(trial_id, "d", [rng.random()])
+            storage.set_trial_user_attr(trial_id, "c", {"d": (rng.random(),)})
+            storage.set_trial_system_attr(trial_id, "d", [rng.random()])
         elif what == "parameter":
-            mirror.set_trial_param(trial_id, "extra", 3, IntDistribution(0, 5))
+            storage.set_trial_param(trial_id, "extra", 3, IntDistribution(0, 5))
         else:
             running.remove(trial_id)
             state = rng.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
             values = [rng.random()] if state == TrialState.COMPLETE else None
-            mirror.end(trial_id, state, values, user_attrs={"outcome": "x"}, system_attrs={"nas:history": [1]})
+            storage.end(trial_id, state, values, user_attrs={"outcome": "x"}, system_attrs={"nas:history": [1]})
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_it_holds_is_what_others_read(study, mirror, database, seed, monkeypatch):
+def test_what_it_holds_is_what_others_read(study, storage, database, seed, monkeypatch):
     monkeypatch.setattr("nas.study.optuna_storage.EPOCHS_PAUSE", 0.0)
     rng, running = Random(seed), []
     for _ in range(60):
-        step(rng, study, mirror, running)
+        step(rng, study, storage, running)
     theirs, ours = fresh(study, database), study.get_trials()
     assert len(ours) == len(theirs) > 5
     for mine, read in zip(ours, theirs, strict=True):
         mine.datetime_start, mine.datetime_complete = read.datetime_start, read.datetime_complete
         assert mine == read
-    assert [trial.state for trial in mirror.trials(study._study_id).values()] == [trial.state for trial in theirs]
+    assert [trial.state for trial in storage.trials(study._study_id).values()] == [trial.state for trial in theirs]
 
 
-def test_several_at_work_see_what_the_others_begin_and_end(study, mirror, database):
-    """Two mirrors take turns; after each turn the other one has it, its own trials untouched."""
+def test_several_at_work_see_what_the_others_begin_and_end(study, storage, database):
+    """Two storages take turns; after each turn the other one has it, its own trials untouched."""
     rng = Random(0)
-    second = Mirror(open_storage(database))
+    second = StudyStorage(open_storage(database))
     other = optuna.load_study(study_name=study.study_name, storage=second)
-    sides = [(study, mirror, []), (other, second, [])]
+    sides = [(study, storage, []), (other, second, [])]
     for _ in range(60):
-        (mine, my_mirror, running), (theirs, their_mirror, _) = rng.sample(sides, 2)
-        step(rng, mine, my_mirror, running)
-        their_mirror.look(theirs._study_id)
-        seen = their_mirror.trials(theirs._study_id)
+        (mine, my_storage, running), (theirs, their_storage, _) = rng.sample(sides, 2)
+        step(rng, mine, my_storage, running)
+        their_storage.look(theirs._study_id)
+        seen = their_storage.trials(theirs._study_id)
         assert {number: trial.state for number, trial in seen.items()} == {
             trial.number: trial.state for trial in mine.get_trials(deepcopy=False)
         }
@@ -119,61 +119,63 @@ def test_several_at_work_see_what_the_others_begin_and_end(study, mirror, databa
 
 @pytest.mark.parametrize("end", ["end", "tell"])
 def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_the_latest(
-    study, mirror, database, monkeypatch, end
+    study, storage, database, monkeypatch, end
 ):
     monkeypatch.setattr("nas.study.optuna_storage.EPOCHS_PAUSE", 1e9)
 
     def read():
         return [trial.intermediate_values for trial in fresh(study, database)]
 
-    first, second = (mirror.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING)) for _ in range(2))
-    mirror.report([(first, 1, 0.1), (second, 1, 0.2)])
+    first, second = (
+        storage.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING)) for _ in range(2)
+    )
+    storage.report([(first, 1, 0.1), (second, 1, 0.2)])
     assert read() == [{1: 0.1}, {1: 0.2}], "the first ones at once"
-    mirror.report([(first, 2, 0.3)])
-    mirror.report([(second, 2, 0.4), (first, 3, 0.5)])
+    storage.report([(first, 2, 0.3)])
+    storage.report([(second, 2, 0.4), (first, 3, 0.5)])
     assert [trial.intermediate_values for trial in study.get_trials()] == [{1: 0.1, 2: 0.3, 3: 0.5}, {1: 0.2, 2: 0.4}]
     assert read() == [{1: 0.1}, {1: 0.2}]
     if end == "end":
-        mirror.end(first, TrialState.COMPLETE, [1.0], user_attrs={}, system_attrs={}, epochs={4: 0.6})
+        storage.end(first, TrialState.COMPLETE, [1.0], user_attrs={}, system_attrs={}, epochs={4: 0.6})
         assert read() == [{1: 0.1, 2: 0.3, 3: 0.5, 4: 0.6}, {1: 0.2}]
     else:
         study.tell(0, 1.0)
         assert read() == [{1: 0.1, 2: 0.3, 3: 0.5}, {1: 0.2, 2: 0.4}]
     monkeypatch.setattr("nas.study.optuna_storage.EPOCHS_PAUSE", 0.0)
-    mirror.report([(second, 3, 0.7)])
+    storage.report([(second, 3, 0.7)])
     assert read()[1] == {1: 0.2, 2: 0.4, 3: 0.7}
 
 
-def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, mirror, database):
-    trial_id = mirror.create_new_trial(study._study_id, template(Random(0)))
+def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, storage, database):
+    trial_id = storage.create_new_trial(study._study_id, template(Random(0)))
     other = optuna.load_study(study_name=study.study_name, storage=open_storage(database))
     other.tell(0, state=TrialState.FAIL)
     for write in (
-        lambda: mirror.end(trial_id, TrialState.COMPLETE, [1.0], user_attrs={"outcome": "trained"}, system_attrs={}),
-        lambda: mirror.write(trial_id, user_attrs={"a": 1}, system_attrs={}),
+        lambda: storage.end(trial_id, TrialState.COMPLETE, [1.0], user_attrs={"outcome": "trained"}, system_attrs={}),
+        lambda: storage.write(trial_id, user_attrs={"a": 1}, system_attrs={}),
     ):
         with pytest.raises(UpdateFinishedTrialError):
             write()
-    assert mirror.trials(study._study_id)[0].state == TrialState.RUNNING, "it is ours until it is given up"
-    mirror.give_up(trial_id)
-    mirror.look(study._study_id)
-    assert mirror.trials(study._study_id)[0].state == TrialState.FAIL
+    assert storage.trials(study._study_id)[0].state == TrialState.RUNNING, "it is ours until it is given up"
+    storage.give_up(trial_id)
+    storage.look(study._study_id)
+    assert storage.trials(study._study_id)[0].state == TrialState.FAIL
     assert "outcome" not in fresh(study, database)[0].user_attrs
 
 
-def test_what_is_told_twice_since_the_answer_was_lost_is_told_once(study, mirror, database):
-    trial_id = mirror.create_new_trial(study._study_id, template(Random(0)))
+def test_what_is_told_twice_since_the_answer_was_lost_is_told_once(study, storage, database):
+    trial_id = storage.create_new_trial(study._study_id, template(Random(0)))
     for _ in range(2):
-        mirror.report([(trial_id, 7, 0.5)])
-        mirror.end(trial_id, TrialState.COMPLETE, [0.5], user_attrs={"outcome": "trained"}, system_attrs={"b": 1})
-        mirror._ours.add(trial_id)
+        storage.report([(trial_id, 7, 0.5)])
+        storage.end(trial_id, TrialState.COMPLETE, [0.5], user_attrs={"outcome": "trained"}, system_attrs={"b": 1})
+        storage._ours.add(trial_id)
     (trial,) = fresh(study, database)
     assert (trial.value, trial.intermediate_values[7], trial.system_attrs["b"]) == (0.5, 0.5, 1)
 
 
 def test_who_asks_of_a_study_waits_for_a_server_that_is_restarted(postgres, request):
     """A search ends with the study's note and figures, some seconds in which a server may well be away."""
-    study = optuna.create_study(storage=Mirror(open_storage(postgres.url)), study_name=request.node.name)
+    study = optuna.create_study(storage=StudyStorage(open_storage(postgres.url)), study_name=request.node.name)
     for use in (lambda: study.set_user_attr("note", "a"), lambda: study.user_attrs, lambda: study.directions):
         postgres.stop()
         starting = threading.Thread(target=postgres.start)

@@ -7,24 +7,24 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from nas.study.database import default_storage
-from nas.study.reference import study_options
+from nas.study.reference import StudyRef
 
 
 @pytest.mark.parametrize("results", ["results", Path("results"), "results/"])
 @pytest.mark.parametrize("study", [None, "search"])
 @pytest.mark.parametrize("storage", [None, default_storage("results")])
 def test_defaults_are_left_out(results, study, storage):
-    assert study_options(results=results, storage=storage, study=study) == ""
+    assert StudyRef(results, storage, study).options() == ""
 
 
 @pytest.mark.parametrize("name", ["r1", "my results", "it's", "$(reboot)", "a;b", "größe"])
 def test_a_shell_reads_them_as_they_were_given(name):
     url = f"sqlite:///{name}.db"
-    _, results, _, storage, *rest = shlex.split(study_options(results=name, storage=url, study=name))
+    _, results, _, storage, *rest = shlex.split(StudyRef(name, url, name).options())
     assert [results, *rest] == [name, "--study", name]
     assert make_url(storage) == make_url(url)
 
 
 def test_a_password_is_never_shown():
-    text = study_options(results="results", storage="postgresql://me:pa'ss@host/db", study=None)
+    text = StudyRef(storage="postgresql://me:pa'ss@host/db").options()
     assert shlex.split(text) == ["--storage", "postgresql://me:***@host/db"]

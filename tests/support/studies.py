@@ -1,0 +1,12 @@
+"""Studies of Optuna's own, seen as this package's samplers and pruners see them."""
+
+import optuna
+
+from nas.study.optuna_storage import CandidateView
+
+
+def view_of(study: optuna.Study) -> CandidateView:
+    """The ended candidates of a study, whatever storage it has."""
+    return CandidateView(
+        lambda: {trial.number: trial for trial in study.get_trials(deepcopy=False)}, study.directions, study._storage
+    )
