@@ -18,27 +18,9 @@ import optuna
 import pytest
 from support.paths import ROOT
 
-from nas.cli import main as cli
 from nas.study.reader import trials
 
 PUBLISHED = ROOT / "search_spaces" / "published"
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    """Runs a command line in this process; exit status, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.mark.parametrize(
