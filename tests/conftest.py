@@ -44,6 +44,13 @@ def mnist_root(tmp_path_factory):
     return root
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "postgres" in item.fixturenames:
+            item.add_marker("postgres")
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         import torch

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.architectures import architectures
 from support.damage import ODD, TOKENS, anything, damaged, damaged_bytes, dumped
+from support.effort import examples
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import blocks
@@ -29,8 +30,8 @@ from nas.space.constraints import limits
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 
-MANY = settings(derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck))
-FEW = settings(MANY, max_examples=60)
+MANY = settings(derandomize=True, max_examples=examples(300), suppress_health_check=list(HealthCheck))
+FEW = settings(MANY, max_examples=examples(60))
 
 SPACES = sorted(spaces_folder().glob("*.toml"))
 PUBLISHED = sorted((spaces_folder() / "published").glob("*.json"))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from support.data import DIGITS_FINGERPRINT, ENDINGS, MNIST_FINGERPRINT, check, rows
+from support.effort import examples
 
 from nas.data import datasets
 from nas.data.datasets import Dataset, Split, load, load_test, merged
@@ -85,7 +86,7 @@ def test_a_dataset_has_no_door_to_the_test_split(digits):
 
 
 @given(st.lists(st.integers(6, 60), min_size=2, max_size=12), st.sampled_from([5, 6]))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_every_class_is_on_both_sides_in_proportion(counts, parts):
     labels = torch.repeat_interleave(torch.tensor(counts))
     names = tuple(map(str, range(len(counts))))

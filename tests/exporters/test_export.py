@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from support.effort import seeds
 from support.exports import drawn, loaded_source, onnx_model, origin_of, random_weights, renamed, run_alone, small
 
 from nas.architecture.architecture import Architecture
@@ -94,7 +95,7 @@ def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40))
 def test_the_source_of_any_network_is_that_network(seed):
     architecture = drawn(seed)
     weights = random_weights(architecture, seed)
@@ -109,7 +110,7 @@ def test_the_source_of_any_network_is_that_network(seed):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.parametrize("seed", [100 + n for n in seeds(12)])
 def test_any_network_can_be_a_graph(seed, tmp_path):
     architecture = drawn(seed)
     module = architecture.build()

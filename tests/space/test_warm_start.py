@@ -147,6 +147,7 @@ def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     assert all(cost_of(trial.architecture).params <= 900 for trial in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "asha"])
 def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
     options = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.effort import seeds
 from support.images import noise
 from support.lanes import RECIPE, broken, drawn, run_lane, run_reference, same, small, timeless, weights
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ pytestmark = [
 
 
 @pytest.mark.usefixtures("contiguous")
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(12))
 def test_a_lane_is_the_reference_trainer_to_the_bit(seed: int) -> None:
     architecture = drawn(seed)
     metrics, trained = run_lane(architecture)
