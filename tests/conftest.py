@@ -18,6 +18,7 @@ import time
 import hypothesis
 import pytest
 from support.effort import PROFILE, examples
+from support.once import computed_once
 from support.paths import TINY
 from support.postgres import Server, find_programs, why_none
 
@@ -42,6 +43,15 @@ def mnist_root(tmp_path_factory):
     for path in (SHARED / "MNIST" / "raw").glob("*.gz"):
         shutil.copyfile(path, root / "MNIST" / "raw" / path.name)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quickly():
+    if PROFILE == "quick":
+        with computed_once():
+            yield
+    else:
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

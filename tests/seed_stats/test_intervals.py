@@ -93,12 +93,14 @@ def test_the_interval_covers_as_often_as_it_says(seeds, ratio):
     assert 0.94 < coverage(seeds, ratio) < 0.985
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("ratio", [0.1, 1, 5])
 def test_with_few_seeds_it_covers_no_less(seeds, ratio):
     assert coverage(seeds, ratio) > 0.94
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", NUM_SEEDS)
 def test_where_networks_err_on_images_of_their_own_it_covers_at_least_as_often(seeds):
     rng = np.random.default_rng(seeds)

@@ -111,6 +111,7 @@ def test_a_file_that_is_none_is_an_error(mnist, tmp_path):
         starts([tmp_path / "broken.json"], mnist, KEPT, seed=0)
 
 
+@pytest.mark.slow
 def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     options = {
         "dataset": "digits",

@@ -231,6 +231,7 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
     assert done.stdout == "once\n2\n"
 
 
+@pytest.mark.slow
 def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
     """The same candidates with the same results, interrupted or not, though trainings end in another order."""
     monkeypatch.setattr(searching, "NUM_STARTUP", 3)

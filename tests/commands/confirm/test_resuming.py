@@ -36,6 +36,7 @@ def interrupt_and_resume(folder, num_ended, jobs, whole):
     assert len(openings(folder)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ended", range(1, TOP * SEEDS + 1))
 def test_interrupted_after_any_run_it_goes_on_to_the_same_end(study, whole, jobs, num_ended):
     interrupt_and_resume(study, num_ended, jobs, whole)
@@ -61,6 +62,7 @@ class Killed(BaseException):
     """Ends the confirmation where it stands, as kill -9 would: nothing of ours catches it."""
 
 
+@pytest.mark.faults
 def test_killed_at_any_write_after_the_winner_is_fixed_it_comes_to_the_same_end(ranked, whole, fits, monkeypatch):
     """Each call gets one write further than the one before it."""
     left = 0

@@ -106,6 +106,7 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
     assert cost_of(built[0]).params <= 900
 
 
+@pytest.mark.slow
 def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tiny_space, monkeypatch):
     """With as many stored discards as there are, TPE must propose what it proposes with none."""
     monkeypatch.setattr(searching, "NUM_STARTUP", 3)

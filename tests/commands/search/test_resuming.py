@@ -68,6 +68,7 @@ def _ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
@@ -110,6 +111,7 @@ WRITES = {
 }
 
 
+@pytest.mark.faults
 def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, monkeypatch):
     given = options(tmp_path, tiny_space, trials=2, max_params=250, epochs=1, keep_discards=5)
     whole = search(**{**given, "results": tmp_path / "whole"})
@@ -160,6 +162,7 @@ def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_spac
     assert search(**given).tally.num_trained == 1
 
 
+@pytest.mark.slow
 def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, epochs=6, trials=6, pruner="asha", sampler="evolution")
 
@@ -187,6 +190,7 @@ def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_sp
     assert ended(tmp_path / "pieces") == ended(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_search_goes_on_where_it_was(tmp_path, tiny_space, monkeypatch):
     given = options(tmp_path, tiny_space, trials=2, epochs=1)
     whole = {**given, "results": tmp_path / "whole"}
