@@ -3,23 +3,29 @@
 import os
 import shutil
 import socket
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 # Before torch is imported. Two threads that wait by spinning, on two cores that others use too, take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A process of the session for each core is enough; what tests start inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import time
 
 import hypothesis
 import pytest
+from support.effort import PROFILE, examples
+from support.once import computed_once
 from support.paths import TINY
 from support.postgres import Server, find_programs, why_none
 
 # The first example of a test may import half of torch, and the machine may be busy: time says nothing here.
-hypothesis.settings.register_profile("nas", deadline=None)
-hypothesis.settings.load_profile("nas")
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=examples(100))
+hypothesis.settings.register_profile("ci", deadline=None)
+hypothesis.settings.load_profile(PROFILE)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -37,6 +43,30 @@ def mnist_root(tmp_path_factory):
     for path in (SHARED / "MNIST" / "raw").glob("*.gz"):
         shutil.copyfile(path, root / "MNIST" / "raw" / path.name)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quickly():
+    if PROFILE == "quick":
+        with computed_once():
+            yield
+    else:
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "postgres" in item.fixturenames:
+            item.add_marker("postgres")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +134,24 @@ def study_folder(tmp_path_factory):
     return folder / "results"
 
 
+@pytest.fixture
+def nas(monkeypatch, capsys):
+    """Runs a command line in this process; exit status, standard output, standard error."""
+    from nas.cli import main as cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def postgres():
     """A PostgreSQL server of the tests' own. Each test takes study names of its own."""
@@ -115,7 +163,7 @@ def postgres():
     server.remove()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database(request, tmp_path):
     """The URL of a database of each kind; on PostgreSQL tests share it."""
     if request.param == "sqlite":

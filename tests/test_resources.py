@@ -31,8 +31,8 @@ def test_a_file_without_a_suffix_is_a_file(tmp_path, monkeypatch):
 
 
 def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
-    inside = tmp_path / "nas" / "spaces"
+    inside = tmp_path / "nas" / "search_spaces"
     inside.mkdir(parents=True)
     (inside / "mine.toml").write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")
-    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "nas" / "shipped.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "nas" / "resources.py"))
     assert SearchSpace.load("mine").name == "mine"

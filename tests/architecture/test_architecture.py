@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.architectures import architectures, draw_architecture
+from support.effort import examples
 from support.paths import ROOT
 from torch import nn
 
@@ -96,7 +97,7 @@ def test_random_architectures_survive_json_and_text():
         assert back.dumps() == architecture.dumps()
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(architectures())
 def test_any_architecture_survives_json_and_text(architecture):
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
@@ -380,13 +381,13 @@ def read_or_refuse(data):
     assert Architecture.from_json(architecture.to_json()) == architecture
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(ANYTHING | st.fixed_dictionaries({"version": st.just(1), "input_shape": ANYTHING, "layers": ANYTHING}))
 def test_any_json_is_read_or_refused(data):
     read_or_refuse(data)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(architectures(), st.data())
 def test_an_architecture_with_any_one_value_replaced_is_read_or_refused(architecture, data):
     tree = architecture.to_json()

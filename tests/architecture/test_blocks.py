@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from support.architectures import architectures, draw_architecture
+from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import blocks
@@ -42,7 +43,7 @@ def test_the_last_receptive_field_of_the_table_is_the_network_s(architecture):
     assert (features or [1])[-1] == cost_of(architecture).receptive_field
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_only_the_head_ends_the_feature_map(seed):
     for part in blocks(draw_architecture(Random(seed))):
         assert part.layers[0].ends_features == (part.name == "head")

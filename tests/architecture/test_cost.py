@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from support.architectures import architectures, draw_architecture
+from support.effort import examples, seeds
 from support.paths import ROOT
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,13 +43,13 @@ def check_against_the_module(architecture: Architecture) -> None:
     assert all(type(value) is int for value in dataclasses.astuple(cost))
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", seeds(8))
 def test_cost_equals_the_module_of_random_architectures(part):
     for seed in range(part, NUM_RANDOM, 8):
         check_against_the_module(draw_architecture(Random(seed)))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(architectures())
 def test_cost_equals_the_module_of_any_architecture(architecture):
     check_against_the_module(architecture)

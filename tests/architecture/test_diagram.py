@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from support.architectures import architectures
+from support.effort import examples
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import blocks
@@ -36,7 +37,7 @@ def test_it_tells_blocks_shapes_parameters_and_receptive_fields():
     assert len(svg) < 30_000
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(architectures())
 def test_any_architecture_can_be_drawn(architecture):
     svg = picture(architecture)

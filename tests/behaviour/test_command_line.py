@@ -24,7 +24,7 @@ from support.golden import BEHAVIOUR, STUDY, TESTS, assert_golden, assert_golden
 import nas as package
 
 # The only line of these tests that names a module inside the package. Where the app moves, change this line.
-from nas.cli import app  # isort: skip
+from nas.cli.main import app  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

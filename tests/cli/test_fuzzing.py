@@ -7,6 +7,7 @@ import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 
 from nas.cli import main as cli
 
@@ -66,7 +67,7 @@ def command_lines(draw):
 
 
 @given(line=command_lines())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_command_line_ends_well_or_is_refused(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("not what is looked for")
@@ -80,7 +81,10 @@ def test_any_command_line_ends_well_or_is_refused(line, tmp_path, monkeypatch, c
 
 BROKEN = """
 import sys
-from nas import cli, cost
+from nas.architecture import cost
+from support.effort import examples
+
+from nas.cli import main as cli
 def broken(*args):
     raise ZeroDivisionError("of ours\\nin two lines")
 cost.cost_of = broken

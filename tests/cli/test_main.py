@@ -18,27 +18,9 @@ import optuna
 import pytest
 from support.paths import ROOT
 
-from nas.cli import main as cli
-from nas.study.reader import trials
+from nas.commands.trials import trials
 
 PUBLISHED = ROOT / "search_spaces" / "published"
-
-
-@pytest.fixture
-def nas(monkeypatch, capsys):
-    """Runs a command line in this process; exit status, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -160,6 +142,7 @@ def test_train_opens_the_test_split_only_when_told(nas):
     assert "Test accuracy: final " in out
 
 
+@pytest.mark.slow
 def test_train_with_several_seeds(nas, tmp_path):
     model = tmp_path / "model"
     given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "2", "--set", "batch_size=256"]
@@ -289,6 +272,7 @@ def test_the_database_is_in_wal_mode(study_folder):
     assert len(trials(results=study_folder)) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_ignored", [False, True])
 def test_a_closed_terminal_leaves_nothing_half_written(study_folder, tmp_path, is_ignored):
     """Unless it is to be outlived, as `nohup` has it. The compiler tells when the export is in its midst."""

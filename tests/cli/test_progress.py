@@ -11,7 +11,7 @@ from rich.console import Console
 from nas.cli.progress import LivePanel, Plain, as_json
 from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
-from nas.study.trial import Tally
+from nas.study.progress import Tally
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
-"""The dashboard and the report in Chromium, as a reader sees them. Never in CI, where there may be none."""
+"""The dashboard and the report in Chromium, as a reader sees them."""
 
-import os
 import re
 import shutil
 from urllib.parse import urlsplit
@@ -12,11 +11,12 @@ from support.serving import serving
 from nas.commands.report import report
 from nas.dashboard.overview import note, refresh
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 
 pytestmark = [
-    pytest.mark.skipif("CI" in os.environ, reason="no browser in CI: the environment variable CI is set"),
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH"),
 ]
 
@@ -31,7 +31,7 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=options)
+        chromium = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=options)
         yield chromium
         chromium.close()
 
@@ -48,7 +48,7 @@ def page(request, browser):
 
 @pytest.fixture
 def best(study_folder):
-    return StudyRecords.open(results=study_folder).best(1)[0]
+    return StudyRecords.open(StudyRef(study_folder)).best(1)[0]
 
 
 def fits(page):
@@ -115,7 +115,7 @@ def test_columns_of_the_table_come_first_and_can_be_sorted(monkeypatch, study_fo
 @pytest.mark.parametrize(("name", "content"), [("evil.html", HTML), ("evil.svg", SVG)])
 def test_an_artifact_with_a_script_runs_nothing(monkeypatch, study_folder, tmp_path, browser, name, content):
     folder = shutil.copytree(study_folder, tmp_path / "own")
-    records = StudyRecords.open(results=folder)
+    records = StudyRecords.open(StudyRef(folder))
     (tmp_path / name).write_text(content)
     key = upload_artifact(
         artifact_store=records.artifacts.store(), file_path=str(tmp_path / name), study_or_trial=records.study
@@ -141,7 +141,7 @@ def test_an_artifact_with_a_script_runs_nothing(monkeypatch, study_folder, tmp_p
 
 def test_strings_of_a_study_are_no_markup(monkeypatch, study_folder, tmp_path, browser):
     folder = shutil.copytree(study_folder, tmp_path / "own")
-    records = StudyRecords.open(results=folder)
+    records = StudyRecords.open(StudyRef(folder))
     evil = "x` ``y`` \n\n# Heading\n<img src=x onerror=alert(1)> [a](javascript:alert(1)) www.evil.example **bold**|"
     records.study.set_user_attr("command", evil)
     records.study.set_user_attr("machine", "`")

@@ -11,11 +11,13 @@ import pytest
 from optuna.artifacts import upload_artifact
 from support.serving import request, serving
 
+from nas.commands.trials import trials
 from nas.dashboard.security import names_for
 from nas.dashboard.server import serve_dashboard
 from nas.errors import NasError, StudyError
 from nas.study.database import default_storage, usable
-from nas.study.reader import StudyRecords, trials
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_columns_figures_and_note_of_a_study(monkeypatch, study_folder):
 
 
 def test_figures_follow_a_search_and_a_note_that_was_edited_stays(monkeypatch, own_study):
-    records = StudyRecords.open(results=own_study)
+    records = StudyRecords.open(StudyRef(own_study))
     trained = next(trial for trial in records.study.trials if trial.user_attrs["outcome"] == "trained")
     with serving(monkeypatch, own_study) as address:
         assert "**so far**: 2 trained" in study_data(address)["note"]["body"]
@@ -141,7 +143,7 @@ def test_read_only_refuses_every_change(monkeypatch, own_study, method):
 def test_no_answer_but_the_page_may_run_script(monkeypatch, own_study, tmp_path):
     script = tmp_path / "evil.html"
     script.write_text("<script>document.title = 'owned'</script>")
-    records = StudyRecords.open(results=own_study)
+    records = StudyRecords.open(StudyRef(own_study))
     uploaded = upload_artifact(
         artifact_store=records.artifacts.store(), file_path=str(script), study_or_trial=records.study
     )
@@ -188,7 +190,7 @@ def test_a_study_that_cannot_be_written_to_is_shown(monkeypatch, own_study):
     with serving(monkeypatch, own_study) as address:
         assert len(study_data(address)["trials"]) == len(trials(results=own_study))
     with pytest.raises(StudyError, match="readonly database"), usable(default_storage(own_study)):
-        StudyRecords.open(results=own_study).study.set_user_attr("a", 1)
+        StudyRecords.open(StudyRef(own_study)).study.set_user_attr("a", 1)
     assert (own_study / "studies.db").read_bytes() == before
 
 

@@ -79,6 +79,7 @@ def written_as(language, text):
     return {"toml": "narrow.toml", "c": "main.c"}[language]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_every_command_of_a_guide_runs(guide, place):
     folder, environment = place

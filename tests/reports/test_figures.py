@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 from support.architectures import draw_architecture
+from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
@@ -60,7 +61,7 @@ def test_discards_add_up_over_candidates_and_names_are_text():
     assert list(figure.data[0].x) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_shares_of_parameters_add_up(seed):
     architecture = draw_architecture(Random(seed))
     figure = params_by_layer(architecture)

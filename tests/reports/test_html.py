@@ -23,6 +23,7 @@ from nas.reports.summary import answer, commands, question
 from nas.seed_stats import TestResult
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 ACCURACIES = ((0.90, 0.97), (0.91, 0.98), (0.92, 0.99))
 
@@ -70,7 +71,7 @@ def study(study_folder, tmp_path):
 
 def confirm_by_hand(folder, target=0.96):
     """What `nas confirm` would store of the best trial."""
-    records = StudyRecords.open(results=folder)
+    records = StudyRecords.open(StudyRef(folder))
     first, second = records.best(2)
     test = TestResult(accuracies=ACCURACIES, consistency=2, target=target, num_images=300)
     finalists = [
@@ -108,7 +109,7 @@ def test_the_page_needs_nothing_from_outside_and_fits(study):
 
 
 def test_the_page_says_what_the_study_holds(study):
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     best, other = records.best(2)
     page = Page(read(study))
     head, *rows = page.tables["best"]
@@ -146,7 +147,7 @@ def test_the_page_says_what_the_study_holds(study):
 
 
 def test_figures_are_those_of_the_study(study):
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     figures = [json.loads(script) for script in Page(read(study)).scripts if script.startswith('{"')]
     titles = [figure["layout"]["title"]["text"] for figure in figures]
     assert titles[:3] == ["Accuracy against parameters", "Learning curves of the best 2", "Discards by reason"]
@@ -158,7 +159,7 @@ def test_figures_are_those_of_the_study(study):
 
 def test_a_confirmation_is_the_answer_with_its_spread(study):
     best = confirm_by_hand(study)
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     found = answer(records)
     assert "98.00 ± 1.00 % test accuracy (mean ± standard deviation of 3 seeds); target missed." in found.text
     assert found.trial == best
@@ -192,14 +193,14 @@ def test_the_commands_name_the_study(study):
 
 def test_a_target_kept_by_every_seed_is_met(study):
     confirm_by_hand(study, target=0.9)
-    assert answer(StudyRecords.open(results=study)).text.endswith("target met.")
+    assert answer(StudyRecords.open(StudyRef(study))).text.endswith("target met.")
 
 
 @pytest.mark.parametrize(
     "word", ["<script>document.title='x'</script>", "</script><b>", "{{ 7 * 7 }}", '" onload="x', "&amp;"]
 )
 def test_nothing_in_a_study_is_markup(study, word):
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     for key in ("dataset_note", "machine", "command"):
         records.study.set_user_attr(key, word)
     records.study.set_user_attr("settings", {**records.study.user_attrs["settings"], "dataset": word, "split": word})
@@ -211,7 +212,7 @@ def test_nothing_in_a_study_is_markup(study, word):
 
 
 def test_hostile_reasons_do_not_end_a_figure(study):
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     (best,) = records.best(1)
     trial = records.study.get_trials(deepcopy=False)[best.number]
     counted = {"</script><script>document.title=1</script>": 3}
@@ -230,12 +231,9 @@ def test_hostile_reasons_do_not_end_a_figure(study):
 
 
 def test_a_study_without_a_trained_trial_has_a_report(study):
-    records = StudyRecords.open(results=study)
+    records = StudyRecords.open(StudyRef(study))
     settings = records.settings
-    notes = {
-        key: records.study.user_attrs[key] for key in ("dataset_note", "normalisation", "classes", "command", "machine")
-    }
-    StudyRecords.create(settings, results=study, study="empty", notes=notes)
+    StudyRecords.create(StudyRef(study, study="empty"), settings, records.notes)
     page = Page(read(study, study="empty"))
     words = "".join(page.words)
     assert "Nothing is trained yet." in words
@@ -255,8 +253,8 @@ def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny
     facts = "".join(Page(read(tmp_path)).words).partition("How to do it again")[2]
     assert "1 epoch a network" in facts
     assert "1 network to the end" in facts
-    (best,) = StudyRecords.open(results=tmp_path).best(1)
-    origin = Origin.of_trial(StudyRecords.open(results=tmp_path), best)
+    (best,) = StudyRecords.open(StudyRef(tmp_path)).best(1)
+    origin = Origin.of_trial(StudyRecords.open(StudyRef(tmp_path)), best)
     assert origin.result == f"{best.objective:.2%} val accuracy (after the last epoch), one run"
     assert "chosen" not in " ".join(origin.facts)
 
@@ -266,7 +264,7 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
     given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
     given |= {"objective": f"accuracy,{cost}", "epochs": 2, "trials": 3, "device": "cpu", "workers": 1}
     search(**given, results=tmp_path)
-    records = StudyRecords.open(results=tmp_path)
+    records = StudyRecords.open(StudyRef(tmp_path))
     front = records.pareto()
     page = Page(read(tmp_path))
     head, *rows = page.tables["best"]
@@ -282,7 +280,7 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
         assert f"trial {trial.number} with {trial.params:,} parameters" in found.text
     assert "Pareto front" in "".join(page.words)
     confirm_by_hand(tmp_path)
-    confirmed = answer(StudyRecords.open(results=tmp_path))
+    confirmed = answer(StudyRecords.open(StudyRef(tmp_path)))
     assert confirmed.text.startswith(found.text)
     assert " Confirmed is trial " in confirmed.text
 
@@ -291,11 +289,8 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
 
 
 def test_importances_find_the_parameter_that_matters(study):
-    records = StudyRecords.open(results=study)
-    notes = {
-        key: records.study.user_attrs[key] for key in ("dataset_note", "normalisation", "classes", "command", "machine")
-    }
-    made = StudyRecords.create(records.settings, results=study, study="made", notes=notes)
+    records = StudyRecords.open(StudyRef(study))
+    made = StudyRecords.create(StudyRef(study, study="made"), records.settings, records.notes)
     assert importances_of(made) == {}
     unit = FloatDistribution(0, 1)
     for index in range(30):
@@ -324,7 +319,7 @@ READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
 def test_tables_hold_every_trial(study, form, tmp_path):
     path = report(results=study, format=form, output=tmp_path / "table")
     frame = READERS[form](path)
-    trials = StudyRecords.open(results=study).trials()
+    trials = StudyRecords.open(StudyRef(study)).trials()
     assert list(frame["number"]) == [trial.number for trial in trials]
     for row, trial in zip(frame.to_dict("records"), trials, strict=True):
         assert row["outcome"] == trial.outcome

@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 from support.paths import ROOT
 
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 sys.path.append(str(ROOT / "scripts"))
 
@@ -59,7 +60,7 @@ def test_a_server_that_dies_is_waited_for(campaign, postgres):
 
 def test_the_checks_find_what_is_wrong(undisturbed, campaign):
     """What a study was told to be is compared with what it is, file by file; here each is made untrue in turn."""
-    records = StudyRecords.open(**undisturbed.of_study)
+    records = StudyRecords.open(StudyRef(**undisturbed.of_study))
     told = undisturbed.attempts[0].events
     assert deviations(records, told, wanted=campaign.wanted) == []
     number = next(event["number"] for event in told if event["event"] == "TrialFinished")

@@ -10,7 +10,7 @@ from support.draws import draws
 
 from nas.architecture.cost import METRICS, Cost, cost_of
 from nas.errors import ShapeError
-from nas.space import feasibility as screening
+from nas.space import survey as surveying
 from nas.space.constraints import Constraint, limits, worst
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
@@ -133,7 +133,7 @@ def test_the_share_is_close_to_that_of_the_whole_space(small_costs, texts):
     ],
 )
 def test_a_limit_at_what_it_says_admits_one_percent(monkeypatch, texts):
-    monkeypatch.setattr(screening, "_smallest", lambda *_: None)  # takes most of the time, and has its own tests
+    monkeypatch.setattr(surveying, "_smallest", lambda *_: None)  # takes most of the time, and has its own tests
     space, number = SearchSpace.load("mnist"), 500
     constraints = parse(*texts)
     seen = Counter()
@@ -177,7 +177,7 @@ def test_the_smallest_of_a_shipped_space_is_a_network_of_it(monkeypatch):
         judged[verdict.cost] = dict(values)
         return verdict
 
-    monkeypatch.setattr(screening, "judge", noting)
+    monkeypatch.setattr(surveying, "judge", noting)
     report = survey(space, limits(space.input_shape, max_params=8000), num_draws=500)
     # Two separable convolutions of 4 channels, each with its norm, then the classifier: 9 + 4 + 8, 36 + 16 + 8, 40.
     assert report.smallest.params == 121

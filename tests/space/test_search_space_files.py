@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.draws import architecture_or_none, draws
+from support.effort import examples
 
 from nas.architecture.layers import Dropout
 from nas.errors import SearchSpaceError
@@ -311,7 +312,7 @@ def test_any_file_is_read_or_refused(data):
     accepts_or_refuses(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(CHANGES, VALUES)
 def test_any_value_is_read_or_refused(change, value):
     data = tomllib.loads(SMALL)

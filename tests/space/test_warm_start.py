@@ -9,12 +9,14 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.commands.events import EpochFinished
 from nas.commands.search import search
+from nas.commands.trials import trials
 from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
 from nas.space.constraints import limits
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import recipe_values, starts
-from nas.study.reader import StudyRecords, trials
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 KEPT = limits((1, 28, 28), max_params=8000)
 
@@ -111,6 +113,7 @@ def test_a_file_that_is_none_is_an_error(mnist, tmp_path):
         starts([tmp_path / "broken.json"], mnist, KEPT, seed=0)
 
 
+@pytest.mark.slow
 def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     options = {
         "dataset": "digits",
@@ -140,13 +143,14 @@ def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     # The third is one of them with one choice changed: nothing was drawn at random.
     *known, child = [
         trial.params
-        for trial in StudyRecords.open(results=second).study.trials
+        for trial in StudyRecords.open(StudyRef(second)).study.trials
         if trial.user_attrs["outcome"] == "trained"
     ]
     assert min(sum(child[name] != parent[name] for name in child) for parent in known) == 1
     assert all(cost_of(trial.architecture).params <= 900 for trial in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "asha"])
 def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
     options = {
@@ -167,7 +171,7 @@ def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
     given = {**options, "trials": 3, "start_from": files, "pruner": pruner, "seed": 1}
 
     def ended(folder):
-        records = StudyRecords.open(results=folder)
+        records = StudyRecords.open(StudyRef(folder))
         return [
             (
                 trial.user_attrs.get("started_from"),

@@ -30,10 +30,12 @@ from nas.exporters import export as exporting
 from nas.reports.dataframe import trials_frame
 from nas.reports.summary import answer, best_rows, commands, question
 from nas.study.artifacts import Artifacts
+from nas.study.attributes import PREFIX
 from nas.study.confirmation import ConfirmedRecords, Run
 from nas.study.database import default_storage
 from nas.study.reader import StudyRecords
-from nas.study.trial import NOTE, Settings
+from nas.study.reference import StudyRef
+from nas.study.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,7 +105,7 @@ def read_all(results, output):
     """Every reader of a study, each for itself: what they raise is a `StudyError`, and of what is whole nothing."""
 
     def listed():
-        records = StudyRecords.open(results=results)
+        records = StudyRecords.open(StudyRef(results))
         rows = [row.to_json() for row in records.trials()]
         json.dumps(rows)
         records.pareto()
@@ -111,7 +113,7 @@ def read_all(results, output):
         records.discards()
 
     def judged():
-        kept = ConfirmedRecords(StudyRecords.open(results=results))
+        kept = ConfirmedRecords(StudyRecords.open(StudyRef(results)))
         kept.openings()
         kept.keep_test(1, "")
         kept.num_images()
@@ -122,7 +124,7 @@ def read_all(results, output):
             kept.weights(found["trial"])
 
     def shown():
-        records = StudyRecords.open(results=results)
+        records = StudyRecords.open(StudyRef(results))
         question(records)
         answer(records)
         best_rows(records)
@@ -295,7 +297,7 @@ def test_a_damaged_database_file_is_read_or_refused(confirmed, copied, data):
 def test_what_is_no_database_is_refused(tmp_path, content):
     (tmp_path / "studies.db").write_bytes(content)
     with pytest.raises(StudyError, match=r"studies\.db: not a database that can be used"):
-        StudyRecords.open(results=tmp_path)
+        StudyRecords.open(StudyRef(tmp_path))
 
 
 def test_a_study_of_another_program_is_refused(tmp_path):
@@ -343,9 +345,9 @@ def zipped(entries, compression=zipfile.ZIP_STORED):
 @pytest.fixture(scope="module")
 def stored(confirmed):
     """The best trial's artifact: its name, bytes, state dict and architecture."""
-    records = StudyRecords.open(results=confirmed)
+    records = StudyRecords.open(StudyRef(confirmed))
     (best,) = records.best(1)
-    name = records.study.get_trials(deepcopy=False)[best.number].system_attrs[f"{NOTE}weights"]
+    name = records.study.get_trials(deepcopy=False)[best.number].system_attrs[f"{PREFIX}weights"]
     return name, (confirmed / "artifacts" / name).read_bytes(), records.weights(best.number), best.architecture
 
 
@@ -583,5 +585,5 @@ def test_a_large_seed_is_a_seed(tmp_path, tiny_space):
         results=tmp_path,
         **ON_CPU,
     )
-    assert StudyRecords.open(results=tmp_path).settings.seed == 10**20
+    assert StudyRecords.open(StudyRef(tmp_path)).settings.seed == 10**20
     assert found.tally.num_trained == 1

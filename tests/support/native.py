@@ -7,17 +7,7 @@ from torch import Tensor, nn
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Repeat, Residual
-from nas.architecture.layers import (
-    Activation,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-)
+from nas.architecture.layers import Activation, AvgPool, BatchNorm, Conv, Flatten, GlobalAvgPool, Layer, Linear, MaxPool
 from nas.recipe import Recipe
 from nas.training.native.emit import Machine
 from nas.training.native.graph import lower

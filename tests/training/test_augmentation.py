@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as oracle
@@ -117,7 +118,7 @@ def test_each_part_alone(name: str) -> None:
 
 
 @given(st.fixed_dictionaries({name: st.floats(0, top) for name, top in STRENGTHS.items()}), st.integers(0, 2**32))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_any_mixture_stays_in_range(strengths: dict[str, float], seed: int) -> None:
     batch = images(3, channels=2, height=6, width=9)
     recipe = Recipe(**strengths)

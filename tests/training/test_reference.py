@@ -1,14 +1,11 @@
 """The reference trainer: it learns, repeats itself bit for bit, and leaves the caller's random state alone."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from support.images import EVERY_AUGMENTATION, noise, scans
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,13 +13,12 @@ from torch.nn import functional
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Repeat
 from nas.architecture.layers import Activation, BatchNorm, Conv, Dropout, Flatten, GlobalAvgPool, MaxPool
-from nas.errors import DeviceError, StudyError, TrainingDiverged
+from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
 from nas.training.data import TrainingData
-from nas.training.device import describe, pick_device, pick_devices
+from nas.training.device import pick_device
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import evaluate, initialise, state_dict_on_cpu, train
-from nas.training.results import consistent_accuracy, objective
 from nas.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
@@ -339,110 +335,7 @@ def test_unfit_data(change: dict[str, Tensor], text: str) -> None:
     assert str(caught.value).startswith(text)
 
 
-METRICS = EpochMetrics(
-    epoch=2, train_loss=0.5, train_accuracy=0.8, val_loss=0.4, val_accuracy=0.9, learning_rate=0.1, seconds=1.25
-)
-
-
-SHARES, POSITIVE = st.floats(0, 1), st.floats(0, allow_infinity=False)
-
-
-@given(
-    st.builds(
-        EpochMetrics,
-        **{"epoch": st.integers(1, 10**6), "train_accuracy": SHARES, "val_accuracy": SHARES},
-        **dict.fromkeys(("train_loss", "val_loss", "learning_rate", "seconds"), POSITIVE),
-    )
-)
-def test_metrics_round_trip(metrics: EpochMetrics) -> None:
-    text = json.dumps(metrics.to_json())
-    assert EpochMetrics.from_json(json.loads(text)) == metrics
-
-
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        ([], "m.json: [], allowed: an object with epoch, learning_rate, seconds, "),
-        ({"epoch": 1}, "m.json: learning_rate, seconds, train_accuracy, train_loss, val_accuracy, val_loss is missing"),
-        (METRICS.to_json() | {"extra": 1}, "m.json: unknown key extra, allowed: epoch, train_loss, "),
-        (METRICS.to_json() | {"epoch": 1.0}, "m.json: epoch: 1.0, allowed: a whole number"),
-        (METRICS.to_json() | {"val_loss": "low"}, "m.json: val_loss: 'low', allowed: a number"),
-        (METRICS.to_json() | {"val_loss": math.nan}, "m.json: val_loss: nan, allowed: a number"),
-        (METRICS.to_json() | {"val_accuracy": 1.5}, "m.json: val_accuracy: 1.5, allowed: a number"),
-        (METRICS.to_json() | {"val_loss": True}, "m.json: val_loss: True, allowed: a number"),
-    ],
-)
-def test_damaged_metrics(data: object, text: str) -> None:
-    with pytest.raises(StudyError) as caught:
-        EpochMetrics.from_json(data, where="m.json")
-    assert str(caught.value).startswith(text)
-
-
-def test_objective_literal_values() -> None:
-    accuracies = [0.999, 0.5, 0.7, 0.9]
-    assert objective(accuracies, 2) == pytest.approx(0.8)
-    assert objective(accuracies, 9) == pytest.approx(0.77475)
-    assert consistent_accuracy(accuracies, 2) == 0.7
-    assert consistent_accuracy(accuracies, 9) == 0.5
-
-
-@given(st.lists(st.floats(0, 1), min_size=1), st.integers(1, 20))
-def test_objective_lies_between_worst_and_best_of_the_last_epochs(accuracies: list[float], consistency: int) -> None:
-    last = accuracies[-consistency:]
-    assert consistent_accuracy(accuracies, consistency) == min(last)
-    assert min(last) - 1e-12 <= objective(accuracies, consistency) <= max(last) + 1e-12
-
-
-@pytest.mark.parametrize("function", [objective, consistent_accuracy])
-@pytest.mark.parametrize(("accuracies", "consistency"), [([], 5), ([0.5], 0)])
-def test_objective_of_nothing(function: object, accuracies: list[float], consistency: int) -> None:
-    assert callable(function)
-    with pytest.raises(ValueError, match="at least 1 of each is needed"):
-        function(accuracies, consistency)
-
-
-def test_devices() -> None:
-    assert pick_device("cpu") == CPU
-    assert describe(CPU).startswith("cpu (")
-    assert describe(CPU).endswith(("cores)", "core)"))
-    best = pick_device()
-    assert best == pick_device("auto") == pick_device(str(best))
-    if torch.cuda.is_available():
-        assert pick_device("cuda") == torch.device("cuda:0") == best
-        assert torch.cuda.get_device_name(0) in describe(best)
-
-
-@pytest.mark.parametrize(
-    ("name", "picked"),
-    [
-        ("auto", ["cuda:0", "cuda:1"]),
-        ("cuda", ["cuda:0", "cuda:1"]),
-        ("cuda:0", ["cuda:0"]),
-        ("cuda:1", ["cuda:1"]),
-        ("cpu", ["cpu"]),
-    ],
-)
-def test_every_gpu_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str, picked: list[str]) -> None:
-    """CUDA itself leaves out of its count what `CUDA_VISIBLE_DEVICES` does."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert [str(device) for device in pick_devices(name)] == picked
-    assert pick_device(name) == pick_devices(name)[0]
-    if len(picked) == 2:
-        assert describe(*pick_devices(name)) == "2 GPUs (NVIDIA H200)"
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:1", "CPU", "meta"])
-def test_a_device_that_is_not_there(name: str) -> None:
-    with pytest.raises(DeviceError) as caught:
-        pick_device(name)
-    text = str(caught.value)
-    assert text.startswith(f"device {name!r} is not available here; available: ")
-    assert text.endswith("cpu")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_trains_on_cuda_and_leaves_its_random_state() -> None:
     device = pick_device("cuda")
     before = torch.cuda.get_rng_state(device)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def events(process, until=None):
 
 def outcomes(place, epochs=3):
     """The study's trials by outcome, once nobody is at work; no candidate twice, nothing left RUNNING."""
-    records = StudyRecords.open(**place)
+    records = StudyRecords.open(StudyRef(**place))
     trials = records.study.get_trials()
     trained = [trial for trial in trials if trial.user_attrs.get("outcome") == "trained"]
     assert len({trial.user_attrs["fingerprint"] for trial in trained}) == len(trained)
@@ -88,7 +89,7 @@ def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place)
     assert (found["trained"], found["interrupted"], len(sessions)) == (1, 1, 1)
     (again,) = (event for event in rest if event["event"] == "TrialStarted")
     assert rest[-1]["num_trained"] == 1
-    records = StudyRecords.open(**place)
+    records = StudyRecords.open(StudyRef(**place))
     assert records.trial(again["number"]).seed == records.trial(again["number"] - 1).seed
 
 

@@ -2,35 +2,40 @@
 
 import math
 import os
-import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support.paths import ROOT
+from support.processes import below, wait_for_the_end
 from support.workers import CPU, NETWORK, RECIPE, ended, job, numbers, run, weights
 
 from nas.architecture.architecture import Architecture
 from nas.commands import search as searching
 from nas.commands.events import TrialFinished
 from nas.commands.search import search
+from nas.commands.trials import trials
 from nas.data import datasets
 from nas.recipe import Recipe
-from nas.study.reader import trials
 from nas.training.data import SharedData, TrainingData
 from nas.training.reference import initialise
 from nas.training.select import train
-from nas.workers.backend import open_workers, pick_place
+from nas.workers import backend
+from nas.workers.backend import Compute, open_workers
 from nas.workers.in_process import Here
 from nas.workers.process_pool import Processes
 from nas.workers.protocol import RETRIES, Ended, Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORKER = "nas.workers.process_main"
 
 
 @pytest.fixture(scope="module")
@@ -107,86 +112,96 @@ def test_a_stopped_job_says_no_more_and_its_place_is_free(workers):
     assert [report.key for report in run(workers, job(2))[2]] == [2, 2, 2]
 
 
-def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data):
-    workers = Processes(data, [CPU], exact=False, most=1)
-    try:
+@pytest.fixture
+def started():
+    """The worker processes that have been started since the test began and have not ended."""
+    before = below(os.getpid(), WORKER)
+    return lambda: below(os.getpid(), WORKER) - before
+
+
+def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started):
+    with closing(Processes(data, [CPU], exact=False, most=1)) as workers:
         long = job(1, recipe=replace(RECIPE, epochs=40))
         undisturbed = run(workers, long)[1]
         workers.submit(long)
         found = workers.reports()
-        os.kill(workers._workers[0].process.pid, signal.SIGKILL)
+        (pid,) = started()
+        os.kill(pid, signal.SIGKILL)
         while not ended(found):
             found += workers.reports()
+        assert started() != {pid}
         assert numbers(found) == numbers(undisturbed), "each epoch is told once, and is what it would have been"
-    finally:
-        workers.close()
 
 
-def test_a_job_that_kills_its_processes_fails_in_the_end(data):
-    workers = Processes(data, [CPU], exact=False, most=1)
-    try:
+def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
+    with closing(Processes(data, [CPU], exact=False, most=1)) as workers:
         workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
-        killed, epochs = [], []
+        killed, epochs = set(), []
         while not ended(found := workers.reports()):
             epochs += [report.metrics.epoch for report in found]
-            if (process := workers._workers[0].process) not in killed:
-                killed.append(process)
-                os.kill(process.pid, signal.SIGKILL)
+            for pid in started() - killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
         assert len(killed) == RETRIES + 1
         assert epochs == list(range(1, len(epochs) + 1))
         reason = "4 worker processes died under it, the last one by SIGKILL"
         assert found == [Ended(key=1, outcome="failed", reason=reason)]
         assert run(workers, job(2))[2][-1].outcome == "trained"
-    finally:
-        workers.close()
 
 
-def test_closing_leaves_no_process_and_no_file(data):
+def test_closing_leaves_no_process_and_no_file(data, started, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     workers = open_workers(data, [CPU], num=2)
     assert workers.capacity == workers.most == 2
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     workers.reports()
-    processes, folder = [worker.process for worker in workers._workers], workers._folder.name
-    assert len(processes) == 1  # the second would have had nothing to do
+    assert len(started()) == 1  # the second would have had nothing to do
+    assert list(tmp_path.iterdir())
     workers.close()
     workers.close()
-    assert all(process.poll() is not None for process in processes)
-    assert not os.path.exists(folder)
+    assert started() == set()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_processes_are_spread_over_the_gpus(data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    place = pick_place(device="cuda")
+    given = []
+    monkeypatch.setattr(backend, "Processes", lambda data, devices, **options: given.extend(devices))
+    place = Compute(device="cuda").place()
     assert place.num_workers == 2
-    for given, devices in ((place, [0, 1]), (pick_place(device="cuda", workers=3), [0, 1, 0])):
-        opened = given.open(data)  # no process is started before there is a job for it
-        assert [setting.device for setting in opened._to_start] == [torch.device("cuda", index) for index in devices]
-        opened.close()
-    assert pick_place(device="cuda:1").num_workers == pick_place(device="cuda:1", workers=1).num_workers == 1
+    place.open(data)
+    assert given == [torch.device("cuda", index) for index in (0, 1)]
+    given.clear()
+    Compute(device="cuda", workers=3).place().open(data)
+    assert given == [torch.device("cuda", index) for index in (0, 1, 0)]
+    assert Compute(device="cuda:1").place().num_workers == Compute(device="cuda:1", workers=1).place().num_workers == 1
 
 
 def test_a_process_ends_when_its_parent_is_gone():
-    script = """
+    script = f"""
         import os
-        from tests.test_workers import CPU, RECIPE, Processes, TrainingData, datasets, job, replace
+        from dataclasses import replace
+        from nas.data import datasets
+        from nas.training.data import TrainingData
+        from nas.workers.process_pool import Processes
+        from support.processes import below
+        from support.workers import CPU, RECIPE, job
 
         workers = Processes(TrainingData.of(datasets.load("digits")), [CPU], exact=False, most=1)
         workers.submit(job(1, recipe=replace(RECIPE, epochs=1_000_000)))
         workers.reports()
-        print(workers._workers[0].process.pid, flush=True)
+        print(*below(os.getpid(), {WORKER!r}), flush=True)
         os._exit(1)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    try:
-        orphan = os.pidfd_open(int(done.stdout))
-    except ProcessLookupError:
-        return  # it has ended already
-    try:
-        assert select.select([orphan], [], [], 60)[0]
-    finally:
-        os.close(orphan)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False
+    )
+    (pid,) = map(int, done.stdout.split())
+    with suppress(ProcessLookupError):  # it has ended already
+        wait_for_the_end([os.pidfd_open(pid)])
 
 
 def test_images_are_shared_and_not_copied(data, tmp_path):
@@ -216,6 +231,7 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
     assert done.stdout == "once\n2\n"
 
 
+@pytest.mark.slow
 def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
     """The same candidates with the same results, interrupted or not, though trainings end in another order."""
     monkeypatch.setattr(searching, "NUM_STARTUP", 3)

@@ -1,7 +1,6 @@
 """A Ray cluster of three hosts: what a search comes to when one of them loses its power, or its cable is cut."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ import pytest
 from support import hosts
 
 from nas.commands.search import search
-from nas.study.reader import trials
+from nas.commands.trials import trials
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nas[ray]'")
 pytestmark = [
     pytest.mark.skipif(bool(hosts.why_not()), reason=hosts.why_not()),
-    pytest.mark.skipif("CI" in os.environ, reason="takes more than a minute: run it without the variable CI"),
+    pytest.mark.ray,
+    pytest.mark.slow,
 ]
 
 CPUS_A_NODE = 1

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.architectures import draw_architecture
+from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import KINDS, DepthwiseSeparable, Repeat, Residual
@@ -175,7 +176,7 @@ def test_published_networks_agree_with_torch(name, tmp_path):
     check_agreement(network, architecture, weights, images, **normalisation(1))
 
 
-@pytest.mark.parametrize("seed", range(90))
+@pytest.mark.parametrize("seed", seeds(90))
 def test_every_kind_of_network_agrees_with_torch(seed, tmp_path):
     architecture = draw_architecture(Random(seed))
     weights = random_weights(architecture, seed)

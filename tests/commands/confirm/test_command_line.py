@@ -1,0 +1,109 @@
+"""`nas confirm` as it is typed and read."""
+
+import json
+import re
+import shutil
+
+import pytest
+from support.confirmations import (
+    EPOCHS,
+    SEEDS,
+    TARGET,
+    TOP,
+    runs_in,
+    untimed,
+)
+
+from nas.study.confirmation import ConfirmedRecords
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.workers import in_process as here
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def command(results, *more, top=TOP, seeds=SEEDS, target=TARGET):
+    asked = ["--top", top, "--seeds", seeds, "--target", target, "--device", "cpu", "--workers", 1]
+    return ["confirm", *asked, "--results", results, *more]
+
+
+def test_the_command_has_help_with_an_example(nas):
+    status, out, _ = nas("confirm", "--help")
+    assert status == 0
+    assert "Example: nas confirm " in out
+
+
+def test_the_command_names_every_run_the_winner_the_verdict_and_the_opening(study, whole, nas):
+    status, out, err = nas(*command(study))
+    assert (status, err) == (0, "")
+    found = whole[1]
+    lines = out.splitlines()
+    ended = [re.match(r" +(\d)/(\d)  trial (\d+), seed (\d): (val|test) final ", line) for line in lines]
+    assert [(int(m[3]), m[5], int(m[4])) for m in ended if m] == [
+        (run.trial, run.judged_on, run.seed) for run in runs_in(whole[2])
+    ]
+    winner = found.winner
+    assert any(line.startswith(f"trial {winner.number} is picked") for line in lines)
+    assert (
+        f"Trial {winner.number} on digits: {winner.params:,} parameters, {winner.macs:,} MACs,"
+        f" receptive field {winner.receptive_field}"
+    ) in lines
+    assert "\n".join(found.test.lines()) in out
+    assert f"Target {found.test.verdict}: " in out
+    assert "The test split of this study was opened once." in lines
+    assert lines[-1] == f"  nas export --trial confirmed --results {study}"
+    assert sum(re.match(r" +[12] .* \d/2 *$", line) is not None for line in lines) == EPOCHS  # the table of epochs
+
+
+def test_the_command_again_prints_the_same_result(confirmed, whole, jobs, nas):
+    status, out, err = nas(*command(confirmed))
+    assert (status, err, jobs) == (0, "", [])
+    assert "\n".join(whole[1].test.lines()) in out
+    assert "The test split of this study was opened once.\n" in out
+    for target, verdict in [(1e-9, "met"), (1, "missed")]:
+        assert f"\nTarget {verdict}: " in nas(*command(confirmed, target=target))[1]
+
+
+def test_the_command_says_how_often_the_test_split_was_opened(grown, tmp_path, nas):
+    folder = shutil.copytree(grown[0], tmp_path / "results")
+    out = nas(*command(folder))[1]
+    assert "The test split of this study was opened 2 times: its figures are no longer unbiased.\n" in out
+
+
+def test_the_command_as_json(confirmed, whole, nas):
+    status, out, err = nas(*command(confirmed, "--json"))
+    assert (status, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(whole[1].to_json()))
+    assert out.count("\n") == 1
+
+
+def test_the_command_refuses_to_open_the_test_split_again(confirmed, nas):
+    status, out, err = nas(*command(confirmed, top=TOP + 1))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: the test split was opened once for study 'search' already, last on ")
+
+
+def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeypatch):
+    submit, begun = here.Here.submit, []
+
+    def interrupted(self, job):
+        begun.append(job)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        submit(self, job)
+
+    monkeypatch.setattr(here.Here, "submit", interrupted)
+    status, _, err = nas(*command(study))
+    assert (status, err) == (130, "Interrupted: runs that have ended are kept, the same command goes on.\n")
+    first, second = runs_in(whole[2])[:2]
+    kept = ConfirmedRecords(StudyRecords.open(StudyRef(study)))
+    assert untimed(kept.history(first)) == untimed(whole[2][1].history)
+    assert kept.history(second) is None
+
+
+def test_the_command_exports_the_confirmed_trial(confirmed, whole, nas):
+    status, out, _ = nas("export", "--trial", "confirmed", "--results", confirmed)
+    assert status == 0
+    folder = confirmed / "export" / f"search-confirmed-trial-{whole[1].winner.number}"
+    assert out.startswith(f"Trial {whole[1].winner.number}: writing files")
+    assert (folder / "weights.pt").exists()

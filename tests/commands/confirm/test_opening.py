@@ -1,0 +1,97 @@
+"""The test split is opened once a study, after the winner is fixed, and every look is counted."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from support.confirmations import ASKED, SEEDS, TOP, Stop, finalists_of, is_ranked, openings, runs_in, stop_at
+
+from nas.commands.confirm import Ranked, StageStarted, confirm
+from nas.data import datasets
+from nas.errors import StudyError
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_test_split_is_opened_once_and_after_the_winner_is_fixed(whole):
+    events = whole[2]
+    assert events.count("test") == 1
+    before = events[: events.index("test")]
+    assert any(isinstance(event, Ranked) for event in before)
+    assert {run.judged_on for run in runs_in(before)} == {"val"}
+    assert len(runs_in(before)) == TOP * SEEDS
+
+
+def test_until_the_winner_is_fixed_it_stays_closed(ranked, monkeypatch):
+    monkeypatch.setattr(datasets, "load_test", lambda *a, **k: pytest.fail("the test split was opened"))
+    with pytest.raises(Stop):
+        confirm(**ASKED, results=ranked, on_event=stop_at(is_ranked))
+    assert openings(ranked) == []
+
+
+@pytest.mark.parametrize("change", [{"seeds": SEEDS + 1}, {"top": TOP + 1}, {"top": 1}])
+def test_it_is_not_opened_again_for_another_question(confirmed, jobs, change):
+    (opening,) = openings(confirmed)
+    before = StudyRecords.open(StudyRef(confirmed)).study.user_attrs
+    events = []
+    with pytest.raises(StudyError) as caught:
+        confirm(**{**ASKED, **change}, results=confirmed, on_event=events.append)
+    numbers = ", ".join(map(str, sorted(opening.finalists)))
+    assert str(caught.value) == (
+        f"the test split was opened once for study 'search' already, last on {opening.date} for trial {opening.trial}"
+        f" (finalists {numbers}; {SEEDS} seeds): the same --top and --seeds, if the study has not grown, show what came"
+        " out; --again opens it once more, for figures that are no longer quite unbiased"
+    )
+    assert (jobs, events) == ([], [])
+    assert openings(confirmed) == [opening]
+    assert StudyRecords.open(StudyRef(confirmed)).study.user_attrs == before
+
+
+def test_told_so_it_is_opened_again_and_counted(grown):
+    folder, found, _ = grown
+    assert found.num_openings == len(openings(folder)) == 2
+    assert [opening.seeds for opening in openings(folder)] == [SEEDS, SEEDS + 1]
+    with pytest.raises(StudyError, match=r"^the test split was opened 2 times for study 'search' already, last on "):
+        confirm(**{**ASKED, "top": TOP + 1}, results=folder)
+
+
+def test_more_seeds_use_the_runs_there_are(grown, whole):
+    _, found, runs = grown
+    first, second = whole[1].winner.number, found.winner.number
+    wanted = [(trial.number, SEEDS, "val") for trial in finalists_of(whole[0])]
+    wanted += [(second, seed, "test") for seed in range(SEEDS + 1) if second != first or seed == SEEDS]
+    assert sorted((run.trial, run.seed, run.judged_on) for run in runs) == sorted(wanted)
+    before = {each.trial: each.objectives for each in whole[1].ranking.finalists}
+    assert {each.trial: each.objectives[:SEEDS] for each in found.ranking.finalists} == before
+    assert {len(each.objectives) for each in found.ranking.finalists} == {SEEDS + 1}
+
+
+def test_either_question_is_answered_again_without_a_training(grown, whole, tmp_path, jobs):
+    folder = shutil.copytree(grown[0], tmp_path / "results")
+    first = confirm(**ASKED, results=folder)
+    assert (first.ranking, first.test, first.num_openings) == (whole[1].ranking, whole[1].test, 2)
+    assert confirm(**{**ASKED, "seeds": SEEDS + 1}, results=folder) == grown[1]
+    assert (jobs, len(openings(folder))) == ([], 2)
+
+
+def test_the_same_call_again_trains_nothing_and_gives_the_same(confirmed, whole, jobs):
+    events = []
+    assert confirm(**ASKED, results=confirmed, on_event=events.append) == whole[1]
+    assert confirm(**ASKED, again=True, results=confirmed) == whole[1]
+    assert jobs == runs_in(events) == []
+    assert len(openings(confirmed)) == 1
+    stages = [event for event in events if isinstance(event, StageStarted)]
+    assert all(stage.num_done == stage.num_runs for stage in stages)
+
+
+def test_another_target_is_another_verdict_on_the_same_runs(confirmed, whole, jobs):
+    lowest = whole[1].test.consistent
+    for target in (min(lowest), max(lowest), 1.0):
+        found = confirm(**{**ASKED, "target": target}, results=confirmed)
+        assert found.test == replace(whole[1].test, target=target)
+        wanted = "met" if target == min(lowest) else "met by some" if target == max(lowest) else "missed"
+        assert found.test.verdict == wanted
+        assert found.num_openings == 1
+    assert jobs == []

@@ -1,0 +1,112 @@
+"""What cannot be confirmed is said before anything is trained."""
+
+from contextlib import closing
+
+import optuna
+import pytest
+from support.confirmations import ASKED, TOP, Stop, openings
+
+from nas.commands.confirm import confirm
+from nas.errors import NasError, StudyError
+from nas.study.locks import locks
+from nas.study.reader import StudyNotes, StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+COUNT = "allowed: a whole number of at least"
+
+
+FRACTION = "allowed: a fraction above 0, at most 1, such as 0.994"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"top": 4}, "--top 4: study 'search' has 3 trained trials, allowed: 1 to 3"),
+        ({"top": 0}, f"top is 0, {COUNT} 1"),
+        ({"seeds": 1}, f"seeds is 1, {COUNT} 2"),
+        ({"seeds": -3}, f"seeds is -3, {COUNT} 2"),
+        ({"workers": 0}, f"workers is 0, {COUNT} 1"),
+        ({"target": 0.0}, f"target is 0.0, {FRACTION}"),
+        ({"target": 1.5}, f"target is 1.5, {FRACTION}"),
+        ({"target": 99.4}, f"target is 99.4, {FRACTION}"),
+        ({"target": float("nan")}, f"target is nan, {FRACTION}"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, text):
+    asked = {**ASKED, **change}
+    events = []
+    with pytest.raises(NasError) as caught:
+        confirm(**asked, results=study, on_event=events.append)
+    assert str(caught.value) == text
+    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    assert nas("confirm", *options, "--results", study) == (2, "", f"error: {text}\n")
+    assert (jobs, events, openings(study)) == ([], [], [])
+
+
+NOTES = StudyNotes(dataset_note="", mean=(0.5,), std=(0.25,), classes=("0", "1"), command="", machine="")
+
+
+def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_path, nas):
+    settings = StudyRecords.open(StudyRef(searched)).settings
+    (tmp_path / "results").mkdir()
+    StudyRecords.create(StudyRef(tmp_path / "results"), settings, NOTES)
+    text = "error: --top 1: study 'search' has 0 trained trials\n"
+    assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", text)
+
+
+def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
+    text = f"error: sqlite:///{study / 'studies.db'}: no study 'other', allowed: search\n"
+    assert nas("confirm", "--results", study, "--study", "other") == (2, "", text)
+    assert not list(study.glob("*.other.lock"))
+    missing = tmp_path / "missing"
+    text = (
+        f"error: {missing / 'studies.db'}: no such database;"
+        " `nas search` makes one, --results or --storage names another\n"
+    )
+    assert nas("confirm", "--results", missing) == (2, "", text)
+    assert not missing.exists()
+
+
+def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
+    text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'"
+    with closing(locks(StudyRef(study))) as other:
+        assert other.hold("confirm")
+        with pytest.raises(StudyError) as caught:
+            confirm(**ASKED, results=study)
+        assert str(caught.value) == text
+        assert nas("confirm", "--results", study) == (2, "", f"error: {text}\n")
+    assert jobs == []
+
+
+def test_while_it_runs_no_other_confirmation_begins(study):
+    def ask_again(event):
+        with pytest.raises(StudyError, match=r"is confirming study 'search'$"):
+            confirm(**ASKED, results=study)
+        raise Stop
+
+    with pytest.raises(Stop):
+        confirm(**ASKED, results=study, on_event=ask_again)
+
+
+@pytest.mark.parametrize("change", [{"data_fingerprint": "0" * 16}, {"split": "val 1 of 2, by hand"}])
+def test_data_that_changed_since_the_search_are_refused(study, jobs, nas, change):
+    with_other = StudyRecords.open(StudyRef(study)).study
+    with_other.set_user_attr("settings", {**with_other.user_attrs["settings"], **change})
+    text = "digits is not what it was when the study was begun; give its --data-root"
+    with pytest.raises(StudyError) as caught:
+        confirm(**ASKED, results=study)
+    assert str(caught.value) == text
+    assert nas("confirm", "--top", TOP, "--results", study) == (2, "", f"error: {text}\n")
+    assert (jobs, openings(study)) == ([], [])
+
+
+def test_a_study_of_another_tool_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    optuna.create_study(study_name="search", storage=url).optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
+    with pytest.raises(StudyError) as caught:
+        confirm(**ASKED, results=tmp_path)
+    assert str(caught.value) == f"{url}: study 'search' was not made by nas; take another --study NAME"

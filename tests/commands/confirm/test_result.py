@@ -1,0 +1,190 @@
+"""What a confirmation of a small study on digits comes to, held against single trainings."""
+
+import json
+import re
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+from support.confirmations import (
+    ASKED,
+    EPOCHS,
+    NUM_RUNS,
+    SEEDS,
+    TARGET,
+    TOP,
+    Stop,
+    finalists_of,
+    is_ranked,
+    keep,
+    openings,
+    runs_in,
+    stop_at,
+    untimed,
+)
+
+from nas.commands.confirm import Ranked, RunFinished, StageStarted, confirm
+from nas.data import datasets
+from nas.seed_stats import Finalist, Ranking
+from nas.study.confirmation import Run
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.workers import in_process as here
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_best_trials_are_trained_with_seeds_from_zero_then_the_winner(whole):
+    folder, found, events = whole
+    best = {trial.number for trial in finalists_of(folder)}
+    runs = runs_in(events)
+    first, second = runs[: TOP * SEEDS], runs[TOP * SEEDS :]
+    assert {(run.trial, run.seed, run.judged_on) for run in first} == {
+        (trial, seed, "val") for trial in best for seed in range(SEEDS)
+    }
+    winner = found.winner.number
+    assert winner in best
+    assert sorted((run.trial, run.seed, run.judged_on) for run in second) == [
+        (winner, seed, "test") for seed in range(SEEDS)
+    ]
+    assert len(set(runs)) == len(runs) == NUM_RUNS
+
+
+def test_the_events_tell_each_stage_each_run_and_the_ranking_in_order(whole):
+    _, found, events = whole
+    told = [event for event in events if event != "test"]
+    assert [type(event) for event in told] == [
+        StageStarted,
+        *[RunFinished] * (TOP * SEEDS),
+        Ranked,
+        StageStarted,
+        *[RunFinished] * SEEDS,
+    ]
+    stages = [event for event in told if isinstance(event, StageStarted)]
+    assert [(stage.judged_on, stage.num_runs, stage.num_done) for stage in stages] == [
+        ("val", TOP * SEEDS, 0),
+        ("test", SEEDS, 0),
+    ]
+    assert stages[1].trials == (found.winner.number,)
+    ended = [event for event in told if isinstance(event, RunFinished)]
+    assert [(event.num_done, event.num_runs) for event in ended] == [
+        *[(done, TOP * SEEDS) for done in range(1, TOP * SEEDS + 1)],
+        *[(done, SEEDS) for done in range(1, SEEDS + 1)],
+    ]
+
+
+def test_every_run_is_the_training_of_that_network_with_that_seed(whole, fits):
+    for event in whole[2]:
+        if isinstance(event, RunFinished):
+            fit = fits[event.run]
+            assert fit.judged_on == event.run.judged_on
+            assert untimed(event.history) == untimed(fit.history)
+
+
+def test_the_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
+    folder, found, events = whole
+    finalists = [
+        Finalist(
+            trial=trial.number,
+            cost=trial.params,
+            objectives=tuple(
+                fmean(m.val_accuracy for m in fits[Run(trial=trial.number, judged_on="val", seed=seed)].history)
+                for seed in range(SEEDS)
+            ),
+        )
+        for trial in finalists_of(folder)
+    ]
+    assert found.ranking == Ranking.of(finalists)
+    assert found.winner.number == found.ranking.winner.trial
+    assert [event.ranking for event in events if isinstance(event, Ranked)] == [found.ranking]
+
+
+def test_the_test_figures_are_those_of_the_trainings_on_train_and_val(whole, fits):
+    _, found, _ = whole
+    runs = [fits[Run(trial=found.winner.number, judged_on="test", seed=seed)] for seed in range(SEEDS)]
+    table = [tuple(metrics.val_accuracy for metrics in fit.history) for fit in runs]
+    assert found.test.accuracies == tuple(table)
+    assert found.test.num_images == len(datasets.load_test("digits").labels)
+    assert (found.test.consistency, found.test.target) == (5, TARGET)
+    assert found.test.consistent == [min(row) for row in table]
+    data = json.loads(json.dumps(found.to_json()))
+    assert data["final_accuracy_mean"] == pytest.approx(fmean(row[-1] for row in table))
+    assert data["final_accuracy_sd"] == pytest.approx(stdev(row[-1] for row in table))
+    assert data["consistent_accuracy_mean"] == pytest.approx(fmean(map(min, table)))
+    assert data["num_met"] == sum(min(row) >= TARGET for row in table)
+
+
+def test_what_came_out_is_stored_with_the_study(whole):
+    folder, found, _ = whole
+    records = StudyRecords.open(StudyRef(folder))
+    assert records.study.user_attrs["confirmed"] == json.loads(json.dumps(found.to_json()))
+    assert (found.study, found.dataset, found.num_openings) == ("search", "digits", 1)
+    assert found.winner == records.trial(found.winner.number)
+    (opening,) = openings(folder)
+    assert (opening.trial, opening.seeds) == (found.winner.number, SEEDS)
+    assert set(opening.finalists) == {trial.number for trial in finalists_of(folder)}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", opening.date)
+
+
+def test_confirming_leaves_the_trials_of_the_search_alone(whole, searched):
+    assert StudyRecords.open(StudyRef(whole[0])).trials() == StudyRecords.open(StudyRef(searched)).trials()
+
+
+def test_the_smaller_of_the_tied_wins_though_its_mean_is_lower(study):
+    small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
+    assert small.params < large.params
+    keep(study, "val", {small.number: [0.5, 0.7], large.number: [0.55, 0.75]})
+    ranked = []
+    with pytest.raises(Stop):
+        confirm(**ASKED, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
+    ranking = ranked[-1].ranking
+    assert [finalist.trial for finalist in ranking.finalists] == [large.number, small.number]
+    assert ranking.winner.trial == small.number
+    keep(study, "val", {large.number: [0.75, 0.95]})
+    with pytest.raises(Stop):
+        confirm(**ASKED, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
+    assert ranked[-1].ranking.winner.trial == large.number
+    assert openings(study) == []
+
+
+def test_a_single_finalist_is_confirmed_as_it_is(study, jobs):
+    """There is nothing to pick: it is trained on train + val alone."""
+    (best,) = finalists_of(study, 1)
+    found = confirm(**{**ASKED, "top": 1}, results=study)
+    assert (found.winner.number, found.ranking) == (best.number, None)
+    assert [(job.architecture, job.seed) for job in jobs] == [(best.architecture, seed) for seed in range(SEEDS)]
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["ranking"] is None
+
+
+def test_a_run_that_diverges_counts_as_nothing_and_the_rest_goes_on(study, monkeypatch):
+    best = finalists_of(study)[0]
+    keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
+    submit = here.Here.submit
+
+    def hot(self, job):
+        if job.architecture == best.architecture and job.seed == 1:
+            job = replace(job, recipe=replace(job.recipe, learning_rate=1e38))
+        submit(self, job)
+
+    monkeypatch.setattr(here.Here, "submit", hot)
+    events = []
+    with pytest.raises(Stop):
+        confirm(**ASKED, results=study, on_event=lambda event: (events.append(event), stop_at(is_ranked)(event)))
+    diverged = [event.run for event in events if isinstance(event, RunFinished) and not event.history]
+    assert diverged == [Run(trial=best.number, judged_on="val", seed=1)]
+    ranking = events[-1].ranking
+    (found,) = [finalist for finalist in ranking.finalists if finalist.trial == best.number]
+    assert found.objectives == (0.5, 0.0)
+    (other,) = [finalist for finalist in ranking.finalists if finalist.trial != best.number]
+    assert ranking.standard_error == pytest.approx(Ranking.of([other]).standard_error)
+
+
+def test_the_smaller_wins_when_every_run_of_both_diverged(study):
+    small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
+    keep(study, "val", {small.number: [None, None], large.number: [None, None]})
+    keep(study, "test", {small.number: [None]})
+    found = confirm(**ASKED, results=study)
+    assert found.winner.number == small.number
+    assert found.test.accuracies[0] == (0.0,) * EPOCHS
+    assert found.test.accuracies[1][-1] > 0
+    json.dumps(found.to_json(), allow_nan=False)

@@ -1,0 +1,126 @@
+"""What a search of tiny networks on digits records."""
+
+import csv
+import json
+
+import pytest
+import torch
+from optuna.artifacts import get_all_artifact_meta
+from support.searches import options
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of
+from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
+from nas.commands.search import search
+from nas.commands.trials import trials
+from nas.data import datasets
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.training.metrics import EpochMetrics
+from nas.training.reference import evaluate
+
+
+def test_a_search_records_what_it_trained(tmp_path, tiny_space):
+    events = []
+    result = search(**options(tmp_path, tiny_space), on_event=events.append)
+    assert (result.tally.num_trained, result.budget, result.interrupted, result.exhausted) == (3, 3, False, "")
+    assert isinstance(events[0], SearchStarted)
+    assert events[0].constraints == ("params<=900", "receptive_field>=10")
+    assert [type(event) for event in events[1:]] == [TrialStarted, EpochFinished, EpochFinished, TrialFinished] * 3
+    records = trials(results=result.results)
+    trained = [trial for trial in records if trial.state == "COMPLETE"]
+    assert len(trained) == 3
+    for trial in trained:
+        accuracies = [metrics.val_accuracy for metrics in trial.history]
+        assert trial.objective == pytest.approx(sum(accuracies) / 2)
+        assert trial.consistent_accuracy == min(accuracies)
+        cost = cost_of(trial.architecture)
+        assert (trial.params, trial.macs, trial.receptive_field) == (cost.params, cost.macs, cost.receptive_field)
+        assert cost.params <= 900
+        assert cost.receptive_field >= 10
+        assert trial.recipe.epochs == 2
+    discarded = [trial for trial in records if trial.state == "PRUNED"]
+    assert len(discarded) == min(100, sum(result.discards.values()))
+    assert {trial.reason for trial in discarded} <= {
+        "params",
+        "receptive_field",
+        "impossible_shape",
+        "duplicate",
+        "smaller",
+    }
+    assert sum(trial.num_draws for trial in trained) == 3 + sum(result.discards.values())
+    assert list(result.best) == sorted(trained, key=lambda trial: -trial.objective)
+
+
+def test_the_stored_weights_are_those_of_the_last_epoch(tmp_path, tiny_space):
+    search(**options(tmp_path, tiny_space, trials=1))
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    (trial,) = records.best(1)
+    module = trial.architecture.build()
+    module.load_state_dict(records.weights(trial.number))
+    data = datasets.load("digits")
+    _, accuracy = evaluate(
+        module, data.val.images, data.val.labels, mean=data.mean, std=data.std, device=torch.device("cpu")
+    )
+    assert accuracy == trial.history[-1].val_accuracy
+
+
+def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space):
+    events = []
+    given = options(tmp_path, tiny_space, epochs=10, trials=8, pruner="asha", sampler="random")
+    result = search(**given, on_event=events.append)
+    records = trials(results=result.results)
+    pruned = [trial for trial in records if trial.outcome == "pruned"]
+    trained = [trial for trial in records if trial.outcome == "trained"]
+    assert len(pruned) >= 2
+    assert len(trained) >= 2
+    epochs = sum(len(trial.history) for trial in pruned + trained)
+    assert 10 * 8 - 10 < epochs <= 10 * 8  # less than a whole training is left
+    assert result.tally.spent == pytest.approx(epochs / 10)
+    assert (result.tally.num_trained, result.tally.num_pruned) == (len(trained), len(pruned))
+    for trial in pruned:
+        last = trial.history[-1]
+        assert 2 <= len(trial.history) < 10
+        assert trial.reason == f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}"
+        assert (trial.state, trial.objective) == ("PRUNED", None)
+    ended = [event for event in events if isinstance(event, TrialFinished)]
+    assert [event.trial.number for event in ended] == [t.number for t in records if t.outcome in ("pruned", "trained")]
+    assert search(**given).tally == result.tally
+
+
+def test_two_objectives_give_a_pareto_front(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=6, epochs=1, objective="accuracy,macs", sampler="nsga2")
+    result = search(**given)
+    records = StudyRecords.open(StudyRef(result.results))
+    assert [direction.name for direction in records.study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    trained = [trial for trial in records.trials() if trial.outcome == "trained"]
+    assert len(trained) == 6
+    for trial, stored in ((t, records.study.trials[t.number]) for t in trained):
+        assert stored.values == [trial.objective, trial.macs]
+    front = records.pareto()
+    assert [trial.number for trial in front] == [t.number for t in sorted(front, key=lambda t: t.macs)]
+    assert {t.number for t in front} == {t.number for t in records.study.best_trials}
+    assert result.best[0].objective == max(trial.objective for trial in trained)
+    assert search(**{**given, "objective": None, "trials": 7}).tally.num_trained == 7
+
+
+def test_trained_and_stopped_trials_come_with_a_picture_a_table_and_their_file(tmp_path, tiny_space):
+    search(**options(tmp_path, tiny_space, epochs=4, trials=4, pruner="asha", sampler="random"))
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    seen = set()
+    for trial, record in zip(records.study.trials, records.trials(), strict=True):
+        metas = {meta.filename: meta for meta in get_all_artifact_meta(trial, storage=records.storage)}
+        seen.add(record.outcome)
+        if record.outcome == "discarded":
+            assert metas == {}
+            continue
+        weights = {"weights.pt"} if record.outcome == "trained" else set()
+        assert metas.keys() == {"architecture.svg", "architecture.json", "epochs.csv"} | weights
+        content = {name: (records.artifacts.folder / meta.artifact_id).read_bytes() for name, meta in metas.items()}
+        assert Architecture.from_json(json.loads(content["architecture.json"])) == record.architecture
+        assert metas["architecture.svg"].mimetype == "image/svg+xml"
+        assert f">Trial {record.number}<".encode() in content["architecture.svg"]
+        assert metas["epochs.csv"].mimetype == "text/csv"
+        rows = list(csv.DictReader(content["epochs.csv"].decode().splitlines()))
+        assert [EpochMetrics(**{k: json.loads(v) for k, v in row.items()}) for row in rows] == list(record.history)
+    assert seen == {"trained", "pruned", "discarded"}

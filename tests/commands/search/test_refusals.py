@@ -1,0 +1,167 @@
+"""What is not searched with, and what is not mixed into a study."""
+
+import itertools
+from pathlib import Path
+from random import Random
+
+import pytest
+from support.searches import options, outcome
+
+from nas.commands.events import TrialStarted
+from nas.commands.search import search
+from nas.commands.trials import trials
+from nas.errors import ConstraintError, InfeasibleError, NasError, StudyError
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"epochs": 3}, "epochs: 2, not 3"),
+        ({"space": "mnist"}, "space: tiny, not mnist"),
+        ({"seed": 3}, "seed: 0, not 3"),
+        ({"max_params": 800}, "constraints: params<=900 and receptive_field>=10, not params<=800 and "),
+    ],
+)
+def test_unlike_results_are_not_mixed(tmp_path, tiny_space, change, difference):
+    begun = options(tmp_path, tiny_space, trials=1)
+    search(**begun)
+    with pytest.raises(StudyError) as caught:
+        search(**{**begun, **change})
+    assert str(caught.value).startswith(f"study 'search' holds other results: {difference}")
+    assert str(caught.value).endswith("; give the options it was begun with, or another --study NAME")
+    assert search(**{**begun, **change, "study": "other"}).study == "other"
+
+
+def test_another_dataset_is_not_mixed_in(tmp_path, tiny_space, mnist_root):
+    begun = options(tmp_path, tiny_space, trials=1)
+    search(**begun)
+    with pytest.raises(StudyError, match="other results: dataset: digits, not mnist; split: "):
+        search(**{**begun, "dataset": "mnist"})
+    # Without a name, the study's own is taken, though MNIST is at hand now.
+    assert search(**{**begun, "dataset": None}).tally.num_trained == 1
+
+
+def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_space):
+    with pytest.raises(InfeasibleError) as caught:
+        search(**options(tmp_path, tiny_space, max_params=30))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "fewer than 1 in 10,000 candidates of the search space keep the limits"
+    assert lines[1] == "space tiny: 0 of 10,000 random draws keep the limits (0.00%)"
+    assert any(line.startswith("params<=30: kept by 0.00% of the draws; this limit binds; params<=") for line in lines)
+    assert any(line.startswith("smallest found within the other limits: ") for line in lines)
+    assert not (tmp_path / "results").exists()
+
+
+def test_limits_that_contradict_are_refused(tmp_path, tiny_space):
+    with pytest.raises(ConstraintError, match=r"^limits contradict: params>=1000 and params<=900$"):
+        search(**options(tmp_path, tiny_space, constraints=["params>=1000"]))
+
+
+@pytest.mark.parametrize("name", ["epochs", "trials", "workers"])
+def test_counts_below_one_are_refused(tmp_path, tiny_space, name):
+    with pytest.raises(NasError, match=f"^{name} is 0, allowed: a whole number of at least 1$"):
+        search(**options(tmp_path, tiny_space, **{name: 0}))
+
+
+def test_artifacts_that_cannot_be_written_are_said_before_anything_is_trained(tmp_path, tiny_space):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "artifacts").write_text("mine")
+    with pytest.raises(StudyError, match=r"/artifacts: File exists$"):
+        search(**options(tmp_path, tiny_space))
+    assert trials(results=tmp_path / "results") == []
+
+
+def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1)
+    search(**given)
+    path = Path(tiny_space)
+    path.write_text(path.read_text().replace("high = 5", "high = 6"))
+    with pytest.raises(StudyError, match="holds other results: space: tiny is not what it was; give the options"):
+        search(**given)
+
+
+def test_a_folder_of_images_that_changes_during_a_search_is_refused_and_nothing_lost(tmp_path, tiny_space):
+    """A search keeps the images that it began with; the next one sees that they are no longer those of the study."""
+    from PIL import Image
+
+    folder, rng = tmp_path / "images", Random(0)
+    for part, name, number in itertools.product(("train", "test"), ("a", "b"), range(12)):
+        path = folder / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("L", (28, 28), rng.randbytes(28 * 28)).save(path)
+
+    def touch(event):
+        if isinstance(event, TrialStarted):
+            Image.frombytes("L", (28, 28), rng.randbytes(28 * 28)).save(folder / "train" / "a" / "3.png")
+
+    given = options(tmp_path, tiny_space, dataset=f"folder:{folder}", trials=1, epochs=1)
+    assert search(**given, on_event=touch).tally.num_trained == 1
+    before = outcome(trials(results=tmp_path / "results"))
+    with pytest.raises(StudyError, match="holds other results: "):
+        search(**{**given, "trials": 2})
+    assert outcome(trials(results=tmp_path / "results")) == before
+
+
+def test_damaged_weights_are_named(tmp_path, tiny_space):
+    search(**options(tmp_path, tiny_space, trials=1, epochs=1))
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    (trial,) = records.best(1)
+    name = records.study.trials[trial.number].system_attrs["nas:weights"]
+    artifact = tmp_path / "results" / "artifacts" / name
+    for content in (b"", b"x", artifact.read_bytes()[:-100]):
+        artifact.write_bytes(content)
+        with pytest.raises(StudyError) as caught:
+            records.weights(trial.number)
+        assert str(caught.value).startswith(f"{artifact}: damaged, it held the weights of trial {trial.number} (")
+    artifact.unlink()
+    with pytest.raises(StudyError, match=f"^{artifact}: missing, it held the weights of trial {trial.number}$"):
+        records.weights(trial.number)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"pruner": "median", "objective": "accuracy,params"},
+            "--pruner median with two objectives, allowed: none: it compares accuracies alone",
+        ),
+        ({"pruner": "soon"}, "--pruner 'soon', allowed: none, median, asha, hyperband"),
+        ({"sampler": "tea"}, "--sampler 'tea', allowed: evolution, tpe, gp, nsga2, random"),
+        (
+            {"objective": "params"},
+            "--objective 'params', allowed: accuracy, accuracy,params, accuracy,macs, accuracy,peak_activation_bytes,"
+            " accuracy,weight_bytes",
+        ),
+        (
+            {"objective": "accuracy,params,macs"},
+            "--objective 'accuracy,params,macs', allowed: accuracy, accuracy,params, accuracy,macs,"
+            " accuracy,peak_activation_bytes, accuracy,weight_bytes",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_with_is_said_before_a_study_is_made(tmp_path, tiny_space, change, text):
+    with pytest.raises(NasError) as caught:
+        search(**options(tmp_path, tiny_space, **change))
+    assert str(caught.value) == text
+    assert not (tmp_path / "results").exists()
+
+
+def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1)
+    search(**given)
+    with pytest.raises(StudyError, match="sampler: evolution, not random"):
+        search(**given, sampler="random")
+    assert search(**given, sampler="evolution").tally.num_trained == 1
+
+
+def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1, sampler="tpe")
+    search(**given)
+    study = StudyRecords.open(StudyRef(tmp_path / "results")).study
+    settings = study.user_attrs["settings"]
+    old = {name: value for name, value in settings.items() if name not in ("objectives", "sampler", "pruner")}
+    study.set_user_attr("settings", old)
+    assert search(**{**given, "sampler": None, "trials": 2}).tally.num_trained == 2

@@ -1,0 +1,13 @@
+"""An export that tests share."""
+
+import pytest
+
+from nas.commands.export import export_trial
+from nas.exporters import export as exporting
+
+
+@pytest.fixture(scope="session")
+def exported(study_folder, tmp_path_factory):
+    """The best trial of the study with every format. Read only."""
+    output = tmp_path_factory.mktemp("exported") / "model"
+    return export_trial(results=study_folder, output=output, formats=exporting.FORMATS)

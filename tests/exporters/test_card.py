@@ -1,0 +1,163 @@
+"""The model card says what the files are, and nothing that was not proved."""
+
+import math
+import re
+import subprocess
+
+import pytest
+import torch
+from onnx import TensorProto
+from PIL import Image
+from support.exports import (
+    PROOF,
+    loaded,
+    loaded_source,
+    onnx_model,
+    origin_of,
+    random_weights,
+    run_alone,
+    small,
+)
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import Conv, Flatten, GlobalAvgPool, Linear
+from nas.data import datasets
+from nas.exporters.export import export
+from nas.exporters.model_card import Written, card
+from nas.exporters.provenance import Evidence
+from nas.exporters.verify import Proof
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported):
+    sizes = {TensorProto.INT8: 1, TensorProto.INT32: 4, TensorProto.FLOAT: 4}
+    tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer
+    num_bytes = sum(math.prod(t.dims) * sizes[t.data_type] for t in tensors if t.data_type != TensorProto.INT64)
+    text = (exported.folder / "README.md").read_text()
+    assert f"| int8, `model_int8.onnx` | {num_bytes:,} | " in text
+    assert "read from\n1,000 training images; " in text
+
+
+def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
+    layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
+    architecture, digits = Architecture(input_shape=(1, 28, 28), layers=layers), datasets.load("digits")
+    few = datasets.Split(images=digits.train.images[:7], labels=digits.train.labels[:7])
+    done = export(
+        architecture,
+        random_weights(architecture),
+        output=tmp_path / "model",
+        origin=origin_of(architecture),
+        evidence=Evidence(train=few, val=digits.val, is_seen=False),
+        formats=("int8",),
+    )
+    assert "read from\n7 training images; " in (done.folder / "README.md").read_text()
+
+
+def test_the_card_tells_limits_layers_and_recipe(study_folder, exported):
+    (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
+    text = (exported.folder / "README.md").read_text()
+    assert text.startswith(f"# digits in {best.params:,} parameters\n")
+    assert f"| `params<=900` | {best.params:,} |" in text
+    assert f"| `receptive_field>=10` | {best.receptive_field} |" in text
+    assert f"| `batch_size` | {best.recipe.batch_size} |" in text
+    rows = re.findall(r"^\|.*\| (?:&nbsp;)*`(?:nn\.|Global|residual|repeat|Depthwise|Squeeze)", text, re.M)
+    assert len(rows) >= len(best.architecture.layers)
+    for each in exported.proofs:
+        assert re.search(
+            rf"^\| `{re.escape(each.name)}` \| {each.num_bytes:,} \| .* \| {each.accuracy:.2%} \|$", text, re.M
+        )
+
+
+def test_the_card_leads_with_what_the_weights_reach(study_folder, exported):
+    (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
+    text = (exported.folder / "README.md").read_text()
+    final = f"{best.history[-1].val_accuracy:.2%}"
+    assert (
+        f"**{final} val accuracy (after the last epoch; mean of the last 2 epochs, the search's objective:"
+        f" {best.objective:.2%}), one run**" in text
+    )
+    assert f"| `weights.pt` | {exported.proofs[0].num_bytes:,} | 0.0e+00 | 240 of 240 | {final} |" in text
+
+
+def test_the_card_says_what_images_must_look_like(exported):
+    text = (exported.folder / "README.md").read_text()
+    digits = datasets.load("digits")
+    mean, std = f"{digits.mean[0]:.6g}", f"{digits.std[0]:.6g}"
+    assert "- Images: grey, 28 pixels high and 28 wide.\n" in text
+    assert f"- Light on dark, as in training (mean pixel {digits.mean[0]:.2f} of 0..1); `predict.py --invert`" in text
+    assert f"minus mean {mean}, divided by standard\n  deviation {std}. `predict.py` and `network.c` do" in text
+    assert "- Classes, in the order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.\n" in text
+
+
+def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
+    for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 of 0..1)"), (0.5, "")):
+        origin = origin_of(small(), mean=(mean,))
+        text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
+        assert words in text
+        assert ("on dark" in text or "on light" in text) == bool(words)
+
+
+def test_images_of_three_channels_are_normalised_a_channel(tmp_path):
+    layers = (GlobalAvgPool(), Flatten(), Linear(out_features=2))
+    architecture = Architecture(input_shape=(3, 4, 4), layers=layers)
+    origin = origin_of(architecture, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    done = export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin)
+    module = loaded_source(architecture, origin)["Network"]()
+    module.load_state_dict(torch.load(done.folder / "weights.pt", weights_only=True))
+    images = -torch.tensor(origin.mean).view(1, 3, 1, 1).expand(1, 3, 4, 4) / torch.tensor(origin.std).view(3, 1, 1)
+    blocks = re.findall(r"```python\n(.*?)```", (done.folder / "README.md").read_text(), re.S)
+    assert len(blocks) == 4
+    for code in blocks:
+        run = run_alone(done.folder, "-c", f"{code}\nprint(*logits.flatten().tolist())")
+        found = torch.tensor([float(word) for word in run.stdout.splitlines()[-1].split()])
+        torch.testing.assert_close(found, module.eval()(images).flatten(), rtol=0, atol=1e-5)
+
+
+def test_the_card_has_the_bytes_that_the_header_says(exported):
+    header = (exported.folder / "network.h").read_text()
+    flash, ram = (int(x) for x in re.findall(r"#define NETWORK_\w+_BYTES (\d+)", header))
+    text = (exported.folder / "README.md").read_text()
+    assert f"| float32, `network.c` | {flash:,} | {ram:,} |\n" in text
+    assert "four bytes a parameter" in text
+
+
+def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_path):
+    layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
+    architecture = Architecture(input_shape=(1, 28, 28), layers=layers)
+    for is_seen in (False, True):
+        done = export(
+            architecture,
+            random_weights(architecture),
+            output=tmp_path / "model",
+            origin=origin_of(architecture),
+            evidence=Evidence.of(datasets.load("digits"), is_seen=is_seen),
+            formats=("int8",),
+        )
+        text = (done.folder / "README.md").read_text()
+        assert ("The weights were trained on the images that int8 is judged on here" in text) == is_seen
+        assert ("accuracy on val, seen in training |" in text) == is_seen
+
+
+def test_every_block_of_the_card_runs(exported, tmp_path):
+    """All but the command that found it, which is the study's."""
+    text = (exported.folder / "README.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
+    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "sh"]
+    module = loaded(exported.folder)
+    expected = module["network"](module["normalised"](torch.zeros(1, 1, 28, 28))).flatten()
+    for _, code in (block for block in blocks if block[0] == "python"):
+        done = run_alone(exported.folder, "-c", f"{code}\nprint(*logits.flatten().tolist())")
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        logits = torch.tensor([float(word) for word in done.stdout.splitlines()[-1].split()])
+        tolerance = 0.5 if "int8" in code else 1e-4
+        torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
+    (tmp_path / "main.c").write_text(next(code for language, code in blocks if language == "c"))
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-I", exported.folder, "-c", tmp_path / "main.c"]
+    subprocess.run(["cc", *flags, "-o", tmp_path / "main.o"], check=True)
+    Image.new("L", (28, 28)).save(tmp_path / "image.png")
+    _, command = blocks[0]
+    done = run_alone(exported.folder, *command.replace("image.png", str(tmp_path / "image.png")).split()[1:])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,94 @@
+"""The folder of an export: replaced whole, and nothing of the user's lost."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.exports import origin_of, random_weights, small
+
+from nas.commands.export import export_trial
+from nas.errors import NasError, StudyError
+from nas.exporters import export as exporting
+from nas.exporters.export import export
+from nas.exporters.folder import FILES
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_an_export_over_another_replaces_it(exported, tmp_path):
+    architecture, output = small(), tmp_path / "model"
+    export(architecture, random_weights(architecture), output=output, origin=origin_of(architecture), formats=("c",))
+    (output / "__pycache__").mkdir()
+    export(architecture, random_weights(architecture, 1), output=output, origin=origin_of(architecture))
+    assert {path.name for path in output.iterdir()} == set(FILES)
+    stored = torch.load(output / "weights.pt", weights_only=True)
+    assert torch.equal(stored["head.2.weight"], random_weights(architecture, 1)["4.weight"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]  # no temporary folder is left
+
+
+def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("mine")
+    with pytest.raises(NasError, match=r"model: thesis\.txt is in it, which no export wrote; allowed: a new or empty"):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_folder_is_refused_before_anything_is_said_to_be_written(study_folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    said = []
+    with pytest.raises(NasError, match=r"thesis\.txt is in it"):
+        export_trial(results=study_folder, output=tmp_path, on_start=said.append)
+    assert said == []
+
+
+def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(NasError, match=r"model: not a folder, allowed: a new or empty folder, or one of an earlier"):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
+    architecture, link = small(), tmp_path / "link"
+    link.symlink_to("target")
+    if is_there:
+        (tmp_path / "target").mkdir()
+    done = export(architecture, random_weights(architecture), output=link, origin=origin_of(architecture))
+    assert link.is_symlink()
+    assert done.folder == link
+    assert {path.name for path in (tmp_path / "target").iterdir()} == set(FILES)
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(NasError, match=r"/[ab]: a link that leads nowhere, allowed: a new or empty folder"):
+        exporting.check_output(tmp_path / "a")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(NasError, match=r"^/proc: [A-Z][a-z ]+$"):
+        exporting.check_output(Path("/proc/model"))
+
+
+def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
+    discarded = next(t for t in StudyRecords.open(StudyRef(study_folder)).trials() if t.outcome == "discarded")
+    with pytest.raises(StudyError) as caught:
+        export_trial(discarded.number, results=study_folder, output=tmp_path / "model")
+    assert (
+        str(caught.value)
+        == f"trial {discarded.number} has no weights: it is discarded, allowed: a trial that is trained"
+    )
+    with pytest.raises(StudyError, match=r"^no trial 10000, allowed: 0 to "):
+        export_trial(10000, results=study_folder, output=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(NasError, match=r"^format 'tflite', allowed: int8, c, besides what is always written$"):
+        export(small(), random_weights(small()), output=tmp_path / "m", origin=origin_of(small()), formats=("tflite",))

@@ -1,0 +1,142 @@
+"""Files that are not the network, or cannot be proved, are not handed out as if they were."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from support.exports import origin_of, random_weights, small
+
+from nas.architecture.cost import cost_of
+from nas.commands.export import export_trial
+from nas.data import datasets
+from nas.errors import NasError, StudyError
+from nas.exporters import export as exporting
+from nas.exporters import verify as proof
+from nas.exporters.export import export
+from nas.exporters.graphs import exported_program
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("write_onnx", "model.onnx"), ("write_pt2", "model.pt2"), ("_write_weights", "weights.pt")]
+)
+def test_a_file_that_is_not_the_network_leaves_nothing(name, file, tmp_path, monkeypatch):
+    architecture, other = small(), random_weights(small(), seed=1)
+    write = getattr(exporting, name)
+
+    def wrong(first, *others):
+        if name == "_write_weights":
+            return write(first, architecture, other)
+        module = architecture.build().eval()
+        module.load_state_dict(other)
+        return write(exported_program(module, architecture.input_shape), *others)
+
+    monkeypatch.setattr(exporting, name, wrong)
+    with pytest.raises(
+        NasError, match=rf"^{re.escape(file)}: its logits differ by .* from the network's, allowed: 1e-05$"
+    ):
+        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch):
+    architecture = small()
+    export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    monkeypatch.setattr(exporting, "write_pt2", lambda program, path: path.write_bytes(b"nothing"))
+    with pytest.raises(NasError, match=r"^an exported file cannot be loaded again: "):
+        export(architecture, random_weights(architecture, 1), output=tmp_path / "model", origin=origin_of(architecture))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_that_are_not_what_was_measured_are_refused(study_folder, tmp_path, monkeypatch):
+    records = StudyRecords.open(StudyRef(study_folder))
+    (best,) = records.best(1)
+    changed = {
+        name: torch.randn_like(x) if x.is_floating_point() else x for name, x in records.weights(best.number).items()
+    }
+    changed |= {name: x.abs() for name, x in changed.items() if name.endswith("running_var")}
+    monkeypatch.setattr(StudyRecords, "weights", lambda self, number: changed)
+    stored = f"{best.history[-1].val_accuracy:.2%}"
+    with pytest.raises(
+        NasError, match=rf"^val accuracy is [0-9.]+%, allowed: {re.escape(stored)}, as when these weights"
+    ):
+        export_trial(results=study_folder, output=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_parameters_are_counted_again(tmp_path, monkeypatch):
+    architecture = small()
+    monkeypatch.setattr(proof, "cost_of", lambda _: replace(cost_of(architecture), params=7))
+    with pytest.raises(NasError, match=r"^weights\.pt: 33 parameters found, allowed: 7, the network's$"):
+        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+
+
+def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise datasets.DatasetError("digits: lost")
+
+    monkeypatch.setattr(datasets, "load", missing)
+    done = export_trial(results=study_folder, output=tmp_path / "model")
+    assert done.remarks == ("Not proved on the validation split: digits: lost.",)
+    assert {each.accuracy for each in done.proofs} == {None}
+    text = (done.folder / "README.md").read_text()
+    assert "- Not proved on the validation split: digits: lost." in text
+    assert "random images" in text
+    with pytest.raises(NasError, match=r"^format 'int8' needs the training images .* digits: lost"):
+        export_trial(results=study_folder, output=tmp_path / "other", formats=("int8",))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):
+    architecture, write = small(), exporting.c_files
+
+    def broken(*args, **options):
+        files = write(*args, **options)
+        return {**files, "network.c": files["network.c"] + "int broken(void) { return undeclared; }\n"}
+
+    monkeypatch.setattr(exporting, "c_files", broken)
+    given = {"output": tmp_path / "model", "origin": origin_of(architecture), "formats": ("c",)}
+    with pytest.raises(NasError) as caught:
+        export(architecture, random_weights(architecture), **given)
+    assert re.fullmatch(
+        r"the C source could not be compiled: network\.c:\d+:\d+: error: .*undeclared.*", str(caught.value)
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
+    (tmp_path / "cc").write_bytes(b"no program")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    with pytest.raises(NasError, match=r"^the C source could not be compiled: cc: Exec format error$"):
+        export(small(), random_weights(small()), **given)
+
+
+def test_without_a_compiler_the_card_says_what_was_not_proved(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    done = export(small(), random_weights(small()), **given)
+    assert done.remarks == ("network.c was not proved: no C compiler (cc) here.",)
+    text = (done.folder / "README.md").read_text()
+    size = (done.folder / "network.c").stat().st_size
+    assert f"| `network.c` | {size:,} | not proved |  |\n" in text
+    assert "Each file listed here but `network.c` was loaded in a process of its own" in text
+
+
+def test_weights_that_cannot_be_opened_are_not_called_damaged(study_folder, tmp_path):
+    results = shutil.copytree(study_folder, tmp_path / "own")
+    (best,) = StudyRecords.open(StudyRef(results)).best(1)
+    artifact = results / "artifacts" / StudyRecords.open(StudyRef(results)).stored()[best.number].weights
+    artifact.unlink()
+    artifact.mkdir()
+    with pytest.raises(StudyError) as caught:
+        export_trial(results=results, output=tmp_path / "model")
+    assert str(caught.value) == f"{artifact}: Is a directory, it held the weights of trial {best.number}"

@@ -1,0 +1,93 @@
+"""Networks to export, and their files loaded where nothing of ours is."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from random import Random
+
+import torch
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
+from nas.exporters.model_source import model_source, state_names
+from nas.exporters.provenance import Origin
+from nas.exporters.verify import Proof
+from nas.recipe import Recipe
+from support.architectures import draw_architecture
+
+PROOF = Proof.__dataclass_fields__
+
+
+def run_alone(folder, *arguments):
+    """Runs Python in `folder` without this package, the user's packages or any environment variable of ours."""
+    blocked = "import sys; sys.modules['nas'] = None\n"
+    if arguments[0] == "-c":
+        arguments = ("-c", blocked + arguments[1], *arguments[2:])
+    command = [sys.executable, "-E", "-s", "-B", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def origin_of(architecture, **changes):
+    channels = architecture.input_shape[0]
+    values = {
+        "dataset": "noise",
+        "split": "train",
+        "recipe": Recipe(),
+        "seed": 0,
+        "mean": (0.5,) * channels,
+        "std": (0.25,) * channels,
+        "classes": tuple(f"class {index}" for index in range(architecture.output_shape[0])),
+        "result": "untrained",
+        "facts": ("Nobody trained it.",),
+    }
+    return Origin(**values | changes)
+
+
+def small(num_classes=3):
+    layers = (Conv(out_channels=2, kernel_size=3), BatchNorm(), GlobalAvgPool(), Flatten())
+    return Architecture(input_shape=(1, 6, 6), layers=(*layers, Linear(out_features=num_classes)))
+
+
+def random_weights(architecture, seed=0):
+    torch.manual_seed(seed)
+    module = architecture.build()
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.3)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+    return module.state_dict()
+
+
+def loaded_source(architecture, origin):
+    """The module that model.py would be."""
+    namespace = {"__name__": "model", "__file__": "model.py"}
+    exec(compile(model_source(architecture, origin), "model.py", "exec"), namespace)
+    return namespace
+
+
+def renamed(architecture, weights):
+    names = state_names(architecture)
+    return {f"{names[int(key.split('.')[0])]}.{key.partition('.')[2]}": tensor for key, tensor in weights.items()}
+
+
+def drawn(seed):
+    architecture = draw_architecture(Random(seed))
+    if len(architecture.output_shape) != 1:
+        architecture = replace(architecture, layers=(*architecture.layers, Flatten()))
+    return architecture
+
+
+def onnx_model(path):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def loaded(folder):
+    namespace = {"__name__": "model", "__file__": str(folder / "model.py")}
+    exec(compile((folder / "model.py").read_text(), "model.py", "exec"), namespace)
+    mean, std = namespace["MEAN"][0], namespace["STD"][0]
+    return {"network": namespace["load"](), "normalised": lambda pixels: (pixels.float() / 255 - mean) / std}
