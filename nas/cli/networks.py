@@ -30,7 +30,7 @@ from nas.cli.options import (
 from nas.errors import NasError
 
 if TYPE_CHECKING:
-    from nas.commands.train import Fit
+    from nas.training.fit import Fit, Repeats
     from nas.training.metrics import EpochMetrics
 
 
@@ -144,8 +144,8 @@ def train(
     from nas.architecture.architecture import Architecture
     from nas.cli.progress import accuracies_text, epoch_line
     from nas.cli.tables import epoch_table, print_table
-    from nas.commands.train import Repeats, train_seeds
     from nas.commands.train import train as train_once
+    from nas.commands.train import train_seeds
     from nas.exporters.export import export
     from nas.exporters.folder import check_output
     from nas.exporters.provenance import Evidence, Origin

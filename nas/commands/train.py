@@ -3,12 +3,10 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, first_line, found
 from nas.recipe import Recipe
@@ -16,6 +14,7 @@ from nas.schema import check_counts, check_target
 from nas.seed_stats import TestResult
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
+from nas.training.fit import Fit, Repeats
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
 from nas.training.results import CONSISTENCY, val_accuracies
@@ -26,54 +25,6 @@ from nas.workers.run_all import run_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """A trained network. `judged_on` is the split that the history's val figures are of: "val" or "test"."""
-
-    architecture: Architecture
-    recipe: Recipe
-    dataset: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-    judged_on: str
-    seed: int
-    data: datasets.Dataset = field(repr=False)
-    history: tuple[EpochMetrics, ...]
-    weights: "Mapping[str, Tensor]" = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
-        cost = cost_of(self.architecture)
-        return {
-            "dataset": self.dataset,
-            "judged_on": self.judged_on,
-            "params": cost.params,
-            "macs": cost.macs,
-            "receptive_field": cost.receptive_field,
-            "epochs": self.recipe.epochs,
-            "seeds": [self.seed],
-            "accuracies": [[metrics.val_accuracy for metrics in self.history]],
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeats:
-    """The same training with several seeds. `fit`: with the first of them, whose weights are to be kept.
-
-    histories: by seed, without epochs where the loss was no number; then there are no weights either.
-    result: what the seeds say of a target.
-    """
-
-    fit: Fit
-    histories: Mapping[int, tuple[EpochMetrics, ...]]
-    result: TestResult
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
-        return {**self.fit.to_json(), "seeds": list(self.histories), **self.result.to_json()}
 
 
 def train(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
@@ -10,9 +9,7 @@ from nas.seed_stats import Verdict, spread_text
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial
 from nas.text import last_epochs
-
-if TYPE_CHECKING:
-    from nas.commands.train import Fit, Repeats
+from nas.training.fit import Fit, Repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +99,12 @@ class Origin:
         )
 
     @classmethod
-    def of_fit(cls, fit: "Fit", facts: Sequence[str]) -> "Origin":
+    def of_fit(cls, fit: Fit, facts: Sequence[str]) -> "Origin":
         """Of a single training."""
         return cls._trained(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
 
     @classmethod
-    def of_repeats(cls, repeats: "Repeats") -> "Origin":
+    def of_repeats(cls, repeats: Repeats) -> "Origin":
         """Of the first of several trainings."""
         fit, result = repeats.fit, repeats.result
         own = f"{fit.history[-1].val_accuracy:.2%} on the {fit.judged_on} split"
@@ -119,7 +116,7 @@ class Origin:
         )
 
     @classmethod
-    def _trained(cls, fit: "Fit", facts: Sequence[str], result: str) -> "Origin":
+    def _trained(cls, fit: Fit, facts: Sequence[str], result: str) -> "Origin":
         return cls(
             dataset=fit.dataset,
             split="train + val" if fit.judged_on == "test" else "train",

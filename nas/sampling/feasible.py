@@ -19,7 +19,7 @@ from nas.space.constraints import Constraint
 from nas.space.drawn import Discard, Drawn, Values
 from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
 from nas.space.search_space import SearchSpace
-from nas.study.optuna_storage import CandidateView
+from nas.study.candidate_view import CandidateView
 
 MAX_TRIES = 20_000
 

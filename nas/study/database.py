@@ -2,19 +2,29 @@
 
 import os
 import sqlite3
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.errors import StudyError, first_line
 
 DATABASE = "studies.db"
+
+PATIENCE = 300.0  # seconds that a server may be away
+PAUSE = 0.5  # seconds between two tries
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def default_storage(results: str | Path) -> str:
@@ -112,6 +122,23 @@ def is_away(error: BaseException) -> bool:
     # Classes of PostgreSQL's errors: 08 connections, 57P the server's end; none where there was no answer at all.
     state = getattr(cause.orig, "sqlstate", None) or ""
     return cause.connection_invalidated or not state or state.startswith(("08", "57P"))
+
+
+def patiently(method: Callable[P, T]) -> Callable[P, T]:
+    """Wraps a method so that it is tried again while the server is away. Doing it twice must do no harm."""
+
+    @wraps(method)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                if not is_away(error) or time.monotonic() > end:
+                    raise
+            time.sleep(PAUSE)
+
+    return tried
 
 
 @contextmanager

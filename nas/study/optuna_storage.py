@@ -6,62 +6,36 @@ seconds a trial. Here a trial begins and ends in one transaction each, and a loo
 or ended since the last one. Optuna's tables have been the same since its version 3.
 """
 
-import bisect
-import copy
 import json
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache, wraps
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
-from optuna.study import StudyDirection
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from nas.study.attributes import StoredTrial
-from nas.study.database import is_away
+from nas.study.database import patiently
 
 Attrs = Mapping[str, Any]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 NONE: Attrs = MappingProxyType({})
 NO_EPOCHS: Mapping[int, float] = MappingProxyType({})
 
-PATIENCE = 300.0  # seconds that a server may be away
-PAUSE = 0.5  # seconds between two tries
 EPOCHS_PAUSE = 1.0  # seconds at least between two writes of epochs: many workers report hundreds a second
-
-
-def _patiently(method: Callable[P, T]) -> Callable[P, T]:
-    """The method, tried again while the server is away; it must do no harm where it is done twice."""
-
-    @wraps(method)
-    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return method(*args, **kwargs)
-            except (StorageInternalError, SQLAlchemyError) as error:
-                if not is_away(error) or time.monotonic() > end:
-                    raise
-            time.sleep(PAUSE)
-
-    return tried
 
 
 class StudyStorage(_CachedStorage):
@@ -80,13 +54,11 @@ class StudyStorage(_CachedStorage):
         self._unwritten: dict[int, dict[int, float]] = {}  # of trials of ours: epochs that are in memory alone
         self._epochs_written = float("-inf")  # when some were last written
 
-    # -- reading ---------------------------------------------------------------------------------------------
-
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         if study_id not in self._last:
             self.look(study_id)
 
-    @_patiently
+    @patiently
     def look(self, study_id: int) -> None:
         """Reads trials that are new, and those of others that have ended."""
         last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
@@ -130,16 +102,10 @@ class StudyStorage(_CachedStorage):
             return self._cached(trial_id)
         return super()._get_cached_trial(trial_id)
 
-    def trial_id(self, study_id: int, number: int) -> int:
-        """Optuna's identifier of a trial."""
-        return self.get_trial_id_from_study_id_trial_number(study_id, number)
-
     def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
         """The trials of a study by number: `get_all_trials`, without a list to be made of them."""
         self._read_trials_from_remote_storage(study_id)
         return self._studies[study_id].trials
-
-    # -- writing ---------------------------------------------------------------------------------------------
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A trial as it is begun, queued, or already ended: all of it in one transaction."""
@@ -183,7 +149,7 @@ class StudyStorage(_CachedStorage):
                 self._theirs.setdefault(study_id, set()).add(trial_id)
         return trial_id
 
-    @_patiently
+    @patiently
     def end(
         self,
         trial_id: int,
@@ -203,7 +169,7 @@ class StudyStorage(_CachedStorage):
         epochs = {**self._unwritten.get(trial_id, NO_EPOCHS), **epochs}
         trial = self._cached(trial_id)
         with _create_scoped_session(self._backend.scoped_session) as session:
-            row = self._row(session, trial_id)
+            row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             ended = datetime.now()
             if not row.state.is_finished():
                 _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, trial.user_attrs)
@@ -218,12 +184,12 @@ class StudyStorage(_CachedStorage):
         trial.intermediate_values |= epochs
         self._ended(trial, state, values, ended)
 
-    @_patiently
+    @patiently
     def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NONE) -> None:
         """Sets attributes of a trial of ours in one transaction."""
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         with _create_scoped_session(self._backend.scoped_session) as session:
-            row = self._row(session, trial_id)
+            row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             if row.state.is_finished():
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
             # An earlier try may have come through without its answer.
@@ -245,7 +211,7 @@ class StudyStorage(_CachedStorage):
         if time.monotonic() >= self._epochs_written + EPOCHS_PAUSE:
             self._write_epochs()
 
-    @_patiently
+    @patiently
     def _write_epochs(self) -> None:
         rows = [row for trial_id, epochs in self._unwritten.items() for row in _stored_epochs(trial_id, epochs)]
         # Epochs that are there already were written before the answer was lost: all of them, or none.
@@ -303,9 +269,6 @@ class StudyStorage(_CachedStorage):
             self._unwritten.pop(trial_id, None)
             self._theirs.setdefault(study_id, set()).add(trial_id)
 
-    def _row(self, session: Session, trial_id: int) -> Any:
-        return models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-
     def _add_study(self, study_id: int) -> None:
         if study_id not in self._studies:
             self._studies[study_id] = _StudyInfo()
@@ -324,84 +287,6 @@ class StudyStorage(_CachedStorage):
             self._ours.discard(trial._trial_id)
             self._unwritten.pop(trial._trial_id, None)
             self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
-
-
-class CandidateView(InMemoryStorage):
-    """A study as Optuna's samplers and pruners are to see it: the candidates that have ended, in their order.
-
-    Each is numbered by its place among the study's candidates. Stored discards, failures and interruptions are not
-    shown: they would change how many trials TPE takes for good ones, and which bracket Hyperband puts a trial into.
-    The trials share everything with the table in memory but their number.
-
-    `trials` gives all trials of the study by number. `owner` stores what a pruner notes on a trial.
-    """
-
-    NAME = "candidates"
-
-    def __init__(
-        self,
-        trials: Callable[[], Mapping[int, FrozenTrial]],
-        directions: Sequence[StudyDirection],
-        owner: BaseStorage | None = None,
-    ) -> None:
-        super().__init__()
-        self.create_new_study(directions, self.NAME)
-        self._trials = trials
-        self._owner = owner
-        self._below = 0
-        self._ended: list[FrozenTrial] = []  # by the index of the candidate
-        self._open: list[int] = []  # numbers of trials that may be shown later
-        self._next = 0
-
-    def below(self, index: int) -> optuna.Study:
-        """The study with the ended candidates that come before the one of that index."""
-        self._update()
-        self._below = index
-        # A new object each time: a study caches its trials.
-        return optuna.Study(study_name=self.NAME, storage=self)
-
-    def numbered(self, number: int, index: int) -> FrozenTrial:
-        """The trial of that number in its place among the candidates."""
-        return _renumbered(self._trials()[number], index)
-
-    def num_ended(self) -> int:
-        """How many candidates are shown."""
-        return bisect.bisect_left(self._ended, self._below, key=_number)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        shown = self._ended[: self.num_ended()]
-        return shown if states is None else [trial for trial in shown if trial.state in states]
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        # How far a pruner promoted a candidate belongs to its trial: later ones are compared with it.
-        if self._owner is not None and trial_id >= 0:  # not the trial that a sampler is asked for
-            self._owner.set_trial_system_attr(trial_id, key, value)
-
-    def _update(self) -> None:
-        """Takes in the trials that have ended since the last look."""
-        trials = self._trials()
-        looked_at = [*self._open, *range(self._next, len(trials))]
-        self._next, self._open = len(trials), []
-        for number in looked_at:
-            trial = StoredTrial(trials[number])
-            if not trial.state.is_finished():
-                self._open.append(number)
-            elif trial.index is not None and (
-                trial.is_complete or (trial.state == TrialState.PRUNED and trial.frozen.intermediate_values)
-            ):
-                bisect.insort(self._ended, _renumbered(trial.frozen, trial.index), key=_number)
-
-
-def _number(trial: FrozenTrial) -> int:
-    return trial.number
-
-
-def _renumbered(trial: FrozenTrial, number: int) -> FrozenTrial:
-    renumbered = copy.copy(trial)
-    renumbered.number = number
-    return renumbered
 
 
 def study_id(study: optuna.Study) -> int:
@@ -440,7 +325,7 @@ for _name in (
     *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
     *("set_study_user_attr", "set_study_system_attr"),
 ):
-    setattr(StudyStorage, _name, _patiently(getattr(_CachedStorage, _name)))
+    setattr(StudyStorage, _name, patiently(getattr(_CachedStorage, _name)))
 
 
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:

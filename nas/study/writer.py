@@ -15,8 +15,9 @@ from nas.space.drawn import Discard, Drawn
 from nas.space.warm_start import Start
 from nas.study import attributes
 from nas.study.attributes import Attributes, Outcome, StoredTrial, stored
+from nas.study.candidate_view import CandidateView
 from nas.study.locks import Locks
-from nas.study.optuna_storage import CandidateView, StudyStorage, study_id
+from nas.study.optuna_storage import StudyStorage, study_id
 from nas.study.reader import StudyRecords
 from nas.study.trial import PendingTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
@@ -274,7 +275,7 @@ class StudyWriter:
         self.look()
 
     def _id(self, number: int) -> int:
-        return self.storage.trial_id(study_id(self.study), number)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id(self.study), number)
 
     def _begun(
         self, candidate: Candidate, cost: Cost, fingerprint: str, index: int, seed: int, num_draws: int

@@ -2,7 +2,7 @@
 
 import optuna
 
-from nas.study.optuna_storage import CandidateView
+from nas.study.candidate_view import CandidateView
 
 
 def view_of(study: optuna.Study) -> CandidateView:
