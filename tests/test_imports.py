@@ -1,71 +1,42 @@
-"""Imports go in one direction, and what must answer at once brings nothing heavy with it."""
+"""Imports go in one direction, and what must answer at once imports no heavy library."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-NAS = Path(__file__).parents[1] / "nas"
-RANKS = [
-    {"errors", "modules", "wording"},
-    {"allowed", "json_file", "shipped", "image_folder", "pareto", "verdict", "guard", "call"},
-    {"layers", "recipe", "domains"},
-    {"composites", "page"},
-    {"architecture"},
-    {"cost"},
-    {"constraints", "datasets", "blocks"},
-    {"search_space"},
-    {"screening", "picture", "recognition", "proposals", "pruners", "training", "storage"},
-    {"starting", "samplers", "stored", "artifacts", "trial_files", "sharing", "mirror"},
-    {"checking", "ledger", "workers"},
-    {"records", "events", "figures"},
-    {"recording", "confirmed", "overview", "study_options"},
-    {"loop"},
-    {"searching", "confirming", "fitting", "dashboard", "reporting"},
-    {"exporting"},
-    {"display", "tables"},
-    {"options"},
-    {"cli_networks", "cli_results"},
-    {"cli"},
-    {"__init__", "__main__"},
-]
-RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+HEAVY = ("torch", "optuna", "pandas", "plotly")
+LIGHT_ROOMS = ("architecture", "space")
+"""Rooms of which no module but `architecture.modules`, which a network is built of, imports a heavy library."""
 
 
-def room(path):
-    """The module's name at the top level of the package: all of training/ is one room."""
-    return path.relative_to(NAS).parts[0].removesuffix(".py")
+def test_import_contracts_are_kept():
+    pytest.importorskip("importlinter")
+    # By its own command: it analyses the package that lies in the current folder.
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nas":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nas."))
-
-
-def test_every_module_has_a_rank():
-    assert {room(path) for path in NAS.rglob("*.py")} == set(RANK)
-
-
-@pytest.mark.parametrize("path", sorted(NAS.rglob("*.py")), ids=lambda path: str(path.relative_to(NAS)))
-def test_imports_come_from_lower_ranks(path):
-    own = room(path)
-    for other in imported_rooms(path):
-        # Two modules of one rank may not know each other, files of one room may.
-        assert other == own or RANK[other] < RANK[own], f"{own} imports {other}"
+def heavy_imports(statement):
+    """The heavy libraries that a fresh interpreter has imported after the statement."""
+    code = f"{statement}; import sys; print(*(m for m in {HEAVY} if m in sys.modules))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize(
     "statement", ["import nas.cli.main", "from nas import cost_of, SearchSpace, survey, Architecture"]
 )
 def test_what_must_answer_at_once_imports_neither_torch_nor_optuna(statement):
-    code = f"{statement}; import sys; print([m for m in ('torch', 'optuna', 'pandas', 'plotly') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert heavy_imports(statement) == []
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms_import_neither_torch_nor_optuna(room):
+    names = sorted(path.stem for path in (ROOT / "nas" / room).glob("*.py") if path.stem not in ("__init__", "modules"))
+    assert heavy_imports(f"from nas.{room} import {', '.join(names)}") == []
 
 
 def test_every_public_name_is_there():
