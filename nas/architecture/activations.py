@@ -1,17 +1,21 @@
 """Which activation function a module of torch's is, by the table of the layer vocabulary."""
 
 from functools import cache
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from nas.architecture.layers import ACTIVATIONS
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def activation_name(module: nn.Module) -> str | None:
+
+def activation_name(module: "nn.Module") -> str | None:
     """The function's name in `ACTIVATIONS`; None for a module that is no activation."""
     return _names().get(type(module))
 
 
 @cache
-def _names() -> dict[type[nn.Module], str]:
+def _names() -> "dict[type[nn.Module], str]":
+    from torch import nn
+
     return {getattr(nn, torch_name.removeprefix("nn.")): name for name, torch_name in ACTIVATIONS.items()}
