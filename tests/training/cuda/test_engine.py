@@ -27,6 +27,7 @@ from nas.training.cuda.lane import DropoutOf, Lane, steps_a_piece
 from nas.training.cuda.runner import Eager, Gpu, Processor, numerics
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
+from nas.training.optimizers import make_optimizer
 from nas.training.protocol import GroupFullError
 from nas.training.reference import initialise
 
@@ -178,7 +179,7 @@ def test_step_for_step() -> None:
     data = noise(150)
     lane = Lane(module, RECIPE, data, seed=7, runner=Eager())
     lane._begin(0)
-    optimizer = reference._optimizer(expected, RECIPE)
+    optimizer = make_optimizer(expected, RECIPE)
     generator, _ = reference.generators(7, CPU)
     expected.train()
     for step, (x, y) in enumerate(reference.batches(data, RECIPE, generator)):
