@@ -128,7 +128,8 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
     """Each layer's share of the parameters: a bar a block, first to last, a segment a layer."""
     segments: dict[str, list[tuple[str, str, int]]] = {}
-    for part in blocks(architecture):
+    parts = blocks(architecture)
+    for part in parts:
         shape: Shape = part.input_shape
         for layer in part.layers:
             measure = layer.measure(shape)
@@ -164,7 +165,7 @@ def params_by_layer(architecture: Architecture, *, title: str = "Parameters by l
         )
     ]
     figure = figure_of(title, traces, x=f"share of {total:,} parameters, %", y="")
-    names = [part.name for part in blocks(architecture)]
+    names = [part.name for part in parts]
     figure.update_layout(barmode="stack", hovermode="closest", uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
     return figure

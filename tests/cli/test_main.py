@@ -49,7 +49,7 @@ def test_show_is_a_line_a_layer(nas):
     status, out, _ = nas("show", PUBLISHED / "mnist-6136.json")
     assert status == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["layer", "output", "shape", "params", "MACs", "receptive", "field"]
+    assert lines[0].split() == ["layer", "output", "shape", "parameters", "MACs", "receptive", "field"]
     assert lines[2].split() == ["nn.Conv2d(1,", "8,", "3,", "bias=False)", "8x26x26", "72", "48,672", "3"]
     assert lines[-2] == "6,136 parameters, 918,016 MACs, receptive field 22 pixels"
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 from nas.architecture.composites import Repeat
 from nas.architecture.layers import Activation, BatchNorm, Dropout
 from nas.recipe import Recipe
-from nas.training import reference
 from nas.training.native.optimizer import NUM_RATES, rates
 from nas.training.native.program import Program
 from nas.training.native.trainer import blocks, in_lanes
+from nas.training.optimizers import make_optimizer
 from nas.training.schedule import learning_rate
 
 pytestmark = [
@@ -51,7 +51,7 @@ def test_updates_are_those_of_torch(recipe: Recipe) -> None:
 
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     module.double().train()
-    optimizer = reference._optimizer(module, recipe)
+    optimizer = make_optimizer(module, recipe)
     for x, y, rate in zip(images.double(), labels, schedule, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
