@@ -35,7 +35,7 @@ from nas.study.database import default_storage
 from nas.study.reader import StudyRecords
 from nas.study.trial import NOTE, Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 MANY = settings(derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=20)
