@@ -35,7 +35,7 @@ def test_every_command_does_its_part_on_a_study(nas, tmp_path, tiny_space):
     run("export", "--trial", "confirmed", "--results", results, "--output", tmp_path / "model")
     network = tmp_path / "model" / "architecture.json"
     assert int(json.loads(run("cost", network, "--json"))["params"]) <= 900
-    assert "conv" in run("show", network)
+    assert "receptive field" in run("show", network)
     assert "Val accuracy: final " in run("train", network, "--dataset", "digits", "--epochs", 1, "--device", "cpu")
     ran.add("dashboard")
     assert_serves(results)
