@@ -82,8 +82,6 @@ def test_any_command_line_ends_well_or_is_refused(line, tmp_path, monkeypatch, c
 BROKEN = """
 import sys
 from nas.architecture import cost
-from support.effort import examples
-
 from nas.cli import main as cli
 def broken(*args):
     raise ZeroDivisionError("of ours\\nin two lines")

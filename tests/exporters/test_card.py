@@ -41,6 +41,7 @@ def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported)
     assert "read from\n1,000 training images; " in text
 
 
+@pytest.mark.slow
 def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
     layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
     architecture, digits = Architecture(input_shape=(1, 28, 28), layers=layers), datasets.load("digits")
@@ -100,6 +101,7 @@ def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
         assert ("on dark" in text or "on light" in text) == bool(words)
 
 
+@pytest.mark.slow
 def test_images_of_three_channels_are_normalised_a_channel(tmp_path):
     layers = (GlobalAvgPool(), Flatten(), Linear(out_features=2))
     architecture = Architecture(input_shape=(3, 4, 4), layers=layers)
@@ -124,6 +126,7 @@ def test_the_card_has_the_bytes_that_the_header_says(exported):
     assert "four bytes a parameter" in text
 
 
+@pytest.mark.slow
 def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_path):
     layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
     architecture = Architecture(input_shape=(1, 28, 28), layers=layers)
@@ -141,6 +144,7 @@ def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_pa
         assert ("accuracy on val, seen in training |" in text) == is_seen
 
 
+@pytest.mark.slow
 def test_every_block_of_the_card_runs(exported, tmp_path):
     """All but the command that found it, which is the study's."""
     text = (exported.folder / "README.md").read_text()

@@ -17,6 +17,7 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_an_export_over_another_replaces_it(exported, tmp_path):
     architecture, output = small(), tmp_path / "model"
     export(architecture, random_weights(architecture), output=output, origin=origin_of(architecture), formats=("c",))

@@ -17,6 +17,8 @@ from fault_kinds import POSTGRESQL, SQLITE, DiskFull, LoopKilled, ServerKilled
 from fault_search import ROOT
 from faults import Campaign, table
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):

@@ -37,7 +37,7 @@ from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 MANY = settings(derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=20)

@@ -74,6 +74,7 @@ def test_two_share_the_work_and_the_budget(begin, place):
     assert len(sessions) == 2
 
 
+@pytest.mark.faults
 def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place):
     """The budget is taken up by then: the other one waits, until it knows that nobody trains any more."""
     first = begin(place, 1, epochs=500)

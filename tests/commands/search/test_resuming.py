@@ -22,6 +22,7 @@ from nas.study.database import default_storage
 from nas.study.optuna_storage import StudyStorage
 
 
+@pytest.mark.slow
 def test_a_study_in_pieces_is_the_study_in_one(tmp_path, tiny_space):
     whole = options(tmp_path, tiny_space, results=tmp_path / "whole", trials=4)
     pieces = options(tmp_path, tiny_space, results=tmp_path / "pieces", trials=2)
