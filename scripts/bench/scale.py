@@ -1,6 +1,6 @@
 """What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
 
-    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
+    python scripts/bench/scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
 
 Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
@@ -112,7 +112,7 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
         choices=4,
     )
     notes = {
-        "command": "bench_scale",
+        "command": "scripts/bench/scale.py",
         "machine": platform.node(),
         "dataset_note": "none",
         "normalisation": {"mean": [0.5], "std": [0.5]},

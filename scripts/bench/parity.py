@@ -1,6 +1,6 @@
 """Does the engine reach what the reference trainer reaches? Trains both with the same seeds, and compares.
 
-    python scripts/parity.py --seeds 10 --output results/parity.jsonl
+    python scripts/bench/parity.py --seeds 10 --output results/parity.jsonl
 
 A line of JSON a training; what the file holds already is not trained again, so the script can be stopped and run again.
 Several may write to one file where their --trainers or --networks differ.

@@ -2,7 +2,7 @@
 
 The usual way builds the module inside the objective, counts its parameters and raises `TrialPruned`.
 
-    python scripts/bench_screening.py [--json] [--seed 0]
+    python scripts/bench/screening.py [--json] [--seed 0]
 
 Three figures, in one run on one machine:
 - random: candidates drawn at random, costed and judged, against modules built and counted, the same candidates.

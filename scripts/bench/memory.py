@@ -1,6 +1,6 @@
 """A long search: memory of its processes, size of its database and seconds a trial as it goes on. Linux alone.
 
-    python scripts/bench_memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--results FOLDER] [--data-root FOLDER]
+    python scripts/bench/memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--results FOLDER] [--data-root FOLDER]
 
 A real search under 8,000 parameters (digits: 2,000), in a folder that is thrown away unless it is named. Prints a line
 of JSON after each tenth part of the trials: what each process has in memory (resident, MB), the database (kB a trial),

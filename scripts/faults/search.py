@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-SPACE = ROOT / "tests" / "data" / "tiny.toml"
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "tests" / "fixtures" / "tiny.toml"
 TRIALS, EPOCHS, WORKERS = 6, 3, 2
 BEGUN, SEARCHING = "Begun", "SearchStarted"  # from when moments count: the command's beginning, or the search's
 LIMIT = 300.0  # seconds after which a command that has not ended is taken to hang

@@ -1,6 +1,6 @@
 """Do zero-cost proxies tell, before any training, which candidates will train well?
 
-    python scripts/bench_proxies.py --table results/search_table.csv
+    python scripts/bench/proxies.py --table results/search_table.csv
 
 Reads the table that `search_table.py` wrote, scores every candidate's untrained network, and prints as Markdown how
 well each score ranks the objective: the mean val accuracy of the last 5 epochs of seed 0. Higher scores are taken for
@@ -27,6 +27,7 @@ import argparse
 import csv
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from search_table import TABLE, cell_value, space_of
 from torch import Tensor, nn
 from torch.nn import functional
+
+sys.path.append(str(Path(__file__).parents[2]))
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
@@ -47,6 +49,7 @@ from nas.space.domains import Value
 from nas.space.search_space import SearchSpace
 from nas.training.reference import initialise
 from nas.training.results import objective
+from scripts.bench.search_table import TABLE, cell_value, space_of
 
 CONSISTENCY, BATCH, DRAWN, TOP = 5, 64, 4, 0.1
 RESAMPLES, SEED = 2000, 0

@@ -1,7 +1,7 @@
 """Does the search earn its keep? Searches on MNIST under 8,000 parameters, three ways, with one budget.
 
-    python scripts/earn.py --trials 20 --seeds 3 --runs FOLDER      # some hours on two cores; run again, it goes on
-    python scripts/earn.py --trials 20 --seeds 3 --runs FOLDER --table
+    python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER     # hours on two cores; run again, it goes on
+    python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER --table
 
 At most 500,000 multiply-accumulates, too, so that nine searches end within hours: networks with more do better, but
 train several times as long.

@@ -1,6 +1,6 @@
-"""Trains random feasible candidates briefly and keeps what became of them, for `bench_search.py` to replay.
+"""Trains random feasible candidates briefly and keeps what became of them, for `search.py` to replay.
 
-    python scripts/search_table.py --candidates 200 --repeated 20 --seeds 3
+    python scripts/bench/search_table.py --candidates 200 --repeated 20 --seeds 3
 
 Candidates of the space that lies beside the table, `results/search_table.toml`, within 8,000 parameters and a receptive
 field of 28, each 15 epochs on every fifth image of the train split (10,000), judged on the whole val split. The first
