@@ -1,235 +1,331 @@
-"""Does the search earn its keep? Searches on MNIST under 8,000 parameters, three ways, with one budget.
+"""Does the search earn its keep? Three ways to search under the same limits, each with the same budget.
 
     python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER     # hours on two cores; run again, it goes on
     python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER --table
 
-At most 500,000 multiply-accumulates, too, so that nine searches end within hours: networks with more do better, but
-train several times as long.
-
 default: `nas search`. random: `nas search --sampler random`. plain: what people write without this tool, an Optuna
 objective over the same space that raises `TrialPruned` where a candidate misses a limit or has been had before, with
 Optuna's own defaults, until as many candidates are trained or 3,000 trials are over. All three train with the same
-engine, one thread, 15 epochs, 50,000 images, and are judged by the mean val accuracy of the last 5 epochs. The best of
-each search is then confirmed: trained on all 60,000 images with three seeds, and held against the test split.
+engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. The best of each search is then
+trained on train and val with `--confirm-seeds` seeds and held against the test split, the same way for all three.
+
+At most 500,000 multiply-accumulates unless told otherwise, so that nine searches end within hours: networks with more
+do better, but train several times as long. Prints a line of JSON for each part that ends, and a table in Markdown.
 """
 
 import argparse
-import io
 import json
-import platform
-import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any, TypedDict
 
 import optuna
 import torch
+from optuna.trial import TrialState
 
-from nas.architecture.cost import cost_of
-from nas.commands.confirm import confirm
-from nas.commands.search import search
-from nas.data import datasets
-from nas.errors import NasError, ShapeError, TrainingDiverged
-from nas.space.constraints import limits, worst
-from nas.space.search_space import SearchSpace
-from nas.study.reader import StudyRecords
-from nas.study.trial import Settings
-from nas.training.data import TrainingData
-from nas.training.reference import initialise, state_dict_on_cpu
-from nas.training.results import CONSISTENCY, objective
-from nas.training.select import train
+import nas
+from nas.errors import ShapeError, TrainingDiverged
 
-EPOCHS, MAX_PARAMS, MAX_MACS, MOST_TRIALS = 15, 8000, 500_000, 3000
 ARMS = ("default", "random", "plain")
+INPUT_SHAPE, NUM_CLASSES = (1, 28, 28), 10  # of every dataset that may be named
+LAST_EPOCHS = 5
+MOST_TRIALS = 3000
+TITLES = (
+    *("way", "seed", "trained", "discarded or wasted", "best val", "mean val", "params"),
+    *("test, mean ± sd over seeds", "lowest of last 5 epochs, mean", "minutes"),
+)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    runs = [Run(arm, seed, args.trials, args.runs) for seed in range(args.seeds) for arm in ARMS]
-    if args.table:
-        print("\n".join(table(runs)))
-        return
-    with ProcessPoolExecutor(args.processes) as pool:
-        for line in pool.map(Run.search, runs):
-            print(line, flush=True)
-        for line in pool.map(Run.confirm, runs):
-            print(line, flush=True)
-    print("\n".join(table(runs)))
+class Limits(TypedDict):
+    """What a candidate has to keep."""
+
+    max_params: int
+    max_macs: int
+    min_receptive_field: int | None
 
 
-@dataclass(frozen=True)
-class Run:
-    """One search and the confirmation of what it found."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all searches have in common."""
 
-    arm: str
-    seed: int
+    dataset: str
+    data_root: str | None
+    space: str
+    epochs: int
     trials: int
-    runs: Path
+    max_params: int
+    max_macs: int
+    min_receptive_field: int | None
+    confirm_seeds: int
 
     @property
-    def folder(self) -> Path:
-        return self.runs / f"{self.arm}-{self.seed}"
-
-    def search(self) -> str:
-        torch.set_num_threads(1)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        began, path = time.monotonic(), self.folder / "seconds.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.arm == "plain":
-            self._plain()
-        else:
-            search(
-                max_params=MAX_PARAMS,
-                max_macs=MAX_MACS,
-                epochs=EPOCHS,
-                trials=self.trials,
-                dataset="mnist",
-                sampler="random" if self.arm == "random" else None,
-                seed=self.seed,
-                workers=1,
-                results=self.folder,
-            )
-        before = json.loads(path.read_text()) if path.exists() else 0.0
-        path.write_text(json.dumps(before + time.monotonic() - began))
-        return f"{self.arm} {self.seed}: {json.dumps(self.facts())}"
-
-    def _plain(self) -> None:
-        """An ordinary objective. What it trained is stored like a search's, so that it can be confirmed like one."""
-        dataset = datasets.load("mnist")
-        data = TrainingData.of(dataset)
-        space = SearchSpace.load("mnist").bind(
-            input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=EPOCHS
-        )
-        kept = limits(dataset.input_shape, max_params=MAX_PARAMS, max_macs=MAX_MACS)
-        records = self._records(dataset, space, [str(constraint) for constraint in kept])
-        study = records.study
-        study.sampler = optuna.samplers.TPESampler(seed=self.seed)
-        had = records.fingerprints()
-
-        def one(trial: optuna.Trial) -> float:
-            try:
-                candidate = space.suggest(trial)
-                cost = cost_of(candidate.architecture)
-            except ShapeError:
-                raise optuna.TrialPruned from None
-            if worst(kept, cost) is not None or candidate.fingerprint() in had:
-                raise optuna.TrialPruned
-            had.add(candidate.fingerprint())
-            records.start(trial, candidate, cost, kept, seed=self.seed, index=len(had), discards={})
-            module = initialise(candidate.architecture, seed=self.seed)
-            history = []
-            for metrics in train(module, candidate.recipe, data, seed=self.seed, device=torch.device("cpu")):
-                trial.report(metrics.val_accuracy, metrics.epoch)
-                history.append(metrics)
-            weights = io.BytesIO()
-            torch.save(state_dict_on_cpu(module), weights)
-            records.finish(trial, history, weights.getvalue())
-            return objective([metrics.val_accuracy for metrics in history], CONSISTENCY)
-
-        for number in count(len(study.get_trials(deepcopy=False))):
-            if records.tally().num_trained >= self.trials or number >= MOST_TRIALS:
-                return
-            trial = study.ask()
-            try:
-                one(trial)
-            except optuna.TrialPruned:
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            except TrainingDiverged as error:
-                records.fail(trial, "diverged", str(error))
-
-    def _records(self, dataset: datasets.Dataset, space: SearchSpace, constraints: list[str]) -> StudyRecords:
-        settings = Settings(
-            dataset=dataset.name,
-            data_fingerprint=dataset.fingerprint,
-            split=dataset.split_id,
-            space=space.name,
-            space_fingerprint=space.fingerprint(),
-            epochs=EPOCHS,
-            consistency=CONSISTENCY,
-            constraints=tuple(constraints),
-            seed=self.seed,
-            sampler="plain",
-        )
-        found = StudyRecords.find(results=self.folder)
-        if found is None:
-            notes = {
-                "command": "python " + " ".join(sys.argv),
-                "machine": platform.node(),
-                "dataset_note": "plain",
-                "normalisation": {"mean": dataset.mean, "std": dataset.std},
-                "classes": dataset.classes,
-            }
-            found = StudyRecords.create(settings, results=self.folder, notes=notes)
-        return found
-
-    def confirm(self) -> str:
-        torch.set_num_threads(1)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            found = confirm(top=1, seeds=3, workers=1, results=self.folder, data_root=None)
-        except NasError as error:
-            return f"{self.arm} {self.seed}: {error}"
-        (self.folder / "confirmed.json").write_text(json.dumps(found.to_json()))
-        return f"{self.arm} {self.seed}: {' '.join(found.test.lines()[:2])}"
-
-    def facts(self) -> dict[str, float]:
-        """What the search came to."""
-        records = StudyRecords.open(results=self.folder)
-        trials = records.study.get_trials(deepcopy=False)
-        trained = [trial.values[0] for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        discards = sum(records.discards().values())
-        pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
+    def limits(self) -> "Limits":
+        """As `nas.search` and `nas.limits` take them."""
         return {
-            "trained": len(trained),
-            "trials": len(trained) + pruned if self.arm == "plain" else len(trained),
-            "discarded": pruned if self.arm == "plain" else discards,
-            "best": max(trained, default=0.0),
-            "mean": fmean(trained) if trained else 0.0,
-            "seconds": json.loads((self.folder / "seconds.json").read_text()),
+            "max_params": self.max_params,
+            "max_macs": self.max_macs,
+            "min_receptive_field": self.min_receptive_field,
         }
 
 
-def table(runs: list[Run]) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search came to. discarded: candidates that were not trained."""
+
+    trained: int
+    discarded: int
+    best: float
+    mean: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One search and the confirmation of what it found, in a folder; a part whose file is there is not run again."""
+
+    arm: str
+    seed: int
+    setting: Setting
+    folder: Path
+
+    def search(self) -> str:
+        """Searches, and keeps the best network and recipe as files."""
+        quiet()
+        if self.found is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
+            try:
+                found, architecture, recipe = (plain if self.arm == "plain" else ours)(self)
+            finally:
+                seconds = self._spent() + time.monotonic() - began
+                write(self.folder / "seconds.json", seconds)
+            write(self.folder / "architecture.json", architecture.to_json())
+            write(self.folder / "recipe.json", recipe.to_json())
+            write(self.folder / "found.json", {**found, "seconds": seconds})
+        return self.line("found")
+
+    def confirm(self) -> str:
+        """Trains the best with several seeds, on train and val, and judges it on the test split."""
+        quiet()
+        if self.confirmed is None:
+            setting = self.setting
+            repeats = nas.train_seeds(
+                nas.Architecture.load(self.folder / "architecture.json"),
+                nas.Recipe.load(self.folder / "recipe.json"),
+                seeds=setting.confirm_seeds,
+                dataset=setting.dataset,
+                data_root=setting.data_root,
+                device="cpu",
+                workers=1,
+                test=True,
+            )
+            write(self.folder / "confirmed.json", repeats.to_json())
+        return self.line("confirmed")
+
+    @property
+    def found(self) -> Found | None:
+        """What the search came to, None before it has ended."""
+        row = read(self.folder / "found.json")
+        return None if row is None else Found(**row)
+
+    @property
+    def confirmed(self) -> dict[str, Any] | None:
+        """What `Repeats.to_json` gave, None before it has ended."""
+        row: dict[str, Any] | None = read(self.folder / "confirmed.json")
+        return row
+
+    def line(self, part: str) -> str:
+        """A part that has ended, as JSON."""
+        return json.dumps({"arm": self.arm, "seed": self.seed, part: read(self.folder / f"{part}.json")})
+
+    def _spent(self) -> float:
+        """Seconds of earlier sessions, those that were killed left out."""
+        return float(read(self.folder / "seconds.json") or 0.0)
+
+
+Result = tuple[dict[str, float], nas.Architecture, nas.Recipe]
+
+
+def ours(run: Run) -> Result:
+    """`nas search`."""
+    setting = run.setting
+    result = nas.search(
+        dataset=setting.dataset,
+        data_root=setting.data_root,
+        space=setting.space,
+        epochs=setting.epochs,
+        trials=setting.trials,
+        **setting.limits,
+        sampler="random" if run.arm == "random" else None,
+        seed=run.seed,
+        device="cpu",
+        workers=1,
+        results=run.folder,
+    )
+    if not result.best or result.interrupted:
+        raise SystemExit(f"{run.folder}: the search was interrupted, or every training diverged")
+    best = result.best[0]
+    assert best.architecture is not None
+    assert best.recipe is not None
+    reached = [trial.objective for trial in nas.trials(results=run.folder) if trial.objective is not None]
+    return summary(reached, discarded=sum(result.discards.values())), best.architecture, best.recipe
+
+
+def plain(run: Run) -> Result:
+    """An ordinary study of Optuna's. A training that diverges costs budget, as it does in `nas search`."""
+    setting = run.setting
+    space = nas.SearchSpace.load(setting.space).bind(
+        input_shape=INPUT_SHAPE, num_classes=NUM_CLASSES, epochs=setting.epochs
+    )
+    kept = nas.limits(INPUT_SHAPE, **setting.limits)
+    storage = f"sqlite:///{run.folder / 'plain.db'}"
+    study = optuna.create_study(study_name="plain", storage=storage, direction="maximize", load_if_exists=True)
+    # Begun again with the same seed it would draw the same candidates again.
+    study.sampler = optuna.samplers.TPESampler(seed=run.seed + 1000 * len(study.trials))
+    had = {trial.user_attrs["fingerprint"] for trial in ended(study)}
+
+    def objective(trial: optuna.Trial) -> float:
+        try:
+            candidate = space.suggest(trial)
+            cost = nas.cost_of(candidate.architecture)
+        except ShapeError:
+            raise optuna.TrialPruned from None
+        if any(limit.violation(cost) > 0 for limit in kept) or candidate.fingerprint() in had:
+            raise optuna.TrialPruned
+        had.add(candidate.fingerprint())
+        trial.set_user_attr("fingerprint", candidate.fingerprint())
+        trial.set_user_attr("architecture", candidate.architecture.to_json())
+        trial.set_user_attr("recipe", candidate.recipe.to_json())
+        try:
+            fit = nas.train(
+                candidate.architecture,
+                candidate.recipe,
+                dataset=setting.dataset,
+                data_root=setting.data_root,
+                seed=run.seed,
+                device="cpu",
+            )
+        except TrainingDiverged:
+            trial.set_user_attr("diverged", True)
+            raise
+        return fmean(metrics.val_accuracy for metrics in fit.history[-LAST_EPOCHS:])
+
+    def stop_when_spent(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if len(ended(study)) >= setting.trials:
+            study.stop()
+
+    left = MOST_TRIALS - len(study.trials)
+    if left > 0 and len(ended(study)) < setting.trials:
+        study.optimize(objective, n_trials=left, catch=TrainingDiverged, callbacks=[stop_when_spent])
+    reached = [trial.values[0] for trial in ended(study) if trial.state == TrialState.COMPLETE]
+    if not reached:
+        raise SystemExit(f"{run.folder}: {len(study.trials)} trials, none was trained to its end")
+    best = study.best_trial.user_attrs
+    wasted = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
+    architecture = nas.Architecture.from_json(best["architecture"])
+    return summary(reached, discarded=wasted), architecture, nas.Recipe.from_json(best["recipe"])
+
+
+def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were trained: to the end, or until their loss was no number."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE or "diverged" in trial.user_attrs]
+
+
+def summary(reached: Sequence[float], *, discarded: int) -> dict[str, float]:
+    """The fields of `Found`, without seconds."""
+    return {"trained": len(reached), "discarded": discarded, "best": max(reached), "mean": fmean(reached)}
+
+
+def table(runs: Sequence[Run]) -> Iterator[str]:
     """A row a search, and one for each way over its seeds."""
-    lines = [
-        "| way | seed | trained | discarded or wasted | best val | mean val | params | test, mean ± sd of 3 seeds"
-        " | lowest of last 5 epochs, mean | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    yield f"| {' | '.join(TITLES)} |"
+    yield f"|{' --- |' * len(TITLES)}"
     for arm in ARMS:
-        rows = []
-        for run in (run for run in runs if run.arm == arm and (run.folder / "seconds.json").exists()):
-            facts = run.facts()
-            path = run.folder / "confirmed.json"
-            found = json.loads(path.read_text()) if path.exists() else None
-            rows.append((facts, found))
-            test = ["", "", ""]
-            if found:
-                mean, sd = found["final_accuracy_mean"], found["final_accuracy_sd"]
-                test = [f"{found['params']:,}", f"{100 * mean:.2f} ± {100 * sd:.2f}"]
-                test.append(f"{100 * found['consistent_accuracy_mean']:.2f}")
-            lines.append(
-                f"| {arm} | {run.seed} | {facts['trained']} | {facts['discarded']} | {100 * facts['best']:.2f}"
-                f" | {100 * facts['mean']:.2f} | {' | '.join(test)} | {facts['seconds'] / 60:.0f} |"
-            )
-        if len(rows) > 1:
-            best, mean = ([100 * facts[key] for facts, _ in rows] for key in ("best", "mean"))
-            finals = [100 * found["final_accuracy_mean"] for _, found in rows if found]
-            final = f"{fmean(finals):.2f} ± {stdev(finals):.2f}" if len(finals) > 1 else ""
-            lines.append(
-                f"| **{arm}** | all | | | {fmean(best):.2f} ± {stdev(best):.2f} | {fmean(mean):.2f} ± {stdev(mean):.2f}"
-                f" | | {final} (of the seeds' means) | | {fmean(f['seconds'] for f, _ in rows) / 60:.0f} |"
-            )
-    return lines
+        done = [(run, found) for run in runs if run.arm == arm and (found := run.found) is not None]
+        yield from (search_row(run, found) for run, found in done)
+        if len(done) < 2:
+            continue
+        best, mean = spread([found.best for _, found in done]), spread([found.mean for _, found in done])
+        finals = [row["final_accuracy_mean"] for run, _ in done if (row := run.confirmed) is not None]
+        final = f"{spread(finals)} (of the seeds' means)" if len(finals) > 1 else ""
+        minutes = fmean(found.seconds for _, found in done) / 60
+        yield f"| **{arm}** | all | | | {best} | {mean} | | {final} | | {minutes:.0f} |"
+
+
+def search_row(run: Run, found: Found) -> str:
+    """One search, accuracies in per cent."""
+    test = ["", "", ""]
+    if (row := run.confirmed) is not None:
+        mean, sd = row["final_accuracy_mean"], row["final_accuracy_sd"]
+        lowest = row["consistent_accuracy_mean"]
+        test = [f"{row['params']:,}", f"{100 * mean:.2f} ± {100 * sd:.2f}", f"{100 * lowest:.2f}"]
+    cells = [run.arm, run.seed, found.trained, found.discarded, f"{100 * found.best:.2f}", f"{100 * found.mean:.2f}"]
+    return f"| {' | '.join(map(str, [*cells, *test, f'{found.seconds / 60:.0f}']))} |"
+
+
+def spread(accuracies: Sequence[float]) -> str:
+    """Mean and standard deviation, in per cent."""
+    return f"{100 * fmean(accuracies):.2f} ± {100 * stdev(accuracies):.2f}"
+
+
+def quiet() -> None:
+    """One thread, and no line a trial."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def read(path: Path) -> Any:
+    """What the file holds, None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write(path: Path, content: object) -> None:
+    """The file is there whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, and of their setting")
+    parser.add_argument("--dataset", choices=["mnist", "fashion-mnist", "kmnist", "digits"], default="mnist")
+    parser.add_argument("--data-root")
+    parser.add_argument("--space", default="mnist")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--confirm-seeds", type=int, default=3, help="at least 2")
+    parser.add_argument("--max-params", type=int, default=8_000)
+    parser.add_argument("--max-macs", type=int, default=500_000)
+    parser.add_argument("--min-receptive-field", type=int, help="default: the image's side")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the table of what has ended, and train nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = options()
+    setting = Setting(**{name: getattr(args, name) for name in Setting.__dataclass_fields__})
+    runs = [Run(arm, seed, setting, args.runs / f"{arm}-{seed}") for seed in range(args.seeds) for arm in ARMS]
+    if not args.table:
+        path, settled = args.runs / "setting.json", {**asdict(setting), "data_root": None}
+        args.runs.mkdir(parents=True, exist_ok=True)
+        if (before := read(path)) not in (None, settled):
+            raise SystemExit(f"{args.runs}: its runs have another setting, {before}; name another folder")
+        write(path, settled)
+        with ProcessPoolExecutor(args.processes) as pool:
+            for part in (Run.search, Run.confirm):
+                for line in pool.map(partial(part), runs):
+                    print(line, flush=True)
+    print("\n".join(table(runs)))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> "Table":
         space = space_of(path)
-        values, curves, by_candidate, num_diverged = [], [], {}, 0
+        values: list[dict[str, Value]] = []
+        curves: list[list[float]] = []
+        by_candidate: dict[str, list[list[float]]] = {}
+        num_diverged = 0
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 cells = [row[f"epoch{epoch + 1}"] for epoch in range(EPOCHS)]
@@ -222,10 +225,10 @@ class Table:
                     ]
         costs = [cost_of(candidate.architecture) for candidate in self.candidates]
         for metric in ("params", "macs", "receptive_field"):
-            column = [getattr(cost, metric) for cost in costs]
-            cuts = np.quantile(column, [0, 0.25, 0.5, 0.75, 1])
+            sizes: list[int] = [getattr(cost, metric) for cost in costs]
+            cuts = np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])
             groups[metric] = {
-                f"{low:,.0f} to {high:,.0f}": [low <= x <= high for x in column] for low, high in pairwise(cuts)
+                f"{low:,.0f} to {high:,.0f}": [low <= size <= high for size in sizes] for low, high in pairwise(cuts)
             }
         return groups
 
@@ -288,7 +291,7 @@ class Replay:
             for epoch, accuracy in enumerate(curve, start=1):
                 trial.report(accuracy, epoch)
                 spent += 1
-                if epoch < EPOCHS and asked.hopeless(trial, index):
+                if epoch < EPOCHS and asked.hopeless(trial.number, index):
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                     break
             else:

@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--dataset", choices=["mnist", "digits"], default="mnist")
     args = parser.parse_args()
 
-    dataset = datasets.load("mnist")
+    dataset = datasets.load(args.dataset)
     full = TrainingData.of(dataset)
     data = TrainingData(
         train_images=full.train_images[::5].contiguous(),

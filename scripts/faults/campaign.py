@@ -74,7 +74,8 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, no_more)
     signal.signal(signal.SIGTERM, no_more)
-    workers = [threading.Thread(target=work) for _ in range(args.jobs)]
+    # Where no run is left the undisturbed searches are not made either.
+    workers = [threading.Thread(target=work) for _ in range(0 if waiting.empty() else args.jobs)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -54,9 +54,18 @@ class Place:
 
     def search(self, *arguments: object, workers: int | None = None, start: Start = subprocess.Popen) -> "Attempt":
         """Begins the search, or goes on with it: the same command each time."""
-        given = ("--json", "--dataset", "digits", "--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
-        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
-        return self.begin("search", *given, *(arguments or ("--device", "cpu")), start=start)
+        limited = ("--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
+        given = ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
+        return self.begin(
+            "search",
+            "--json",
+            "--dataset",
+            "digits",
+            *limited,
+            *given,
+            *(arguments or ("--device", "cpu")),
+            start=start,
+        )
 
     def export(self) -> "Attempt":
         """Begins an export of the best network."""
