@@ -23,6 +23,6 @@ part() {
 }
 part machine python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())"
 part tests python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py
-part bench python3 scripts/bench_training.py --device cuda --data-root "$NAS_DATA"
-part parity python3 scripts/parity.py --device cuda --seeds 10 --data-root "$NAS_DATA" --output "$out/parity.jsonl"
+part bench python3 scripts/bench/training.py --device cuda --data-root "$NAS_DATA"
+part parity python3 scripts/bench/parity.py --device cuda --seeds 10 --data-root "$NAS_DATA" --output "$out/parity.jsonl"
 exit "$status"

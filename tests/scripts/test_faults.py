@@ -1,4 +1,4 @@
-"""The fault campaign in short: a few faults of `scripts/faults.py`, and whether its checks would find anything."""
+"""The fault campaign (`scripts/faults/`) in short: a few of its faults, and whether its checks would find anything."""
 
 import sys
 
@@ -10,12 +10,11 @@ from support.paths import ROOT
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT))
 
-from fault_checks import deviations, of_export
-from fault_kinds import POSTGRESQL, SQLITE, DiskFull, LoopKilled, ServerKilled
-from fault_search import ROOT
-from faults import Campaign, table
+from scripts.faults.campaign import Campaign, table
+from scripts.faults.checks import deviations, of_export
+from scripts.faults.kinds import POSTGRESQL, SQLITE, DiskFull, LoopKilled, ServerKilled
 
 pytestmark = pytest.mark.faults
 

@@ -11,9 +11,9 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.recipe import Recipe
 
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT))
 
-import leaderboard
+from scripts import leaderboard
 
 ROWS = json.loads((ROOT / "results" / "leaderboard.json").read_text())
 TYPES = {

@@ -6,24 +6,22 @@ from support.paths import ROOT
 
 from nas.architecture.cost import cost_of
 
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT))
 
-import bench_proxies
-import bench_search
-import search_table
+from scripts.bench import proxies, search, search_table
 
 TABLE = ROOT / search_table.TABLE
 SPACE = search_table.space_of(TABLE)
 
 
 def test_the_table_holds_what_its_script_draws():
-    values = bench_search.Table.read(TABLE).values
+    values = search.Table.read(TABLE).values
     assert len(values) == 200
     assert all(drawn in values for drawn in search_table.feasible(SPACE, 20))
 
 
 def test_both_benchmarks_read_the_same_candidates_and_all_keep_the_limit():
-    table, trained = bench_search.Table.read(TABLE), bench_proxies.read_table(TABLE, SPACE)
+    table, trained = search.Table.read(TABLE), proxies.read_table(TABLE, SPACE)
     key = lambda values: sorted(values.items(), key=str)  # noqa: E731
     assert sorted(map(key, table.values), key=str) == sorted(map(key, trained.values), key=str)
     assert max(cost_of(candidate.architecture).params for candidate in table.candidates) <= 8000

@@ -1,6 +1,6 @@
-"""Trains random feasible candidates briefly and keeps what became of them, for `bench_search.py` to replay.
+"""Trains random feasible candidates briefly and keeps what became of them, for `search.py` to replay.
 
-    python scripts/search_table.py --candidates 200 --repeated 20 --seeds 3
+    python scripts/bench/search_table.py --candidates 200 --repeated 20 --seeds 3
 
 Candidates of the space that lies beside the table, `results/search_table.toml`, within 8,000 parameters and a receptive
 field of 28, each 15 epochs on every fifth image of the train split (10,000), judged on the whole val split. The first
@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--dataset", choices=["mnist", "digits"], default="mnist")
     args = parser.parse_args()
 
-    dataset = datasets.load("mnist")
+    dataset = datasets.load(args.dataset)
     full = TrainingData.of(dataset)
     data = TrainingData(
         train_images=full.train_images[::5].contiguous(),

@@ -1,7 +1,7 @@
 """Compares samplers and pruners at equal training budget, on what a table of trained candidates says.
 
-    python scripts/bench_search.py --budgets 20 50 100 --seeds 10
-    python scripts/bench_search.py --model          # how well the table is modelled, and what each choice is worth
+    python scripts/bench/search.py --budgets 20 50 100 --seeds 10
+    python scripts/bench/search.py --model          # how well the table is modelled, and what each choice is worth
 
 `search_table.py` made the table. A sampler may propose any candidate, not only those in it, so a model of the table
 answers: random forests of the logarithm of the error after each epoch. What the model does not explain (a candidate's
@@ -13,6 +13,7 @@ much as they really do. Searches run through the same samplers and pruners as `n
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from search_table import EPOCHS, TABLE, cell_value, space_of
 from sklearn.ensemble import RandomForestRegressor
+
+sys.path.append(str(Path(__file__).parents[2]))
 
 from nas.architecture.composites import DepthwiseSeparable
 from nas.architecture.cost import cost_of
@@ -40,6 +42,7 @@ from nas.space.constraints import limits
 from nas.space.domains import Choice, IntRange, Value
 from nas.space.search_space import SearchSpace
 from nas.training.results import objective
+from scripts.bench.search_table import EPOCHS, TABLE, cell_value, space_of
 
 CONSISTENCY = 5
 
@@ -141,7 +144,10 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> "Table":
         space = space_of(path)
-        values, curves, by_candidate, num_diverged = [], [], {}, 0
+        values: list[dict[str, Value]] = []
+        curves: list[list[float]] = []
+        by_candidate: dict[str, list[list[float]]] = {}
+        num_diverged = 0
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 cells = [row[f"epoch{epoch + 1}"] for epoch in range(EPOCHS)]
@@ -219,10 +225,10 @@ class Table:
                     ]
         costs = [cost_of(candidate.architecture) for candidate in self.candidates]
         for metric in ("params", "macs", "receptive_field"):
-            column = [getattr(cost, metric) for cost in costs]
-            cuts = np.quantile(column, [0, 0.25, 0.5, 0.75, 1])
+            sizes: list[int] = [getattr(cost, metric) for cost in costs]
+            cuts = np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])
             groups[metric] = {
-                f"{low:,.0f} to {high:,.0f}": [low <= x <= high for x in column] for low, high in pairwise(cuts)
+                f"{low:,.0f} to {high:,.0f}": [low <= size <= high for size in sizes] for low, high in pairwise(cuts)
             }
         return groups
 
@@ -285,7 +291,7 @@ class Replay:
             for epoch, accuracy in enumerate(curve, start=1):
                 trial.report(accuracy, epoch)
                 spent += 1
-                if epoch < EPOCHS and asked.hopeless(trial, index):
+                if epoch < EPOCHS and asked.hopeless(trial.number, index):
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                     break
             else:

@@ -1,6 +1,6 @@
 """Real searches, each disturbed by one fault at a random moment, and what is left of them.
 
-    python scripts/faults.py --runs 120 --seed 0 --jobs 2 --output results/reliability.jsonl
+    python scripts/faults/campaign.py --runs 120 --seed 0 --jobs 2 --output results/reliability.jsonl
 
 A line of JSON a run; runs that the file holds already are not made again, so the script can be stopped and run again.
 Ctrl-C, or SIGTERM, lets the runs under way end, and begins no others.
@@ -25,14 +25,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.extend([str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "tests")])
 
-from fault_checks import deviations, num_orphans, of_export, outcome
-from fault_kinds import FAULTS, POSTGRESQL, Fault, described
-from fault_search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 from support.postgres import Server, find_programs, why_none
 
 from nas.study.reader import StudyRecords
+from scripts.faults.checks import deviations, num_orphans, of_export, outcome
+from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, described
+from scripts.faults.search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 
 EXPORTS_EVERY = 11  # runs between two whose best network is exported, too
 MOST_TRIES = 5
@@ -74,7 +74,8 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, no_more)
     signal.signal(signal.SIGTERM, no_more)
-    workers = [threading.Thread(target=work) for _ in range(args.jobs)]
+    # Where no run is left the undisturbed searches are not made either.
+    workers = [threading.Thread(target=work) for _ in range(0 if waiting.empty() else args.jobs)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -1,6 +1,6 @@
 """A long search: memory of its processes, size of its database and seconds a trial as it goes on. Linux alone.
 
-    python scripts/bench_memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--results FOLDER] [--data-root FOLDER]
+    python scripts/bench/memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--workers 2] [--results FOLDER]
 
 A real search under 8,000 parameters (digits: 2,000), in a folder that is thrown away unless it is named. Prints a line
 of JSON after each tenth part of the trials: what each process has in memory (resident, MB), the database (kB a trial),
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--data-root")
     args = parser.parse_args()
@@ -40,6 +41,7 @@ def main() -> None:
             dataset=args.dataset,
             data_root=args.data_root,
             device="cpu",
+            workers=args.workers,
             results=results,
             on_event=Watch(results, every=max(1, args.trials // 10)),
         )

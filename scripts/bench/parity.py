@@ -1,8 +1,9 @@
 """Does the engine reach what the reference trainer reaches? Trains both with the same seeds, and compares.
 
-    python scripts/parity.py --seeds 10 --output results/parity.jsonl
+    python scripts/bench/parity.py --seeds 10 --output results/parity.jsonl
 
 A line of JSON a training; what the file holds already is not trained again, so the script can be stopped and run again.
+`--first-seed 4 --seeds 2` trains the seeds 4 and 5 alone, where time is lent in pieces.
 Several may write to one file where their --trainers or --networks differ.
 """
 
@@ -11,6 +12,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,14 +26,17 @@ from nas.training.reference import initialise
 from nas.training.select import train
 
 TRAINERS = {"reference": reference.train, "engine": train}
-RECIPE = Recipe(epochs=15, rotation=7.0)
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["mnist-7825", "mnist-6136"])
     parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=TRAINERS)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--dataset", choices=["mnist", "digits"], default="mnist")
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-root")
     parser.add_argument("--output", type=Path, default=Path("results/parity.jsonl"))
@@ -39,18 +44,21 @@ def main() -> None:
 
     torch.set_num_threads(1)
     device = pick_device(args.device)
-    data = TrainingData.of(datasets.load("mnist", data_root=args.data_root))
-    for seed in range(args.seeds):
+    data = TrainingData.of(datasets.load(args.dataset, data_root=args.data_root))
+    recipe = Recipe(epochs=args.epochs, rotation=7.0)
+    wanted = {"dataset": args.dataset, "epochs": args.epochs}
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for network in args.networks:
             for trainer in args.trainers:
-                if any(key(row) == (network, trainer, seed) for row in rows(args.output)):
+                if any(key(row) == (network, trainer, seed) for row in rows(args.output, wanted)):
                     continue
                 module = initialise(Architecture.load(network), seed=seed)
-                history = list(TRAINERS[trainer](module, RECIPE, data, seed=seed, device=device))
+                history = list(TRAINERS[trainer](module, recipe, data, seed=seed, device=device))
                 row = {
                     "network": network,
                     "trainer": trainer,
                     "seed": seed,
+                    **wanted,
                     "machine": describe(device),
                     "torch": torch.__version__,
                     "seconds": round(sum(metrics.seconds for metrics in history), 1),
@@ -59,19 +67,22 @@ def main() -> None:
                 with args.output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{network} {trainer} seed {seed}: {history[-1].val_accuracy:.2%} {row['seconds']} s", flush=True)
-    for line in table(rows(args.output)):
+    for line in table(rows(args.output, wanted)):
         print(line)
 
 
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def rows(path: Path, wanted: Row) -> list[Row]:
+    """What the file holds of that dataset and number of epochs; its first rows do not say theirs."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found: list[Row] = [{"dataset": "mnist", "epochs": 15, **json.loads(line)} for line in lines]
+    return [row for row in found if all(row[name] == value for name, value in wanted.items())]
 
 
-def key(row: dict) -> tuple[str, str, int]:
+def key(row: Row) -> tuple[str, str, int]:
     return row["network"], row["trainer"], row["seed"]
 
 
-def table(found: list[dict]) -> list[str]:
+def table(found: list[Row]) -> list[str]:
     """Mean final val accuracy by network and trainer, and the difference with its standard error."""
     lines = ["| network | trainer | seeds | final val accuracy, mean ± sd | difference ± standard error |"]
     lines.append("| --- | --- | --- | --- | --- |")

@@ -1,12 +1,12 @@
 """What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
 
-    python scripts/bench_scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
+    python scripts/bench/scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
 
 Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
 default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
 were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of 200; and what it takes to go on with such a study, and to keep
+`--sizes` of them, its workers done at once: a mean of `--measured`, 200; and what it takes to go on with such a study, and to keep
 it.
 """
 
@@ -35,7 +35,6 @@ from nas.training.metrics import EpochMetrics
 from nas.workers.protocol import Ended, Job, Progress, Report
 
 WEIGHTS = bytes(40_000)
-NUM_MEASURED = 200
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
 
 
@@ -112,7 +111,7 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
         choices=4,
     )
     notes = {
-        "command": "bench_scale",
+        "command": "scripts/bench/scale.py",
         "machine": platform.node(),
         "dataset_note": "none",
         "normalisation": {"mean": [0.5], "std": [0.5]},
@@ -139,7 +138,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
     for size in args.sizes:
         run("sizes", 0.0, size)
         began = time.perf_counter()
-        workers = run("sizes", 0.0, size + args.workers + NUM_MEASURED)
+        workers = run("sizes", 0.0, size + args.workers + args.measured)
         # From the moment on when all workers have had a trial: each start is then another trial's end.
         (first, spent), (last, spent_then) = workers.begun[args.workers], workers.begun[-1]
         num = len(workers.begun) - 1 - args.workers
@@ -148,7 +147,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
             "loop_ms_a_trial": 1000 * (last - first) / num,
             "of_it_processor_ms": 1000 * (spent_then - spent) / num,
             "seconds_to_resume": workers.begun[0][0] - began,
-            "database_kb_a_trial": database_bytes(url) / (size + args.workers + NUM_MEASURED) / 1000,
+            "database_kb_a_trial": database_bytes(url) / (size + args.workers + args.measured) / 1000,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
 
@@ -168,6 +167,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1_280)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000])
+    parser.add_argument("--measured", type=int, default=200)
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()

@@ -2,7 +2,7 @@
 
 The usual way builds the module inside the objective, counts its parameters and raises `TrialPruned`.
 
-    python scripts/bench_screening.py [--json] [--seed 0]
+    python scripts/bench/screening.py [--json] [--seed 0]
 
 Three figures, in one run on one machine:
 - random: candidates drawn at random, costed and judged, against modules built and counted, the same candidates.
@@ -17,6 +17,8 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 
 import optuna
@@ -26,62 +28,70 @@ from nas.architecture.cost import cost_of
 from nas.errors import ShapeError
 from nas.sampling.feasible import FeasibleSampler
 from nas.space.constraints import Constraint
+from nas.space.domains import Value
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.space.survey import survey
 from nas.study.database import open_storage
 
-NUM_SCREENED, NUM_BUILT = 10_000, 500
-NUM_TRAINED, NUM_SURVIVORS = 500, 30
-USUAL_SECONDS = 60
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much is measured. trained: in the study before sampling is timed."""
+
+    screened: int
+    built: int
+    trained: int
+    survivors: int
+    usual_seconds: float
 
 
-def limits_at(space: SearchSpace, share: float) -> tuple[Constraint, ...]:
+def limits_at(space: SearchSpace, share: float, screened: int) -> tuple[Constraint, ...]:
     """A receptive field of 28 and as many parameters as leave that share of the space."""
     receptive_field = Constraint("receptive_field", ">=", 28)
     rng = Random(1)
-    verdicts = (judge(space, (receptive_field,), space.draw(rng)) for _ in range(2 * NUM_SCREENED))
+    verdicts = (judge(space, (receptive_field,), space.draw(rng)) for _ in range(2 * screened))
     params = sorted(verdict.cost.params for verdict in verdicts if verdict.cost is not None and not verdict.reason)
-    return Constraint("params", "<=", params[int(share * 2 * NUM_SCREENED)]), receptive_field
+    return Constraint("params", "<=", params[int(share * 2 * screened)]), receptive_field
 
 
-def bench_random(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+def bench_random(space: SearchSpace, limits: tuple[Constraint, ...], sizes: Sizes, seed: int) -> dict[str, float]:
     rng = Random(seed)
     start = time.perf_counter()
-    feasible = sum(not judge(space, limits, space.draw(rng)).reason for _ in range(NUM_SCREENED))
-    screened = NUM_SCREENED / (time.perf_counter() - start)
+    feasible = sum(not judge(space, limits, space.draw(rng)).reason for _ in range(sizes.screened))
+    screened = sizes.screened / (time.perf_counter() - start)
     rng = Random(seed)
     start = time.perf_counter()
-    for _ in range(NUM_BUILT):
+    for _ in range(sizes.built):
         try:
             module = space.architecture(space.draw(rng)).build()
             sum(p.numel() for p in module.parameters() if p.requires_grad)
         except ShapeError:
             pass
-    built = NUM_BUILT / (time.perf_counter() - start)
+    built = sizes.built / (time.perf_counter() - start)
     return {
-        "feasible_share": feasible / NUM_SCREENED,
+        "feasible_share": feasible / sizes.screened,
         "screened_per_second": screened,
         "built_per_second": built,
         "screened_to_built_ratio": screened / built,
     }
 
 
-def objective_of(space: SearchSpace, values: dict[str, object]) -> float:
+def objective_of(space: SearchSpace, values: Mapping[str, Value]) -> float:
     """Something to learn that costs nothing: more arithmetic and a fitting learning rate are better."""
-    candidate = space.candidate(values)  # type: ignore[arg-type]
+    candidate = space.candidate(values)
     return cost_of(candidate.architecture).macs / 1e6 - abs(candidate.recipe.learning_rate - 0.05)
 
 
-def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], sizes: Sizes, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         sampler = FeasibleSampler(space, limits, seed=seed)
         storage = open_storage(f"sqlite:///{folder}/studies.db")
         study = optuna.create_study(direction="maximize", storage=storage, sampler=sampler)
         distributions = space.distributions()
         rng = Random(seed)
-        trained = []
-        while len(trained) < NUM_TRAINED:
+        trained: list[optuna.trial.FrozenTrial] = []
+        while len(trained) < sizes.trained:
             values = space.draw(rng)
             if not judge(space, limits, values).reason:
                 trained.append(
@@ -91,7 +101,7 @@ def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], seed: int
                 )
         study.add_trials(trained)
         seconds, draws = [], []
-        for _ in range(NUM_SURVIVORS):
+        for _ in range(sizes.survivors):
             trial = study.ask()
             start = time.perf_counter()
             values = sampler.sample_relative(study, study.get_trials(deepcopy=False)[trial.number], distributions)
@@ -103,15 +113,15 @@ def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], seed: int
             )
         storage.engine.dispose()
     return {
-        "num_trained": NUM_TRAINED,
-        "num_survivors": NUM_SURVIVORS,
+        "num_trained": sizes.trained,
+        "num_survivors": sizes.survivors,
         "sampling_seconds_median": statistics.median(seconds),
         "sampling_seconds_max": max(seconds),
         "draws_per_survivor": statistics.mean(draws),
     }
 
 
-def bench_usual(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -> dict[str, float]:
+def bench_usual(space: SearchSpace, limits: tuple[Constraint, ...], sizes: Sizes, seed: int) -> dict[str, float]:
     sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     num_trials = num_survivors = 0
@@ -133,7 +143,7 @@ def bench_usual(space: SearchSpace, limits: tuple[Constraint, ...], seed: int) -
         return objective_of(space, trial.params)
 
     start = time.perf_counter()
-    while time.perf_counter() - start < USUAL_SECONDS:
+    while time.perf_counter() - start < sizes.usual_seconds:
         study.optimize(objective, n_trials=10)
         num_trials += 10
     elapsed = time.perf_counter() - start
@@ -149,19 +159,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--screened", type=int, default=10_000)
+    parser.add_argument("--built", type=int, default=500)
+    parser.add_argument("--trained", type=int, default=500)
+    parser.add_argument("--survivors", type=int, default=30)
+    parser.add_argument("--usual-seconds", type=float, default=60)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = SearchSpace.load("mnist")
     main_job = (Constraint("params", "<=", 8000), Constraint("receptive_field", ">=", 28))
-    tight = limits_at(space, 0.004)
+    sizes = Sizes(**{name: getattr(options, name) for name in Sizes.__dataclass_fields__})
+    tight = limits_at(space, 0.004, sizes.screened)
     figures: dict[str, object] = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
         "seed": options.seed,
-        "random": bench_random(space, main_job, options.seed),
+        "random": bench_random(space, main_job, sizes, options.seed),
         "tight_limits": [str(limit) for limit in tight],
         "tight_feasible_share": survey(space, tight, seed=2).feasible_share,
-        "learning": bench_learning(space, tight, options.seed),
-        "usual": bench_usual(space, tight, options.seed),
+        "learning": bench_learning(space, tight, sizes, options.seed),
+        "usual": bench_usual(space, tight, sizes, options.seed),
     }
     usual, learning = figures["usual"], figures["learning"]
     assert isinstance(usual, dict)

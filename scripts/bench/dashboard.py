@@ -1,6 +1,6 @@
 """Seconds until the dashboard's trial list and study page are there, in Chromium, for a large study.
 
-    python scripts/bench_dashboard.py [--trained 300] [--discarded 100] [--runs 5]
+    python scripts/bench/dashboard.py [--trained 300] [--discarded 100] [--runs 5]
 
 The study is made up: networks of the default space with figures drawn at random, 15 reported epochs each, artifacts as
 a search stores them. Each run is a new browser with an empty profile; the server is the same, as for a reader. Prints
@@ -61,7 +61,7 @@ def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
         constraints=tuple(map(str, limits)),
         seed=0,
     )
-    notes = {"dataset_note": "made up", "command": "scripts/bench_dashboard.py", "machine": platform.node()}
+    notes = {"dataset_note": "made up", "command": "scripts/bench/dashboard.py", "machine": platform.node()}
     notes |= {"normalisation": {"mean": [0.13], "std": [0.31]}, "classes": [str(digit) for digit in range(10)]}
     records = StudyRecords.create(settings, results=results, notes=notes)
     records.artifacts.prepare()

@@ -1,6 +1,6 @@
 """Do zero-cost proxies tell, before any training, which candidates will train well?
 
-    python scripts/bench_proxies.py --table results/search_table.csv
+    python scripts/bench/proxies.py --table results/search_table.csv
 
 Reads the table that `search_table.py` wrote, scores every candidate's untrained network, and prints as Markdown how
 well each score ranks the objective: the mean val accuracy of the last 5 epochs of seed 0. Higher scores are taken for
@@ -27,6 +27,7 @@ import argparse
 import csv
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from search_table import TABLE, cell_value, space_of
 from torch import Tensor, nn
 from torch.nn import functional
+
+sys.path.append(str(Path(__file__).parents[2]))
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
@@ -47,13 +49,27 @@ from nas.space.domains import Value
 from nas.space.search_space import SearchSpace
 from nas.training.reference import initialise
 from nas.training.results import objective
+from scripts.bench.ranking import (
+    DRAWN,
+    RESAMPLES,
+    SEED,
+    TOP,
+    Array,
+    Resampling,
+    gain,
+    kendall,
+    more,
+    remaining,
+    spearman,
+    top_lost,
+    within,
+)
+from scripts.bench.search_table import TABLE, cell_value, space_of
 
-CONSISTENCY, BATCH, DRAWN, TOP = 5, 64, 4, 0.1
-RESAMPLES, SEED = 2000, 0
+CONSISTENCY, BATCH = 5, 64
 WEIGHTED = (nn.Conv2d, nn.Linear)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 
-Array = NDArray[np.float64]
 Scores = dict[str, Array]
 
 
@@ -196,100 +212,7 @@ def read_table(path: Path, space: SearchSpace) -> Trained:
     )
 
 
-# Statistics: each takes how often each candidate counts, (resamples, candidates), and gives one number a resample.
-
-
-def rank_correlations(columns: Sequence[Array], counts: Array) -> Array:
-    """Spearman's rho of every pair of columns: (resamples, columns, columns)."""
-    ranks = np.stack([counts @ (np.sign(column - column[:, None]) / 2 + 0.5) for column in map(_order, columns)], 1)
-    total = counts.sum(1)[:, None, None]
-    centred = ranks - (ranks * counts[:, None]).sum(2, keepdims=True) / total
-    covariances = (centred * counts[:, None]) @ centred.transpose(0, 2, 1)
-    deviations = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
-    return np.asarray(covariances / (deviations[:, :, None] * deviations[:, None]))
-
-
-def _order(column: Array) -> Array:
-    """Ranks, which compare where the values may be infinite."""
-    return np.unique(column, return_inverse=True)[1].astype(np.float64)
-
-
-def spearman(scores: Array, target: Array, counts: Array) -> Array:
-    return rank_correlations((scores, target), counts)[:, 0, 1]
-
-
-def remaining(given: Sequence[Array], scores: Array, target: Array, counts: Array) -> Array:
-    """Correlation of what is left of both ranks after a linear fit to the ranks of what is given."""
-    precision = np.linalg.inv(rank_correlations((scores, target, *given), counts))
-    return np.asarray(-precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1]))
-
-
-def kendall(scores: Array, target: Array, counts: Array) -> Array:
-    """Tau-b."""
-    x, y = (np.sign(column - column[:, None]) for column in (_order(scores), _order(target)))
-    both, of_x, of_y = (((counts @ pairs) * counts).sum(1) for pairs in (x * y, x * x, y * y))
-    return np.asarray(both / np.sqrt(of_x * of_y))
-
-
-def within(groups: NDArray[np.str_], scores: Array, target: Array, counts: Array) -> Array:
-    """Mean of Spearman's rho within each group, each weighing as much as it has candidates."""
-    rhos = [spearman(scores[groups == g], target[groups == g], counts[:, groups == g]) for g in np.unique(groups)]
-    sizes = [counts[:, groups == g].sum(1) for g in np.unique(groups)]
-    return np.asarray(np.average(rhos, axis=0, weights=sizes))
-
-
-def kept_shares(scores: Array, counts: Array) -> Array:
-    """How likely each candidate is the one kept of DRAWN at random: (resamples, candidates); ties are drawn for."""
-    order = _order(scores).astype(int)
-    shares = counts / counts.sum(1, keepdims=True)
-    groups = np.zeros((len(counts), order.max() + 1))
-    np.add.at(groups.T, order, shares.T)
-    up_to = groups.cumsum(1)
-    wins = up_to**DRAWN - (up_to - groups) ** DRAWN
-    rates = np.divide(wins, groups, out=np.zeros_like(wins), where=groups > 0)
-    return np.asarray(rates[:, order] * shares)
-
-
-def gain(scores: Array, target: Array, counts: Array) -> Array:
-    """Mean objective of the kept minus that of all."""
-    return np.asarray(kept_shares(scores, counts) @ target - counts @ target / counts.sum(1))
-
-
-def more(than: Array, scores: Array, target: Array, counts: Array) -> Array:
-    """The gain above that by other scores."""
-    return gain(scores, target, counts) - gain(than, target, counts)
-
-
-def top_lost(scores: Array, target: Array, counts: Array) -> Array:
-    """Of the draws with a candidate of the top, the share that keep one that is not."""
-    top = target >= np.quantile(target, 1 - TOP)
-    among = counts[:, top].sum(1) / counts.sum(1)
-    drawn = np.where(among > 0, 1 - (1 - among) ** DRAWN, np.nan)
-    return np.asarray((1 - kept_shares(scores, counts)[:, top].sum(1) / drawn).clip(0))
-
-
 # Report
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """The candidates as they are and resampled, the same way for every statistic, so that differences are paired."""
-
-    once: Array
-    counts: Array
-
-    @classmethod
-    def of(cls, size: int) -> "Resampling":
-        rng = np.random.default_rng(SEED)
-        return cls(np.ones((1, size)), rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64))
-
-    def of_some(self, chosen: NDArray[np.bool_]) -> "Resampling":
-        return Resampling(self.once[:, chosen], self.counts[:, chosen])
-
-    def cell(self, statistic: Callable[[Array], Array], form: str = "+.2f", unit: float = 1) -> str:
-        """The statistic with its 95 % interval."""
-        low, high = np.nanquantile(statistic(self.counts), (0.025, 0.975)) * unit
-        return f"{statistic(self.once)[0] * unit:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -365,26 +288,34 @@ def print_ceiling(repeated: Array, target: Array) -> None:
     )
 
 
+def first_batch(name: str, data_root: str | None) -> tuple[Tensor, Tensor]:
+    """Normalised training images, drawn at random, and their labels."""
+    dataset = datasets.load(name, data_root=data_root)
+    chosen = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(SEED))[:BATCH]
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+    return (dataset.train.images[chosen] / 255 - mean) / std, dataset.train.labels[chosen]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--candidates", type=int, help="the first so many of the table alone")
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=list(PROXIES))
+    parser.add_argument("--dataset", choices=["mnist", "digits"], default="mnist")
     parser.add_argument("--data-root")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    dataset = datasets.load("mnist", data_root=args.data_root)
     space = space_of(args.table)
     trained = read_table(args.table, space)
-    target = trained.objectives
-    candidates = [space.candidate(values) for values in trained.values]
-    chosen = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(SEED))[:BATCH]
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
-    images, labels = (dataset.train.images[chosen] / 255 - mean) / std, dataset.train.labels[chosen]
+    target = trained.objectives[: args.candidates]
+    candidates = [space.candidate(values) for values in trained.values[: args.candidates]]
+    images, labels = first_batch(args.dataset, args.data_root)
 
     scores: Scores = {}
     again: Scores = {}
     seconds: dict[str, float] = {}
-    for proxy in PROXIES:
+    for proxy in args.proxies:
         values, spent = [], []
         for candidate in candidates:
             start = time.process_time()

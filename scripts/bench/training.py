@@ -1,6 +1,6 @@
 """How fast candidates train: the usual way, the reference trainer, and the engine as `nas search` uses it.
 
-    python scripts/bench_training.py [--json] [--device cuda] [--networks mnist-7825 ...] [--pairs 3]
+    python scripts/bench/training.py [--json] [--device cuda] [--networks mnist-7825 ...] [--pairs 3]
 
 The same network, recipe, batch size and images for each, one after the other, in turn, in a fresh process each time.
 An epoch is training on 50,000 images and validation on 10,000. The usual way and the reference train one network with

@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fault_search import SEARCHING, Attempt, Place
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
 from support import hosts
+
+from scripts.faults.search import SEARCHING, Attempt, Place
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)

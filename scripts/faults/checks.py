@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from fault_search import EPOCHS, TRIALS
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,6 +17,7 @@ from nas.errors import NasError
 from nas.exporters.folder import FILES
 from nas.study.reader import StudyRecords
 from nas.study.trial import TRAINED, TrialRecord, read_trial
+from scripts.faults.search import EPOCHS, TRIALS
 
 Event = Mapping[str, Any]
 SHOWN = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}

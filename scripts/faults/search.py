@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-SPACE = ROOT / "tests" / "data" / "tiny.toml"
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "tests" / "fixtures" / "tiny.toml"
 TRIALS, EPOCHS, WORKERS = 6, 3, 2
 BEGUN, SEARCHING = "Begun", "SearchStarted"  # from when moments count: the command's beginning, or the search's
 LIMIT = 300.0  # seconds after which a command that has not ended is taken to hang
@@ -54,9 +54,18 @@ class Place:
 
     def search(self, *arguments: object, workers: int | None = None, start: Start = subprocess.Popen) -> "Attempt":
         """Begins the search, or goes on with it: the same command each time."""
-        given = ("--json", "--dataset", "digits", "--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
-        given += ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
-        return self.begin("search", *given, *(arguments or ("--device", "cpu")), start=start)
+        limited = ("--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
+        given = ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
+        return self.begin(
+            "search",
+            "--json",
+            "--dataset",
+            "digits",
+            *limited,
+            *given,
+            *(arguments or ("--device", "cpu")),
+            start=start,
+        )
 
     def export(self) -> "Attempt":
         """Begins an export of the best network."""
