@@ -34,8 +34,9 @@ from nas.space.constraints import Constraint
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.study.artifacts import MIMETYPES, epochs_csv
-from nas.study.reader import StudyRecords
-from nas.study.trial import Settings
+from nas.study.reader import StudyNotes, StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.settings import Settings
 from nas.training.metrics import EpochMetrics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -61,9 +62,15 @@ def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
         constraints=tuple(map(str, limits)),
         seed=0,
     )
-    notes = {"dataset_note": "made up", "command": "scripts/bench/dashboard.py", "machine": platform.node()}
-    notes |= {"normalisation": {"mean": [0.13], "std": [0.31]}, "classes": [str(digit) for digit in range(10)]}
-    records = StudyRecords.create(settings, results=results, notes=notes)
+    notes = StudyNotes(
+        dataset_note="made up",
+        mean=(0.13,),
+        std=(0.31,),
+        classes=tuple(str(digit) for digit in range(10)),
+        command="scripts/bench/dashboard.py",
+        machine=platform.node(),
+    )
+    records = StudyRecords.create(StudyRef(results), settings, notes)
     records.artifacts.prepare()
     left = {"trained": trained, "discarded": discarded}
     while any(left.values()):

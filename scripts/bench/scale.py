@@ -6,7 +6,7 @@ Workers of this process that do nothing but wait, `--workers` of them, each for 
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
 default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
 were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of `--measured`, 200; and what it takes to go on with such a study, and to keep
+`--sizes` of them, its workers done at once: a mean of 200; and what it takes to go on with such a study, and to keep
 it.
 """
 
@@ -23,18 +23,20 @@ from random import Random
 
 from sqlalchemy import create_engine, text
 
-from nas.commands.search_loop import Loop
+from nas.commands.search_loop import Loop, Task
 from nas.space.constraints import Constraint
 from nas.space.search_space import SearchSpace
 from nas.study.database import default_storage, quiet_optuna
 from nas.study.locks import locks
-from nas.study.reader import StudyRecords
-from nas.study.trial import Settings
-from nas.study.writer import Recorder
+from nas.study.reader import StudyNotes, StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.settings import Settings
+from nas.study.writer import StudyWriter
 from nas.training.metrics import EpochMetrics
 from nas.workers.protocol import Ended, Job, Progress, Report
 
 WEIGHTS = bytes(40_000)
+NUM_MEASURED = 200
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
 
 
@@ -110,14 +112,15 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
         num_startup=10,
         choices=4,
     )
-    notes = {
-        "command": "scripts/bench/scale.py",
-        "machine": platform.node(),
-        "dataset_note": "none",
-        "normalisation": {"mean": [0.5], "std": [0.5]},
-        "classes": [str(digit) for digit in range(10)],
-    }
-    return StudyRecords.create(settings, results=folder, storage=storage, study=name, notes=notes), space
+    notes = StudyNotes(
+        dataset_note="none",
+        mean=(0.5,),
+        std=(0.5,),
+        classes=tuple(str(digit) for digit in range(10)),
+        command="bench_scale",
+        machine=platform.node(),
+    )
+    return StudyRecords.create(StudyRef(folder, storage, name), settings, notes), space
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]]:
@@ -127,9 +130,11 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
 
     def run(name: str, seconds: float, budget: int) -> Sleepers:
         records, space = open_study(name, folder, args.storage, args.epochs)
-        recorder = Recorder(records, locks(url, name, folder))
+        writer = StudyWriter(records, locks(StudyRef(folder, args.storage, name)))
         workers = Sleepers(args.workers, seconds, args.epochs)
-        Loop(recorder, space, LIMITS, workers, keep_discards=0, on_event=lambda event: None).run(budget)
+        Loop(writer, Task(space=space, constraints=LIMITS, keep_discards=0), workers, on_event=lambda event: None).run(
+            budget
+        )
         return workers
 
     if args.trials:
@@ -138,7 +143,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
     for size in args.sizes:
         run("sizes", 0.0, size)
         began = time.perf_counter()
-        workers = run("sizes", 0.0, size + args.workers + args.measured)
+        workers = run("sizes", 0.0, size + args.workers + NUM_MEASURED)
         # From the moment on when all workers have had a trial: each start is then another trial's end.
         (first, spent), (last, spent_then) = workers.begun[args.workers], workers.begun[-1]
         num = len(workers.begun) - 1 - args.workers
@@ -147,7 +152,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
             "loop_ms_a_trial": 1000 * (last - first) / num,
             "of_it_processor_ms": 1000 * (spent_then - spent) / num,
             "seconds_to_resume": workers.begun[0][0] - began,
-            "database_kb_a_trial": database_bytes(url) / (size + args.workers + args.measured) / 1000,
+            "database_kb_a_trial": database_bytes(url) / (size + args.workers + NUM_MEASURED) / 1000,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
 
@@ -167,7 +172,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1_280)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000])
-    parser.add_argument("--measured", type=int, default=200)
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()

@@ -32,6 +32,7 @@ from nas.space.domains import Value
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.space.survey import survey
+from nas.study.candidate_view import CandidateView
 from nas.study.database import open_storage
 
 
@@ -87,30 +88,36 @@ def bench_learning(space: SearchSpace, limits: tuple[Constraint, ...], sizes: Si
     with tempfile.TemporaryDirectory() as folder:
         sampler = FeasibleSampler(space, limits, seed=seed)
         storage = open_storage(f"sqlite:///{folder}/studies.db")
-        study = optuna.create_study(direction="maximize", storage=storage, sampler=sampler)
+        study = optuna.create_study(direction="maximize", storage=storage)
+        view = CandidateView(
+            lambda: {trial.number: trial for trial in study.get_trials(deepcopy=False)}, study.directions
+        )
         distributions = space.distributions()
         rng = Random(seed)
-        trained: list[optuna.trial.FrozenTrial] = []
-        while len(trained) < sizes.trained:
+        seen: set[str] = set()
+
+        def add(values: Mapping[str, Value]) -> None:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    value=objective_of(space, values),
+                    params=dict(values),
+                    distributions=distributions,
+                    user_attrs={"candidate": len(seen)},
+                )
+            )
+            seen.add(space.candidate(values).fingerprint())
+
+        while len(seen) < sizes.trained:
             values = space.draw(rng)
             if not judge(space, limits, values).reason:
-                trained.append(
-                    optuna.trial.create_trial(
-                        value=objective_of(space, values), params=values, distributions=distributions
-                    )
-                )
-        study.add_trials(trained)
+                add(values)
         seconds, draws = [], []
         for _ in range(sizes.survivors):
-            trial = study.ask()
             start = time.perf_counter()
-            values = sampler.sample_relative(study, study.get_trials(deepcopy=False)[trial.number], distributions)
+            drawn = sampler.draw(view, seen)
             seconds.append(time.perf_counter() - start)
-            draws.append(sampler.num_draws)
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            study.add_trial(
-                optuna.trial.create_trial(value=objective_of(space, values), params=values, distributions=distributions)
-            )
+            draws.append(drawn.num_draws)
+            add(drawn.values)
         storage.engine.dispose()
     return {
         "num_trained": sizes.trained,

@@ -41,6 +41,7 @@ from nas.space.candidate import Candidate
 from nas.space.constraints import limits
 from nas.space.domains import Choice, IntRange, Value
 from nas.space.search_space import SearchSpace
+from nas.study.candidate_view import CandidateView
 from nas.training.results import objective
 from scripts.bench.search_table import EPOCHS, TABLE, cell_value, space_of
 
@@ -279,15 +280,19 @@ class Replay:
             num_startup=self.startup,
             choices=self.choices,
         )
-        study.sampler = sampler
-        asked = CandidatePruner(pruner(self.pruner, EPOCHS), study)
+        view = CandidateView(
+            lambda: {trial.number: trial for trial in study.get_trials(deepcopy=False)}, study.directions
+        )
+        asked = CandidatePruner(pruner(self.pruner, EPOCHS), view)
+        seen: set[str] = set()
         spent, index = 0, 0
         trained: list[float] = []
         while spent + EPOCHS <= self.budget * EPOCHS:
-            trial = study.ask()
-            candidate = space.suggest(trial)
-            trial.set_user_attr("candidate", index)
-            curve = model.curve(candidate, Random(f"{self.seed} {candidate.fingerprint()}"))
+            drawn = sampler.draw(view, seen)
+            seen.add(drawn.fingerprint)
+            study.enqueue_trial(drawn.values, user_attrs={"candidate": index})
+            trial = study.ask(space.distributions())
+            curve = model.curve(drawn.candidate, Random(f"{self.seed} {drawn.fingerprint}"))
             for epoch, accuracy in enumerate(curve, start=1):
                 trial.report(accuracy, epoch)
                 spent += 1

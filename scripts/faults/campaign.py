@@ -30,6 +30,7 @@ sys.path.extend([str(Path(__file__).parents[2]), str(Path(__file__).parents[2] /
 from support.postgres import Server, find_programs, why_none
 
 from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 from scripts.faults.checks import deviations, num_orphans, of_export, outcome
 from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, described
 from scripts.faults.search import BEGUN, ROOT, SEARCHING, WORKERS, Place
@@ -139,7 +140,7 @@ class Campaign:
         if status != 0:
             raise RuntimeError(f"an undisturbed search: {described(attempt)}")
         self.lengths = {event: ended - attempt.reached[event] for event in (BEGUN, SEARCHING)}
-        found = outcome(StudyRecords.open(**place.of_study))
+        found = outcome(StudyRecords.open(StudyRef(**place.of_study)))
         if self.wanted not in ({}, found):
             raise RuntimeError("two undisturbed searches came to different results")
         self.wanted = found
@@ -203,7 +204,7 @@ class Campaign:
         row["statuses"] = [attempt.status for attempt in place.attempts]
 
     def _check(self, place: Place, row: dict[str, Any], *, same: bool) -> None:
-        records = StudyRecords.open(**place.of_study)
+        records = StudyRecords.open(StudyRef(**place.of_study))
         told = [event for attempt in place.attempts for event in attempt.events]
         odd = [line for attempt in place.attempts for line in attempt.foreign]
         row["deviations"] += [f"printed among the events: {line!r}" for line in odd]

@@ -15,11 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.architecture.architecture import Architecture
 from nas.errors import NasError
 from nas.exporters.folder import FILES
+from nas.study.attributes import Outcome, StoredTrial
 from nas.study.reader import StudyRecords
-from nas.study.trial import TRAINED, TrialRecord, read_trial
+from nas.study.trial import TrialRecord, read_trial
 from scripts.faults.search import EPOCHS, TRIALS
 
 Event = Mapping[str, Any]
+TRAINED = {outcome for outcome in Outcome if outcome.is_whole_training}
 SHOWN = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}
 
 
@@ -57,7 +59,7 @@ def _promises(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
         if number >= len(trials):
             yield f"trial {number}, of which {event['event']} was told, is missing"
             continue
-        record = read_trial(trials[number])
+        record = records.trial(number)
         if event["event"] == "TrialFinished":
             there = _as_json(record)
             if odd := sorted(name for name in there if name in event and event[name] != there[name]):
@@ -75,7 +77,7 @@ def _settled(records: StudyRecords) -> Iterator[str]:
         if not trial.state.is_finished():
             yield f"trial {trial.number} is {trial.state.name}"
         if trial.state == TrialState.COMPLETE:
-            history = read_trial(trial).history
+            history = read_trial(StoredTrial(trial)).history
             if [metrics.epoch for metrics in history] != list(range(1, EPOCHS + 1)):
                 yield f"trial {trial.number} has epochs {[metrics.epoch for metrics in history]}"
             if trial.intermediate_values != {metrics.epoch: metrics.val_accuracy for metrics in history}:
@@ -111,7 +113,7 @@ def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
             if name in attrs and name in retry.user_attrs and retry.user_attrs[name] != attrs[name]:
                 yield f"trial {retry.number} has another {name} than trial {trial.number}, whose retry it is"
         if retry.user_attrs.get("outcome") in TRAINED:
-            history = {metrics.epoch: metrics.to_json() for metrics in read_trial(retry).history}
+            history = {metrics.epoch: metrics.to_json() for metrics in read_trial(StoredTrial(retry)).history}
             for event in told:
                 if event["event"] == "EpochFinished" and event["number"] == trial.number:
                     now = history[event["epoch"]]
@@ -135,7 +137,7 @@ def _files(records: StudyRecords) -> Iterator[str]:
 
 
 def _check_file(records: StudyRecords, trial: FrozenTrial, name: str, path: Path) -> None:
-    record = read_trial(trial)
+    record = read_trial(StoredTrial(trial))
     if name == "weights.pt":
         records.weights(trial.number)
         return
