@@ -28,7 +28,7 @@ from nas.cli.main import app  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = TESTS / "data" / "tiny.toml"
+TINY = TESTS / "fixtures" / "tiny.toml"
 
 
 def test_options_types_and_defaults_are_unchanged():

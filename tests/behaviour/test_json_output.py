@@ -62,7 +62,7 @@ def place(tmp_path_factory):
     """A folder to work in, with the study of an earlier version and a search space."""
     folder = tmp_path_factory.mktemp("outputs")
     shutil.copytree(STUDY, folder / "study")
-    shutil.copyfile(TESTS / "data" / "tiny.toml", folder / "tiny.toml")
+    shutil.copyfile(TESTS / "fixtures" / "tiny.toml", folder / "tiny.toml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
