@@ -1,1 +1,1 @@
-"""Networks as values: layers, what they cost, and how they look. No torch until a network is built."""
+"""Networks as immutable values: layers, cost and diagram. torch is imported only when a network is built."""

@@ -1,4 +1,4 @@
-"""What a search tells while it runs."""
+"""Events that a search reports while it runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

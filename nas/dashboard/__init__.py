@@ -1,1 +1,1 @@
-"""optuna-dashboard, served safely, with the study's own figures."""
+"""optuna-dashboard with access control, layout patches and figures of the study."""

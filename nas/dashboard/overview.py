@@ -1,6 +1,6 @@
-"""Overview: what the dashboard shows of a study as a whole, a note in Markdown and figures.
+"""A note in Markdown and figures of the whole study, stored in it for the dashboard.
 
-Both are worked out from what is stored, so that two processes that write them at a time write the same.
+Both follow from what is stored, so two processes that write them at a time write the same.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Page: what is put right in optuna-dashboard's answers, as long as it is so: order, sorting, and narrow screens."""
+"""Workarounds for optuna-dashboard: column order, sorting, layout on narrow screens."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Guard: what a dashboard without a login needs between itself and a browser that other pages are open in."""
+"""Access control for the dashboard, which has no login: names of hosts, origins, methods, headers."""
 
 import ipaddress
 import re

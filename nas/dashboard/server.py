@@ -1,4 +1,4 @@
-"""optuna-dashboard on a study's storage, behind a guard, with figures that are up to date."""
+"""Serves optuna-dashboard on a study's database, with access control and figures that are up to date."""
 
 import errno
 import socket

@@ -1,4 +1,4 @@
-"""Rendering: the report's page, what a study holds filled into page.html."""
+"""The report as one HTML page: page.html, filled with what the study holds."""
 
 import base64
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""What a report says in words: the question, the answer, how to do it again. Facts of the study alone, no markup."""
+"""A report in words: the question, the answer, the commands that repeat it. Facts of the study alone, no markup."""
 
 from dataclasses import dataclass
 from statistics import fmean, stdev

@@ -1,1 +1,1 @@
-"""What proposes candidates, and what stops their training early."""
+"""Samplers, which propose candidates, and pruners, which stop trainings early."""

@@ -1,1 +1,1 @@
-"""Search spaces: what candidates there are, and which of them keep the limits. No torch, no Optuna."""
+"""Search spaces: which candidates there are, and which are feasible. Importing it loads neither torch nor Optuna."""

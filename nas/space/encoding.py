@@ -1,4 +1,4 @@
-"""Recognition: which parameter values of a search space stand for a given network.
+"""From a network to the parameter values of a search space that make it.
 
 Blocks lie between pools, so a network is read block by block: what a block's first convolution says of its style is
 believed, the layers that such a block has are put together as the search space does it, and the two are compared.

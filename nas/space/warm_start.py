@@ -1,4 +1,4 @@
-"""Known networks to begin a search with: read, and expressed in the parameters of a search space."""
+"""Known networks to start a search from, read from files and expressed in the parameters of a search space."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Storage: the database that a study lies in, and what is said when it cannot be used."""
+"""The database of a study: opening it, checking it, and errors that a user can act on."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""Sharing: how several searches work on one study at a time, none in the way of another.
+"""Locks that let several searches work on one study at a time.
 
 Each search holds a lock of its own for as long as it lives, and its trials name it: so others know whether they are
 alive. The system releases it however the process dies, and no clock is asked. Another lock is held for moments, while

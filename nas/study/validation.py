@@ -1,7 +1,7 @@
-"""Checking: whether what a study stores is what `StudyRecords` stores, asked once, when it is opened.
+"""Checks a stored study once, when it is opened.
 
-A database may be damaged, edited by hand or by another program. Whoever reads the study after this check finds all it
-needs there, and of its type; the networks, recipes and epochs of trials are read in full only where they are used.
+A database may be damaged, edited by hand or by another program. Code that reads the study after this check finds all
+it needs there, and of its type; networks, recipes and epochs of trials are parsed only where they are used.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""How a network is trained and judged: a reference trainer to read, and an engine for each kind of device."""
+"""Training of one network: a reference trainer to read, and a fast engine for each kind of device."""

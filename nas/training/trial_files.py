@@ -1,4 +1,4 @@
-"""Files that the dashboard shows of a training beside its figures."""
+"""Files that the dashboard shows of a training: a picture, the architecture, a table of epochs."""
 
 import csv
 import io

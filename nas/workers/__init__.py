@@ -1,1 +1,1 @@
-"""Where training happens: in this process, in others, or on a Ray cluster. The search sees no difference."""
+"""Where a candidate is trained: in this process, in worker processes or on a Ray cluster, behind one interface."""

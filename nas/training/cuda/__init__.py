@@ -1,1 +1,1 @@
-"""The engine for NVIDIA GPUs: several networks at a time, each step a CUDA graph."""
+"""Training engine for NVIDIA GPUs: several networks at a time, their steps captured as CUDA graphs."""

@@ -1,6 +1,6 @@
-"""The engine for processors: machine code written for each network, an example a lane.
+"""Training engine for processors: machine code generated for each network, one example in each SIMD lane.
 
-Three things make it fast. Examples lie side by side in the lanes of the vector registers, so that convolutions of any
-channel count run near the processor's peak. A block of as many examples goes through all operations between two batch
-norms while it lies in the cache. And no random number is drawn that a hash can give.
+Three things make it fast. Examples lie side by side in the lanes of the vector registers, so convolutions of any
+channel count run near the processor's peak. A block of that many examples goes through all operations between two batch
+norms while it lies in the cache. No random number is drawn where a hash can replace it.
 """
