@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -28,16 +27,16 @@ from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas.architecture.cost import METRICS, cost_of
-from nas.architecture.diagram import picture
 from nas.dashboard.overview import refresh
 from nas.space.constraints import Constraint
+from nas.space.domains import Value
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
-from nas.study.artifacts import MIMETYPES, epochs_csv
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 from nas.training.metrics import EpochMetrics
+from nas.training.trial_files import files_of_training
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 EPOCHS = 15
@@ -96,7 +95,9 @@ def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
     return records
 
 
-def add_trained(records: StudyRecords, space: SearchSpace, values: dict, rng: Random, *, index: int) -> None:
+def add_trained(
+    records: StudyRecords, space: SearchSpace, values: dict[str, Value], rng: Random, *, index: int
+) -> None:
     candidate = space.candidate(values)
     cost = cost_of(candidate.architecture)
     top = rng.uniform(0.97, 0.994)
@@ -114,9 +115,7 @@ def add_trained(records: StudyRecords, space: SearchSpace, values: dict, rng: Ra
         for epoch, accuracy in enumerate(curve, start=1)
     ]
     files = {
-        "architecture.svg": picture(candidate.architecture, title=f"Candidate {index}"),
-        "architecture.json": candidate.architecture.dumps().encode(),
-        "epochs.csv": epochs_csv(history).encode(),
+        **files_of_training(candidate.architecture, history, title=f"Candidate {index}"),
         "weights.pt": bytes(40_000),
     }
     begun = datetime(2026, 1, 1) + timedelta(minutes=index)
@@ -150,14 +149,9 @@ def add_trained(records: StudyRecords, space: SearchSpace, values: dict, rng: Ra
 
 def stored(records: StudyRecords, files: dict[str, bytes]) -> dict[str, str]:
     """The attributes of files that are stored as artifacts; a trial that is added whole cannot be given them later."""
-    attrs = {}
+    attrs: dict[str, str] = {}
     for name, content in files.items():
-        key = str(uuid.uuid4())
-        (records.artifacts.folder / key).write_bytes(content)
-        mimetype = MIMETYPES[Path(name).suffix]
-        attrs[f"artifacts:{key}"] = json.dumps(
-            {"artifact_id": key, "filename": name, "mimetype": mimetype, "encoding": None}
-        )
+        attrs |= records.artifacts.write(content, name)[1]
     return attrs
 
 
@@ -196,6 +190,7 @@ def main() -> None:
         command = [sys.executable, "-m", "nas", "dashboard", "--port", "0", "--results", str(results)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
+                assert server.stdout is not None
                 address = server.stdout.readline().split()[0]
                 ready = time.perf_counter() - start
                 site, _, study = address.partition("/dashboard")

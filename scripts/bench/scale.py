@@ -6,8 +6,8 @@ Workers of this process that do nothing but wait, `--workers` of them, each for 
 what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
 default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
 were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of 200; and what it takes to go on with such a study, and to keep
-it.
+`--sizes` of them, its workers done at once: a mean of `--measured`, 200; and what it takes to go on with such a study,
+and to keep it.
 """
 
 import argparse
