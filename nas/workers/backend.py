@@ -10,8 +10,8 @@ from nas.errors import NasError
 from nas.training.data import TrainingData
 from nas.training.device import describe, num_cores, pick_devices
 from nas.training.select import most_at_once
-from nas.workers.in_process import Here
-from nas.workers.process_pool import Processes
+from nas.workers.in_process import InProcess
+from nas.workers.process_pool import ProcessPool
 from nas.workers.protocol import Workers
 
 
@@ -96,6 +96,6 @@ def open_workers(
     `group`: networks that one CUDA device trains at once, None: as many as pay. `exact`: bitwise repeatable.
     """
     if num == 1:
-        return Here(data, devices[0], exact=exact, group=group)
+        return InProcess(data, devices[0], exact=exact, group=group)
     each = [devices[index % len(devices)] for index in range(num)]
-    return Processes(data, each, exact=exact, group=group, most=most_at_once(devices[0], group))
+    return ProcessPool(data, each, exact=exact, group=group, most=most_at_once(devices[0], group))

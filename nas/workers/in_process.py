@@ -15,7 +15,7 @@ from nas.training.trial_files import files_of_training
 from nas.workers.protocol import Ended, Job, Progress, Report
 
 
-class Here:
+class InProcess:
     """Jobs on one device of this process: an epoch of each at every call of `reports`."""
 
     def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import torch
 
-from nas.workers.in_process import Here
+from nas.workers.in_process import InProcess
 from nas.workers.process_pool import Batch, Setting
 from nas.workers.protocol import Job
 
@@ -24,17 +24,17 @@ def main() -> None:
     messages: queue.SimpleQueue[Job | int] = queue.SimpleQueue()
     setting: Setting = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
-    here = Here(setting.data.open(), setting.device, exact=setting.exact, group=setting.group)
+    trainer = InProcess(setting.data.open(), setting.device, exact=setting.exact, group=setting.group)
     with suppress(BrokenPipeError):
         while True:
-            while not here.busy or not messages.empty():
+            while not trainer.busy or not messages.empty():
                 message = messages.get()
                 if isinstance(message, Job):
-                    here.submit(message)
+                    trainer.submit(message)
                 else:
-                    here.stop(message)
-            found = here.reports()
-            pickle.dump(Batch(capacity=here.capacity, reports=found), reports)
+                    trainer.stop(message)
+            found = trainer.reports()
+            pickle.dump(Batch(capacity=trainer.capacity, reports=found), reports)
             reports.flush()
 
 

@@ -75,7 +75,7 @@ class _Worker:
                 pipe.close()
 
 
-class Processes:
+class ProcessPool:
     """A process for each of `devices`, started when there is a job for it; the images lie in memory once for all.
 
     A process that dies is replaced, and its jobs begin anew; what dies again and again is failed. The others go on.

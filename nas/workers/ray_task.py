@@ -13,7 +13,7 @@ import torch
 
 import nas
 from nas.training.data import TrainingData
-from nas.workers.in_process import Here
+from nas.workers.in_process import InProcess
 from nas.workers.protocol import Job, Report
 
 SPLITS = ("train_images", "train_labels", "val_images", "val_labels")
@@ -69,8 +69,8 @@ def reports(job: Job, arrays: Mapping[str, Any], *, on_gpu: bool, exact: bool) -
     """Trains a job in this process, on the first GPU that Ray lets it see or on the CPU."""
     torch.set_num_threads(1)
     # The device is this job's own share: further networks are tasks of their own.
-    here = Here(unpacked(arrays), torch.device("cuda:0" if on_gpu else "cpu"), exact=exact, group=1)
-    here.submit(job)
-    while here.busy:
-        for report in here.reports():  # noqa: UP028  # not `yield from`, for Ray sends a value to whoever yields
+    trainer = InProcess(unpacked(arrays), torch.device("cuda:0" if on_gpu else "cpu"), exact=exact, group=1)
+    trainer.submit(job)
+    while trainer.busy:
+        for report in trainer.reports():  # noqa: UP028  # not `yield from`, for Ray sends a value to whoever yields
             yield report

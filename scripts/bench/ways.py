@@ -35,7 +35,7 @@ from nas.training.device import num_cores, pick_device
 from nas.training.metrics import EpochMetrics
 from nas.training.select import train
 from nas.workers.backend import open_workers
-from nas.workers.in_process import Here
+from nas.workers.in_process import InProcess
 from nas.workers.protocol import Ended, Job, Progress, Workers
 from scripts.bench.ceiling import ceiling
 
@@ -204,7 +204,7 @@ def packed(task: Task) -> Measured:
     start = time.perf_counter()
     done = trained(workers, task, wanted, length)
     wall = time.perf_counter() - start
-    notes = {"notes": workers.notes} if isinstance(workers, Here) else {}
+    notes = {"notes": workers.notes} if isinstance(workers, InProcess) else {}
     workers.close()
     facts = {"trained": wanted, "epochs": length, "wall": wall, **sizes(data), **notes}
     if on_gpu:

@@ -29,8 +29,8 @@ from nas.training.reference import initialise
 from nas.training.select import train
 from nas.workers import backend
 from nas.workers.backend import Compute, open_workers
-from nas.workers.in_process import Here
-from nas.workers.process_pool import Processes
+from nas.workers.in_process import InProcess
+from nas.workers.process_pool import ProcessPool
 from nas.workers.protocol import RETRIES, Ended, Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,14 +46,14 @@ def data():
 @pytest.fixture(scope="module")
 def two(data):
     """Two processes, used by several tests after one another."""
-    workers = Processes(data, [CPU, CPU], exact=False, most=1)
+    workers = ProcessPool(data, [CPU, CPU], exact=False, most=1)
     yield workers
     workers.close()
 
 
 @pytest.fixture(params=["here", "processes"])
 def workers(request, data):
-    return Here(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two")
+    return InProcess(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two")
 
 
 def test_a_job_gives_its_epochs_and_its_weights(workers, data):
@@ -84,7 +84,7 @@ def test_a_result_does_not_depend_on_who_is_beside_it(two, data):
         }
     )
     mixed = run(two, job(1), job(2, **bad), job(3, architecture=dilated), job(4), job(5, **bad), job(6))
-    here = Here(data, CPU, exact=False)
+    here = InProcess(data, CPU, exact=False)
     for key in (1, 4, 6):
         assert numbers(mixed[key]) == numbers(run(here, job(key))[key])
     assert numbers(mixed[3]) == numbers(run(here, job(3, architecture=dilated))[3])  # the reference trains this one
@@ -120,7 +120,7 @@ def started():
 
 
 def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started):
-    with closing(Processes(data, [CPU], exact=False, most=1)) as workers:
+    with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         long = job(1, recipe=replace(RECIPE, epochs=40))
         undisturbed = run(workers, long)[1]
         workers.submit(long)
@@ -134,7 +134,7 @@ def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started)
 
 
 def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
-    with closing(Processes(data, [CPU], exact=False, most=1)) as workers:
+    with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
         killed, epochs = set(), []
         while not ended(found := workers.reports()):
@@ -167,7 +167,7 @@ def test_processes_are_spread_over_the_gpus(data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     given = []
-    monkeypatch.setattr(backend, "Processes", lambda data, devices, **options: given.extend(devices))
+    monkeypatch.setattr(backend, "ProcessPool", lambda data, devices, **options: given.extend(devices))
     place = Compute(device="cuda").place()
     assert place.num_workers == 2
     place.open(data)
@@ -184,11 +184,11 @@ def test_a_process_ends_when_its_parent_is_gone():
         from dataclasses import replace
         from nas.data import datasets
         from nas.training.data import TrainingData
-        from nas.workers.process_pool import Processes
+        from nas.workers.process_pool import ProcessPool
         from support.processes import below
         from support.workers import CPU, RECIPE, job
 
-        workers = Processes(TrainingData.of(datasets.load("digits")), [CPU], exact=False, most=1)
+        workers = ProcessPool(TrainingData.of(datasets.load("digits")), [CPU], exact=False, most=1)
         workers.submit(job(1, recipe=replace(RECIPE, epochs=1_000_000)))
         workers.reports()
         print(*below(os.getpid(), {WORKER!r}), flush=True)

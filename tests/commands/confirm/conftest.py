@@ -12,7 +12,7 @@ from nas.data import datasets
 from nas.study.confirmation import ConfirmedRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.workers import in_process as here
+from nas.workers import in_process
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +99,6 @@ def ranked(study, whole):
 def jobs(monkeypatch):
     """Every training that is begun from here on."""
     begun = []
-    submit = here.Here.submit
-    monkeypatch.setattr(here.Here, "submit", lambda self, job: (begun.append(job), submit(self, job))[1])
+    submit = in_process.InProcess.submit
+    monkeypatch.setattr(in_process.InProcess, "submit", lambda self, job: (begun.append(job), submit(self, job))[1])
     return begun

@@ -17,7 +17,7 @@ from support.confirmations import (
 from nas.study.confirmation import ConfirmedRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.workers import in_process as here
+from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +84,7 @@ def test_the_command_refuses_to_open_the_test_split_again(confirmed, nas):
 
 
 def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeypatch):
-    submit, begun = here.Here.submit, []
+    submit, begun = in_process.InProcess.submit, []
 
     def interrupted(self, job):
         begun.append(job)
@@ -92,7 +92,7 @@ def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeyp
             raise KeyboardInterrupt
         submit(self, job)
 
-    monkeypatch.setattr(here.Here, "submit", interrupted)
+    monkeypatch.setattr(in_process.InProcess, "submit", interrupted)
     status, _, err = nas(*command(study))
     assert (status, err) == (130, "Interrupted: runs that have ended are kept, the same command goes on.\n")
     first, second = runs_in(whole[2])[:2]

@@ -29,7 +29,7 @@ from nas.seed_stats import Finalist, Ranking
 from nas.study.confirmation import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.workers import in_process as here
+from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,14 +159,14 @@ def test_a_single_finalist_is_confirmed_as_it_is(study, jobs):
 def test_a_run_that_diverges_counts_as_nothing_and_the_rest_goes_on(study, monkeypatch):
     best = finalists_of(study)[0]
     keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
-    submit = here.Here.submit
+    submit = in_process.InProcess.submit
 
     def hot(self, job):
         if job.architecture == best.architecture and job.seed == 1:
             job = replace(job, recipe=replace(job.recipe, learning_rate=1e38))
         submit(self, job)
 
-    monkeypatch.setattr(here.Here, "submit", hot)
+    monkeypatch.setattr(in_process.InProcess, "submit", hot)
     events = []
     with pytest.raises(Stop):
         confirm(**ASKED, results=study, on_event=lambda event: (events.append(event), stop_at(is_ranked)(event)))

@@ -12,7 +12,7 @@ from nas.errors import StudyError
 from nas.study.confirmation import ConfirmedRecords, Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.workers import in_process as here
+from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +109,7 @@ def is_on_test(event):
 
 def test_a_training_that_fails_is_named_and_what_had_ended_is_kept(study, monkeypatch, jobs):
     keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
-    initialise, calls = here.initialise, []
+    initialise, calls = in_process.initialise, []
 
     def broken(architecture, *, seed):
         calls.append(seed)
@@ -117,7 +117,7 @@ def test_a_training_that_fails_is_named_and_what_had_ended_is_kept(study, monkey
             raise RuntimeError("no such instruction")
         return initialise(architecture, seed=seed)
 
-    monkeypatch.setattr(here, "initialise", broken)
+    monkeypatch.setattr(in_process, "initialise", broken)
     events = []
     with pytest.raises(StudyError) as caught:
         confirm(**ASKED, results=study, on_event=events.append)

@@ -16,7 +16,7 @@ from nas.space.constraints import Constraint, worst
 from nas.space.search_space import SearchSpace
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.workers import in_process as here
+from nas.workers import in_process
 
 
 def test_discards_are_kept_with_their_violations(tmp_path, tiny_space):
@@ -80,7 +80,7 @@ def test_three_failures_in_a_row_stop_the_search(tmp_path, tiny_space, monkeypat
     def broken(architecture, *, seed):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(here, "initialise", broken)
+    monkeypatch.setattr(in_process, "initialise", broken)
     with pytest.raises(StudyError) as caught:
         search(**options(tmp_path, tiny_space))
     assert str(caught.value) == "3 trials in a row failed, the last one: RuntimeError: no such instruction"
