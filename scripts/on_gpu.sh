@@ -1,28 +1,92 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call: the tests of the CUDA engine, its speed, its parity with the reference.
+# What needs a GPU, in parts of at most eight minutes: the tests of the CUDA engine, its speed, its parity with the
+# reference.
 #
-#     NAS_DATA=FOLDER_WITH_MNIST bash scripts/on_gpu.sh [OUTPUT_FOLDER]
+#     bash scripts/on_gpu.sh PART [OUTPUT_FOLDER]     # one part
+#     bash scripts/on_gpu.sh                          # all that have no result in results/gpu yet
 #
-# About a quarter of an hour. Needs the package's dependencies, or their wheels in ./wheels where there is no network.
-# Each part leaves its text in the output folder; a part that fails does not keep the next from running.
+# NAS_DATA names a folder with MNIST, packed or not; without it shared/data is taken. Needs the package's dependencies,
+# or their wheels (of llvmlite and scikit-learn, and of pytest and hypothesis for the tests) in ./wheels where there is no
+# network; Optuna is not needed but for the tests. Each part leaves PART.txt in the folder,
+# and its figures, line by line as they come, in PART.jsonl. One that has ended well is not run again; one that was cut
+# (its text is PART.log then) goes on from its last line. Parts of several calls are put together by
+#
+#     cat FOLDER/bench-*.jsonl >all.jsonl; python scripts/bench/training.py --device cuda --pairs 0 --output all.jsonl
+#     cat FOLDER/parity-*.jsonl >all.jsonl; python scripts/bench/parity.py --seeds 0 --output all.jsonl
 set -uo pipefail
+here="$PWD"
 cd "$(dirname "$0")/.."
-out="${1:-results/gpu}"
-mkdir -p "$out"
-if [ -d wheels ]; then
-    python3 -m pip install --quiet --no-index --find-links wheels llvmlite scikit-learn pytest || exit 1
+
+# Smaller for a try without a GPU, as tests/scripts/test_smoke.py has them.
+device="${NAS_GPU_DEVICE:-cuda}" dataset="${NAS_GPU_DATASET:-mnist}" epochs="${NAS_GPU_EPOCHS:-15}"
+read -ra networks <<<"${NAS_GPU_NETWORKS:-mnist-7825}"
+read -ra of_parity <<<"${NAS_GPU_PARITY_NETWORKS:-mnist-7825 mnist-6136}"
+read -ra tests <<<"${NAS_GPU_TESTS:-tests/training/cuda}"
+read -ra short <<<"${NAS_GPU_SHORT:+--short}"
+seeds="${NAS_GPU_SEEDS:-2}" limit="${NAS_GPU_LIMIT:-480}" python="${PYTHON:-python3}"
+
+parts=(machine tests bench-alone bench-packed bench-usual parity-1 parity-2 parity-3 parity-4 parity-5)
+if [ -n "${1:-}" ]; then
+    [[ " ${parts[*]} " == *" $1 "* ]] || { echo "no part $1, allowed: ${parts[*]}" >&2; exit 2; }
+    parts=("$1")
 fi
-export PYTHONPATH="$PWD" OMP_NUM_THREADS=4
-status=0
-part() {
+out="${2:-results/gpu}"
+[ -z "${2:-}" ] || [ "${out:0:1}" = / ] || out="$here/$out"
+mkdir -p "$out" || exit 1
+
+export PYTHONPATH="$PWD" OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+if compgen -G "wheels/*.whl" >/dev/null; then
+    "$python" -m pip install --quiet --no-index --no-deps wheels/*.whl || exit 1
+fi
+data="${NAS_DATA:-shared/data}"
+if [ "$dataset" = mnist ] && [ ! -e "$data/MNIST/raw/train-images-idx3-ubyte" ]; then
+    copy="$(mktemp -d)"
+    trap 'rm -rf "$copy"' EXIT
+    mkdir -p "$copy/MNIST/raw"
+    for file in "$data"/MNIST/raw/*.gz; do
+        gzip -dc "$file" >"$copy/MNIST/raw/$(basename "$file" .gz)" ||
+            { echo "$data/MNIST/raw: no MNIST that can be unpacked; NAS_DATA names another folder" >&2; exit 1; }
+    done
+    data="$copy"
+fi
+
+run() {
     local name="$1"
-    shift
-    echo "== $name"
-    "$@" 2>&1 | tee "$out/$name.txt"
-    [ "${PIPESTATUS[0]}" = 0 ] || { echo "$name failed"; status=1; }
+    case "$name" in
+        machine)
+            "$python" -c "import sys, torch
+from nas.training.device import describe, pick_device
+print('Python', sys.version.split()[0], 'torch', torch.__version__, 'CUDA', torch.version.cuda)
+print(describe(pick_device('$device')))" ;;
+        tests)
+            "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" ;;
+        bench-*)
+            "$python" scripts/bench/training.py --device "$device" --dataset "$dataset" --data-root "$data" --pairs 1 \
+                "${short[@]}" --networks "${networks[@]}" --ways "${name#bench-}" --output "$out/$name.jsonl" ;;
+        parity-*)
+            "$python" scripts/bench/parity.py --device "$device" --dataset "$dataset" --data-root "$data" \
+                --epochs "$epochs" --networks "${of_parity[@]}" --seeds "$seeds" \
+                --first-seed "$(((${name#parity-} - 1) * seeds))" --output "$out/$name.jsonl" ;;
+    esac
 }
-part machine python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())"
-part tests python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py
-part bench python3 scripts/bench/training.py --device cuda --data-root "$NAS_DATA"
-part parity python3 scripts/bench/parity.py --device cuda --seeds 10 --data-root "$NAS_DATA" --output "$out/parity.jsonl"
+export -f run
+# `timeout` takes a command, not a function: a process of its own has the settings from here.
+settings="$(declare -p device dataset epochs networks of_parity tests short seeds python out data)"
+
+status=0
+for part in "${parts[@]}"; do
+    if [ -e "$out/$part.txt" ]; then
+        echo "== $part has ended already: $out/$part.txt"
+        continue
+    fi
+    echo "== $part"
+    timeout "$limit" bash -c "$settings; run $part" 2>&1 | tee "$out/$part.log"
+    ended="${PIPESTATUS[0]}"
+    if [ "$ended" = 0 ]; then
+        mv "$out/$part.log" "$out/$part.txt"
+    else
+        echo "$part did not end well: exit status $ended$([ "$ended" = 124 ] && echo ", after $limit s")"
+        status=1
+    fi
+done
 exit "$status"

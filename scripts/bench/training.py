@@ -218,7 +218,7 @@ def main() -> None:
     plan = Plan(
         networks=args.networks or (NETWORKS[:1] if args.short else NETWORKS),
         ways=args.ways,
-        pairs=args.pairs or (1 if args.short else 3),
+        pairs=args.pairs if args.pairs is not None else (1 if args.short else 3),
         device=args.device,
         dataset=args.dataset,
         share=SHORT if args.short else 1,
