@@ -59,7 +59,8 @@ from nas.training.device import describe, pick_device
 print('Python', sys.version.split()[0], 'torch', torch.__version__, 'CUDA', torch.version.cuda)
 print(describe(pick_device('$device')))" ;;
         tests)
-            "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" ;;
+            # Without the project's own options, which need pytest-xdist and leave out the tests marked gpu.
+            "$python" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib "${tests[@]}" ;;
         bench-*)
             "$python" scripts/bench/training.py --device "$device" --dataset "$dataset" --data-root "$data" --pairs 1 \
                 "${short[@]}" --networks "${networks[@]}" --ways "${name#bench-}" --output "$out/$name.jsonl" ;;
