@@ -122,6 +122,7 @@ def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_pa
     assert out.startswith("1 of 1 trained, ")
 
 
+@pytest.mark.slow
 def test_train_and_its_export(nas, tmp_path):
     file = PUBLISHED / "mnist-3928.json"
     status, out, _ = nas(

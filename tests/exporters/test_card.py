@@ -32,6 +32,7 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported):
     sizes = {TensorProto.INT8: 1, TensorProto.INT32: 4, TensorProto.FLOAT: 4}
     tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer

@@ -8,9 +8,8 @@ from support.exports import origin_of, random_weights, small
 
 from nas.commands.export import export_trial
 from nas.errors import NasError, StudyError
-from nas.exporters import export as exporting
 from nas.exporters.export import export
-from nas.exporters.folder import FILES
+from nas.exporters.folder import FILES, check_output
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -52,6 +51,7 @@ def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
     architecture, link = small(), tmp_path / "link"
@@ -68,13 +68,13 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(NasError, match=r"/[ab]: a link that leads nowhere, allowed: a new or empty folder"):
-        exporting.check_output(tmp_path / "a")
+        check_output(tmp_path / "a")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(NasError, match=r"^/proc: [A-Z][a-z ]+$"):
-        exporting.check_output(Path("/proc/model"))
+        check_output(Path("/proc/model"))
 
 
 def test_a_trial_without_weights_is_refused(study_folder, tmp_path):

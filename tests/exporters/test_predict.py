@@ -15,6 +15,7 @@ from nas.data import datasets
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_predict_reads_images_as_training_did(exported, tmp_path):
     val = datasets.load("digits").val
     module = loaded(exported.folder)

@@ -112,7 +112,11 @@ def small():
     return SearchSpace.from_toml({"input_shape": [1, 16, 16], **SMALL}, name="small")
 
 
-@pytest.fixture(params=SAMPLERS)
+# A Gaussian process takes seconds for a candidate.
+WITH_MARKS = [pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS]
+
+
+@pytest.fixture(params=WITH_MARKS)
 def propose(request):
     return SAMPLERS[request.param]
 
@@ -186,7 +190,7 @@ class TestContract:
         assert draws == plain
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "random"])
+@pytest.mark.parametrize("name", [name for name in WITH_MARKS if name != "random"])
 def test_every_sampler_but_random_finds_better_candidates_than_chance(small, name):
     def rate(candidate):
         return -abs(math.log10(candidate.recipe.learning_rate / 0.1))

@@ -133,6 +133,7 @@ def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started)
         assert numbers(found) == numbers(undisturbed), "each epoch is told once, and is what it would have been"
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
     with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
@@ -178,6 +179,7 @@ def test_processes_are_spread_over_the_gpus(data, monkeypatch):
     assert Compute(device="cuda:1").place().num_workers == Compute(device="cuda:1", workers=1).place().num_workers == 1
 
 
+@pytest.mark.slow
 def test_a_process_ends_when_its_parent_is_gone():
     script = f"""
         import os
@@ -215,6 +217,7 @@ def test_images_are_shared_and_not_copied(data, tmp_path):
     assert math.prod(data.train_images.shape) == (tmp_path / "train_images").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
     """As people write them; a start method that runs the script again in every process would not end."""
     script = tmp_path / "script.py"

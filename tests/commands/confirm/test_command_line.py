@@ -101,6 +101,7 @@ def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeyp
     assert kept.history(second) is None
 
 
+@pytest.mark.slow
 def test_the_command_exports_the_confirmed_trial(confirmed, whole, nas):
     status, out, _ = nas("export", "--trial", "confirmed", "--results", confirmed)
     assert status == 0

@@ -14,6 +14,7 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_path):
     exported = export_trial("confirmed", results=confirmed, output=tmp_path / "model")
     stored = torch.load(exported.folder / "weights.pt", weights_only=True)

@@ -45,6 +45,7 @@ def test_nothing_infeasible_is_built_and_the_test_split_stays_closed(tmp_path, t
     assert all(worst(limits, cost_of(architecture)) is None for architecture in built)
 
 
+@pytest.mark.slow
 def test_a_space_that_runs_dry_says_so(tmp_path):
     space = tmp_path / "two.toml"
     space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")

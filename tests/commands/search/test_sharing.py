@@ -61,6 +61,7 @@ def outcomes(place, epochs=3):
     )
 
 
+@pytest.mark.slow
 def test_two_share_the_work_and_the_budget(begin, place):
     pair = [begin(place, 7), begin(place, 7)]
     for process in pair:

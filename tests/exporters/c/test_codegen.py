@@ -292,6 +292,7 @@ def test_a_cpp_program_can_call_it(tmp_path):
     assert run(tmp_path / "main", folder=tmp_path).startswith("class ")
 
 
+@pytest.mark.slow
 def test_a_trained_network_tells_every_real_image_as_torch_does(tmp_path):
     dataset = load("digits")
     architecture = Architecture.load("mnist-7825")
