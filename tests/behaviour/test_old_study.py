@@ -141,3 +141,17 @@ def test_resumed_it_goes_on_with_the_candidates_that_version_had(resumed):
         if row["outcome"] != "discarded"
     ]
     assert_golden(STUDY / "resumed.json", told[:2])
+
+
+def test_resumed_its_evolution_breeds_the_candidate_that_version_bred(tmp_path, monkeypatch):
+    """One candidate more: all that it is bred from is stored, so that no accuracy of this machine counts."""
+    monkeypatch.chdir(copied(tmp_path))
+    starts = ["--start-from", "study/start-1.json", "--start-from", "study/start-2.json"]
+    others = ["--study", "evolved", "--pruner", "none", "--keep-discards", "0", "--quiet"]  # the later one counts
+    run = nas(*SEARCH.format(900, 5).split(), *others, *starts)
+    assert run.status == 0, run.err
+    before, found = read(STUDY / "trials-evolved.json"), rows("evolved")
+    assert found[: len(before)] == before
+    (bred,) = found[len(before) :]
+    drawn = ("params", "macs", "receptive_field", "architecture", "recipe", "seed", "num_draws")
+    assert_golden(STUDY / "resumed-evolved.json", {key: bred[key] for key in drawn})
