@@ -1,4 +1,4 @@
-"""The few errors a user can cause; each says where, what was found, what is allowed.
+"""Errors that users can cause; each message names the place, the value found and what was expected.
 
 The command line prints the text on one line and exits with status 2; anything that is
 not a `NasError` is a bug of ours and keeps its traceback.

@@ -1,4 +1,4 @@
-"""Which of several points are best where more than one number counts."""
+"""Pareto dominance: which points are non-dominated."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Which values a field may take: one object that checks, and says in words what it allows.
+"""Checks of values and unknown keys, with messages that name what is allowed.
 
 What is read from a file or a study is held against it here, and nowhere else, so that all refusals read alike.
 """

@@ -1,4 +1,4 @@
-"""What several runs of the same network say, and what they do not: spread, ties, and the verdict on a target.
+"""Statistics over several seeds: spread, ties, and whether a target is proven.
 
 Accuracies are fractions; differences between them are told in points, hundredths.
 """

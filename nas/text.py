@@ -1,4 +1,4 @@
-"""Text: files that a user names, read with a limit, and numbers as sentences have them."""
+"""Reads user files up to a size limit; formats numbers for messages."""
 
 import json
 from pathlib import Path

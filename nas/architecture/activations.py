@@ -1,4 +1,4 @@
-"""Which activation function a module of torch's is, by the table of the layer vocabulary."""
+"""Maps torch activation modules to the names in the layer vocabulary."""
 
 from functools import cache
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""An architecture as a reader sees it: blocks of layers between one change of resolution and the next, and a head."""
+"""Splits an architecture into blocks (layers at one resolution) and a head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a network costs, in integers, known before any module exists. No torch here: microseconds a network."""
+"""Cost of a network in integers, computed without torch in microseconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

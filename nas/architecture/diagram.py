@@ -1,4 +1,4 @@
-"""A picture of an architecture: a row a block, with its layers in words, output shape, parameters, receptive field."""
+"""Draws an architecture as SVG: one row a block, with layers, output shape, parameters and receptive field."""
 
 import io
 import textwrap

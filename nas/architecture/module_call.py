@@ -1,4 +1,4 @@
-"""Call: a module's constructor call, to be made or to be written down."""
+"""A torch module's constructor call, as an object to execute or to print as source."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

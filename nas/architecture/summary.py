@@ -1,4 +1,4 @@
-"""What there is to show of a network: its cost, its blocks and a row a layer, worked out once for whoever shows it."""
+"""Cost, blocks and layer rows of a network, computed once for all displays."""
 
 from dataclasses import dataclass
 

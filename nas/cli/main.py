@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. The only place that exits.
+"""The command line's entry point, and the commands search and confirm. The only place that exits.
 
 Everything heavy is imported inside the commands, so that `nas --help` answers at once.
 """

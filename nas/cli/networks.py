@@ -1,4 +1,4 @@
-"""The commands on search spaces and single networks: parse, call one function, print."""
+"""The commands space, cost, show and train."""
 
 import dataclasses
 import json

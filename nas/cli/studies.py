@@ -1,4 +1,4 @@
-"""The commands on a finished or running study: parse, call one function, print."""
+"""The commands trials, dashboard, report and export."""
 
 import json
 from contextlib import suppress

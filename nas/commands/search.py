@@ -11,9 +11,9 @@ from typing import Any
 
 from nas.commands.events import Event, SearchStarted
 from nas.commands.search_loop import Loop, Task
-from nas.dashboard.overview import refresh
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError
+from nas.reports.overview import refresh
 from nas.sampling.pruners import pruner as pruner_of
 from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
 from nas.schema import check_counts

@@ -13,10 +13,10 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
 
-from nas.dashboard.overview import refresh
 from nas.dashboard.patches import arranged
 from nas.dashboard.security import Application, guarded, names_for
 from nas.errors import NasError, StudyError
+from nas.reports.overview import refresh
 from nas.study.database import usable
 from nas.study.optuna_storage import storage_of, study_id, system_attrs
 from nas.study.reader import StudyRecords

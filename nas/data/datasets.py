@@ -1,4 +1,4 @@
-"""Datasets by name or folder, in memory as bytes: train and val to search on and, by its own door, the test split."""
+"""Loads datasets by name or folder: train and val, and separately the test split."""
 
 import difflib
 import hashlib

@@ -1,4 +1,4 @@
-"""The folder of an export: written whole beside its place, then put there; never half of one, never another's file."""
+"""Writes an export into a temporary folder and renames it to its target."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Which parameters of the search space went with accuracy, and how sure that is."""
+"""Importance of each search space parameter for accuracy, with its uncertainty."""
 
 from collections.abc import Mapping
 from statistics import fmean, stdev

@@ -1,4 +1,4 @@
-"""Constraints: a metric, a bound, and by how much a network misses it."""
+"""Constraints: parses `METRIC<=VALUE`, and computes by how much a cost violates it."""
 
 import math
 import re

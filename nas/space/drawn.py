@@ -1,4 +1,4 @@
-"""What a draw gives: a feasible, new candidate with all that was found out about it, and what was discarded for it."""
+"""Result of a draw: a feasible, new candidate, its cost, and the discards before it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Feasibility: whether a drawn candidate keeps the limits.
+"""Judges whether a drawn candidate can be built and keeps the limits.
 
 Neither torch nor Optuna here: a judgement takes some 100 microseconds.
 """

@@ -1,4 +1,4 @@
-"""Artifacts: weights, and what the dashboard shows, in Optuna's artifact store, a folder beside the database."""
+"""Stores weights and dashboard files in Optuna's artifact store beside the database."""
 
 import pickle
 import struct

@@ -1,4 +1,4 @@
-"""An epoch's batches, as every trainer sees them: equal seeds give all of them equal images in equal order."""
+"""Batches of an epoch; equal seeds give every engine the same images in the same order."""
 
 from collections.abc import Iterator
 

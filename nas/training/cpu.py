@@ -1,4 +1,4 @@
-"""The engine for processors: machine code where there is some for a network, the reference trainer elsewhere."""
+"""Training engine for processors: machine code where the network is supported, otherwise the reference."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a training outside of a search leaves: a network with its weights, or one for each of several seeds."""
+"""Results of training outside a search: one network with weights, or one for each seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

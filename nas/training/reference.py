@@ -17,7 +17,7 @@ from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
 from nas.training.optimizers import make_optimizer
-from nas.training.rng import as_global
+from nas.training.rng import as_global, generators
 from nas.training.schedule import learning_rate
 
 
@@ -64,12 +64,6 @@ def train(
         yield metrics.or_diverged()
         if epoch < recipe.epochs:
             kept.swap()
-
-
-def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
-    """Random numbers for a training: those of the order and the augmentation, and those of dropout."""
-    dropout_seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
-    return torch.Generator(device).manual_seed(seed), torch.Generator(device).manual_seed(dropout_seed)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The two numbers a training is judged by; neither is ever that of its best epoch."""
+"""A trial's objective and consistent accuracy; neither is the best epoch's."""
 
 from collections.abc import Sequence
 from statistics import fmean

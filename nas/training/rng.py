@@ -1,4 +1,4 @@
-"""torch's global random stream, lent to one training at a time and given back as it was."""
+"""Random numbers of a training: its generators, and torch's global stream lent to one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,12 @@ def as_global(generator: torch.Generator) -> Iterator[None]:
     finally:
         generator.set_state(_get(generator.device))
         _set(generator.device, before)
+
+
+def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
+    """Random numbers for a training: those of the order and the augmentation, and those of dropout."""
+    dropout_seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    return torch.Generator(device).manual_seed(seed), torch.Generator(device).manual_seed(dropout_seed)
 
 
 def _get(device: torch.device) -> Tensor:

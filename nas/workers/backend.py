@@ -1,4 +1,4 @@
-"""Where a search trains, on devices of this machine or a Ray cluster: picked before it starts, opened when it does."""
+"""Chooses local devices or a Ray cluster before a search, and opens them when it starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

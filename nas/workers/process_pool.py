@@ -1,4 +1,4 @@
-"""Training in processes of their own, one thread each: two of them train more than one with two threads."""
+"""Trains in worker processes with one thread each."""
 
 import os
 import pickle

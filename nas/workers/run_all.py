@@ -1,4 +1,4 @@
-"""Jobs trained to their end, as many at a time as the workers take."""
+"""Runs a list of jobs to the end, as many at a time as there are workers."""
 
 from collections.abc import Iterator, Sequence
 

@@ -27,7 +27,7 @@ from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas.architecture.cost import METRICS, cost_of
-from nas.dashboard.overview import refresh
+from nas.reports.overview import refresh
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.feasibility import judge

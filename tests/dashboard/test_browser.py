@@ -9,7 +9,7 @@ from optuna.artifacts import upload_artifact
 from support.serving import serving
 
 from nas.commands.report import report
-from nas.dashboard.overview import note, refresh
+from nas.reports.overview import note, refresh
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 

@@ -24,10 +24,10 @@ from nas.cli import main as cli
 from nas.commands.confirm import confirm
 from nas.commands.export import export_trial
 from nas.commands.search import search
-from nas.dashboard.overview import figures, note
 from nas.errors import StudyError
 from nas.exporters import export as exporting
 from nas.reports.dataframe import trials_frame
+from nas.reports.overview import figures, note
 from nas.reports.summary import answer, best_rows, commands, question
 from nas.study.artifacts import Artifacts
 from nas.study.attributes import PREFIX

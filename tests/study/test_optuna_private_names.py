@@ -9,14 +9,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from nas.study.database import open_storage
-from nas.study.optuna_storage import (
-    StudyStorage,
-    artifact_link,
-    set_system_attr,
-    storage_of,
-    study_id,
-    system_attrs,
-)
+from nas.study.optuna_storage import StudyStorage, artifact_link, set_system_attr, storage_of, study_id, system_attrs
 
 
 @pytest.fixture

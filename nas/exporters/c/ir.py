@@ -1,4 +1,4 @@
-"""The steps that a network's inference takes, as values: what is to be done on what, and with which parameters."""
+"""Inference as a list of steps: operation, inputs, parameters."""
 
 from abc import ABC
 from dataclasses import dataclass

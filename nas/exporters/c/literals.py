@@ -1,4 +1,4 @@
-"""Names, numbers and remarks as C99 text that means what they say, whatever is in them. All of it is ASCII."""
+"""Escapes names, numbers and comments as ASCII C99 text."""
 
 import re
 from collections.abc import Iterable

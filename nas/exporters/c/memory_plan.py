@@ -1,4 +1,4 @@
-"""Where the values of an inference lie: places in one arena, shared by values that are never needed at once."""
+"""Assigns values to places in one arena; values with disjoint lifetimes share a place."""
 
 from dataclasses import dataclass
 

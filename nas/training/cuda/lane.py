@@ -18,7 +18,7 @@ from nas.training.cuda.runner import Eager, Work
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
 from nas.training.optimizers import make_optimizer
-from nas.training.reference import generators
+from nas.training.rng import generators
 from nas.training.schedule import learning_rate
 
 EVALUATION_BATCH = 1000

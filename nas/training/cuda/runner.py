@@ -1,4 +1,4 @@
-"""Where a lane's work runs: its stream, its CUDA graphs, the device's memory, and how exact arithmetic is."""
+"""Stream, CUDA graphs, memory and numerics that a lane runs with."""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""Kernels of what is small: global average pooling, sums, the loss, the norm's bookkeeping."""
+"""Kernels for global average pooling, sums, the loss and batch norm statistics."""
 
 from llvmlite import ir
 

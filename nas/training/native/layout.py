@@ -1,4 +1,4 @@
-"""Where the numbers of a value lie in memory."""
+"""Memory layout of one value."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where everything of a training lies in one array of memory, and which kernels there are."""
+"""Memory plan of a training and the list of its kernels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The engine for processors: the reference trainer's results from machine code written for each network."""
+"""Trains one network with its compiled program; results equal the reference trainer's."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from nas.training.native.graph import UnsupportedError, lower
 from nas.training.native.layout import Layout
 from nas.training.native.optimizer import NUM_RATES, rates
 from nas.training.native.program import Program
-from nas.training.reference import generators
+from nas.training.rng import generators
 from nas.training.schedule import learning_rate
 
 CHUNK = 2048
