@@ -1,0 +1,203 @@
+"""Every script runs, with settings as small as they go, and gives what it promises: a table, or lines of JSON."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.paths import FIXTURES, ROOT
+
+SCRIPTS = ROOT / "scripts"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+RUN_BY_OTHERS = {
+    "bench/ceiling.py": "ways.py",
+    "bench/ranking.py": "proxies.py",
+    "bench/parity.py": "on_gpu.sh",
+    "bench/training.py": "on_gpu.sh",
+    "bench/ways.py": "training.py",
+    "faults/checks.py": "campaign.py",
+    "faults/kinds.py": "campaign.py",
+    "faults/search.py": "campaign.py",
+}
+EARN = ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--max-params", 900, "--min-receptive-field", 10)
+EARN = (*EARN, "--epochs", 1, "--trials", 1, "--seeds", 1, "--confirm-seeds", 2, "--processes", 1)
+SMALL = {
+    "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
+    "bench/memory.py": ("--dataset", "digits", "--trials", 1, "--workers", 1),
+    "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
+    "bench/scale.py": ("--workers", 2, "--seconds", 0.02, "--trials", 6, "--epochs", 2, "--sizes", 4, "--measured", 3),
+    "bench/screening.py": (
+        *("--json", "--screened", 300, "--built", 5, "--trained", 12, "--survivors", 2),
+        *("--usual-seconds", 0.1),
+    ),
+    "bench/search.py": (
+        *("--budgets", 2, "--seeds", 2, "--samplers", "random", "--pruners", "none", "median"),
+        *("--choices", 1, "--processes", 1),
+    ),
+    "bench/search_table.py": (
+        *("--dataset", "digits", "--candidates", 1, "--repeated", 0, "--workers", 1),
+        *("--table", "{out}/table.csv"),
+    ),
+    "faults/campaign.py": ("--runs", 0),
+    "leaderboard.py": ("compare", "nas-1192", "results/runs/nas-1192.json"),
+}
+SHELL = {"on_gpu.sh", "reproduce.sh"}
+WITH_A_BROWSER = {"bench/dashboard.py"}
+
+
+def run(*words, **env):
+    """What a command prints that ends well."""
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
+    found = subprocess.run(
+        [str(word) for word in words], cwd=ROOT, env=settings, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
+
+
+def python(script, *options, **env):
+    return run(sys.executable, SCRIPTS / script, *options, **env)
+
+
+def tables(text):
+    """The numbers of rows of the tables in it, each row as wide as its head."""
+    found = []
+    for table in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
+        head, rule, *rows = table.splitlines()
+        assert set(rule) <= set("| -")
+        assert {row.count("|") for row in rows} <= {head.count("|")}
+        found.append(len(rows))
+    return found
+
+
+def test_every_script_is_tried():
+    scripts = {str(path.relative_to(SCRIPTS)) for path in SCRIPTS.rglob("*") if path.suffix in (".py", ".sh")}
+    assert scripts == {*SMALL, *RUN_BY_OTHERS, *SHELL, *WITH_A_BROWSER}
+
+
+class Kinds:
+    """What each script promises, by the name of its check."""
+
+    @staticmethod
+    def json_lines(text, out):
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert rows
+        assert all(isinstance(row, dict) for row in rows)
+
+    @staticmethod
+    def one_json(text, out):
+        assert isinstance(json.loads(text), dict)
+
+    @staticmethod
+    def table(text, out):
+        assert tables(text)
+        assert all(tables(text))
+
+    @staticmethod
+    def csv(text, out):
+        head, *rows = (out / "table.csv").read_text().splitlines()
+        assert len(rows) == 1
+        assert rows[0].count(",") == head.count(",")
+
+    @staticmethod
+    def words(text, out):
+        assert text.splitlines()[-1] == "reproduced"
+
+
+KINDS = {
+    "bench/earn.py": Kinds.table,
+    "bench/memory.py": Kinds.json_lines,
+    "bench/proxies.py": Kinds.table,
+    "bench/scale.py": Kinds.json_lines,
+    "bench/screening.py": Kinds.one_json,
+    "bench/search.py": Kinds.table,
+    "bench/search_table.py": Kinds.csv,
+    "faults/campaign.py": Kinds.table,
+    "leaderboard.py": Kinds.words,
+}
+
+
+@pytest.mark.parametrize("script", SMALL)
+def test_it_gives_what_it_promises(script, tmp_path):
+    shutil.copyfile(ROOT / "results" / "search_table.toml", tmp_path / "table.toml")
+    options = [str(option).format(out=tmp_path) for option in SMALL[script]]
+    KINDS[script](python(script, *options), tmp_path)
+    if script == "bench/earn.py":
+        # What has ended is only read: nothing is left that could be trained.
+        kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
+        assert tables(python(script, *options)) == [3]
+        assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
+
+
+@pytest.mark.skipif("CI" in os.environ, reason="no browser in CI: the environment variable CI is set")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
+def test_the_dashboard_is_timed():
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = json.loads(python("bench/dashboard.py", "--trained", 2, "--discarded", 1, "--runs", 1))
+    assert {"trials, first visit", "study, third visit", "table, third visit"} <= set(found)
+
+
+STAND_IN = """#!/bin/sh
+case "$*" in
+    *"-m pytest"*) exit 3;;
+    *"--ways packed"*) exec tail -f /dev/null;;
+esac
+"""
+ON_A_PROCESSOR = {
+    **{"NAS_GPU_DEVICE": "cpu", "NAS_GPU_DATASET": "digits", "NAS_GPU_EPOCHS": "1", "NAS_GPU_SEEDS": "1"},
+    **{"NAS_GPU_NETWORKS": "mnist-3928", "NAS_GPU_PARITY_NETWORKS": "mnist-3928"},
+    "PYTHON": sys.executable,
+}
+
+
+class TestOnGpu:
+    """The parts of `on_gpu.sh`, on the processor."""
+
+    def part(self, name, out, **env):
+        return run("bash", SCRIPTS / "on_gpu.sh", name, out, **{**ON_A_PROCESSOR, **env})
+
+    def test_a_part_keeps_each_line_and_is_run_once(self, tmp_path):
+        self.part("parity-2", tmp_path)
+        rows = [json.loads(line) for line in (tmp_path / "parity-2.jsonl").read_text().splitlines()]
+        assert [(row["trainer"], row["seed"]) for row in rows] == [("reference", 1), ("engine", 1)]
+        assert tables((tmp_path / "parity-2.txt").read_text()) == [0]
+        assert self.part("parity-2", tmp_path).startswith("== parity-2 has ended already")
+
+    def test_a_benchmark_says_which_way_and_network(self, tmp_path):
+        self.part("bench-usual", tmp_path)
+        rows = [json.loads(line) for line in (tmp_path / "bench-usual.jsonl").read_text().splitlines()]
+        assert [row["way"] for row in rows] == ["ceiling", "usual"]
+        assert "networks an hour" in (tmp_path / "bench-usual.txt").read_text()
+
+    def test_all_parts_go_on_after_one_that_fails_or_is_cut(self, tmp_path):
+        """A program that stands in for Python: it fails in one part and does not end in another."""
+        program = tmp_path / "python"
+        program.write_text(STAND_IN)
+        program.chmod(0o755)
+        out = tmp_path / "out"
+        settings = {**os.environ, **ON_A_PROCESSOR, "PYTHON": str(program), "NAS_GPU_LIMIT": "3"}
+        command = ["bash", str(SCRIPTS / "on_gpu.sh"), "", str(out)]
+        found = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+        assert found.returncode == 1
+        assert "tests did not end well: exit status 3\n" in found.stdout
+        assert "bench-packed did not end well: exit status 124, after 3 s\n" in found.stdout
+        ended = {path.stem for path in out.glob("*.txt")}
+        assert ended == {"machine", "bench-alone", "bench-usual", *(f"parity-{number}" for number in range(1, 6))}
+
+    def test_a_part_that_there_is_not_is_named(self, tmp_path):
+        command = ["bash", str(SCRIPTS / "on_gpu.sh"), "nix", str(tmp_path)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stdout) == (2, "")
+        assert found.stderr.startswith("no part nix, allowed: machine tests bench-alone ")
+
+
+def test_a_row_that_there_is_not_is_not_trained():
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", str(SCRIPTS / "reproduce.sh"), "nix"]
+    found = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert found.returncode != 0
+    assert found.stderr.startswith("no row 'nix', allowed: ")
