@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas.architecture.cost import Cost, cost_of
 from nas.commands.events import EpochFinished, Event, OthersAwaited, TrialFinished, TrialStarted
 from nas.errors import ArchitectureError, StudyError, first_line
+from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler, NothingNewError
 from nas.sampling.pruners import CandidatePruner, pruner
 from nas.sampling.samplers import proposer
@@ -60,7 +61,7 @@ class Loop:
         # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
         # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
         self.lag = 2 * (workers.most - 1)
-        self.view = writer.view()
+        self.view = CandidateView(writer.trials, writer.study.directions, writer.storage)
         self.sampler = FeasibleSampler(
             self.space,
             self.constraints,
@@ -185,6 +186,9 @@ class Loop:
         """Takes a trial from the queue: one that was interrupted, or that somebody enqueued."""
         writer = self.writer
         trial = writer.study.ask()
+        if not writer.stored(trial.number).is_from_queue:
+            writer.abandon(trial.number, Outcome.UNUSED, "another process took the trial that was in the queue")
+            return
         try:
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)

@@ -13,13 +13,13 @@ from random import Random
 from typing import NamedTuple
 
 from nas.errors import NasError
+from nas.sampling.candidate_view import CandidateView
 from nas.sampling.samplers import NUM_STARTUP, Propose, at_random, tpe
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
 from nas.space.drawn import Discard, Drawn, Values
 from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
 from nas.space.search_space import SearchSpace
-from nas.study.candidate_view import CandidateView
 
 MAX_TRIES = 20_000
 

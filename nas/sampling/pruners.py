@@ -9,7 +9,7 @@ from collections.abc import Callable
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from nas.errors import NasError
-from nas.study.candidate_view import CandidateView
+from nas.sampling.candidate_view import CandidateView
 
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "none": lambda epochs: NopPruner(),

@@ -1,4 +1,4 @@
-"""What a study stores of a trial: the keys of its attributes, spelled here alone, and their typed view.
+"""What a study stores of a trial: the attributes as they are written, and a typed view to read them.
 
 User attributes are figures for people: the dashboard shows them. System attributes (`nas:…`) are for this package.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import METRICS, Cost
+from nas.errors import StudyError, found
 from nas.space.candidate import Candidate
 from nas.training.metrics import EpochMetrics
 
@@ -133,8 +134,12 @@ class StoredTrial:
     @property
     def outcome(self) -> Outcome | None:
         """None before the trial has ended."""
-        stored = self.frozen.user_attrs.get("outcome")
-        return None if stored is None else Outcome(stored)
+        text = self.frozen.user_attrs.get("outcome")
+        if text is None:
+            return None
+        if text not in Outcome:
+            raise StudyError(f"trial {self.number}: outcome is {found(text)}, allowed: {', '.join(Outcome)}")
+        return Outcome(text)
 
     @property
     def reason(self) -> str:
@@ -234,7 +239,12 @@ class StoredTrial:
     @property
     def has_begun(self) -> bool:
         """Whether it had a candidate: one that was drawn, or came from the queue."""
-        return self.fingerprint is not None or bool(self.frozen.system_attrs.get(FIXED_PARAMS))
+        return self.fingerprint is not None or self.is_from_queue
+
+    @property
+    def is_from_queue(self) -> bool:
+        """Whether it was enqueued with parameters."""
+        return bool(self.frozen.system_attrs.get(FIXED_PARAMS))
 
     def rank(self) -> tuple[float, int]:
         """Sorts complete trials: highest accuracy first, of equals the one with fewest parameters."""

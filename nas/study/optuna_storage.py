@@ -28,6 +28,7 @@ from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.orm import Session
 
+from nas.study.attributes import StoredTrial
 from nas.study.database import patiently
 
 Attrs = Mapping[str, Any]
@@ -95,7 +96,7 @@ class StudyStorage(_CachedStorage):
         number = self._trial_id_to_study_id_and_number[trial_id][1]
         known = self._studies[study_id].trials[number]
         # A trial that another process takes from the queue says only a little later what it trains.
-        return known.state != state or (state == TrialState.RUNNING and "fingerprint" not in known.user_attrs)
+        return known.state != state or (state == TrialState.RUNNING and StoredTrial(known).fingerprint is None)
 
     def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
         if trial_id in self._ours:

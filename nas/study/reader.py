@@ -1,4 +1,4 @@
-"""Reads a study: its settings, trials, counts and weights.
+"""Opens a study, or makes a new one, and reads its settings, trials, counts and weights.
 
 A study is Optuna's, in a database: figures are user attributes, which optuna-dashboard shows; the network, the recipe
 and the epochs of a trial are system attributes; its weights, and files for people, lie in Optuna's artifact store.

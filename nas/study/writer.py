@@ -15,7 +15,6 @@ from nas.space.drawn import Discard, Drawn
 from nas.space.warm_start import Start
 from nas.study import attributes
 from nas.study.attributes import Attributes, Outcome, StoredTrial, stored
-from nas.study.candidate_view import CandidateView
 from nas.study.locks import Locks
 from nas.study.optuna_storage import StudyStorage, study_id
 from nas.study.reader import StudyRecords
@@ -58,10 +57,6 @@ class StudyWriter:
     def trials(self) -> Mapping[int, FrozenTrial]:
         """Every trial of the study, by number, as it was at the last look."""
         return self.storage.trials(study_id(self.study))
-
-    def view(self) -> CandidateView:
-        """The study as samplers and pruners are to see it."""
-        return CandidateView(self.trials, self.study.directions, self.storage)
 
     def stored(self, number: int) -> StoredTrial:
         """A trial as it is stored."""

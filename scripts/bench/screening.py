@@ -26,13 +26,13 @@ import torch
 
 from nas.architecture.cost import cost_of
 from nas.errors import ShapeError
+from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.space.survey import survey
-from nas.study.candidate_view import CandidateView
 from nas.study.database import open_storage
 
 

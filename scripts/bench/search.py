@@ -34,6 +34,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from nas.architecture.composites import DepthwiseSeparable
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import AvgPool, Conv, Convolution, Dropout
+from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler
 from nas.sampling.pruners import CandidatePruner, pruner
 from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
@@ -41,7 +42,6 @@ from nas.space.candidate import Candidate
 from nas.space.constraints import limits
 from nas.space.domains import Choice, IntRange, Value
 from nas.space.search_space import SearchSpace
-from nas.study.candidate_view import CandidateView
 from nas.training.results import objective
 from scripts.bench.search_table import EPOCHS, TABLE, cell_value, space_of
 

@@ -14,6 +14,7 @@ from support.studies import view_of
 from nas.architecture.cost import cost_of
 from nas.errors import NasError
 from nas.sampling import feasible, samplers
+from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler, NothingNewError
 from nas.sampling.samplers import SAMPLERS
 from nas.space.constraints import Constraint, limits
@@ -332,3 +333,19 @@ def test_the_first_candidates_are_the_largest_of_as_many_feasible_draws_as_asked
 def test_where_there_are_not_so_many_the_largest_there_is_will_do():
     draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0, choices=4), 3)
     assert [drawn.values["block1.conv1.channels"] for drawn in draws] == [8, 6, 4]
+
+
+def test_a_number_that_another_process_took_is_waited_for(small):
+    """A trial may be known before the one ahead of it, which another process made, has been seen."""
+    done = [
+        create_trial(params=values, distributions=small.distributions(), value=0.5, user_attrs={"candidate": index})
+        for index, values in enumerate(small.draw(Random(seed)) for seed in range(3))
+    ]
+    trials = {}
+    view = CandidateView(lambda: trials, [optuna.study.StudyDirection.MAXIMIZE])
+    for number in (0, 2):
+        trials[number] = done[number]
+        trials[number].number = number
+    assert len(view.below(3).get_trials()) == 1
+    trials[1] = done[1]
+    assert [trial.number for trial in view.below(3).get_trials()] == [0, 1, 2]

@@ -2,7 +2,7 @@
 
 import optuna
 
-from nas.study.candidate_view import CandidateView
+from nas.sampling.candidate_view import CandidateView
 
 
 def view_of(study: optuna.Study) -> CandidateView:

@@ -16,9 +16,9 @@ from nas.study.attributes import StoredTrial
 class CandidateView(InMemoryStorage):
     """A study as Optuna's samplers and pruners are to see it: the candidates that have ended, in their order.
 
-    Each is numbered by its place among the study's candidates. Stored discards, failures and interruptions are not
-    shown: they would change how many trials TPE takes for good ones, and which bracket Hyperband puts a trial into.
-    The trials share everything with the table in memory but their number.
+    Each is numbered by its place among the study's candidates. Diverged, failed and interrupted trials and stored
+    discards are not shown: they would change how many trials TPE takes for good ones, and which bracket Hyperband puts
+    a trial into. The trials share everything with the table in memory but their number.
 
     `trials` gives all trials of the study by number. `owner` stores what a pruner notes on a trial.
     """
@@ -69,8 +69,10 @@ class CandidateView(InMemoryStorage):
     def _update(self) -> None:
         """Takes in the trials that have ended since the last look."""
         trials = self._trials()
-        looked_at = [*self._open, *range(self._next, len(trials))]
-        self._next, self._open = len(trials), []
+        looked_at, self._open = self._open, []
+        while self._next in trials:  # a number that another process took may not have been seen yet
+            looked_at.append(self._next)
+            self._next += 1
         for number in looked_at:
             trial = StoredTrial(trials[number])
             if not trial.state.is_finished():
