@@ -7,9 +7,9 @@
 #
 # NAS_DATA names a folder with MNIST, packed or not; without it shared/data is taken. Needs the package's dependencies,
 # or their wheels (of llvmlite and scikit-learn, and of pytest and hypothesis for the tests) in ./wheels where there is no
-# network; Optuna is not needed but for the tests. Each part leaves PART.txt in the folder,
-# and its figures, line by line as they come, in PART.jsonl. One that has ended well is not run again; one that was cut
-# (its text is PART.log then) goes on from its last line. Parts of several calls are put together by
+# network; benchmarks and parity do without Optuna. Each part leaves PART.txt in the folder, and its figures, line by
+# line as they come, in PART.jsonl. One that has ended well is not run again; one that was cut (its text is PART.log
+# then) goes on from its last line. Parts of several calls are put together by
 #
 #     cat FOLDER/bench-*.jsonl >all.jsonl; python scripts/bench/training.py --device cuda --pairs 0 --output all.jsonl
 #     cat FOLDER/parity-*.jsonl >all.jsonl; python scripts/bench/parity.py --seeds 0 --output all.jsonl

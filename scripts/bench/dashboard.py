@@ -162,6 +162,7 @@ def seconds_until(address: str, page: str) -> tuple[float, float]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:
             tab = browser.new_page(viewport={"width": 1366, "height": 768})
+            tab.set_default_timeout(300_000)  # on a busy machine
             seconds = []
             for _ in range(3):  # Chromium keeps compiled scripts from the second time on
                 start = time.perf_counter()

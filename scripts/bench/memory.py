@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--space")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--data-root")
     args = parser.parse_args()
@@ -42,6 +43,7 @@ def main() -> None:
             data_root=args.data_root,
             device="cpu",
             workers=args.workers,
+            space=args.space,
             results=results,
             on_event=Watch(results, every=max(1, args.trials // 10)),
         )

@@ -182,7 +182,7 @@ def main() -> None:
         "seed": options.seed,
         "random": bench_random(space, main_job, sizes, options.seed),
         "tight_limits": [str(limit) for limit in tight],
-        "tight_feasible_share": survey(space, tight, seed=2).feasible_share,
+        "tight_feasible_share": survey(space, tight, num_draws=sizes.screened, seed=2).feasible_share,
         "learning": bench_learning(space, tight, sizes, options.seed),
         "usual": bench_usual(space, tight, sizes, options.seed),
     }

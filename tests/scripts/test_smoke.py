@@ -27,7 +27,7 @@ EARN = ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--max-params"
 EARN = (*EARN, "--epochs", 1, "--trials", 1, "--seeds", 1, "--confirm-seeds", 2, "--processes", 1)
 SMALL = {
     "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
-    "bench/memory.py": ("--dataset", "digits", "--trials", 1, "--workers", 1),
+    "bench/memory.py": ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--trials", 1, "--workers", 1),
     "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
     "bench/scale.py": ("--workers", 2, "--seconds", 0.02, "--trials", 6, "--epochs", 2, "--sizes", 4, "--measured", 3),
     "bench/screening.py": (
