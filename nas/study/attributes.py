@@ -137,9 +137,11 @@ class StoredTrial:
         text = self.frozen.user_attrs.get("outcome")
         if text is None:
             return None
-        if text not in Outcome:
-            raise StudyError(f"trial {self.number}: outcome is {found(text)}, allowed: {', '.join(Outcome)}")
-        return Outcome(text)
+        try:
+            return Outcome(text)
+        except ValueError:
+            allowed = ", ".join(Outcome)
+            raise StudyError(f"trial {self.number}: outcome is {found(text)}, allowed: {allowed}") from None
 
     @property
     def reason(self) -> str:

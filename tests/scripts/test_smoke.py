@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.paths import FIXTURES, ROOT
 
+pytestmark = pytest.mark.slow  # each script imports torch in a process of its own
+
 SCRIPTS = ROOT / "scripts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 RUN_BY_OTHERS = {
@@ -22,6 +24,7 @@ RUN_BY_OTHERS = {
     "faults/checks.py": "campaign.py",
     "faults/kinds.py": "campaign.py",
     "faults/search.py": "campaign.py",
+    "architecture_table.py": "tests/docs/test_architecture_page.py",
 }
 EARN = ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--max-params", 900, "--min-receptive-field", 10)
 EARN = (*EARN, "--epochs", 1, "--trials", 1, "--seeds", 1, "--confirm-seeds", 2, "--processes", 1)
@@ -133,7 +136,7 @@ def test_it_gives_what_it_promises(script, tmp_path):
         assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
 
 
-@pytest.mark.skipif("CI" in os.environ, reason="no browser in CI: the environment variable CI is set")
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
 def test_the_dashboard_is_timed():
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
