@@ -9,7 +9,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState, create_trial
-from support.studies import view_of
+from support.studies import new_study, view_of
 
 from nas.architecture.cost import cost_of
 from nas.errors import NasError
@@ -92,10 +92,6 @@ def check(space, constraints, draws):
         assert drawn.candidate == space.candidate(drawn.values)
         assert (drawn.cost, drawn.fingerprint) == (cost, drawn.candidate.fingerprint())
     assert len({drawn.fingerprint for drawn in draws}) == len(draws)
-
-
-def new_study():
-    return optuna.create_study(direction="maximize")
 
 
 SMALL = {

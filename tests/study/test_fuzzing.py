@@ -25,7 +25,7 @@ from nas.commands.confirm import confirm
 from nas.commands.export import export_trial
 from nas.commands.search import search
 from nas.errors import StudyError
-from nas.exporters import export as exporting
+from nas.exporters.model_source import model_source
 from nas.reports.dataframe import trials_frame
 from nas.reports.overview import figures, note
 from nas.reports.summary import answer, best_rows, commands, question
@@ -83,9 +83,9 @@ def _only_read(monkeypatch):
     """An export reads all that it needs and writes its source; how it proves what it wrote is tested elsewhere."""
 
     def export(architecture, weights, *, origin, **_):
-        exporting.source.model_source(architecture, origin).encode()
+        model_source(architecture, origin).encode()
 
-    monkeypatch.setattr(exporting, "export", export)
+    monkeypatch.setattr("nas.commands.export.export", export)
 
 
 def restore(confirmed, copied):
@@ -128,7 +128,7 @@ def read_all(results, output):
         question(records)
         answer(records)
         best_rows(records)
-        commands(records, "")
+        commands(records)
         note(records)
         figures(records)
         trials_frame(records.trials())
@@ -312,7 +312,9 @@ def test_a_trial_of_another_program_is_refused(copied):
     study = optuna.load_study(study_name="search", storage=default_storage(copied))
     study.add_trial(optuna.trial.create_trial(value=0.5))
     number = len(study.trials) - 1
-    assert all(f"study 'search': trial {number}: " in text for text in read_all(copied, copied / "model"))
+    refused = read_all(copied, copied / "model")
+    assert refused
+    assert all(f"study 'search': trial {number}: " in text for text in refused)
 
 
 # Weights
@@ -475,6 +477,7 @@ def test_a_damaged_study_is_one_line_for_every_command(copied, command, text):
         ["trials", "--format", "json"],
         ["trials", "--pareto"],
         ["export", "--output", copied / "model"],
+        ["report", "--output", copied / "report.html"],
         ["confirm", "--top", 1, "--seeds", 2],
         ["search", "--dataset", "digits", "--max-params", 900],
         ["dashboard", "--port", 0],

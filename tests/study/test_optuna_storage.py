@@ -10,7 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from nas.study.database import open_storage
-from nas.study.optuna_storage import StudyStorage
+from nas.study.optuna_storage import StudyStorage, study_id
 
 SPACE = {
     "width": IntDistribution(1, 64, log=True),
@@ -55,7 +55,7 @@ def step(rng, study, storage, running):
     """One thing that a search may do, drawn at random."""
     what = rng.choice(["begin", "add", "queue", "take", "write", "report", "end", "attribute", "parameter"])
     if what == "begin":
-        running.append(storage.create_new_trial(study._study_id, template(rng)))
+        running.append(storage.create_new_trial(study_id(study), template(rng)))
     elif what == "add":
         study.add_trial(template(rng, rng.choice([TrialState.COMPLETE, TrialState.PRUNED])))
     elif what == "queue":
@@ -92,7 +92,7 @@ def test_what_it_holds_is_what_others_read(study, storage, database, seed, monke
     for mine, read in zip(ours, theirs, strict=True):
         mine.datetime_start, mine.datetime_complete = read.datetime_start, read.datetime_complete
         assert mine == read
-    assert [trial.state for trial in storage.trials(study._study_id).values()] == [trial.state for trial in theirs]
+    assert [trial.state for trial in storage.trials(study_id(study)).values()] == [trial.state for trial in theirs]
 
 
 def test_several_at_work_see_what_the_others_begin_and_end(study, storage, database):
@@ -127,7 +127,7 @@ def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_t
         return [trial.intermediate_values for trial in fresh(study, database)]
 
     first, second = (
-        storage.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING)) for _ in range(2)
+        storage.create_new_trial(study_id(study), create_trial(state=TrialState.RUNNING)) for _ in range(2)
     )
     storage.report([(first, 1, 0.1), (second, 1, 0.2)])
     assert read() == [{1: 0.1}, {1: 0.2}], "the first ones at once"
@@ -147,7 +147,7 @@ def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_t
 
 
 def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, storage, database):
-    trial_id = storage.create_new_trial(study._study_id, template(Random(0)))
+    trial_id = storage.create_new_trial(study_id(study), template(Random(0)))
     other = optuna.load_study(study_name=study.study_name, storage=open_storage(database))
     other.tell(0, state=TrialState.FAIL)
     for write in (
@@ -156,15 +156,15 @@ def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, storage, d
     ):
         with pytest.raises(UpdateFinishedTrialError):
             write()
-    assert storage.trials(study._study_id)[0].state == TrialState.RUNNING, "it is ours until it is given up"
+    assert storage.trials(study_id(study))[0].state == TrialState.RUNNING, "it is ours until it is given up"
     storage.give_up(trial_id)
-    storage.look(study._study_id)
-    assert storage.trials(study._study_id)[0].state == TrialState.FAIL
+    storage.look(study_id(study))
+    assert storage.trials(study_id(study))[0].state == TrialState.FAIL
     assert "outcome" not in fresh(study, database)[0].user_attrs
 
 
-def test_what_is_told_twice_since_the_answer_was_lost_is_told_once(study, storage, database):
-    trial_id = storage.create_new_trial(study._study_id, template(Random(0)))
+def test_a_repeated_write_is_stored_once(study, storage, database):
+    trial_id = storage.create_new_trial(study_id(study), template(Random(0)))
     for _ in range(2):
         storage.report([(trial_id, 7, 0.5)])
         storage.end(trial_id, TrialState.COMPLETE, [0.5], user_attrs={"outcome": "trained"}, system_attrs={"b": 1})
@@ -173,7 +173,7 @@ def test_what_is_told_twice_since_the_answer_was_lost_is_told_once(study, storag
     assert (trial.value, trial.intermediate_values[7], trial.system_attrs["b"]) == (0.5, 0.5, 1)
 
 
-def test_who_asks_of_a_study_waits_for_a_server_that_is_restarted(postgres, request):
+def test_reads_retry_while_postgres_restarts(postgres, request):
     """A search ends with the study's note and figures, some seconds in which a server may well be away."""
     study = optuna.create_study(storage=StudyStorage(open_storage(postgres.url)), study_name=request.node.name)
     for use in (lambda: study.set_user_attr("note", "a"), lambda: study.user_attrs, lambda: study.directions):

@@ -90,7 +90,7 @@ def draw_layer(  # noqa: PLR0911, PLR0912  # a branch a kind
             layers = draw_layers(rng, shape, kinds, rng.randint(1, 3), depth + 1)
             return Repeat(layers=layers, times=rng.randint(1, 3), shared=rng.random() < 0.5)
         case _:
-            raise AssertionError(f"tests/architectures.py draws no {kind}: add it")
+            raise AssertionError(f"tests/support/architectures.py draws no {kind}: add it")
 
 
 def _window(rng: Random) -> dict[str, object]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.images import EVERY_AUGMENTATION, noise, scans
+from support.lanes import same
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,10 +63,6 @@ def run(seed: int = 0, *, recipe: Recipe = EVERYTHING) -> tuple[list[EpochMetric
     module = initialise(small(), seed=0)
     metrics = [replace(m, seconds=0.0) for m in train(module, recipe, noise(), seed=seed, device=CPU)]
     return metrics, state_dict_on_cpu(module)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
