@@ -173,7 +173,11 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     bars = next(trace for trace in accuracy["data"] if "error_y" in trace)
     assert sorted(bars["y"]) == pytest.approx([55, 85])
     assert bars["error_y"]["array"] == pytest.approx([7.07, 7.07], abs=0.01)
-    assert commands(records, "")[1:] == ["nas confirm --top 2 --seeds 3 --target 0.96", "nas export --trial confirmed"]
+    options = f" --results {study}"
+    assert commands(records)[1:] == [
+        f"nas confirm --top 2 --seeds 3 --target 0.96{options}",
+        f"nas export --trial confirmed{options}",
+    ]
 
 
 def test_what_differences_are_worth_is_told_from_the_seeds_alone(study):

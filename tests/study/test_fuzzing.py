@@ -33,7 +33,7 @@ from nas.study.artifacts import Artifacts
 from nas.study.attributes import PREFIX
 from nas.study.confirmation import ConfirmedRecords, Run
 from nas.study.database import default_storage
-from nas.study.reader import StudyRecords
+from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 
@@ -242,7 +242,11 @@ def test_a_study_whose_row_is_gone_is_not_made_anew(copied):
         database.execute("DELETE FROM studies")
         database.commit()
     with pytest.raises(StudyError, match="damaged: KeyError"):
-        StudyRecords.create(SETTINGS, results=copied, notes={})
+        StudyRecords.create(
+            StudyRef(copied),
+            SETTINGS,
+            StudyNotes(dataset_note="", mean=(), std=(), classes=(), command="", machine=""),
+        )
 
 
 # Rows and files
