@@ -36,7 +36,6 @@ from nas.training.metrics import EpochMetrics
 from nas.workers.protocol import Ended, Job, Progress, Report
 
 WEIGHTS = bytes(40_000)
-NUM_MEASURED = 200
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
 
 
@@ -143,7 +142,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
     for size in args.sizes:
         run("sizes", 0.0, size)
         began = time.perf_counter()
-        workers = run("sizes", 0.0, size + args.workers + NUM_MEASURED)
+        workers = run("sizes", 0.0, size + args.workers + args.measured)
         # From the moment on when all workers have had a trial: each start is then another trial's end.
         (first, spent), (last, spent_then) = workers.begun[args.workers], workers.begun[-1]
         num = len(workers.begun) - 1 - args.workers
@@ -152,7 +151,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
             "loop_ms_a_trial": 1000 * (last - first) / num,
             "of_it_processor_ms": 1000 * (spent_then - spent) / num,
             "seconds_to_resume": workers.begun[0][0] - began,
-            "database_kb_a_trial": database_bytes(url) / (size + args.workers + NUM_MEASURED) / 1000,
+            "database_kb_a_trial": database_bytes(url) / (size + args.workers + args.measured) / 1000,
             "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
 
@@ -172,6 +171,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1_280)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000])
+    parser.add_argument("--measured", type=int, default=200, help="trials that a mean is taken of")
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()
