@@ -3,9 +3,11 @@
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 # Before torch is imported. Two threads that wait by spinning, on two cores that others use too, take ten times as long.
@@ -132,6 +134,35 @@ def study_folder(tmp_path_factory):
         workers=1,
     )
     return folder / "results"
+
+
+@pytest.fixture(scope="session")
+def confirmed(tmp_path_factory):
+    """A results folder with a study of two trained trials, one of which is confirmed. Read only."""
+    from nas.commands.confirm import confirm
+    from nas.commands.search import search
+
+    folder = tmp_path_factory.mktemp("confirmed")
+    (folder / "tiny.toml").write_text(TINY)
+    limits = {"max_params": 900, "min_receptive_field": 10}
+    asked = {"dataset": "digits", "space": str(folder / "tiny.toml"), "epochs": 2, "trials": 2}
+    search(**limits, **asked, results=folder / "results", device="cpu", workers=1)
+    confirm(top=1, seeds=2, results=folder / "results", device="cpu", workers=1)
+    (folder / "copy").mkdir()
+    shutil.copytree(folder / "results" / "artifacts", folder / "copy" / "artifacts")
+    with (
+        closing(sqlite3.connect(folder / "results" / "studies.db")) as database,
+        closing(sqlite3.connect(folder / "copy" / "studies.db")) as alone,
+    ):
+        database.backup(alone)
+        alone.execute("PRAGMA journal_mode=DELETE")  # all of it in the one file, which can then be copied
+    return folder / "copy"
+
+
+@pytest.fixture
+def copied(confirmed, tmp_path):
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(confirmed, tmp_path / "results"))
 
 
 @pytest.fixture

@@ -86,3 +86,11 @@ TOKENS = [b"\xef\xbb\xbf", b"\xff", b"\0", b"[" * 5000, b"9" * 5000, b"NaN", b"-
 def dumped(value):
     """JSON text of a value, lone surrogates and NaN included."""
     return json.dumps(value).encode()
+
+
+def assert_clear(error):
+    """What an error says is one printable line of a sensible length."""
+    text = str(error)
+    assert text
+    assert text.isprintable(), text
+    assert len(text) < 2000

@@ -1,0 +1,148 @@
+"""Weights in a study's artifacts: as they were stored, or refused; nothing in them is executed."""
+
+import io
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.damage import assert_clear, damaged_bytes
+
+from nas.errors import StudyError
+from nas.study.artifacts import Artifacts
+from nas.study.attributes import PREFIX
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MANY = settings(derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck))
+FEW = settings(MANY, max_examples=20)
+
+
+class Touch:
+    """What a pickle of it does where pickles are run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def saved(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def zipped(entries, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stored(confirmed):
+    """The best trial's artifact: its name, bytes, state dict and architecture."""
+    records = StudyRecords.open(StudyRef(confirmed))
+    (best,) = records.best(1)
+    name = records.study.get_trials(deepcopy=False)[best.number].system_attrs[f"{PREFIX}weights"]
+    return name, (confirmed / "artifacts" / name).read_bytes(), records.weights(best.number), best.architecture
+
+
+@pytest.fixture
+def put(stored, tmp_path):
+    """Reads weights from a folder where the artifact holds other bytes."""
+    artifacts = Artifacts(tmp_path)
+    artifacts.prepare()
+
+    def read(data):
+        (artifacts.folder / stored[0]).write_bytes(data)
+        return artifacts.download(stored[0], "the weights", stored[3])
+
+    return read
+
+
+def test_weights_as_they_were_stored_are_read(put, stored):
+    state = put(stored[1])
+    assert all(torch.equal(state[name], value) for name, value in stored[2].items())
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=200)
+@given(data=st.data())
+def test_damaged_weights_are_refused_or_the_same(put, stored, data):
+    changed = data.draw(damaged_bytes(stored[1]) | st.binary(max_size=200))
+    try:
+        state = put(changed)
+    except StudyError as error:
+        assert_clear(error)
+        return
+    # A date in the archive, for instance: no byte of the weights.
+    assert state.keys() == stored[2].keys()
+    assert all(torch.equal(state[name], value) for name, value in stored[2].items())
+
+
+def test_a_state_dict_of_anything_else_is_refused(put, stored):
+    state = stored[2]
+    first = next(iter(state))
+    others = {
+        "list found": [1, 2],
+        "Tensor found": torch.zeros(3),
+        "dict found": {**state, first: [1.0]},
+        "in one alone of the file and the network": {key: value for key, value in state.items() if key != first},
+        "extra in one alone": {**state, "extra": torch.zeros(1)},
+        "'a\\nb' in one alone": {**state, "a\nb": torch.zeros(1)},
+        f"{first} is torch.float64": {**state, first: state[first].double()},
+        f"{first} is torch.float32 (1,), allowed": {**state, first: torch.zeros(1)},
+        f"{first} holds nan": {**state, first: state[first] * torch.nan},
+    }
+    for reason, value in others.items():
+        with pytest.raises(StudyError) as caught:
+            put(saved(value))
+        assert_clear(caught.value)
+        assert reason in str(caught.value)
+
+
+def test_no_code_in_weights_is_run(put, tmp_path):
+    touched = tmp_path / "touched"
+    plain = pickle.dumps(Touch(touched))
+    archive = zipped({"archive/data.pkl": plain, "archive/version": b"3", "archive/byteorder": b"little"})
+    for data in (plain, saved(Touch(touched)), saved({"a": Touch(touched)}), archive):
+        with pytest.raises(StudyError, match="damaged, it held the weights"):
+            put(data)
+    assert not touched.exists()
+    assert os.system(f"touch {touched}") == 0  # what it would have done
+    assert touched.exists()
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=200)
+@given(data=st.data())
+def test_an_archive_with_any_pickle_is_refused(put, stored, data):
+    """Its checksums right, so that torch's unpickler sees it."""
+    with zipfile.ZipFile(io.BytesIO(stored[1])) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    (name,) = [name for name in entries if name.endswith("data.pkl")]
+    entries[name] = data.draw(damaged_bytes(entries[name]) | st.binary(max_size=50))
+    try:
+        put(zipped(entries))
+    except StudyError as error:
+        assert_clear(error)
+
+
+def test_a_bomb_is_not_unpacked(put):
+    with pytest.raises(StudyError, match=r"compressed, which torch\.save does not do"):
+        put(zipped({"archive/data.pkl": b"\0" * 10**7}, zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../studies.db", "/etc/passwd", "a\0b", "x" * 300, "missing"])
+def test_an_artifact_of_another_name_is_not_looked_for_elsewhere(stored, tmp_path, name):
+    with pytest.raises(StudyError, match="weights"):
+        Artifacts(tmp_path).download(name, "the weights", stored[3])
