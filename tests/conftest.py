@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -30,6 +31,12 @@ hypothesis.settings.register_profile("ci", deadline=None)
 hypothesis.settings.load_profile(PROFILE)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure():
+    # Programs that run in the background may have Ctrl-C ignored, and hand that down to what they start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

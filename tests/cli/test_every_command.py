@@ -2,12 +2,11 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 
 import typer
 from support.paths import ROOT
+from support.serving import assert_serves
 
 from nas.cli import main as cli
 
@@ -38,20 +37,6 @@ def test_every_command_does_its_part_on_a_study(nas, tmp_path, tiny_space):
     assert "receptive field" in run("show", network)
     assert "Val accuracy: final " in run("train", network, "--dataset", "digits", "--epochs", 1, "--device", "cpu")
     ran.add("dashboard")
-    assert_serves(results)
-    assert ran == set(typer.main.get_command(cli.app).commands)
-
-
-def assert_serves(results):
-    """Starts the dashboard on a free port, hears its address, ends it as Ctrl-C does."""
     command = [sys.executable, "-m", "nas", "dashboard", "--results", results, "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who ignores Ctrl-C hands that down
-    try:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+    assert_serves(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert ran == set(typer.main.get_command(cli.app).commands)

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.paths import ROOT
+from support.serving import assert_serves
 
 from nas.data import datasets
 from nas.data.image_folder import list_images
@@ -97,18 +97,9 @@ def test_every_command_of_a_guide_runs(guide, place):
         else:
             for line in text.splitlines():
                 if line.startswith("nas dashboard"):
-                    served(shlex.split(line), folder, environment)
+                    assert_serves([*shlex.split(line), "--port", "0"], cwd=folder, env=environment)
                 else:
                     run(["sh", "-c", fewer(line)])
-
-
-def served(command, folder, environment):
-    """Starts the dashboard on a free port, hears its address, ends it as Ctrl-C does."""
-    arguments = [*command, "--port", "0"]
-    with subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
 
 
 def test_the_guides_are_linked_from_the_readme():

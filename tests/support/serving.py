@@ -1,6 +1,8 @@
 """A dashboard's server in a thread, and requests to it."""
 
 import http.client
+import signal
+import subprocess
 import threading
 from contextlib import contextmanager
 from queue import Queue
@@ -34,3 +36,11 @@ def request(address, method, path, body=None, **headers):
     content = response.read()
     connection.close()
     return response.status, content, response.headers
+
+
+def assert_serves(command, **how):
+    """Starts a dashboard, hears its address on standard output, ends it as Ctrl-C does."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0

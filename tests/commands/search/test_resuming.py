@@ -61,16 +61,7 @@ def test_an_interrupted_trial_goes_back_into_the_queue(tmp_path, tiny_space):
     assert outcome(records) == outcome(trials(results=tmp_path / "whole"))
 
 
-@pytest.fixture
-def _ctrl_c_is_heard():
-    """Who runs the tests in the background may have Ctrl-C ignored, and their children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.faults
-@pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
     whole = options(tmp_path, tiny_space, results=tmp_path / "whole")
