@@ -56,10 +56,7 @@ def mnist_root(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _quickly():
-    if PROFILE == "quick":
-        with computed_once():
-            yield
-    else:
+    with computed_once():
         yield
 
 

@@ -79,6 +79,7 @@ def test_its_report_gives_the_same_answer(place):
     assert_golden(STUDY / "answer.json", [line for line in lines if line])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", ["best", "confirmed"])
 @pytest.mark.usefixtures("_there")
 def test_its_networks_are_exported(place, trial):

@@ -160,6 +160,7 @@ def test_train_with_several_seeds(nas, tmp_path):
     assert alone["accuracies"] == said["accuracies"][1:]
 
 
+@pytest.mark.slow
 def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
     given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--set"]
     status, _, err = nas(*given, "learning_rate=1e38", "--seeds", "2", "--output", tmp_path / "model")

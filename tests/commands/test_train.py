@@ -23,6 +23,7 @@ NETWORK = Architecture(
 RECIPE = Recipe(epochs=3, batch_size=64, average_epochs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_run_is_that_of_its_seed_alone(test, workers):

@@ -19,10 +19,9 @@ from nas.exporters.graphs import exported_program
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file"), [("write_onnx", "model.onnx"), ("write_pt2", "model.pt2"), ("_write_weights", "weights.pt")]
 )
@@ -45,7 +44,6 @@ def test_a_file_that_is_not_the_network_leaves_nothing(name, file, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch):
     architecture = small()
     export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
@@ -122,7 +120,6 @@ def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
         export(small(), random_weights(small()), **given)
 
 
-@pytest.mark.slow
 def test_without_a_compiler_the_card_says_what_was_not_proved(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}

@@ -201,7 +201,9 @@ def test_every_sampler_but_random_finds_better_candidates_than_chance(small, nam
     assert fmean(late(name, seed) for seed in range(2)) > fmean(late("random", seed) for seed in range(2))
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "very tight" else name for name in LIMITS]
+)
 def test_every_candidate_is_feasible_new_and_of_the_space(name):
     space_name, texts = LIMITS[name]
     space, constraints = SearchSpace.load(space_name), [Constraint.parse(text) for text in texts]
@@ -288,6 +290,7 @@ def test_infeasible_ones_of_a_tiny_space_are_never_handed_out(monkeypatch):
         run(study, sampler, 1, seen=seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "max_params"), [(0, 8000), (1, 2500)])
 def test_the_sampler_learns_which_recipes_are_good(mnist, seed, max_params):
     constraints = limits((1, 28, 28), max_params=max_params)
@@ -302,6 +305,7 @@ def test_the_sampler_learns_which_recipes_are_good(mnist, seed, max_params):
     assert late > startup / 2  # random draws come out at -1.4 to -2.1, these at -0.4
 
 
+@pytest.mark.slow
 def test_the_sampler_learns_which_networks_are_good(mnist):
     study = new_study()
     run(study, FeasibleSampler(mnist, MAIN, seed=0), 80)

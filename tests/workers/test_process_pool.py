@@ -119,6 +119,7 @@ def started():
     return lambda: below(os.getpid(), WORKER) - before
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started):
     with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         long = job(1, recipe=replace(RECIPE, epochs=40))

@@ -65,6 +65,7 @@ def test_the_stored_weights_are_those_of_the_last_epoch(tmp_path, tiny_space):
     assert accuracy == trial.history[-1].val_accuracy
 
 
+@pytest.mark.slow
 def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space):
     events = []
     given = options(tmp_path, tiny_space, epochs=10, trials=8, pruner="asha", sampler="random")

@@ -78,16 +78,16 @@ def test_two_share_the_work_and_the_budget(begin, place):
 @pytest.mark.faults
 def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place):
     """The budget is taken up by then: the other one waits, until it knows that nobody trains any more."""
-    first = begin(place, 1, epochs=500)
+    first = begin(place, 1, epochs=180)
     list(events(first, until="TrialStarted"))
-    second = begin(place, 1, epochs=500)
+    second = begin(place, 1, epochs=180)
     waited = list(events(second, until="OthersAwaited"))
     assert waited[-1] == {"event": "OthersAwaited", "num_running": 1}
     first.kill()
     first.wait()
     rest = list(events(second))
     assert second.wait() == 0, second.stderr.read()
-    found, sessions = outcomes(place, epochs=500)
+    found, sessions = outcomes(place, epochs=180)
     assert (found["trained"], found["interrupted"], len(sessions)) == (1, 1, 1)
     (again,) = (event for event in rest if event["event"] == "TrialStarted")
     assert rest[-1]["num_trained"] == 1
