@@ -13,6 +13,16 @@ def spaces_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
+def shipped_spaces() -> list[str]:
+    """Names of the search spaces."""
+    return sorted(file.stem for file in spaces_folder().glob("*.toml"))
+
+
+def shipped_designs() -> list[str]:
+    """Names of the known designs that a space's portfolio may name."""
+    return sorted(file.stem for file in (spaces_folder() / "portfolio").glob("*.json"))
+
+
 def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
     """The file of that name among the shipped ones in a folder of theirs, or the path as it is if it looks like one."""
     path = Path(name_or_path)

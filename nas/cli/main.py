@@ -36,6 +36,7 @@ from nas.cli.options import (
     MaxWeightBytes,
     MinReceptiveField,
     Objective,
+    Portfolio,
     Pruner,
     Ray,
     Results,
@@ -69,17 +70,27 @@ def search(
     max_weight_bytes: MaxWeightBytes = None,
     constraint: Constraints = None,
     trials: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Candidates to train in the whole study; one stopped early counts as its share of the epochs.",
             rich_help_panel=SEARCH,
+            show_default="20, or any number with --minutes",
         ),
-    ] = 20,
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes to train in the whole study: none is begun that would not end in time.",
+            rich_help_panel=SEARCH,
+            show_default=False,
+        ),
+    ] = None,
     space: Space = None,
     objective: Objective = None,
     sampler: Sampler = None,
     pruner: Pruner = None,
     start_from: StartFrom = None,
+    portfolio: Portfolio = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH, show_default="the study's, or 0"),
@@ -114,6 +125,7 @@ def search(
             max_params=max_params,
             epochs=epochs,
             trials=trials,
+            minutes=minutes,
             dataset=dataset,
             data_root=data_root,
             space=space,
@@ -126,6 +138,7 @@ def search(
             sampler=sampler,
             pruner=pruner,
             start_from=start_from or (),
+            portfolio=portfolio,
             keep_discards=keep_discards,
             seed=seed,
             device=device,
@@ -142,7 +155,8 @@ def search(
         summary = {
             "event": "SearchFinished",
             **dataclasses.asdict(result.tally),
-            "budget": result.budget,
+            "budget": result.budget.trials,
+            "minutes": result.budget.minutes,
             "interrupted": result.interrupted,
             "exhausted": result.exhausted,
             "discards": dict(result.discards),
@@ -152,7 +166,7 @@ def search(
     else:
         gap = "" if quiet else "\n"
         typer.echo(f"{gap}{tally_text(result.tally, result.budget)}, {discards_text(result.discards)}")
-        if result.tally.spent < result.budget and not (result.interrupted or result.exhausted):
+        if result.budget.share(result.tally) < 1 and not (result.interrupted or result.exhausted):
             typer.echo("The rest of the budget is less than one whole training.")
         if result.best:
             print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))

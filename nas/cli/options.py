@@ -49,7 +49,7 @@ Space = Annotated[
     typer.Option(
         help="Search space: the name of one that comes along, or a TOML file.",
         rich_help_panel=SEARCH,
-        show_default="mnist for grey images, colour for others",
+        show_default="the study's, or grey for grey images, rgb for others",
     ),
 ]
 Objective = Annotated[
@@ -63,9 +63,9 @@ Objective = Annotated[
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="What proposes candidates: evolution, tpe, gp, nsga2, random.",
+        help="What proposes candidates: elite, evolution, tpe, gp, nsga2, random.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or evolution",
+        show_default="the study's, or elite",
     ),
 ]
 Pruner = Annotated[
@@ -85,6 +85,15 @@ StartFrom = Annotated[
         " published one; give it as often as you like.",
         rich_help_panel=SEARCH,
         show_default=False,
+    ),
+]
+Portfolio = Annotated[
+    bool | None,
+    typer.Option(
+        "--portfolio/--no-portfolio",
+        help="Train the known designs first that come with the search space, scaled to the limits.",
+        rich_help_panel=SEARCH,
+        show_default="the study's, or --portfolio",
     ),
 ]
 Dataset = Annotated[

@@ -18,6 +18,7 @@ from rich.text import Text
 from nas.architecture.cost import Cost
 from nas.commands.confirm import ConfirmEvent, RunFinished, StageStarted
 from nas.commands.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
+from nas.study.budget import Budget
 from nas.study.progress import Tally
 from nas.study.trial import TrialRecord
 from nas.text import counted, last_epochs
@@ -57,11 +58,17 @@ def discards_text(discards: Mapping[str, int]) -> str:
     return f"{total:,} discarded ({reasons})" if total else "none discarded"
 
 
-def tally_text(tally: Tally, budget: int) -> str:
+def tally_text(tally: Tally, budget: Budget) -> str:
     """How much of the budget is spent, in a few words."""
-    if not tally.num_pruned:
-        return f"{tally.num_trained} of {budget} trained"
-    return f"{tally.num_trained} trained and {tally.num_pruned} stopped early, {tally.spent:.1f} of {budget} spent"
+    stopped = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
+    texts = [f"{tally.num_trained} trained{stopped}"]
+    if budget.trials is not None:
+        texts[0] = f"{tally.num_trained} of {budget.trials} trained"
+        if tally.num_pruned:
+            texts = [f"{tally.num_trained} trained{stopped}", f"{tally.spent:.1f} of {budget.trials} spent"]
+    if budget.minutes is not None:
+        texts.append(f"{tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes")
+    return ", ".join(texts)
 
 
 def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
@@ -118,7 +125,8 @@ def as_json(event: Event) -> None:
     else:
         best = event.best
         data |= {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        data |= dataclasses.asdict(data.pop("tally"))
+        budget = data.pop("budget")
+        data |= dataclasses.asdict(data.pop("tally")) | {"budget": budget.trials, "minutes": budget.minutes}
         data |= {"discards": dict(event.discards), "best": best.number if best else None}
     print(json.dumps(data), flush=True)
 
@@ -127,7 +135,7 @@ class Plain:
     """Lines without colour or movement."""
 
     def __init__(self) -> None:
-        self.epochs = self.budget = 0
+        self.epochs, self.budget = 0, Budget()
 
     def __call__(self, event: Event) -> None:
         for line in self.lines(event):
@@ -198,8 +206,9 @@ class LivePanel:
         if self.started is None:
             return Text("loading the data, drawing the first candidates ...", style="dim")
         budget = self.started.budget
+        share = budget.share(self.tally)
         bar = Progress(BarColumn(bar_width=30), TextColumn(tally_text(self.tally, budget)))
-        bar.add_task("", total=100 * budget, completed=round(100 * self.tally.spent))
+        bar.add_task("", total=100, completed=round(100 * share))
         facts = Table.grid(padding=(0, 2))
         for running in list(self.running.values())[:MOST_SHOWN]:
             facts.add_row("now", f"trial {running.started.number}, {cost_text(running.started.cost)}")
@@ -231,7 +240,7 @@ class LivePanel:
         else:
             return "unknown until an epoch is done"
         spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
-        work = max(0.0, each * (self.started.budget - self.tally.spent) - spent)
+        work = max(0.0, self.started.budget.left_seconds(self.tally, each) - spent)
         seconds = work / max(1, len(self.running))
         hours, minutes = divmod(int(seconds) // 60, 60)
         if hours:

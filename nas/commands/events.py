@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nas.architecture.cost import Cost
 from nas.space.candidate import Candidate
+from nas.study.budget import Budget
 from nas.study.progress import Tally
 from nas.study.trial import TrainedTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
@@ -23,7 +24,7 @@ class SearchStarted:
     device: str
     workers: int
     epochs: int
-    budget: int
+    budget: Budget
     tally: Tally
     num_queued: int
     unfit: tuple[str, ...]

@@ -14,13 +14,16 @@ from nas.commands.search_loop import Loop, Task
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.reports.overview import refresh
+from nas.resources import shipped_spaces
 from nas.sampling.pruners import pruner as pruner_of
-from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
-from nas.schema import check_counts
+from nas.sampling.samplers import NUM_CHOICES, NUM_FILLED, NUM_STARTUP, proposer
+from nas.schema import Interval, check_counts, refusal
 from nas.space.constraints import Constraint, Limits
+from nas.space.portfolio import portfolio
 from nas.space.search_space import SearchSpace
-from nas.space.survey import survey
+from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import starts
+from nas.study.budget import Budget
 from nas.study.database import usable
 from nas.study.locks import Locks, locks
 from nas.study.progress import Tally
@@ -33,7 +36,9 @@ from nas.training.data import TrainingData
 from nas.training.results import CONSISTENCY
 from nas.workers.backend import Compute, Place
 
-DEFAULT_SAMPLER = "evolution"
+DEFAULT_SAMPLER = "elite"
+NUM_TRIALS = 20
+MINUTES = Interval(float, 0, open_low=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class SearchResult:
     results: Path
     objectives: tuple[str, ...]
     tally: Tally
-    budget: int
+    budget: Budget
     discards: Mapping[str, int]
     best: tuple[TrainedTrial, ...] = field(repr=False)
     interrupted: bool = False
@@ -53,15 +58,16 @@ class SearchResult:
 
 
 def default_space(input_shape: Sequence[int]) -> str:
-    """Name of the shipped space for images of that shape."""
-    return "mnist" if input_shape[0] == 1 else "colour"
+    """Name of the shipped space that a new study of images of that shape draws from."""
+    return "grey" if input_shape[0] == 1 else "rgb"
 
 
 def search(
     *,
     max_params: int | None = None,
     epochs: int = 15,
-    trials: int = 20,
+    trials: int | None = None,
+    minutes: float | None = None,
     dataset: str | None = None,
     data_root: str | Path | None = None,
     space: str | SearchSpace | None = None,
@@ -74,6 +80,7 @@ def search(
     sampler: str | None = None,
     pruner: str | None = None,
     start_from: Sequence[str | Path] = (),
+    portfolio: bool | None = None,
     keep_discards: int = 100,
     seed: int | None = None,
     device: str = "auto",
@@ -88,11 +95,15 @@ def search(
 ) -> SearchResult:
     """Draws, discards, trains and records until `trials` candidates are trained; resumes a study that is there.
 
+    `minutes` ends it by the clock instead, or whichever comes first: no candidate is begun that would not end in time,
+    going by those before it. With neither it is 20 trials. Both count over the whole study.
+
     Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
     study's own, or MNIST where it can be had, or scikit-learn's digits; `seed`, `objective`, `sampler` and `pruner`
-    None are the study's own, or 0, "accuracy", "evolution" and "none". `objective` "accuracy,params" (or another cost)
+    None are the study's own, or 0, "accuracy", "elite" and "none". `objective` "accuracy,params" (or another cost)
     looks for a Pareto front. What a pruner stops costs the budget the share of its epochs. `start_from`: architecture
-    files, exports or names of published networks to train first, where they fit the space and the limits.
+    files, exports or names of published networks to train first, where they fit the space and the limits. `portfolio`
+    False leaves out the known designs that a new study in a shipped space begins with, scaled to its limits.
     `workers` is the number of processes that train, None one a core on processors and one for each GPU; `exact` makes
     trainings bitwise repeatable on a GPU, too. `ray` "auto", "local" or HOST:PORT trains on that Ray cluster instead,
     a task a candidate with one CPU and `gpus_per_trial` of a GPU, 0 to 1, None a whole one where the cluster has any.
@@ -106,6 +117,7 @@ def search(
     ref = StudyRef(results, storage, study)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place = compute.place()
+    budget = _budget(trials, minutes, place)
     plan = _resolve(
         ref,
         _Asked(
@@ -126,14 +138,15 @@ def search(
             pruner=pruner,
             seed=seed,
             start_from=start_from,
+            portfolio=portfolio,
             keep_discards=keep_discards,
         ),
     )
     _check_feasible(plan)
     with place, usable(ref.url), closing(locks(ref)) as held:
         writer = _open_study(ref, plan, held, place)
-        interrupted, exhausted = _run(writer, plan, place, compute, budget=trials, on_event=on_event)
-        return _summarise(writer, plan, trials, interrupted=interrupted, exhausted=exhausted)
+        interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
+        return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +163,7 @@ class _Asked:
     pruner: str | None
     seed: int | None
     start_from: Sequence[str | Path]
+    portfolio: bool | None
     keep_discards: int
 
 
@@ -177,7 +191,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
     dataset = datasets.load(name, data_root=asked.data_root)
     space = asked.space
     if not isinstance(space, SearchSpace):
-        space = SearchSpace.load(space or default_space(dataset.input_shape))
+        space = SearchSpace.load(space or _space_of(existing) or default_space(dataset.input_shape))
     space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=asked.epochs)
     constraints = asked.limits.constraints_for(dataset.input_shape)
     chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": DEFAULT_SAMPLER, "pruner": "none", "seed": 0}
@@ -185,7 +199,12 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
     chosen |= {name: value for name in chosen if (value := getattr(asked, name)) is not None}
     known, unfit = starts(asked.start_from, space, constraints, seed=chosen["seed"])
-    chosen |= _start_up(chosen, constraints, len(known)) if existing is None else _start_up_of(existing.settings)
+    if asked.portfolio is not None or existing is None:
+        chosen["portfolio"] = () if asked.portfolio is False else space.portfolio
+    else:
+        chosen["portfolio"] = existing.settings.portfolio
+    known += portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
+    chosen |= _start_up(chosen, space, constraints, len(known)) if existing is None else _start_up_of(existing.settings)
     settings = Settings(
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
@@ -211,12 +230,27 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
     )
 
 
+def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
+    """What the options allow: `NUM_TRIALS` where they name neither trials nor minutes."""
+    if minutes is not None and not MINUTES.holds(minutes):
+        raise NasError(f"minutes is {refusal(minutes, MINUTES)}")
+    if trials is None and minutes is None:
+        trials = NUM_TRIALS
+    return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
+
+
+def _space_of(existing: StudyRecords | None) -> str | None:
+    """The space that the study was begun in, if it is one that comes along, whatever the default has become since."""
+    name = existing.settings.space if existing is not None else ""
+    return name if name in shipped_spaces() else None
+
+
 def _check_feasible(plan: _Plan) -> None:
     """Raises `InfeasibleError`, with what binds, where a new study's limits leave (almost) nothing of the space."""
     if not plan.is_new:
         return
-    report = survey(plan.task.space, plan.task.constraints)
-    if report.num_feasible == 0:
+    if not any_feasible(plan.task.space, plan.task.constraints):
+        report = survey(plan.task.space, plan.task.constraints)
         lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
         raise InfeasibleError("\n".join(lines))
 
@@ -251,7 +285,7 @@ def _run(
     place: Place,
     compute: Compute,
     *,
-    budget: int,
+    budget: Budget,
     on_event: Callable[[Event], None],
 ) -> tuple[bool, str]:
     """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
@@ -280,13 +314,13 @@ def _run(
             best=best[0] if best else None,
         )
     )
-    if not progress.tally().admits(budget):
+    if not budget.admits(progress.tally()):
         return False, ""
     workers = place.open(TrainingData.of(plan.dataset), exact=compute.exact)
     return Loop(writer, plan.task, workers, on_event=on_event).run(budget)
 
 
-def _summarise(writer: StudyWriter, plan: _Plan, budget: int, *, interrupted: bool, exhausted: str) -> SearchResult:
+def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:
     """The result; note and figures of the study are brought up to date."""
     writer.look()
     records = writer.records
@@ -318,8 +352,15 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     return parts
 
 
-def _start_up(chosen: Mapping[str, Any], constraints: Sequence[Constraint], num_known: int) -> dict[str, int]:
-    """How a new study begins: with large networks, unless it is random search or a front, which needs all sizes."""
+def _start_up(
+    chosen: Mapping[str, Any], space: SearchSpace, constraints: Sequence[Constraint], num_known: int
+) -> dict[str, int]:
+    """How a new study begins: with known networks if there are any, and a few random ones.
+
+    These are large, unless it is random search or a front, which needs all sizes.
+    """
+    if space.widths:  # whose draws fill the limits
+        return {"num_startup": num_known + NUM_FILLED, "choices": 1}
     limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
     large = limited and len(chosen["objectives"]) == 1 and chosen["sampler"] != "random"
     # Whoever brings networks wants better ones than those: random candidates would hardly be.

@@ -21,6 +21,7 @@ from nas.space.feasibility import DUPLICATE
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import Start
 from nas.study.attributes import Outcome, StoredTrial
+from nas.study.budget import Budget
 from nas.study.database import is_away
 from nas.study.locks import LockLostError
 from nas.study.progress import StudyProgress
@@ -29,6 +30,7 @@ from nas.study.writer import StudyWriter
 from nas.workers.protocol import Ended, Job, Progress, Report, Workers
 
 MAX_FAILURES = 3
+SMALLEST = 0.05  # share of the limits that a candidate for a Pareto front fills at the least
 PAUSE = 0.5  # seconds between two looks at what other searches have in training
 PATROL = 5.0  # seconds between two looks at whether they are alive
 
@@ -68,6 +70,7 @@ class Loop:
             propose=proposer(settings.sampler),
             num_startup=settings.num_startup,
             choices=settings.choices,
+            smallest=SMALLEST if len(settings.objectives) > 1 else 1.0,
             seed=self.seed,
             lag=self.lag,
         )
@@ -76,8 +79,8 @@ class Loop:
         self._best: TrainedTrial | None = None
         self._look()
 
-    def run(self, budget: int) -> tuple[bool, str]:
-        """Trains until the budget, in trials, is spent: whether it was interrupted, and why it ran dry if so."""
+    def run(self, budget: Budget) -> tuple[bool, str]:
+        """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
         try:
             return False, self._train(budget)
         except KeyboardInterrupt:
@@ -87,7 +90,7 @@ class Loop:
         self.writer.settle()
         return True, ""
 
-    def _train(self, budget: int) -> str:
+    def _train(self, budget: Budget) -> str:
         """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""
         failures, waited, dry = 0, False, ""
         while True:
@@ -119,7 +122,7 @@ class Loop:
                 if failures == MAX_FAILURES:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
-    def _begin(self, budget: int) -> bool:
+    def _begin(self, budget: Budget) -> bool:
         """Begins a trial, or ends one that is not to be trained; False where none is wanted, or nobody is free."""
         # What a candidate is to be drawn from must be known, unless it comes from the queue.
         oldest = min((running.index for running in self.running.values()), default=None)
@@ -132,7 +135,7 @@ class Loop:
             with self.writer.locks.exclusively("begin") as check:
                 self._look()
                 self._patrol()
-                if not self.progress.tally().admits(budget, running=len(self.progress.running)):
+                if not budget.admits(self.progress.tally(), running=len(self.progress.running)):
                     return False
                 self._start(check)
                 return True

@@ -19,6 +19,7 @@ from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
 from nas.space.drawn import Discard, Drawn, Values
 from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
+from nas.space.fill import filled
 from nas.space.search_space import SearchSpace
 
 MAX_TRIES = 20_000
@@ -35,6 +36,9 @@ class FeasibleSampler:
     goes on as if it had never stopped. The last `lag` candidates before a draw may still be in training and are not
     looked at. The first `num_startup` are drawn at random, each the largest of `choices` that are feasible: where
     accuracy is sought within a limit, large networks are better.
+
+    In a space that says how widths go together (`Widths`) each draw and proposal is scaled to fill the upper limits, or
+    a share of them from `smallest` to 1, drawn evenly in the logarithm.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class FeasibleSampler:
         lag: int = 0,
         num_startup: int = NUM_STARTUP,
         choices: int = 1,
+        smallest: float = 1.0,
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
@@ -55,6 +60,7 @@ class FeasibleSampler:
         self.lag = lag
         self.num_startup = num_startup
         self.choices = choices
+        self.smallest = smallest
 
     def draw(self, view: CandidateView, seen: Set[str], *, keep: int = 0) -> Drawn:
         """The next candidate of the study that `view` shows.
@@ -89,6 +95,7 @@ class _Draw:
     def __init__(self, sampler: FeasibleSampler, rng: Random, seen: Set[str], keep: int) -> None:
         self.space, self.constraints = sampler.space, sampler.constraints
         self.rng = rng
+        self.share = math.exp(rng.uniform(math.log(sampler.smallest), 0.0)) if sampler.smallest < 1 else 1.0
         self.seen = seen
         self.keep = keep
         self.num_draws = 0
@@ -143,6 +150,7 @@ class _Draw:
     def _judge(self, values: Values) -> "_Found | Judgement":
         """The candidate where it is feasible and new; else the judgement, which is counted as a discard."""
         self.num_draws += 1
+        values = filled(self.space, self.constraints, values, self.share)
         judgement = judge(self.space, self.constraints, values)
         if not judgement.reason:
             assert judgement.architecture is not None

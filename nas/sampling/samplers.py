@@ -5,7 +5,7 @@ keeps the limits and is new.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -18,6 +18,7 @@ from nas.errors import NasError, ShapeError
 from nas.pareto import dominates
 from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
+from nas.space.widths import is_width, nearest
 
 Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
 """Proposals for a space. The study shows nothing but the candidates that have ended, in their order."""
@@ -25,12 +26,17 @@ Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
 NUM_STARTUP = 10
 """Candidates that are drawn at random before any other sampler has enough to go on."""
 
+NUM_FILLED = 4
+"""The same after the known designs of a portfolio, in a space whose draws fill the limits."""
+
 NUM_CHOICES = 4
 """Feasible draws of which a search for accuracy takes the largest for each of those (docs/search.md)."""
 
 NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
 NUM_GENETIC = 100
+NUM_ELITE = 4
+CHANGES = (0.25, 0.25, 0.5)  # how likely "elite" changes the recipe, the widths, and the rest of the network
 POPULATION = 20
 TOURNAMENT = 5
 
@@ -73,7 +79,52 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
         yield _mutated(space, {name: parent.params[name] for name in space.domains}, rng)
 
 
+def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+    """Small changes of one of the best few: of its recipe, of its widths, or of one or two other choices."""
+    parents = _best(trained, NUM_ELITE)
+    for _ in range(NUM_GENETIC):
+        parent = parents[int(rng.random() * len(parents))]
+        yield changed(space, {name: parent.params[name] for name in space.domains}, rng)
+
+
+def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
+    """Values near these that stand for another candidate."""
+    own = space.candidate(values)
+    recipe = [name for name in space.domains if name.startswith("recipe.")]
+    widths = [name for name in space.domains if is_width(name)]
+    others = [name for name in space.domains if name not in {*recipe, *widths}]
+    near = values
+    for _ in range(100):  # most parameters may be unused
+        kind = rng.choices((recipe, widths, others), CHANGES)[0]
+        if not kind:
+            continue
+        near = _rewidened(space, values, rng) if kind is widths else _stepped(space, values, kind, rng)
+        try:
+            if space.candidate(near) != own:
+                break
+        except ShapeError:
+            break
+    return near
+
+
+def _stepped(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
+    """The values, one or two of those named a step away."""
+    chosen = rng.sample(names, min(len(names), 1 + int(rng.random() * 2)))
+    return {**values, **{name: space.domains[name].step_from(values[name], rng) for name in chosen}}
+
+
+def _rewidened(space: SearchSpace, values: Values, rng: Random) -> Values:
+    """The values, the convolutions of one block wider or narrower by up to a half, each by a little more or less."""
+    names = [name for name in space.domains if is_width(name)]
+    block = names[int(rng.random() * len(names))].partition(".")[0]
+    factor = 1.5 ** rng.uniform(-1.0, 1.0)
+    own = [name for name in names if name.startswith(f"{block}.")]
+    widths = {name: float(values[name]) * factor * 1.1 ** rng.uniform(-1.0, 1.0) for name in own}
+    return {**values, **{name: nearest(space.domains[name], width) for name, width in widths.items()}}
+
+
 SAMPLERS: dict[str, Propose] = {
+    "elite": elite,
     "evolution": evolution,
     "tpe": tpe,
     "gp": gp,
@@ -101,6 +152,15 @@ class _NsgaByOrder(NSGAIISampler):
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _best(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """The trials that the fewest others dominate: with one objective those of the highest accuracy."""
+    done = _complete(study)
+    points = [_point(trial, study.directions) for trial in done]
+    rank = [sum(dominates(other, point) for other in points) for point in points]
+    order = sorted(range(len(done)), key=lambda index: (rank[index], index))
+    return [done[index] for index in order[:count]]
 
 
 def _of_optuna(

@@ -29,6 +29,11 @@ class Choice:
         """A value, each as likely."""
         return self.values[int(rng.random() * len(self.values))]
 
+    def step_from(self, value: Value, rng: Random) -> Value:
+        """Another value, each as likely."""
+        others = [x for x in self.values if x != value]
+        return others[int(rng.random() * len(others))]
+
     def grid(self) -> tuple[Value, ...]:
         """The values worth trying in a search along one parameter: here all."""
         return self.values
@@ -70,6 +75,15 @@ class IntRange:
             drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
             return min(max(round(drawn), self.low), self.high)
         return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
+
+    def step_from(self, value: Value, rng: Random) -> int:
+        """A number close to the value: up to a fifth larger or smaller, and another one at the least."""
+        assert isinstance(value, int)
+        most = max(1, value // (5 * self.step))
+        step = self.step * (1 + int(rng.random() * most))
+        up = value + step if value + step <= self.high else value - step
+        down = value - step if value - step >= self.low else value + step
+        return self.nearest(up if rng.random() < 0.5 else down)
 
     def grid(self) -> tuple[int, ...]:
         """Every number of the range; of more than 100 an even sample with both ends."""
@@ -118,6 +132,16 @@ class FloatRange:
         """The number without digits that mean nothing: 3 significant ones, or of a step's multiple those it has."""
         digits = 3 if self.step is None else 12  # TPE says 0.15000000000000002 for 0.15
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
+
+    def step_from(self, value: Value, rng: Random) -> float:
+        """A number close to the value: a step away, or a tenth to a third of the range (of its logarithm)."""
+        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, float(value)))
+        step = self.step or rng.uniform(0.1, 0.33) * (high - low)
+        slack = 1e-9 * (high - low)
+        up = at + step if at + step <= high + slack else at - step
+        down = at - step if at - step >= low - slack else at + step
+        moved = up if rng.random() < 0.5 else down
+        return self.nearest(math.exp(moved) if self.log else moved)
 
     def grid(self) -> tuple[float, ...]:
         """Both ends."""

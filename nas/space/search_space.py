@@ -34,10 +34,11 @@ from nas.architecture.layers import (
 )
 from nas.errors import SearchSpaceError
 from nas.recipe import ALLOWED, Recipe
-from nas.resources import shipped_or_file
-from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Words, check, check_keys, refusal
+from nas.resources import shipped_designs, shipped_or_file
+from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
 from nas.space.candidate import Candidate
 from nas.space.domains import Domain, FloatRange, Value, read
+from nas.space.widths import GROWTH, WIDTHS, Widths
 from nas.text import read_text
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
-NETWORK: dict[str, tuple[Allowed, Value | None]] = {
+Knobs = dict[str, tuple[Allowed, Value | None]]
+
+NETWORK: Knobs = {
     "num_blocks": (Interval(int, 1, 20), None),
     "activation": (Words(tuple(ACTIVATIONS)), "relu"),
     "order": (Words(tuple(ORDERS)), "norm_act"),
@@ -58,7 +61,7 @@ NETWORK: dict[str, tuple[Allowed, Value | None]] = {
     "head": (Words(HEADS), "gap_conv"),
     "residual": (Flag(), False),
 }
-BLOCK: dict[str, tuple[Allowed, Value | None]] = {
+BLOCK: Knobs = {
     "num_convs": (Interval(int, 1, 100), None),
     "kernel_size": (COUNT, 3),
     "padding": (Words(("same", "valid")), "same"),
@@ -68,8 +71,8 @@ BLOCK: dict[str, tuple[Allowed, Value | None]] = {
     "transition_channels": (COUNT, 8),
     "dropout": (RATE, 0.0),
 }
-CONV: dict[str, tuple[Allowed, Value | None]] = {"channels": (COUNT, None)}
-RECIPE: dict[str, tuple[Allowed, Value | None]] = {
+CONV: Knobs = {"channels": (COUNT, None)}
+RECIPE: Knobs = {
     # A rate that suits one optimizer ruins the other, so each has its own range.
     "sgd_learning_rate": (ALLOWED["learning_rate"], 0.1),
     "adam_learning_rate": (ALLOWED["learning_rate"], 0.01),
@@ -85,7 +88,11 @@ RECIPE: dict[str, tuple[Allowed, Value | None]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """Named parameters, each with a domain or a fixed value, and what network and recipe they stand for."""
+    """Named parameters, each with a domain or a fixed value, and what network and recipe they stand for.
+
+    widths: how random draws choose channels together; None draws each by itself. portfolio: names of the known designs
+    that a search begins with.
+    """
 
     name: str
     input_shape: Shape
@@ -93,6 +100,8 @@ class SearchSpace:
     epochs: int = 15
     domains: Mapping[str, Domain] = field(repr=False)
     fixed: Mapping[str, Value] = field(repr=False)
+    widths: Widths | None = field(default=None, repr=False)
+    portfolio: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, name_or_path: str) -> "SearchSpace":
@@ -108,28 +117,35 @@ class SearchSpace:
     def from_toml(cls, data: Mapping[str, Any], *, where: str = "search space", name: str = "") -> "SearchSpace":
         """The space in parsed TOML; a `SearchSpaceError` names `where`, the key, the value and what is allowed."""
         tables = {"network": NETWORK, "block": BLOCK, "conv": CONV, "recipe": RECIPE}
-        check_keys(data, ("input_shape", "num_classes", *tables), where, SearchSpaceError)
-        values: dict[str, dict[str, Domain | Value]] = {}
-        for table, knobs in tables.items():
-            content = data.get(table, {})
-            if not isinstance(content, dict):
-                raise SearchSpaceError(f"{where}: {table}: {refusal(content, 'a table')}")
-            check_keys(content, knobs, f"{where}: {table}", SearchSpaceError)
-            values[table] = {}
-            for key, (allowed, default) in knobs.items():
-                if key not in content and default is None:
-                    raise SearchSpaceError(f"{where}: {table}.{key} is missing, allowed: {allowed}")
-                values[table][key] = read(content.get(key, default), allowed, f"{where}: {table}.{key}")
-        flat = dict(_flatten(values))
+        scaled = "widths" in data
+        if scaled:
+            tables |= {"block": BLOCK | GROWTH, "widths": WIDTHS}
+        own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
+        check_keys(data, ("input_shape", "num_classes", "portfolio", *tables, *own), where, SearchSpaceError)
+        values = {table: _table(data, table, knobs, where) for table, knobs in tables.items()}
+        num_blocks = _most(values["network"]["num_blocks"])
+        each = [f"block{number}" for number in range(1, num_blocks + 1)]
+        if beyond := sorted(set(own) - set(each)):
+            raise SearchSpaceError(
+                f"{where}: {beyond[0]}: a space of at most {num_blocks} blocks, allowed: {', '.join(each)}"
+            )
+        # What the table of one block says stands above what the table of all says.
+        blocks = {name: values["block"] | _table(data, name, tables["block"], where, partly=True) for name in each}
+        growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
+        flat = dict(_flatten(values, blocks))
         shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
         check(shape, ImageShape(), f"{where}: input_shape", SearchSpaceError)
         check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
+        portfolio = data.get("portfolio", [])
+        check(portfolio, Many(Words(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
         return cls(
             name=name,
             input_shape=tuple(shape),
             num_classes=classes,
             domains={key: value for key, value in flat.items() if isinstance(value, Domain)},
             fixed={key: value for key, value in flat.items() if not isinstance(value, Domain)},
+            widths=Widths(growth=growth, **values["widths"]) if scaled else None,
+            portfolio=tuple(portfolio),
         )
 
     def bind(self, *, input_shape: Shape, num_classes: int, epochs: int) -> "SearchSpace":
@@ -138,7 +154,8 @@ class SearchSpace:
 
     def draw(self, rng: Random) -> dict[str, Value]:
         """Values of all parameters, drawn at random: some 20 microseconds."""
-        return {name: domain.draw(rng) for name, domain in self.domains.items()}
+        values = {name: domain.draw(rng) for name, domain in self.domains.items()}
+        return values | self.widths.draw(rng, self.domains) if self.widths else values
 
     def suggest(self, trial: "Trial") -> Candidate:
         """The candidate of an Optuna trial, every parameter of the space asked."""
@@ -229,19 +246,48 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any parameter's name, range or meaning."""
         entries = [VERSION, list(self.input_shape), self.num_classes, sorted(self.fixed.items())]
-        text = json.dumps([*entries, sorted((name, repr(domain)) for name, domain in self.domains.items())])
+        entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
+        if self.widths:
+            entries.append(repr(self.widths))
+        text = json.dumps(entries)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _flatten(values: dict[str, dict[str, Domain | Value]]) -> Iterator[tuple[str, Domain | Value]]:
+def _table(
+    data: Mapping[str, Any],
+    table: str,
+    knobs: Mapping[str, tuple[Allowed, Value | None]],
+    where: str,
+    *,
+    partly: bool = False,
+) -> dict[str, Domain | Value]:
+    """The domains in a table of a space's file; `partly`: keys that are left out have no default."""
+    content = data.get(table, {})
+    if not isinstance(content, dict):
+        raise SearchSpaceError(f"{where}: {table}: {refusal(content, 'a table')}")
+    check_keys(content, knobs, f"{where}: {table}", SearchSpaceError)
+    values: dict[str, Domain | Value] = {}
+    for key, (allowed, default) in knobs.items():
+        if key not in content and partly:
+            continue
+        if key not in content and default is None:
+            raise SearchSpaceError(f"{where}: {table}.{key} is missing, allowed: {allowed}")
+        values[key] = read(content.get(key, default), allowed, f"{where}: {table}.{key}")
+    return values
+
+
+Table = dict[str, Domain | Value]
+
+
+def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterator[tuple[str, Domain | Value]]:
     """Every parameter of the space with its name, for as many blocks and convolutions as a candidate may have."""
-    yield from values["network"].items()
-    for block in range(1, _most(values["network"]["num_blocks"]) + 1):
-        for key, value in values["block"].items():
-            yield f"block{block}.{key}", value
-        for conv in range(1, _most(values["block"]["num_convs"]) + 1):
-            yield f"block{block}.conv{conv}.channels", values["conv"]["channels"]
-    for key, value in values["recipe"].items():
+    yield from tables["network"].items()
+    for name, block in blocks.items():
+        for key, value in block.items():
+            yield f"{name}.{key}", value
+        for conv in range(1, _most(block["num_convs"]) + 1):
+            yield f"{name}.conv{conv}.channels", tables["conv"]["channels"]
+    for key, value in tables["recipe"].items():
         yield f"recipe.{key}", value
 
 

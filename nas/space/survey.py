@@ -11,6 +11,7 @@ from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint, worst
 from nas.space.domains import Value
 from nas.space.feasibility import judge
+from nas.space.fill import filled
 from nas.space.search_space import SearchSpace
 
 
@@ -106,7 +107,7 @@ def survey(
     possible: list[tuple[Cost, dict[str, Value]]] = []
     num_feasible = 0
     for _ in range(num_draws):
-        values = space.draw(rng)
+        values = filled(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
         if judgement.cost is not None:
             possible.append((judgement.cost, values))
@@ -138,6 +139,15 @@ def survey(
         smallest=_smallest(space, (), [values for _, values in starts[:3]]),
         smallest_within_limits=_smallest(space, others, [values for _, values in within[:3]]) if constraints else None,
     )
+
+
+def any_feasible(
+    space: SearchSpace, constraints: Sequence[Constraint], *, num_draws: int = 10_000, seed: int = 0
+) -> bool:
+    """Whether one of so many random draws keeps the limits; as quick as the first that does."""
+    rng = Random(seed)
+    draws = (filled(space, constraints, space.draw(rng)) for _ in range(num_draws))
+    return any(not judge(space, constraints, values).reason for values in draws)
 
 
 def _admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:

@@ -187,6 +187,12 @@ class StoredTrial:
         return self.frozen.user_attrs.get(name)
 
     @property
+    def duration(self) -> float:
+        """Seconds by the clock from its beginning to its end; 0 before that."""
+        taken = self.frozen.duration
+        return taken.total_seconds() if taken is not None else 0.0
+
+    @property
     def session(self) -> str | None:
         """The search that trains it."""
         text: str | None = self._note("session")

@@ -15,15 +15,13 @@ class Tally:
 
     num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
     pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
+    spent_seconds: how long they took by the clock, one after the other.
     """
 
     num_trained: int
     num_pruned: int
     spent: float
-
-    def admits(self, budget: int, *, running: int = 0) -> bool:
-        """Whether one more training, and each that is running, can still go to its end."""
-        return self.spent + running + 1 <= budget + 1e-9  # thirds of a training do not add up exactly
+    spent_seconds: float = 0.0
 
 
 class StudyProgress:
@@ -43,6 +41,7 @@ class StudyProgress:
         self.best: StoredTrial | None = None
         self._discards: Counter[str] = Counter()
         self._num_trained, self._num_pruned, self._num_epochs = 0, 0, 0
+        self._seconds = 0.0
         self._next = 0
         self._unfinished: list[StoredTrial] = []
 
@@ -66,7 +65,9 @@ class StudyProgress:
     def tally(self) -> Tally:
         """What has been trained so far."""
         spent = self._num_trained + self._num_epochs / self.epochs
-        return Tally(num_trained=self._num_trained, num_pruned=self._num_pruned, spent=spent)
+        return Tally(
+            num_trained=self._num_trained, num_pruned=self._num_pruned, spent=spent, spent_seconds=self._seconds
+        )
 
     def discards(self) -> Counter[str]:
         """Number of discards by reason."""
@@ -78,6 +79,8 @@ class StudyProgress:
         if outcome is None:
             return
         self._num_trained += outcome.is_whole_training
+        if outcome.is_whole_training or outcome is Outcome.PRUNED:
+            self._seconds += trial.duration
         if outcome is Outcome.DISCARDED and trial.drawn_for is not None:
             self.stored_discards[trial.drawn_for] += 1
         if outcome is Outcome.PRUNED:

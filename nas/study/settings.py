@@ -33,6 +33,7 @@ class Settings:
     num_startup: int = 20  # candidates before the sampler has enough to go on
     choices: int = 1  # feasible draws of which each of those is the largest
     pruner: str = "none"
+    portfolio: tuple[str, ...] = ()  # known designs that it begins with
 
     @property
     def cost(self) -> str:
@@ -66,7 +67,7 @@ SETTINGS = Fields(
         **dict.fromkeys(("dataset", "data_fingerprint", "split", "space", "space_fingerprint"), TEXT),
         **dict.fromkeys(("sampler", "pruner"), TEXT),
         **dict.fromkeys(("epochs", "consistency", "choices"), COUNT),
-        "constraints": Many(TEXT),
+        **dict.fromkeys(("constraints", "portfolio"), Many(TEXT)),
         "seed": WHOLE,
         "objectives": Many(Words(OBJECTIVES), 1, 2),
         "num_startup": INDEX,
@@ -77,4 +78,4 @@ SETTINGS = Fields(
 
 
 def _text(value: object) -> str:
-    return " and ".join(value) if isinstance(value, tuple) else str(value)
+    return " and ".join(value) or "none" if isinstance(value, tuple) else str(value)

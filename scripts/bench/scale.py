@@ -26,6 +26,7 @@ from sqlalchemy import create_engine, text
 from nas.commands.search_loop import Loop, Task
 from nas.space.constraints import Constraint
 from nas.space.search_space import SearchSpace
+from nas.study.budget import Budget
 from nas.study.database import default_storage, quiet_optuna
 from nas.study.locks import locks
 from nas.study.reader import StudyNotes, StudyRecords
@@ -131,9 +132,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
         records, space = open_study(name, folder, args.storage, args.epochs)
         writer = StudyWriter(records, locks(StudyRef(folder, args.storage, name)))
         workers = Sleepers(args.workers, seconds, args.epochs)
-        Loop(writer, Task(space=space, constraints=LIMITS, keep_discards=0), workers, on_event=lambda event: None).run(
-            budget
-        )
+        task = Task(space=space, constraints=LIMITS, keep_discards=0)
+        Loop(writer, task, workers, on_event=lambda event: None).run(Budget(trials=budget))
         return workers
 
     if args.trials:

@@ -1,0 +1,99 @@
+"""Portfolio: known designs that come with a search space, scaled to any limits without training.
+
+A design is a network with the recipe that suits it best, for the images that it was made for. Read in the parameters of
+its space it fits other images and classes, too; its widths are scaled to fill the limits, and where it sees too little
+of an image its kernels and depth grow until it sees enough.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from nas.architecture.architecture import Architecture
+from nas.errors import ArchitectureError
+from nas.recipe import Recipe
+from nas.resources import spaces_folder
+from nas.schema import check_keys
+from nas.space.constraints import Constraint
+from nas.space.domains import Value
+from nas.space.encoding import values_of
+from nas.space.feasibility import judge
+from nas.space.fill import filled
+from nas.space.search_space import SearchSpace
+from nas.space.warm_start import Start, recipe_values
+from nas.text import read_json
+
+KEYS = ("about", "architecture", "recipe")
+SOURCE = "portfolio "
+"""What the source of a candidate begins with that is a design of a portfolio; the design's name follows."""
+
+SEEING = ("kernel_size", "num_convs", "padding")
+"""Parameters of a block that decide how much of an image it sees."""
+
+MAX_REPAIRS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """A known network and the recipe that suits it. about: where it is from, in a sentence."""
+
+    name: str
+    about: str
+    architecture: Architecture
+    recipe: Recipe
+
+    @classmethod
+    def load(cls, path: Path) -> "Design":
+        """The design in a file; raises `ArchitectureError` or `RecipeError`, beginning with the path."""
+        data = check_keys(read_json(path, ArchitectureError), KEYS, str(path), ArchitectureError, required=set(KEYS))
+        return cls(
+            name=path.stem,
+            about=str(data["about"]),
+            architecture=Architecture.from_json(data["architecture"], where=f"{path}: architecture"),
+            recipe=Recipe.from_json(data["recipe"], where=f"{path}: recipe"),
+        )
+
+
+def portfolio(names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int) -> list[Start]:
+    """The designs of those names, scaled to the limits; those that can't keep them are left out."""
+    designs = (Design.load(spaces_folder() / "portfolio" / f"{name}.json") for name in names)
+    starts = (_start(design, space, constraints, seed) for design in designs)
+    return [start for start in starts if start is not None]
+
+
+def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start | None:
+    shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
+    network = values_of(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
+    # Parameters that the design does not use tell later changes of it where to begin.
+    unused = space.draw(Random(f"{seed} {design.architecture.fingerprint()}"))
+    values = {**unused, **network, **recipe_values(space, design.recipe)}
+    values = filled(space, constraints, _seeing_enough(space, constraints, values))
+    if judge(space, constraints, values).reason:
+        return None
+    fingerprint = space.candidate(values).fingerprint()
+    return Start(source=f"{SOURCE}{design.name}", values=values, fingerprint=fingerprint)
+
+
+def _seeing_enough(
+    space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]
+) -> Mapping[str, Value]:
+    """The values with few changes of kernels, depth and padding, so that enough is seen; widths do not matter."""
+    lower = [constraint for constraint in constraints if constraint.metric == "receptive_field"]
+    violation = judge(space, lower, values).violation
+    for _ in range(MAX_REPAIRS):
+        if not violation:
+            break
+        tried = [(judge(space, lower, changed).violation, changed) for changed in _seeing_more(space, values)]
+        least, changed = min(tried, key=lambda each: each[0], default=(violation, values))
+        if least >= violation:
+            break
+        violation, values = least, changed
+    return values
+
+
+def _seeing_more(space: SearchSpace, values: Mapping[str, Value]) -> Iterator[Mapping[str, Value]]:
+    """The values with one of the parameters changed that decide how much of an image is seen, later blocks first."""
+    for name, domain in reversed(list(space.domains.items())):
+        if name.rpartition(".")[2] in SEEING:
+            yield from ({**values, name: value} for value in domain.grid() if value != values[name])

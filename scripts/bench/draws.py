@@ -1,0 +1,193 @@
+"""How good are random draws of a search space? Trains the first so many of them, and compares the distributions.
+
+    python scripts/bench/draws.py train --task small-mnist --space grey --draws 100 --rows results/draws/small-mnist
+    python scripts/bench/draws.py table results/draws/*/*.jsonl
+    python scripts/bench/draws.py figure results/draws/mnist/*.jsonl --to docs/images/draws.svg
+
+`train` adds a line to ROWS/NAME.jsonl for each draw that has been trained, and goes on where it stopped. Draws keep the
+task's limits (tasks.py) and a receptive field of the image's side. Draw i is trained with seed i; --every 5 takes every
+fifth training image. The error is one minus the mean val accuracy of the last 5 epochs. This is the way of RegNet's
+authors: change a space where the whole distribution gains (Radosavovic et al. 2020, arXiv 2003.13678).
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from nas.data import datasets
+from nas.space.candidate import Candidate
+from nas.space.constraints import limits
+from nas.space.feasibility import Judgement, judge
+from nas.space.fill import filled
+from nas.space.search_space import SearchSpace
+from nas.training.data import TrainingData
+from nas.training.device import pick_device
+from nas.training.metrics import EpochMetrics
+from nas.training.results import CONSISTENCY, consistent_accuracy, objective
+from nas.workers.backend import open_workers
+from nas.workers.protocol import Ended, Job
+from scripts.bench.tasks import TASKS, Task
+
+Row = dict[str, Any]
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+TITLES = ("rows", "draws", "failed", "lowest", "10th pct", "25th", "median", "75th", "best", "MACs, median", "seconds")
+
+
+def drawn(space: SearchSpace, task: Task, max_macs: int | None, seed: int) -> Iterator[tuple[Judgement, Candidate]]:
+    """Feasible random draws, without end."""
+    kept = limits(space.input_shape, max_params=task.max_params, max_macs=max_macs)
+    rng = Random(seed)
+    while True:
+        values = filled(space, kept, space.draw(rng))
+        judgement = judge(space, kept, values)
+        if not judgement.reason:
+            yield judgement, space.candidate(values)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains the draws that have no row yet."""
+    task = TASKS[args.task]
+    dataset = datasets.load(task.dataset(args.data_root, args.images), data_root=args.data_root)
+    epochs = args.epochs or task.epochs
+    space = SearchSpace.load(args.space).bind(
+        input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=epochs
+    )
+    path: Path = args.rows / f"{args.name or space.name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["draw"] for row in rows(path)} if path.exists() else set()
+    draws = list(enumerate(islice(drawn(space, task, args.max_macs, args.seed), args.draws)))
+    todo = [(index, draw) for index, draw in draws if index not in done]
+    data = TrainingData.of(dataset)
+    images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
+    data = replace(data, train_images=images, train_labels=labels)
+    workers = open_workers(data, [pick_device("cpu")], num=args.workers)
+    histories: dict[int, list[EpochMetrics]] = {}
+    began = time.monotonic()
+    try:
+        while todo or histories:
+            while todo and len(histories) < workers.capacity:
+                index, (_, candidate) = todo.pop(0)
+                histories[index] = []
+                workers.submit(Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index))
+            for report in workers.reports():
+                if not isinstance(report, Ended):
+                    histories[report.key].append(report.metrics)
+                    continue
+                if report.outcome == "failed":
+                    raise SystemExit(report.reason)
+                judgement, candidate = draws[report.key][1]
+                row = row_of(judgement, candidate, histories.pop(report.key), epochs)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"draw": report.key, **row}) + "\n")
+                print(f"{report.key} {row['objective']} {time.monotonic() - began:.0f} s", flush=True)
+    finally:
+        workers.close()
+
+
+def row_of(judgement: Judgement, candidate: Candidate, history: Sequence[EpochMetrics], epochs: int) -> Row:
+    """What became of a draw. objective: None where its loss was no number."""
+    assert judgement.cost is not None
+    reached = [metrics.val_accuracy for metrics in history]
+    whole = len(reached) == epochs
+    return {
+        "objective": round(objective(reached, CONSISTENCY), 6) if whole else None,
+        "lowest": round(consistent_accuracy(reached, CONSISTENCY), 6) if whole else None,
+        "params": judgement.cost.params,
+        "macs": judgement.cost.macs,
+        "receptive_field": judgement.cost.receptive_field,
+        "seconds": round(sum(metrics.seconds for metrics in history), 1),
+        "architecture": candidate.architecture.to_json(),
+        "recipe": candidate.recipe.to_json(),
+    }
+
+
+def rows(path: Path) -> list[Row]:
+    """The draws that have been trained, in their order."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sorted((json.loads(line) for line in lines), key=lambda row: int(row["draw"]))
+
+
+def accuracies(path: Path) -> list[float]:
+    """Accuracies of the draws in per cent, lowest first; 0 where a training diverged."""
+    return sorted(100 * (row["objective"] or 0.0) for row in rows(path))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of sorted values lies, between two of them in proportion."""
+    place = share * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (place - low) * (values[high] - values[low])
+
+
+def table(args: argparse.Namespace) -> None:
+    """Prints a row for each file."""
+    print(f"| {' | '.join(TITLES)} |")
+    print(f"|{' --- |' * len(TITLES)}")
+    for path in args.files:
+        reached, all_rows = accuracies(path), rows(path)
+        failed = sum(accuracy < args.failed_below for accuracy in reached)
+        macs = quantile(sorted(row["macs"] for row in all_rows), 0.5)
+        seconds = sum(row["seconds"] for row in all_rows) / len(all_rows)
+        cells = [path.parent.name + "/" + path.stem, str(len(reached)), str(failed)]
+        cells += [f"{quantile(reached, share):.2f}" for share in SHARES]
+        print(f"| {' | '.join([*cells, f'{macs:,.0f}', f'{seconds:.0f}'])} |")
+
+
+def figure(args: argparse.Namespace) -> None:
+    """Draws the share of draws whose error is below a value, a line for each file."""
+    import matplotlib.pyplot as plt
+
+    plot, axes = plt.subplots(figsize=(7, 4))
+    for path in args.files:
+        errors = sorted(100 - accuracy for accuracy in accuracies(path))
+        shares = [(place + 1) / len(errors) for place in range(len(errors))]
+        axes.step(errors, shares, where="post", label=f"{path.stem} ({len(errors)} draws)")
+    axes.set(xscale="log", xlabel="val error, %", ylabel="share of draws with at most that error", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    plot.tight_layout()
+    plot.savefig(args.to, metadata={"Date": None})
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("train")
+    training.set_defaults(run=train)
+    training.add_argument("--task", choices=TASKS, required=True)
+    training.add_argument("--space", required=True)
+    training.add_argument("--rows", type=Path, required=True)
+    training.add_argument("--name", help="of the file of rows; default: the space's")
+    training.add_argument("--draws", type=int, default=100)
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--epochs", type=int, help="default: the task's")
+    training.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
+    training.add_argument("--max-macs", type=int)
+    training.add_argument("--workers", type=int, default=2)
+    training.add_argument("--data-root")
+    training.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
+    tables = commands.add_parser("table")
+    tables.set_defaults(run=table)
+    tables.add_argument("files", type=Path, nargs="+")
+    tables.add_argument("--failed-below", type=float, default=50.0, help="per cent")
+    figures = commands.add_parser("figure")
+    figures.set_defaults(run=figure)
+    figures.add_argument("files", type=Path, nargs="+")
+    figures.add_argument("--to", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    args = options()
+    args.run(args)

@@ -1,0 +1,90 @@
+"""The tasks that searches are judged on, and their images.
+
+    python scripts/bench/tasks.py small-mnist FOLDER
+
+writes a task's images as an image folder. `--data-root` holds what torchvision downloads, and for `colour` a file
+`CIFAR-10-subset/images.zip` with train/CLASS/*.jpg and test/CLASS/*.jpg.
+"""
+
+import argparse
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PER_CLASS = 600  # of MNIST's 60,000 training images: 5,000 to train with, 1,000 for val
+ZIP = Path("CIFAR-10-subset") / "images.zip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is to be classified, and the limits. `images`: writes an image folder; None where torchvision has the data.
+
+    earlier: the space that the default search drew from before it filled its limits.
+    """
+
+    name: str
+    published: str = ""
+    images: Callable[[Path, Path], None] | None = None
+    max_params: int = 8_000
+    epochs: int = 15
+    earlier: str = "mnist"
+
+    def dataset(self, data_root: str | Path | None, folder: Path) -> str:
+        """The dataset's name for `nas`; an image folder is written below `folder` where it is not there yet."""
+        if self.images is None:
+            return self.published
+        place = folder / self.name
+        if not place.is_dir():
+            part = place.with_suffix(f".part{os.getpid()}")
+            part.mkdir(parents=True)
+            self.images(Path(data_root or os.environ.get("NAS_DATA", "")), part)
+            part.replace(place)
+        return f"folder:{place}"
+
+
+def small_mnist(data_root: Path, folder: Path) -> None:
+    """The first 600 training images of each digit, and all test images."""
+    from torchvision.datasets import MNIST
+
+    for split in ("train", "test"):
+        counts = [0] * 10
+        for image, label in MNIST(str(data_root), train=split == "train", download=True):
+            if split == "train" and counts[label] == PER_CLASS:
+                continue
+            place = folder / split / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            image.save(place / f"{counts[label]:04}.png")
+            counts[label] += 1
+
+
+def colour(data_root: Path, folder: Path) -> None:
+    """1,000 images a class of CIFAR-10 to train and validate with, 200 to test."""
+    with zipfile.ZipFile(data_root / ZIP) as archive:
+        archive.extractall(folder)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(name="mnist", published="mnist"),
+        Task(name="fashion", published="fashion-mnist"),
+        Task(name="small-mnist", images=small_mnist),
+        Task(name="colour", images=colour, max_params=20_000, epochs=30, earlier="colour"),
+        Task(name="digits", published="digits", max_params=900),  # to try the scripts themselves
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    print(TASKS[args.task].dataset(args.data_root, args.folder))
+
+
+if __name__ == "__main__":
+    main()
