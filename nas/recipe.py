@@ -29,6 +29,7 @@ ALLOWED: dict[str, Allowed] = {
     "shear": Interval(float, 0, 45),
     "brightness": Interval(float, 0, 1),
     "contrast": Interval(float, 0, 1),
+    "flip": Interval(float, 0, 1),
 }
 """What each field of a recipe may be; search spaces are held to the same."""
 
@@ -46,6 +47,7 @@ class Recipe:
         (`nas.training.averaging`); 0: the last weights are.
     rotation, shear: degrees; translation, scale, brightness, contrast: fractions. Each example draws its own
         value between minus and plus that strength (a scale or a contrast of 1 plus it).
+    flip: how likely an example is mirrored, left to right.
     """
 
     epochs: int = 15
@@ -67,6 +69,7 @@ class Recipe:
     shear: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    flip: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():

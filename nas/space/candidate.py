@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 
+LATER = ("flip",)  # fields that recipes have got since
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -17,5 +19,7 @@ class Candidate:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits, equal for the same network with the same recipe."""
-        text = self.architecture.fingerprint() + json.dumps(self.recipe.to_json(), sort_keys=True)
+        # What recipes did not have at first is left out where it is off: candidates of earlier studies keep theirs.
+        recipe = {name: value for name, value in self.recipe.to_json().items() if value or name not in LATER}
+        text = self.architecture.fingerprint() + json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

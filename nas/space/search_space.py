@@ -36,7 +36,7 @@ from nas.errors import SearchSpaceError
 from nas.recipe import ALLOWED, Recipe
 from nas.resources import shipped_designs, shipped_or_file
 from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
-from nas.space.candidate import Candidate
+from nas.space.candidate import LATER, Candidate
 from nas.space.domains import Domain, FloatRange, Value, read
 from nas.space.widths import GROWTH, WIDTHS, Widths
 from nas.text import read_text
@@ -245,7 +245,9 @@ class SearchSpace:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any parameter's name, range or meaning."""
-        entries = [VERSION, list(self.input_shape), self.num_classes, sorted(self.fixed.items())]
+        off = {f"recipe.{name}" for name in LATER}
+        fixed = sorted((name, value) for name, value in self.fixed.items() if value or name not in off)
+        entries = [VERSION, list(self.input_shape), self.num_classes, fixed]
         entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
         if self.widths:
             entries.append(repr(self.widths))

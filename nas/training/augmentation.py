@@ -35,7 +35,12 @@ def augment(images: Tensor, recipe: Recipe, *, generator: torch.Generator) -> Te
     if recipe.contrast:
         mean = out.mean((1, 2, 3), keepdim=True)
         out = mean + (out - mean) * (1 + draw(recipe.contrast, 1, 1, 1))
-    return out if out is images else out.clamp(0, 1)
+    if out is not images:
+        out = out.clamp(0, 1)
+    if recipe.flip:
+        coins = torch.rand(count, 1, 1, 1, device=images.device, generator=generator) < recipe.flip
+        out = torch.where(coins, out.flip(3), out)
+    return out
 
 
 def affine(images: Tensor, *, angle: Tensor, translation: Tensor, scale: Tensor, shear: Tensor) -> Tensor:

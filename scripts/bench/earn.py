@@ -1,87 +1,113 @@
-"""Does the search earn its keep? Three ways to search under the same limits, each with the same budget.
+"""Does the search earn its keep? Four ways to come to a network, each with the same time on one core.
 
-    python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER     # hours on two cores; run again, it goes on
-    python scripts/bench/earn.py --trials 20 --seeds 3 --runs FOLDER --table
+    python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER   # run again, it goes on
+    python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER --table
 
-default: `nas search`. random: `nas search --sampler random`. plain: what people write without this tool, an Optuna
-objective over the same space that raises `TrialPruned` where a candidate misses a limit or has been had before, with
-Optuna's own defaults, until as many candidates are trained or 3,000 trials are over. All three train with the same
-engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. The best of each search is then
-trained on train and val with `--confirm-seeds` seeds and held against the test split, the same way for all three.
+default: `nas search`. random: random draws of the same space, no portfolio. plain: what people write without this tool,
+an Optuna objective over the space that the default was before (tasks.py), with Optuna's own defaults, which raises
+`TrialPruned` where a candidate misses a limit or has been had before. portfolio: the known designs that come along,
+scaled to the limits and trained with seed after seed; the one with the best mean on val is taken. All train with the
+same engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. What each has found is trained on train
+and val with `--confirm-seeds` fresh seeds then, and held against the test split, the same way for all.
 
-At most 500,000 multiply-accumulates unless told otherwise, so that nine searches end within hours: networks with more
-do better, but train several times as long. Prints a line of JSON for each part that ends, and a table in Markdown.
+A way begins no training that would not end in time, going by those before it; the time counts over all sessions. Prints
+a line of JSON for each part that ends, and a table in Markdown: each way's accuracy on the test split, and how far the
+default is ahead of it, paired by seed.
 """
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
+from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TypedDict
+from typing import Any
 
 import optuna
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+
+sys.path.append(str(Path(__file__).parents[2]))
 
 import nas
+from nas.commands.search import default_space
+from nas.data import datasets
 from nas.errors import ShapeError, TrainingDiverged
+from nas.space.candidate import Candidate
+from nas.space.constraints import Constraint
+from nas.space.portfolio import portfolio
+from nas.space.search_space import SearchSpace
+from nas.training.data import TrainingData
+from nas.training.reference import initialise
+from nas.training.select import train
+from scripts.bench.tasks import TASKS, Task
 
-ARMS = ("default", "random", "plain")
-INPUT_SHAPE, NUM_CLASSES = (1, 28, 28), 10  # of every dataset that may be named
 LAST_EPOCHS = 5
 MOST_TRIALS = 3000
+CONFIRM_SEED = 1000  # the first of the fresh seeds: no search trains with so large a one by itself
 TITLES = (
-    *("way", "seed", "trained", "discarded or wasted", "best val", "mean val", "params"),
-    *("test, mean ± sd over seeds", "lowest of last 5 epochs, mean", "minutes"),
+    *("task", "way", "searches", "trained", "best val", "test, mean of the searches", "lowest search"),
+    *("lowest of last 5 epochs, mean", "params", "default ahead by", "minutes"),
 )
-
-
-class Limits(TypedDict):
-    """What a candidate has to keep."""
-
-    max_params: int
-    max_macs: int
-    min_receptive_field: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What all searches have in common."""
+    """What all searches of a task have in common."""
 
+    task: Task
     dataset: str
     data_root: str | None
-    space: str
+    minutes: float
     epochs: int
-    trials: int
-    max_params: int
-    max_macs: int
-    min_receptive_field: int | None
+    max_macs: int | None
     confirm_seeds: int
 
-    @property
-    def limits(self) -> "Limits":
-        """As `nas.search` and `nas.limits` take them."""
-        return {
-            "max_params": self.max_params,
-            "max_macs": self.max_macs,
-            "min_receptive_field": self.min_receptive_field,
-        }
+    def data(self) -> datasets.Dataset:
+        """The task's images, read once a process: no way pays for that more than once."""
+        return loaded(self.dataset, self.data_root)
+
+    def space(self, name: str) -> SearchSpace:
+        """A shipped space, for the task's images."""
+        data = self.data()
+        return SearchSpace.load(name or default_space(data.input_shape)).bind(
+            input_shape=data.input_shape, num_classes=data.num_classes, epochs=self.epochs
+        )
+
+    def limits(self, space: SearchSpace) -> tuple[Constraint, ...]:
+        """What a candidate has to keep."""
+        return nas.limits(space.input_shape, max_params=self.task.max_params, max_macs=self.max_macs)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search came to. discarded: candidates that were not trained."""
+@dataclass(slots=True)
+class Clock:
+    """Seconds that a way has trained for, over all sessions; kept in a file after each training."""
 
-    trained: int
-    discarded: int
-    best: float
-    mean: float
-    seconds: float
+    path: Path
+    limit: float
+    spent: float = 0.0
+    trained: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if (before := read(self.path)) is not None:
+            self.spent, self.trained = before["seconds"], before["trained"]
+
+    def tick(self) -> None:
+        """A training has ended."""
+        self.spent += time.monotonic() - self.began
+        self.trained += 1
+        self.began = time.monotonic()
+        write(self.path, {"seconds": self.spent, "trained": self.trained})
+
+    def has_time(self) -> bool:
+        """Whether one more training would end in time."""
+        return self.trained == 0 or self.spent * (1 + 1 / self.trained) <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +124,10 @@ class Run:
         quiet()
         if self.found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            began = time.monotonic()
-            try:
-                found, architecture, recipe = (plain if self.arm == "plain" else ours)(self)
-            finally:
-                seconds = self._spent() + time.monotonic() - began
-                write(self.folder / "seconds.json", seconds)
-            write(self.folder / "architecture.json", architecture.to_json())
-            write(self.folder / "recipe.json", recipe.to_json())
-            write(self.folder / "found.json", {**found, "seconds": seconds})
+            found, candidate = ARMS[self.arm](self)
+            write(self.folder / "architecture.json", candidate.architecture.to_json())
+            write(self.folder / "recipe.json", candidate.recipe.to_json())
+            write(self.folder / "found.json", found)
         return self.line("found")
 
     def confirm(self) -> str:
@@ -118,6 +139,7 @@ class Run:
                 nas.Architecture.load(self.folder / "architecture.json"),
                 nas.Recipe.load(self.folder / "recipe.json"),
                 seeds=setting.confirm_seeds,
+                first_seed=CONFIRM_SEED,
                 dataset=setting.dataset,
                 data_root=setting.data_root,
                 device="cpu",
@@ -128,10 +150,10 @@ class Run:
         return self.line("confirmed")
 
     @property
-    def found(self) -> Found | None:
-        """What the search came to, None before it has ended."""
-        row = read(self.folder / "found.json")
-        return None if row is None else Found(**row)
+    def found(self) -> dict[str, float] | None:
+        """What the search came to, None before it has ended: trained, best, minutes."""
+        row: dict[str, float] | None = read(self.folder / "found.json")
+        return row
 
     @property
     def confirmed(self) -> dict[str, Any] | None:
@@ -141,27 +163,36 @@ class Run:
 
     def line(self, part: str) -> str:
         """A part that has ended, as JSON."""
-        return json.dumps({"arm": self.arm, "seed": self.seed, part: read(self.folder / f"{part}.json")})
+        name = {"task": self.setting.task.name, "way": self.arm, "seed": self.seed}
+        return json.dumps({**name, part: read(self.folder / f"{part}.json")})
 
-    def _spent(self) -> float:
-        """Seconds of earlier sessions, those that were killed left out."""
-        return float(read(self.folder / "seconds.json") or 0.0)
+    def clock(self) -> Clock:
+        """Of a way that trains by itself."""
+        return Clock(self.folder / "clock.json", 60 * self.setting.minutes)
+
+    def objective(self, candidate: Candidate, seed: int) -> float:
+        """Mean val accuracy of the last epochs; raises `TrainingDiverged`."""
+        module = initialise(candidate.architecture, seed=seed)
+        data = TrainingData.of(self.setting.data())
+        history = list(train(module, candidate.recipe, data, seed=seed, device=torch.device("cpu")))
+        return fmean(metrics.val_accuracy for metrics in history[-LAST_EPOCHS:])
 
 
-Result = tuple[dict[str, float], nas.Architecture, nas.Recipe]
+Result = tuple[dict[str, float], Candidate]
 
 
-def ours(run: Run) -> Result:
-    """`nas search`."""
+def ours(run: Run, *, drawn: bool = False) -> Result:
+    """`nas search`; `drawn`: candidates are drawn at random, all of them."""
     setting = run.setting
+    options: dict[str, Any] = {"sampler": "random", "portfolio": False} if drawn else {}
     result = nas.search(
         dataset=setting.dataset,
         data_root=setting.data_root,
-        space=setting.space,
         epochs=setting.epochs,
-        trials=setting.trials,
-        **setting.limits,
-        sampler="random" if run.arm == "random" else None,
+        minutes=setting.minutes,
+        max_params=setting.task.max_params,
+        max_macs=setting.max_macs,
+        **options,
         seed=run.seed,
         device="cpu",
         workers=1,
@@ -170,24 +201,21 @@ def ours(run: Run) -> Result:
     if not result.best or result.interrupted:
         raise SystemExit(f"{run.folder}: the search was interrupted, or every training diverged")
     best = result.best[0]
-    assert best.architecture is not None
-    assert best.recipe is not None
-    reached = [trial.objective for trial in nas.trials(results=run.folder) if trial.objective is not None]
-    return summary(reached, discarded=sum(result.discards.values())), best.architecture, best.recipe
+    tally = result.tally
+    found = summary(tally.num_trained, best.objective, tally.spent_seconds)
+    return found, Candidate(best.architecture, best.recipe)
 
 
 def plain(run: Run) -> Result:
-    """An ordinary study of Optuna's. A training that diverges costs budget, as it does in `nas search`."""
-    setting = run.setting
-    space = nas.SearchSpace.load(setting.space).bind(
-        input_shape=INPUT_SHAPE, num_classes=NUM_CLASSES, epochs=setting.epochs
-    )
-    kept = nas.limits(INPUT_SHAPE, **setting.limits)
+    """An ordinary study of Optuna's. A training that diverges costs time, as it does in `nas search`."""
+    setting, clock = run.setting, run.clock()
+    space = setting.space(setting.task.earlier)
+    kept = setting.limits(space)
     storage = f"sqlite:///{run.folder / 'plain.db'}"
     study = optuna.create_study(study_name="plain", storage=storage, direction="maximize", load_if_exists=True)
     # Begun again with the same seed it would draw the same candidates again.
     study.sampler = optuna.samplers.TPESampler(seed=run.seed + 1000 * len(study.trials))
-    had = {trial.user_attrs["fingerprint"] for trial in ended(study)}
+    had = {trial.user_attrs["fingerprint"] for trial in study.trials if "fingerprint" in trial.user_attrs}
 
     def objective(trial: optuna.Trial) -> float:
         try:
@@ -202,76 +230,100 @@ def plain(run: Run) -> Result:
         trial.set_user_attr("architecture", candidate.architecture.to_json())
         trial.set_user_attr("recipe", candidate.recipe.to_json())
         try:
-            fit = nas.train(
-                candidate.architecture,
-                candidate.recipe,
-                dataset=setting.dataset,
-                data_root=setting.data_root,
-                seed=run.seed,
-                device="cpu",
-            )
-        except TrainingDiverged:
-            trial.set_user_attr("diverged", True)
-            raise
-        return fmean(metrics.val_accuracy for metrics in fit.history[-LAST_EPOCHS:])
+            return run.objective(candidate, run.seed)
+        finally:
+            clock.tick()
 
-    def stop_when_spent(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if len(ended(study)) >= setting.trials:
+    def stop_when_spent(study: optuna.Study, trial: FrozenTrial) -> None:
+        if not clock.has_time():
             study.stop()
 
     left = MOST_TRIALS - len(study.trials)
-    if left > 0 and len(ended(study)) < setting.trials:
+    if left > 0 and clock.has_time():
         study.optimize(objective, n_trials=left, catch=TrainingDiverged, callbacks=[stop_when_spent])
-    reached = [trial.values[0] for trial in ended(study) if trial.state == TrialState.COMPLETE]
-    if not reached:
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise SystemExit(f"{run.folder}: {len(study.trials)} trials, none was trained to its end")
-    best = study.best_trial.user_attrs
-    wasted = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
-    architecture = nas.Architecture.from_json(best["architecture"])
-    return summary(reached, discarded=wasted), architecture, nas.Recipe.from_json(best["recipe"])
+    best = study.best_trial
+    architecture = nas.Architecture.from_json(best.user_attrs["architecture"])
+    candidate = Candidate(architecture, nas.Recipe.from_json(best.user_attrs["recipe"]))
+    return summary(clock.trained, study.best_value, clock.spent), candidate
 
 
-def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that were trained: to the end, or until their loss was no number."""
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state == TrialState.COMPLETE or "diverged" in trial.user_attrs]
+def known(run: Run) -> Result:
+    """The designs that come along, one after the other, with seed after seed."""
+    setting, clock = run.setting, run.clock()
+    space = setting.space("")
+    starts = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
+    reached: dict[str, list[float]] = read(run.folder / "reached.json") or {start.source: [] for start in starts}
+    while clock.has_time():
+        start = starts[clock.trained % len(starts)]
+        seed = 10_000 * (run.seed + 1) + clock.trained
+        try:
+            accuracy = run.objective(space.candidate(start.values), seed)
+        except TrainingDiverged:
+            accuracy = 0.0
+        reached[start.source].append(accuracy)
+        write(run.folder / "reached.json", reached)
+        clock.tick()
+    means = {source: fmean(accuracies) for source, accuracies in reached.items() if accuracies}
+    best = max(starts, key=lambda start: means.get(start.source, 0.0))
+    return summary(clock.trained, means[best.source], clock.spent), space.candidate(best.values)
 
 
-def summary(reached: Sequence[float], *, discarded: int) -> dict[str, float]:
-    """The fields of `Found`, without seconds."""
-    return {"trained": len(reached), "discarded": discarded, "best": max(reached), "mean": fmean(reached)}
+ARMS: dict[str, Callable[[Run], Result]] = {
+    "default": ours,
+    "random": partial(ours, drawn=True),
+    "plain": plain,
+    "portfolio": known,
+}
+
+
+@cache
+def loaded(dataset: str, data_root: str | None) -> datasets.Dataset:
+    """What `datasets.load` gives."""
+    return datasets.load(dataset, data_root=data_root)
+
+
+def summary(trained: int, best: float, seconds: float) -> dict[str, float]:
+    """What `Run.found` gives."""
+    return {"trained": trained, "best": best, "minutes": seconds / 60}
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
-    """A row a search, and one for each way over its seeds."""
+    """A row for each task and way."""
     yield f"| {' | '.join(TITLES)} |"
     yield f"|{' --- |' * len(TITLES)}"
-    for arm in ARMS:
-        done = [(run, found) for run in runs if run.arm == arm and (found := run.found) is not None]
-        yield from (search_row(run, found) for run, found in done)
-        if len(done) < 2:
-            continue
-        best, mean = spread([found.best for _, found in done]), spread([found.mean for _, found in done])
-        finals = [row["final_accuracy_mean"] for run, _ in done if (row := run.confirmed) is not None]
-        final = f"{spread(finals)} (of the seeds' means)" if len(finals) > 1 else ""
-        minutes = fmean(found.seconds for _, found in done) / 60
-        yield f"| **{arm}** | all | | | {best} | {mean} | | {final} | | {minutes:.0f} |"
+    for task in dict.fromkeys(run.setting.task.name for run in runs):
+        finals: dict[str, dict[int, float]] = {}
+        for arm in ARMS:
+            own = [run for run in runs if run.setting.task.name == task and run.arm == arm]
+            done = [(run, found, test) for run in own if (found := run.found) and (test := run.confirmed)]
+            if not done:
+                continue
+            finals[arm] = {run.seed: test["final_accuracy_mean"] for run, _, test in done}
+            default = finals.get("default", {})
+            pairs = [(default[seed], other) for seed, other in finals[arm].items() if seed in default]
+            ahead = difference(pairs) if arm != "default" else ""
+            cells = [task, arm, str(len(done)), f"{fmean(found['trained'] for _, found, _ in done):.0f}"]
+            cells += [spread([found["best"] for _, found, _ in done]), spread(list(finals[arm].values()))]
+            cells += [f"{100 * min(finals[arm].values()):.2f}"]
+            cells += [f"{100 * fmean(test['consistent_accuracy_mean'] for _, _, test in done):.2f}"]
+            cells += [f"{fmean(test['params'] for _, _, test in done):,.0f}", ahead]
+            yield f"| {' | '.join([*cells, format(fmean(found['minutes'] for _, found, _ in done), '.1f')])} |"
 
 
-def search_row(run: Run, found: Found) -> str:
-    """One search, accuracies in per cent."""
-    test = ["", "", ""]
-    if (row := run.confirmed) is not None:
-        mean, sd = row["final_accuracy_mean"], row["final_accuracy_sd"]
-        lowest = row["consistent_accuracy_mean"]
-        test = [f"{row['params']:,}", f"{100 * mean:.2f} ± {100 * sd:.2f}", f"{100 * lowest:.2f}"]
-    cells = [run.arm, run.seed, found.trained, found.discarded, f"{100 * found.best:.2f}", f"{100 * found.mean:.2f}"]
-    return f"| {' | '.join(map(str, [*cells, *test, f'{found.seconds / 60:.0f}']))} |"
+def difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """Mean difference of pairs and its standard error, in points."""
+    gains = [100 * (ours - theirs) for ours, theirs in pairs]
+    if len(gains) < 2:
+        return f"{gains[0]:+.2f}" if gains else ""
+    return f"{fmean(gains):+.3f} ± {stdev(gains) / sqrt(len(gains)):.3f}"
 
 
 def spread(accuracies: Sequence[float]) -> str:
     """Mean and standard deviation, in per cent."""
-    return f"{100 * fmean(accuracies):.2f} ± {100 * stdev(accuracies):.2f}"
+    mean = f"{100 * fmean(accuracies):.2f}"
+    return f"{mean} ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else mean
 
 
 def quiet() -> None:
@@ -296,16 +348,15 @@ def options() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, and of their setting")
-    parser.add_argument("--dataset", choices=["mnist", "fashion-mnist", "kmnist", "digits"], default="mnist")
-    parser.add_argument("--data-root")
-    parser.add_argument("--space", default="mnist")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", required=True)
+    parser.add_argument("--ways", choices=ARMS, nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training on one core, a search")
+    parser.add_argument("--epochs", type=int, help="default: the task's")
+    parser.add_argument("--max-macs", type=int)
     parser.add_argument("--confirm-seeds", type=int, default=3, help="at least 2")
-    parser.add_argument("--max-params", type=int, default=8_000)
-    parser.add_argument("--max-macs", type=int, default=500_000)
-    parser.add_argument("--min-receptive-field", type=int, help="default: the image's side")
+    parser.add_argument("--data-root")
+    parser.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="print the table of what has ended, and train nothing")
     return parser.parse_args()
@@ -313,14 +364,25 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     args = options()
-    setting = Setting(**{name: getattr(args, name) for name in Setting.__dataclass_fields__})
-    runs = [Run(arm, seed, setting, args.runs / f"{arm}-{seed}") for seed in range(args.seeds) for arm in ARMS]
+    runs = []
+    for task in (TASKS[name] for name in args.tasks):
+        setting = Setting(
+            task=task,
+            dataset=task.dataset(args.data_root, args.images),
+            data_root=args.data_root,
+            minutes=args.minutes,
+            epochs=args.epochs or task.epochs,
+            max_macs=args.max_macs,
+            confirm_seeds=args.confirm_seeds,
+        )
+        place = args.runs / task.name
+        runs += [Run(arm, seed, setting, place / f"{arm}-{seed}") for seed in range(args.seeds) for arm in args.ways]
+        settled = {name: getattr(setting, name) for name in ("minutes", "epochs", "max_macs", "confirm_seeds")}
+        if (before := read(place / "setting.json")) not in (None, settled):
+            raise SystemExit(f"{place}: its runs have another setting, {before}; name another folder")
+        place.mkdir(parents=True, exist_ok=True)
+        write(place / "setting.json", settled)
     if not args.table:
-        path, settled = args.runs / "setting.json", {**asdict(setting), "data_root": None}
-        args.runs.mkdir(parents=True, exist_ok=True)
-        if (before := read(path)) not in (None, settled):
-            raise SystemExit(f"{args.runs}: its runs have another setting, {before}; name another folder")
-        write(path, settled)
         with ProcessPoolExecutor(args.processes) as pool:
             for part in (Run.search, Run.confirm):
                 for line in pool.map(partial(part), runs):
