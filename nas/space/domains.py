@@ -1,16 +1,17 @@
 """Domains: what one parameter of a search space may be, in Optuna's own words.
 
-A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range.
+A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range. `{ values, weights }` is a choice, too: some of
+its values are drawn more often than others.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import SearchSpaceError, found
-from nas.schema import COUNT, LARGEST, Allowed, Flag, Interval, check, check_keys
+from nas.schema import COUNT, LARGEST, Allowed, Flag, Interval, Many, check, check_keys
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -21,12 +22,18 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values."""
+    """One of a few values. weights: how often a random draw takes each, beside the others; none: equally often.
+
+    Samplers of Optuna's know no weights: to them all values are alike.
+    """
 
     values: tuple[Value, ...]
+    weights: tuple[int, ...] = field(default=(), repr=False)
 
     def draw(self, rng: Random) -> Value:
-        """A value, each as likely."""
+        """A value, as likely as its weight says."""
+        if self.weights:
+            return rng.choices(self.values, self.weights)[0]
         return self.values[int(rng.random() * len(self.values))]
 
     def step_from(self, value: Value, rng: Random) -> Value:
@@ -179,15 +186,28 @@ Domain = Choice | IntRange | FloatRange
 def read(data: object, allowed: Allowed, where: str) -> Domain | Value:
     """The domain, or the fixed value, in a TOML value; raises `SearchSpaceError` beginning with `where`."""
     if isinstance(data, dict):
-        return _range(data, allowed, where)
+        return _weighted(data, allowed, where) if "values" in data else _range(data, allowed, where)
     if not isinstance(data, list):
         return _value(data, allowed, where)
+    values = _values(data, allowed, where)
+    return Choice(values) if len(values) > 1 else values[0]
+
+
+def _values(data: list[Any], allowed: Allowed, where: str) -> tuple[Value, ...]:
     if not data:
         raise SearchSpaceError(f"{where}: an empty list, allowed: at least one of: {allowed}")
     values = tuple(_value(item, allowed, where) for item in data)
     if len(set(values)) < len(values):
         raise SearchSpaceError(f"{where}: {found(data)} names a value twice")
-    return Choice(values) if len(values) > 1 else values[0]
+    return values
+
+
+def _weighted(data: dict[str, Any], allowed: Allowed, where: str) -> Choice:
+    check_keys(data, ("values", "weights"), where, SearchSpaceError, required={"values", "weights"})
+    check(data["values"], Many(allowed, 2), f"{where}: values", SearchSpaceError)
+    values = _values(data["values"], allowed, f"{where}: values")
+    check(data["weights"], Many(COUNT, len(values), len(values)), f"{where}: weights", SearchSpaceError)
+    return Choice(values, tuple(data["weights"]))
 
 
 def _value(data: Any, allowed: Allowed, where: str) -> Value:

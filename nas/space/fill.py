@@ -18,17 +18,17 @@ def filled(
 ) -> Values:
     """The values with all widths times the largest factor at which every upper limit is kept; 1 to 2 milliseconds.
 
-    `share`: of each upper limit, 0 to 1, that the candidate may take. The smallest widths where none keep the limits.
-    The values as they are where the space draws each width by itself, where no limit is an upper one, and where shapes
-    or a lower limit are at fault: they follow from depth and kernels, not from widths.
+    `share`: of each upper limit, 0 to 1, that the candidate may take. The smallest widths where no factor keeps all
+    limits; the values as they are where the space draws each width by itself, or where no limit is an upper one.
     """
     upper = [Constraint(c.metric, c.relation, max(1, int(c.bound * share))) for c in constraints if c.relation == "<="]
-    lower = [c for c in constraints if c.relation == ">=" and c.metric == "receptive_field"]
-    if not space.widths or not upper or judge(space, lower, values).reason:
+    if not space.widths or not upper:
         return dict(values)
     low, high = 1 / MOST, MOST
     best = scaled(values, space.domains, low)
-    if judge(space, upper, best).reason:
+    # Shapes and the receptive field follow from depth and kernels, not from widths: no factor would mend them.
+    sees = [c for c in constraints if c.metric == "receptive_field"]
+    if judge(space, [*upper, *sees], best).reason:
         return best
     for _ in range(STEPS):
         middle = (low * high) ** 0.5

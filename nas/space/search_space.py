@@ -37,7 +37,7 @@ from nas.recipe import ALLOWED, Recipe
 from nas.resources import shipped_designs, shipped_or_file
 from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
 from nas.space.candidate import LATER, Candidate
-from nas.space.domains import Domain, FloatRange, Value, read
+from nas.space.domains import Choice, Domain, FloatRange, Value, read
 from nas.space.widths import GROWTH, WIDTHS, Widths
 from nas.text import read_text
 
@@ -249,8 +249,12 @@ class SearchSpace:
         fixed = sorted((name, value) for name, value in self.fixed.items() if value or name not in off)
         entries = [VERSION, list(self.input_shape), self.num_classes, fixed]
         entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
+        # What spaces did not have at first is left out where a space does not have it: earlier ones keep theirs.
         if self.widths:
             entries.append(repr(self.widths))
+        weights = sorted((name, x.weights) for name, x in self.domains.items() if isinstance(x, Choice) and x.weights)
+        if weights:
+            entries.append(weights)
         text = json.dumps(entries)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
