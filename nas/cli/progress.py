@@ -17,13 +17,22 @@ from rich.text import Text
 
 from nas.architecture.cost import Cost
 from nas.commands.confirm import ConfirmEvent, RunFinished, StageStarted
-from nas.commands.events import EpochFinished, Event, OthersAwaited, SearchStarted, TrialFinished, TrialStarted
+from nas.commands.events import (
+    EpochFinished,
+    Event,
+    FinalRunFinished,
+    FinalsStarted,
+    OthersAwaited,
+    SearchStarted,
+    TrialFinished,
+    TrialStarted,
+)
 from nas.study.budget import Budget
 from nas.study.progress import Tally
 from nas.study.trial import TrialRecord
 from nas.text import counted, last_epochs
 from nas.training.metrics import EpochMetrics
-from nas.training.results import consistent_accuracy, objective
+from nas.training.results import CONSISTENCY, consistent_accuracy, objective
 
 MOST_SHOWN = 4  # trials side by side in the live panel
 
@@ -61,10 +70,11 @@ def discards_text(discards: Mapping[str, int]) -> str:
 def tally_text(tally: Tally, budget: Budget) -> str:
     """How much of the budget is spent, in a few words."""
     stopped = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
+    stopped += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
     texts = [f"{tally.num_trained} trained{stopped}"]
     if budget.trials is not None:
         texts[0] = f"{tally.num_trained} of {budget.trials} trained"
-        if tally.num_pruned:
+        if stopped:
             texts = [f"{tally.num_trained} trained{stopped}", f"{tally.spent:.1f} of {budget.trials} spent"]
     if budget.minutes is not None:
         texts.append(f"{tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes")
@@ -88,16 +98,28 @@ def start_lines(event: SearchStarted) -> list[str]:
         f"{counted(event.epochs, 'epoch')} a candidate on {event.device}, {counted(event.workers, 'worker')},"
         f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
+        *portfolio_lines(event.portfolio),
         *event.unfit,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
     ]
 
 
-def awaited_text(event: OthersAwaited) -> str:
-    """What is waited for."""
-    num = event.num_running
-    return f"waiting for {num} trial{'s' * (num != 1)} that other searches on this study have in training"
+def portfolio_lines(portfolio: Sequence[str]) -> list[str]:
+    """What known designs the study begins with."""
+    return [f"begins with known designs, scaled to the limits: {', '.join(portfolio)}"] if portfolio else []
+
+
+def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
+    """What happens beside the trials, on one line."""
+    if isinstance(event, OthersAwaited):
+        return f"waiting for {counted(event.num_running, 'trial')} that other searches on this study have in training"
+    if isinstance(event, FinalsStarted):
+        runs, trials = counted(event.num_runs, "further run"), ", ".join(map(str, event.trials))
+        return f"finalists, {runs} with other seeds: trials {trials}"
+    reached = [metrics.val_accuracy for metrics in event.history]
+    text = f"{objective(reached, CONSISTENCY):.2%}" if reached else "diverged"
+    return f"  {event.num_done}/{event.num_runs}  trial {event.run.trial}, another seed: {text}"
 
 
 def quiet(event: Event) -> None:
@@ -117,8 +139,16 @@ def as_json(event: Event) -> None:
         }
     elif isinstance(event, EpochFinished):
         data |= {"number": event.number, **event.metrics.to_json()}
-    elif isinstance(event, OthersAwaited):
-        data |= {"num_running": event.num_running}
+    elif isinstance(event, OthersAwaited | FinalsStarted):
+        data |= dataclasses.asdict(event)
+    elif isinstance(event, FinalRunFinished):
+        data |= {
+            "trial": event.run.trial,
+            "seed": event.run.seed,
+            "num_runs": event.num_runs,
+            "num_done": event.num_done,
+        }
+        data |= {"history": [metrics.to_json() for metrics in event.history]}
     elif isinstance(event, TrialFinished):
         best = event.best
         data |= event.trial.to_json() | dataclasses.asdict(event.tally) | {"best": best.number if best else None}
@@ -150,8 +180,8 @@ class Plain:
             return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
         if isinstance(event, EpochFinished):
             return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
-        if isinstance(event, OthersAwaited):
-            return [awaited_text(event)]
+        if isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
+            return [note_text(event)]
         best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
         return [f"trial {event.trial.number}: {result_text(event.trial)}; {tally_text(event.tally, self.budget)}{best}"]
 
@@ -189,8 +219,8 @@ class LivePanel:
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics
-        elif isinstance(event, OthersAwaited):
-            self.console.print(Text(awaited_text(event), style="dim"))
+        elif isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
+            self.console.print(Text(note_text(event), style="dim"))
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)

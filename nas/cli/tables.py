@@ -11,7 +11,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS, layer_table
 from nas.architecture.layers import shape_text
 from nas.seed_stats import Ranking, TestResult, spread_text
-from nas.study.trial import TrialRecord
+from nas.study.trial import TrialRecord, runs_text
 
 if TYPE_CHECKING:
     from nas.exporters.verify import Proof
@@ -42,7 +42,8 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         percent = [f"{x:.2%}" if x is not None else "" for x in (trial.objective, trial.consistent_accuracy)]
         counts = [f"{x:,}" if x is not None else "" for x in (trial.params, trial.macs, trial.receptive_field)]
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
-        note = trial.reason or (trial.state.lower() if trial.state in ("RUNNING", "WAITING") else "")
+        state = trial.state.lower() if trial.state in ("RUNNING", "WAITING") else ""
+        note = ", ".join(filter(None, (trial.source, runs_text(trial), trial.reason, state)))
         table.add_row(str(trial.number), *percent, *counts, seconds, escape(note))
     return table
 

@@ -11,11 +11,12 @@ from nas.data import datasets
 from nas.errors import StudyError
 from nas.schema import check_counts, check_target
 from nas.seed_stats import Finalist, Ranking, TestResult
-from nas.study.confirmation import ConfirmedRecords, JudgedOn, Opening, Run
+from nas.study.confirmation import ConfirmedRecords, Opening
 from nas.study.database import usable
 from nas.study.locks import locks
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import JudgedOn, Run
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial
 from nas.training.data import TrainingData

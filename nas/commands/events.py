@@ -7,6 +7,7 @@ from nas.architecture.cost import Cost
 from nas.space.candidate import Candidate
 from nas.study.budget import Budget
 from nas.study.progress import Tally
+from nas.study.runs import Run
 from nas.study.trial import TrainedTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 
@@ -31,6 +32,7 @@ class SearchStarted:
     objectives: tuple[str, ...]
     sampler: str
     pruner: str
+    portfolio: tuple[str, ...]
     seed: int
     discards: Mapping[str, int]
     best: TrainedTrial | None
@@ -70,4 +72,22 @@ class OthersAwaited:
     num_running: int
 
 
-Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalsStarted:
+    """The candidates are trained; the best of them are trained again with other seeds, `num_runs` runs in all."""
+
+    trials: tuple[int, ...]
+    num_runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalRunFinished:
+    """A finalist's further run has ended; no epochs: its loss was no number."""
+
+    run: Run
+    history: tuple[EpochMetrics, ...]
+    num_runs: int
+    num_done: int
+
+
+Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited | FinalsStarted | FinalRunFinished

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.commands.events import Event, SearchStarted
+from nas.commands.finals import run_finals
 from nas.commands.search_loop import Loop, Task
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError
@@ -309,6 +310,7 @@ def _run(
             unfit=plan.unfit,
             sampler=settings.sampler,
             pruner=settings.pruner,
+            portfolio=settings.portfolio,
             seed=settings.seed,
             discards=progress.discards(),
             best=best[0] if best else None,
@@ -316,8 +318,17 @@ def _run(
     )
     if not budget.admits(progress.tally()):
         return False, ""
-    workers = place.open(TrainingData.of(plan.dataset), exact=compute.exact)
-    return Loop(writer, plan.task, workers, on_event=on_event).run(budget)
+    with closing(place.open(TrainingData.of(plan.dataset), exact=compute.exact)) as workers:
+        candidates = budget.for_candidates(progress.tally())
+        interrupted, exhausted = Loop(writer, plan.task, workers, on_event=on_event).run(candidates)
+        # Another search on this study may be at it already.
+        if interrupted or not writer.locks.hold("finals"):
+            return interrupted, exhausted
+        try:
+            run_finals(records, budget, workers, on_event)
+        except KeyboardInterrupt:
+            return True, exhausted
+        return False, exhausted
 
 
 def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:

@@ -60,6 +60,9 @@ class Loop:
         self.seed, self.epochs = settings.seed, settings.epochs
         self.running: dict[int, PendingTrial] = {}
         self.progress = StudyProgress(self.epochs)
+        for runs in writer.records.runs.finals().values():
+            for history in runs:
+                self.progress.add_further(history)
         # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
         # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
         self.lag = 2 * (workers.most - 1)
@@ -84,11 +87,9 @@ class Loop:
         try:
             return False, self._train(budget)
         except KeyboardInterrupt:
-            pass
-        finally:
             self.workers.close()
-        self.writer.settle()
-        return True, ""
+            self.writer.settle()
+            return True, ""
 
     def _train(self, budget: Budget) -> str:
         """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""

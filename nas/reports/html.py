@@ -14,6 +14,7 @@ from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
 from nas.reports.summary import answer, best_rows, commands, luck, question
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
+from nas.study.trial import runs_text
 from nas.text import counted, last_epochs
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "last": min(settings.consistency, settings.epochs),
         "last_epochs": last_epochs(settings.consistency, settings.epochs),
         "counted": counted,
+        "runs_text": runs_text,
         "version": version("nas"),
     }
 

@@ -12,6 +12,7 @@ from nas.reports.figures import accuracy_against, discards_over_candidates, lear
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
+from nas.study.trial import runs_text
 from nas.text import counted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def note(records: StudyRecords) -> str:
         lines["best"] = (
             f"trial {best.number}: {best.objective:.2%} (lowest {best.consistent_accuracy:.2%}),"
             f" {best.params:,} parameters, {best.macs:,} MACs, receptive field {best.receptive_field}{cost}"
-        )
+        ) + "".join(f", {text}" for text in (_code(best.source) if best.source else "", runs_text(best)) if text)
     return "\n".join(f"- **{name}**: {text}" for name, text in lines.items()) + "\n"
 
 

@@ -1,7 +1,7 @@
 """Domains: what one parameter of a search space may be, in Optuna's own words.
 
-A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range. `{ values, weights }` is a choice, too: some of
-its values are drawn more often than others.
+A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range. `{ values, weights }` is a choice, too: some
+of its values are drawn more often than others.
 """
 
 import math

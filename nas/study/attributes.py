@@ -172,6 +172,12 @@ class StoredTrial:
         return text
 
     @property
+    def source(self) -> str:
+        """Where the known candidate comes from that it was enqueued as; empty for one that was drawn."""
+        text: str = self.frozen.user_attrs.get("started_from", "")
+        return text
+
+    @property
     def retry_of(self) -> int | None:
         """Number of the interrupted trial that it runs again."""
         number: int | None = self.frozen.user_attrs.get("retry_of")

@@ -1,8 +1,15 @@
 """Budget: how much a study may train."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from nas.study.progress import Tally
+
+FINAL_SHARE = 0.2
+"""Share of the budget that finalists get, for runs with other seeds: one run decides little among the best."""
+
+MAX_FINALISTS = 5
+RUNS_EACH = 2  # at least, beside the one that a finalist has had
 
 SLACK = 1e-9  # thirds of a training do not add up exactly
 
@@ -22,6 +29,25 @@ class Budget:
     def admits(self, tally: Tally, *, running: int = 0) -> bool:
         """Whether one more training, and each that is running, can still go to its end."""
         return self._left(tally, running) >= 1 - SLACK
+
+    def for_candidates(self, tally: Tally) -> "Budget":
+        """What is left when the finalists' share is set aside, as far as they have not had it yet."""
+        had = tally.num_further
+        trials = None if self.trials is None else self.trials - max(0, self._num_runs(self.trials) - had)
+        minutes = self.minutes if had or self.minutes is None else self.minutes * (1 - FINAL_SHARE)
+        return replace(self, trials=trials, minutes=minutes)
+
+    def finals(self, tally: Tally) -> tuple[int, int]:
+        """How many finalists there are to be, and with how many further runs each, the candidates being trained."""
+        num_runs = self._num_runs(min(tally.spent + self._left(tally, running=0), self.trials or math.inf))
+        num_finalists = min(MAX_FINALISTS, num_runs // RUNS_EACH)
+        return num_finalists, num_runs // num_finalists if num_finalists else 0
+
+    @staticmethod
+    def _num_runs(trainings: float) -> int:
+        """How many of so many trainings go to finalists: none where there would be no two of them."""
+        num_runs = int(FINAL_SHARE * trainings + SLACK) // RUNS_EACH * RUNS_EACH
+        return num_runs if num_runs >= 2 * RUNS_EACH else 0
 
     def left_seconds(self, tally: Tally, each: float) -> float:
         """Seconds of training that are left, one after the other, where a whole one takes `each`."""

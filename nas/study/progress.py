@@ -1,12 +1,13 @@
 """What a study has come to: counted once for each trial that begins or ends."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.attributes import Outcome, StoredTrial
+from nas.training.metrics import EpochMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,13 +16,15 @@ class Tally:
 
     num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
     pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
-    spent_seconds: how long they took by the clock, one after the other.
+    spent_seconds: how long they took by the clock, one after the other. num_further: runs that finalists had with other
+    seeds; each costs the budget one training.
     """
 
     num_trained: int
     num_pruned: int
     spent: float
     spent_seconds: float = 0.0
+    num_further: int = 0
 
 
 class StudyProgress:
@@ -42,6 +45,7 @@ class StudyProgress:
         self._discards: Counter[str] = Counter()
         self._num_trained, self._num_pruned, self._num_epochs = 0, 0, 0
         self._seconds = 0.0
+        self._num_further = 0
         self._next = 0
         self._unfinished: list[StoredTrial] = []
 
@@ -64,10 +68,18 @@ class StudyProgress:
 
     def tally(self) -> Tally:
         """What has been trained so far."""
-        spent = self._num_trained + self._num_epochs / self.epochs
         return Tally(
-            num_trained=self._num_trained, num_pruned=self._num_pruned, spent=spent, spent_seconds=self._seconds
+            num_trained=self._num_trained,
+            num_pruned=self._num_pruned,
+            spent=self._num_trained + self._num_epochs / self.epochs + self._num_further,
+            spent_seconds=self._seconds,
+            num_further=self._num_further,
         )
+
+    def add_further(self, history: Sequence[EpochMetrics]) -> None:
+        """Counts a run that a finalist has had."""
+        self._num_further += 1
+        self._seconds += sum(metrics.seconds for metrics in history)
 
     def discards(self) -> Counter[str]:
         """Number of discards by reason."""

@@ -8,8 +8,9 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 import optuna
@@ -24,9 +25,11 @@ from nas.study.attributes import StoredTrial, stored
 from nas.study.database import decoding, exists, open_storage, opening, sqlite_file
 from nas.study.progress import StudyProgress, Tally
 from nas.study.reference import StudyRef
+from nas.study.runs import StudyRuns
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial, TrialRecord, read_trained, read_trial
 from nas.study.validation import check_study
+from nas.training.results import objective, val_accuracies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,7 +166,8 @@ class StudyRecords:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, stored discards included, by number."""
-        return [read_trial(trial) for trial in self.stored()]
+        further = self._further()
+        return [replace(read_trial(trial), further=further.get(trial.number, ())) for trial in self.stored()]
 
     def trial(self, number: int) -> TrialRecord:
         """The trial of that number."""
@@ -178,8 +182,19 @@ class StudyRecords:
         return read_trained(trial)
 
     def best(self, count: int) -> list[TrainedTrial]:
-        """The finished trials with the highest accuracy, smaller networks first among equals."""
-        return [read_trained(trial) for trial in sorted(self._complete(), key=StoredTrial.rank)[:count]]
+        """Finished trials, the best first, smaller networks first among equals.
+
+        Finalists come first, by the mean over their runs; the others by their one run, which may have been lucky.
+        """
+        further = self._further()
+
+        def standing(trial: StoredTrial) -> tuple[bool, float, int]:
+            objective, params = trial.rank()
+            runs = further.get(trial.number, ())
+            return not runs, fmean((objective, *(-run for run in runs))), params
+
+        first = sorted(self._complete(), key=standing)[:count]
+        return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in first]
 
     def pareto(self) -> list[TrainedTrial]:
         """The finished trials that no other one beats in accuracy and cost, cheapest first.
@@ -194,6 +209,9 @@ class StudyRecords:
         """What the study has come to so far."""
         progress = StudyProgress(self.settings.epochs)
         progress.update({trial.number: trial for trial in self.study.get_trials(deepcopy=False)})
+        for runs in self.runs.finals().values():
+            for history in runs:
+                progress.add_further(history)
         return progress
 
     def tally(self) -> Tally:
@@ -226,6 +244,21 @@ class StudyRecords:
         if artifact is None:
             raise StudyError(f"trial {number} has no weights, allowed: a trial that is trained")
         return self.artifacts.download(artifact, f"the weights of trial {number}", record.architecture)
+
+    @property
+    def runs(self) -> StudyRuns:
+        """Further runs of its trials."""
+        return StudyRuns(self.study, self.settings.epochs)
+
+    def _further(self) -> dict[int, tuple[float, ...]]:
+        """Objectives of the further runs of each finalist, by trial."""
+        settings = self.settings
+        return {
+            trial: tuple(
+                objective(val_accuracies(history, settings.epochs), settings.consistency) for history in histories
+            )
+            for trial, histories in self.runs.finals().items()
+        }
 
     def _numbered(self, number: int) -> StoredTrial:
         trials = self.study.get_trials(deepcopy=False)

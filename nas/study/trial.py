@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from nas.architecture.architecture import Architecture
@@ -24,6 +25,7 @@ class PendingTrial:
     cost: Cost
     seed: int
     num_draws: int
+    source: str = ""
     history: list[EpochMetrics] = field(default_factory=list)
 
     def ended(self, outcome: Outcome, *, reason: str = "", seconds: float) -> "TrialRecord":
@@ -54,6 +56,7 @@ class PendingTrial:
             "num_draws": self.num_draws,
             "seed": self.seed,
             "reason": reason,
+            "source": self.source,
             "recipe": self.candidate.recipe,
             "architecture": self.candidate.architecture,
             "history": tuple(self.history),
@@ -81,12 +84,15 @@ class TrialRecord:
     recipe: Recipe | None
     architecture: Architecture | None
     history: tuple[EpochMetrics, ...]
+    source: str = ""  # where a candidate comes from that was not drawn, such as "portfolio nas-7230"
+    further: tuple[float, ...] = ()  # objectives of the runs with other seeds that it had as a finalist
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
         row = {name: getattr(self, name) for name in FIELDS}
         row["recipe"] = self.recipe.to_json() if self.recipe else None
         row["architecture"] = self.architecture.to_json() if self.architecture else None
+        row["further"] = list(self.further)
         row["history"] = [metrics.to_json() for metrics in self.history]
         return row
 
@@ -109,6 +115,18 @@ class TrainedTrial(TrialRecord):
     recipe: Recipe
     architecture: Architecture
 
+    @property
+    def mean_objective(self) -> float:
+        """Mean over all its runs: the objective, unless it was a finalist."""
+        return fmean((self.objective, *self.further))
+
+
+def runs_text(trial: TrialRecord) -> str:
+    """A finalist's mean over its runs, in a few words; empty for all others."""
+    if not isinstance(trial, TrainedTrial) or not trial.further:
+        return ""
+    return f"mean of {1 + len(trial.further)} runs {trial.mean_objective:.2%}"
+
 
 def read_trial(trial: StoredTrial) -> TrialRecord:
     """The record of any stored trial; raises `StudyError` where its network, recipe or epochs are damaged."""
@@ -130,6 +148,7 @@ def read_trial(trial: StoredTrial) -> TrialRecord:
         "reason": trial.reason,
         "recipe": recipe,
         "architecture": architecture,
+        "source": trial.source,
         "history": epochs_of(trial.stored_history, where=f"{where}: history"),
         **{name: trial.figure(name) for name in FIGURES},
     }

@@ -155,7 +155,15 @@ class StudyWriter:
             system_attrs=attrs.system,
             constraints=_violations(constraints, cost),
         )
-        return PendingTrial(number=number, index=index, candidate=candidate, cost=cost, seed=seed, num_draws=num_draws)
+        return PendingTrial(
+            number=number,
+            index=index,
+            candidate=candidate,
+            cost=cost,
+            seed=seed,
+            num_draws=num_draws,
+            source=self.stored(number).source,
+        )
 
     def discard(self, number: int, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
         """Ends a trial from the queue that is not to be trained: a user may enqueue what is not feasible."""

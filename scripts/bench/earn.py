@@ -6,9 +6,10 @@
 default: `nas search`. random: random draws of the same space, no portfolio. plain: what people write without this tool,
 an Optuna objective over the space that the default was before (tasks.py), with Optuna's own defaults, which raises
 `TrialPruned` where a candidate misses a limit or has been had before. portfolio: the known designs that come along,
-scaled to the limits and trained with seed after seed; the one with the best mean on val is taken. All train with the
-same engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. Then what each has found is trained on
-train and val with `--confirm-seeds` fresh seeds, and held against the test split, the same way for all.
+scaled to the limits and trained with seed after seed; the one with the best mean on val is taken.
+
+All train with the same engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. Then what each
+has found is trained on train and val with `--confirm-seeds` fresh seeds, and held against the test split.
 
 A way begins no training that would not end in time, going by those before it; the time counts over all sessions. Prints
 a line of JSON for each part that ends, and a table in Markdown: each way's accuracy on the test split, and how far the
