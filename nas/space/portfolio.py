@@ -28,8 +28,8 @@ KEYS = ("about", "architecture", "recipe")
 SOURCE = "portfolio "
 """What the source of a candidate begins with that is a design of a portfolio; the design's name follows."""
 
-SEEING = ("kernel_size", "num_convs", "padding")
-"""Parameters of a block that decide how much of an image it sees."""
+SEEING = ("kernel_size", "num_convs", "padding", "num_blocks")
+"""Parameters that decide how much of an image is seen."""
 
 MAX_REPAIRS = 20
 
@@ -84,11 +84,14 @@ def _seeing_enough(
     for _ in range(MAX_REPAIRS):
         if not violation:
             break
-        tried = [(judge(space, lower, changed).violation, changed) for changed in _seeing_more(space, values)]
-        least, changed = min(tried, key=lambda each: each[0], default=(violation, values))
-        if least >= violation:
+        tried = [(judge(space, lower, changed), changed) for changed in _seeing_more(space, values)]
+        # Of those that see enough the one that sees least: the design changes as little as it may.
+        if not tried:
             break
-        violation, values = least, changed
+        least, changed = min(tried, key=lambda each: (each[0].violation, each[0].cost and each[0].cost.receptive_field))
+        if least.violation >= violation:
+            break
+        violation, values = least.violation, changed
     return values
 
 
