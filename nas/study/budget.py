@@ -75,7 +75,3 @@ class Budget:
             each = tally.spent_seconds / tally.spent if tally.spent else self.seconds / self.workers
             left.append((self.seconds - tally.spent_seconds) / each - running)
         return min(left)
-
-    def __str__(self) -> str:
-        parts = [str(self.trials)] if self.trials is not None else []
-        return " or ".join(parts + ([f"{self.minutes:g} minutes"] if self.minutes is not None else []))

@@ -1,0 +1,82 @@
+"""Candidates that fill the limits."""
+
+from random import Random
+
+import pytest
+from support.effort import examples
+
+from nas.architecture.cost import cost_of
+from nas.space.constraints import Constraint, limits
+from nas.space.feasibility import judge
+from nas.space.fill import filled
+from nas.space.search_space import SearchSpace
+from nas.space.widths import is_width, scaled
+
+UPPER = {
+    "params": [Constraint("params", "<=", 8000)],
+    "few params": [Constraint("params", "<=", 900)],
+    "macs": [Constraint("macs", "<=", 400_000)],
+    "activations": [Constraint("peak_activation_bytes", "<=", 60_000)],
+    "both": [Constraint("params", "<=", 8000), Constraint("macs", "<=", 300_000)],
+}
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return SearchSpace.load("grey")
+
+
+@pytest.mark.parametrize("name", UPPER)
+def test_limits_are_kept_and_no_wider_network_keeps_them(grey, name):
+    rng, kept = Random(name), UPPER[name]
+    full = []
+    for _ in range(examples(50)):
+        values = filled(grey, kept, grey.draw(rng))
+        judgement = judge(grey, kept, values)
+        if judgement.reason:
+            assert judge(grey, kept, scaled(values, grey.domains, 0.01)).reason, "a narrower one keeps the limits"
+            continue
+        full.append(max(getattr(judgement.cost, c.metric) / c.bound for c in kept))
+        wider = scaled(values, grey.domains, 1.3)
+        changed = any(wider[n] != values[n] for n in values if is_width(n))
+        assert judge(grey, kept, wider).reason or not changed or max(full) > 0.5
+    assert sorted(full)[len(full) // 10] > 0.75, "a tenth is far below the limits"
+
+
+def test_a_share_of_the_limit(grey):
+    kept, values = UPPER["params"], grey.draw(Random(3))
+    shares = [cost_of(grey.architecture(filled(grey, kept, values, share))).params / 8000 for share in (0.1, 0.3, 1.0)]
+    assert 0.05 < shares[0] <= 0.1 < 0.2 < shares[1] <= 0.3 < 0.85 < shares[2] <= 1.0
+
+
+def test_nothing_but_widths_changes_and_filling_again_changes_little(grey):
+    kept, rng = UPPER["params"], Random(4)
+    for _ in range(20):
+        values = grey.draw(rng)
+        once = filled(grey, kept, values)
+        assert {name for name in values if once[name] != values[name]} <= {n for n in values if is_width(n)}
+        twice = filled(grey, kept, once)
+        first, second = (judge(grey, kept, x).cost for x in (once, twice))
+        if first is not None:
+            assert abs(first.params - second.params) < 0.1 * 8000
+
+
+@pytest.mark.parametrize("kept", [(), (Constraint("receptive_field", ">=", 28),)])
+def test_without_an_upper_limit_values_stay_as_they_are_drawn(grey, kept):
+    values = grey.draw(Random(5))
+    assert filled(grey, kept, values) == values
+
+
+def test_a_space_that_draws_each_width_by_itself_is_left_alone():
+    mnist, rng = SearchSpace.load("mnist"), Random(6)
+    kept = limits((1, 28, 28), max_params=8000)
+    for _ in range(20):
+        values = mnist.draw(rng)
+        assert filled(mnist, kept, values) == values
+
+
+def test_what_no_width_mends_gets_the_smallest(grey):
+    kept = [Constraint("params", "<=", 8000), Constraint("receptive_field", ">=", 1000)]
+    values = grey.draw(Random(7))
+    assert filled(grey, kept, values) == scaled(values, grey.domains, 1 / 64)
+    assert judge(grey, kept, filled(grey, kept, values)).reason == "receptive_field"

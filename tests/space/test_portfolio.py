@@ -1,0 +1,96 @@
+"""Known designs that come with a space."""
+
+import json
+
+import pytest
+
+from nas.architecture.cost import cost_of
+from nas.errors import ArchitectureError, RecipeError
+from nas.resources import shipped_designs, spaces_folder
+from nas.space.constraints import limits
+from nas.space.encoding import values_of
+from nas.space.portfolio import SOURCE, Design, portfolio
+from nas.space.search_space import SearchSpace
+
+FOLDER = spaces_folder() / "portfolio"
+SPACES = ("grey", "rgb")
+
+
+def designs(space):
+    return [Design.load(FOLDER / f"{name}.json") for name in space.portfolio]
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+    return SearchSpace.load(request.param)
+
+
+def test_six_to_ten_designs_for_each_kind_of_image_and_none_that_no_space_names(space):
+    assert 6 <= len(space.portfolio) <= 10
+    assert {name for each in SPACES for name in SearchSpace.load(each).portfolio} == set(shipped_designs())
+
+
+def test_each_is_exactly_a_candidate_of_its_space(space):
+    for design in designs(space):
+        values = values_of(space, design.architecture)
+        assert space.architecture({**space.fixed, **values}) == design.architecture, design.name
+        assert design.about
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "max_params", "max_macs"),
+    [
+        ((1, 28, 28), 10, 8000, None),
+        ((1, 28, 28), 10, 1500, None),
+        ((1, 28, 28), 10, 8000, 300_000),
+        ((1, 28, 28), 10, 60_000, None),
+        ((1, 64, 64), 3, 8000, None),
+        ((1, 30, 44), 2, 5000, None),
+        ((3, 32, 32), 100, 30_000, None),
+        ((3, 96, 96), 7, 20_000, None),
+    ],
+)
+def test_scaled_to_any_limits_and_images(shape, classes, max_params, max_macs):
+    space = SearchSpace.load(SPACES[shape[0] == 3]).bind(input_shape=shape, num_classes=classes, epochs=3)
+    kept = limits(shape, max_params=max_params, max_macs=max_macs)
+    starts = portfolio(space.portfolio, space, kept, seed=0)
+    assert [start.source.removeprefix(SOURCE) for start in starts] == list(space.portfolio)
+    assert len({start.fingerprint for start in starts}) == len(starts)
+    for start in starts:
+        candidate = space.candidate(start.values)
+        cost = cost_of(candidate.architecture)
+        assert [str(c) for c in kept if c.violation(cost) > 0] == []
+        assert max(cost.params / max_params, cost.macs / (max_macs or 1e12)) > 0.7, start.source
+        assert candidate.architecture.output_shape == (classes,)
+        assert candidate.recipe.epochs == 3
+        assert candidate.fingerprint() == start.fingerprint
+        assert [name for name, value in start.values.items() if not space.domains[name].holds(value)] == []
+
+
+def test_a_design_keeps_its_kernels_and_depth_where_it_sees_enough():
+    space = SearchSpace.load("grey")
+    (start,) = portfolio(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
+    design = Design.load(FOLDER / "nas-7230.json")
+    scaled = space.architecture(start.values)
+    assert [layer.kind for layer in scaled.layers] == [layer.kind for layer in design.architecture.layers]
+    assert cost_of(scaled).receptive_field == cost_of(design.architecture).receptive_field
+    assert space.recipe(start.values) == design.recipe
+
+
+def test_what_no_width_can_keep_is_left_out():
+    space = SearchSpace.load("grey")
+    assert portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0) == []
+
+
+def test_a_damaged_design_is_told(tmp_path):
+    data = json.loads((FOLDER / "nas-7230.json").read_text())
+    path = tmp_path / "design.json"
+    for change, error, text in (
+        ({"extra": 1}, ArchitectureError, f"{path}: unknown key extra, allowed: about, architecture, recipe"),
+        ({"architecture": {}}, ArchitectureError, f"{path}: architecture: "),
+        ({"recipe": {"speed": 1}}, RecipeError, f"{path}: recipe: unknown key speed"),
+    ):
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(error) as raised:
+            Design.load(path)
+        assert str(raised.value).startswith(text)

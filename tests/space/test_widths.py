@@ -1,0 +1,90 @@
+"""Widths that are drawn together."""
+
+from random import Random
+from statistics import fmean
+
+import pytest
+
+from nas.errors import SearchSpaceError
+from nas.space.search_space import SearchSpace
+from nas.space.widths import is_width, scaled
+
+TOGETHER = {
+    "network": {"num_blocks": 3},
+    "block": {"num_convs": 2, "growth": 2.0, "transition": ["none", "after_pool"], "transition_channels": [2, 4, 8, 16]},
+    "conv": {"channels": {"low": 2, "high": 200}},
+    "widths": {"start": 10.0, "squeeze": 0.5},
+}
+
+
+def space_of(**tables):
+    return SearchSpace.from_toml(TOGETHER | tables)
+
+
+def test_widths_grow_from_block_to_block():
+    drawn = space_of().draw(Random(0))
+    convs = {name: value for name, value in drawn.items() if name.endswith(".channels")}
+    expected = {f"block{b}.conv{c}.channels": 10 * 2 ** (b - 1) for b in (1, 2, 3) for c in (1, 2)}
+    assert convs == expected
+    # Half of 10, 20 and 40, of 2, 4, 8 and 16 the closest.
+    assert [drawn[f"block{b}.transition_channels"] for b in (1, 2, 3)] == [4, 8, 16]
+
+
+def test_a_block_has_a_table_of_its_own():
+    space = space_of(block3={"growth": 0.5, "num_convs": 1, "kernel_size": [3, 5]})
+    drawn = space.draw(Random(0))
+    assert [drawn[f"block{b}.conv1.channels"] for b in (1, 2, 3)] == [10, 20, 10]
+    assert "block3.conv2.channels" not in space.domains
+    assert {name for name in space.domains if name.endswith("kernel_size")} == {"block3.kernel_size"}
+
+
+def test_jitter_stays_within_its_factor_and_start_and_growth_are_drawn():
+    low, high = 8.0, 32.0
+    space = space_of(widths={"start": {"low": low, "high": high, "log": True}, "jitter": 1.5})
+    rng = Random(1)
+    firsts = [space.draw(rng) for _ in range(300)]
+    widths = [drawn["block1.conv1.channels"] for drawn in firsts]
+    assert round(low / 1.5) <= min(widths) < low
+    assert high < max(widths) <= round(high * 1.5)
+    assert 14 < fmean(widths) < 20  # the mean of the logarithm lies at 16
+    for drawn in firsts:
+        one, other = drawn["block2.conv1.channels"], drawn["block2.conv2.channels"]
+        assert max(one, other) <= 1.5**2 * (min(one, other) + 1)
+
+
+def test_scaled_changes_widths_alone_and_keeps_to_the_domains():
+    space = SearchSpace.load("grey")
+    values = space.draw(Random(2))
+    for factor in (0.001, 0.5, 1.0, 3.0, 1000.0):
+        changed = scaled(values, space.domains, factor)
+        assert {name for name in values if values[name] != changed[name]} <= {n for n in values if is_width(n)}
+        assert [name for name in changed if not space.domains[name].holds(changed[name])] == []
+    assert scaled(values, space.domains, 1.0) == values
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"block4": {}}, "here: block4 is beyond num_blocks, allowed: block1, block2, block3"),
+        ({"block2": {"depth": 1}}, "here: block2: unknown key depth, allowed: num_convs"),
+        ({"block2": 3}, "here: block2: 3, allowed: a table"),
+        ({"widths": {}}, "here: widths.start is missing, allowed: a number of at least 1"),
+        ({"widths": {"start": 0.5}}, "here: widths.start: 0.5, allowed: a number of at least 1"),
+        ({"portfolio": ["nas-1"]}, "here: portfolio[0]: 'nas-1', allowed: mnist-7784"),
+    ],
+)
+def test_what_is_wrong_is_told(tables, message):
+    with pytest.raises(SearchSpaceError) as error:
+        SearchSpace.from_toml(TOGETHER | tables, where="here")
+    assert str(error.value).startswith(message)
+
+
+def test_growth_needs_widths():
+    with pytest.raises(SearchSpaceError, match="here: block: unknown key growth"):
+        SearchSpace.from_toml({name: table for name, table in TOGETHER.items() if name != "widths"}, where="here")
+
+
+def test_how_widths_are_drawn_is_part_of_a_space():
+    prints = {space_of().fingerprint(), space_of(widths={"start": 11.0}).fingerprint()}
+    prints |= {space_of(widths={"start": 10.0, "squeeze": 0.5, "jitter": 1.1}).fingerprint()}
+    assert len(prints) == 3

@@ -1,0 +1,83 @@
+"""What a budget admits."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.effort import examples
+
+from nas.study.budget import Budget
+from nas.study.progress import Tally
+
+
+def tally(spent, seconds=0.0, further=0):
+    return Tally(num_trained=int(spent), num_pruned=0, spent=spent, spent_seconds=seconds, num_further=further)
+
+
+def simulated(budget, seconds_each=7.0):
+    """How many trainings begin, one after the other, each of so many seconds."""
+    num = 0
+    while budget.admits(tally(num, num * seconds_each)):
+        num += 1
+    return num
+
+
+def test_trials():
+    budget = Budget(trials=3)
+    assert [budget.admits(tally(spent)) for spent in (0, 2, 2.5, 3)] == [True, True, False, False]
+    assert budget.admits(tally(1), running=1)
+    assert not budget.admits(tally(1), running=2)
+    assert budget.admits(tally(1 / 3 + 1 / 3 + 1 / 3 + 1)), "thirds add up"
+
+
+@given(st.floats(0.1, 30), st.integers(1, 8), st.floats(1, 100))
+@settings(max_examples=examples(100))
+def test_minutes_end_in_time_but_for_the_first_training(minutes, workers, each):
+    """With so many workers there is so much time, one training after the other."""
+    budget = Budget(minutes=minutes, workers=workers)
+    num = simulated(budget, each)
+    assert num >= 1, "there is always a first one"
+    if num > 1:
+        assert num * each <= 60 * minutes * workers * (1 + 1e-6)
+    assert (num + 1) * each > 60 * minutes * workers * (1 - 1e-6)
+
+
+def test_whichever_is_spent_first():
+    assert simulated(Budget(trials=3, minutes=100)) == 3
+    assert simulated(Budget(trials=100, minutes=1)) == 60 // 7
+
+
+def test_each_worker_may_begin_before_any_has_ended():
+    budget = Budget(minutes=1, workers=3)
+    assert [budget.admits(tally(0), running=running) for running in (0, 1, 2, 3)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("trials", "finalists", "runs_each"),
+    [(5, 0, 0), (19, 0, 0), (20, 2, 2), (30, 3, 2), (50, 5, 2), (100, 5, 4), (1000, 5, 40)],
+)
+def test_a_fifth_goes_to_finalists(trials, finalists, runs_each):
+    budget = Budget(trials=trials)
+    candidates = simulated(budget.for_candidates(tally(0)))
+    assert budget.finals(tally(candidates)) == (finalists, runs_each)
+    assert candidates + finalists * runs_each <= trials
+    assert candidates + finalists * runs_each >= trials - 5
+
+
+def test_a_fifth_of_the_time_goes_to_finalists():
+    budget = Budget(minutes=10)
+    candidates = simulated(budget.for_candidates(tally(0)), 10.0)
+    assert candidates == 48
+    assert budget.finals(tally(candidates, 480.0)) == (5, 2)
+
+
+def test_a_study_that_goes_on_sets_aside_what_finalists_have_not_had():
+    assert Budget(trials=40).for_candidates(tally(20, further=4)).trials == 40 - (8 - 4)
+    assert Budget(trials=20).for_candidates(tally(20, further=4)).trials == 20
+
+
+def test_share_and_what_is_left():
+    budget = Budget(trials=4, minutes=10)
+    assert budget.share(tally(1, 60.0)) == 0.25
+    assert budget.share(tally(1, 300.0)) == 0.5
+    assert budget.left_seconds(tally(1, 300.0), 10.0) == 30.0
+    assert budget.left_seconds(tally(1, 300.0), 200.0) == 300.0
