@@ -1,6 +1,7 @@
 """The files that come with the package: search spaces and published networks."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nas.errors import NasError
@@ -11,6 +12,15 @@ def spaces_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def default_space(input_shape: Sequence[int]) -> str:
+    """Name of the shipped space that a new study of images of that shape, (channels, height, width), draws from."""
+    match input_shape[0]:
+        case 1:
+            return "grey"
+        case _:
+            return "rgb"
 
 
 def shipped_spaces() -> list[str]:

@@ -56,14 +56,14 @@ def space(
     use_json: Json = False,
 ) -> None:
     """Tell what limits leave of a search space, before anyone trains: feasible share, smallest network, what binds."""
+    from nas.resources import default_space
     from nas.space.constraints import limits
     from nas.space.search_space import SearchSpace
     from nas.space.survey import survey
 
     if dataset is None:
-        loaded = SearchSpace.load(space or "mnist")
+        loaded = SearchSpace.load(space or default_space((1, 28, 28)))
     else:
-        from nas.commands.search import default_space
         from nas.data import datasets
 
         data = datasets.load(dataset, data_root=data_root)

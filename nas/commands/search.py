@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartUp, start_up
 from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
 from nas.commands.search_loop import Loop, Task
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError
 from nas.reports.overview import refresh
-from nas.resources import shipped_spaces
+from nas.resources import default_space, shipped_spaces
 from nas.sampling.pruners import pruner as pruner_of
-from nas.sampling.samplers import NUM_CHOICES, NUM_FILLED, NUM_STARTUP, proposer
+from nas.sampling.samplers import proposer
 from nas.schema import Interval, check_counts, refusal
 from nas.space.constraints import Constraint, Limits
 from nas.space.portfolio import portfolio
@@ -37,8 +38,6 @@ from nas.training.data import TrainingData
 from nas.training.results import CONSISTENCY
 from nas.workers.backend import Compute, Place
 
-DEFAULT_SAMPLER = "elite"
-NUM_TRIALS = 20
 MINUTES = Interval(float, 0, open_low=True)
 
 
@@ -56,11 +55,6 @@ class SearchResult:
     best: tuple[TrainedTrial, ...] = field(repr=False)
     interrupted: bool = False
     exhausted: str = ""
-
-
-def default_space(input_shape: Sequence[int]) -> str:
-    """Name of the shipped space that a new study of images of that shape draws from."""
-    return "grey" if input_shape[0] == 1 else "rgb"
 
 
 def search(
@@ -195,7 +189,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         space = SearchSpace.load(space or _space_of(existing) or default_space(dataset.input_shape))
     space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=asked.epochs)
     constraints = asked.limits.constraints_for(dataset.input_shape)
-    chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": DEFAULT_SAMPLER, "pruner": "none", "seed": 0}
+    chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": SAMPLER, "pruner": PRUNER, "seed": 0}
     if existing is not None:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
     chosen |= {name: value for name in chosen if (value := getattr(asked, name)) is not None}
@@ -205,7 +199,13 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
     else:
         chosen["portfolio"] = existing.settings.portfolio
     known += portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
-    chosen |= _start_up(chosen, space, constraints, len(known)) if existing is None else _start_up_of(existing.settings)
+    if existing is not None:  # as that version of the product began it
+        start = StartUp(existing.settings.num_startup, existing.settings.choices)
+    else:
+        num_objectives = len(chosen["objectives"])
+        start = start_up(
+            space, constraints, sampler=chosen["sampler"], num_objectives=num_objectives, num_known=len(known)
+        )
     settings = Settings(
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
@@ -215,6 +215,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         epochs=asked.epochs,
         consistency=CONSISTENCY,
         constraints=tuple(str(constraint) for constraint in constraints),
+        **start._asdict(),
         **chosen,
     )
     proposer(settings.sampler)
@@ -361,27 +362,6 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     if parts[0] != first or len(parts) > 2 or any(part not in costs for part in parts[1:]):
         raise NasError(f"--objective {text!r}, allowed: {first}, {', '.join(f'{first},{cost}' for cost in costs)}")
     return parts
-
-
-def _start_up(
-    chosen: Mapping[str, Any], space: SearchSpace, constraints: Sequence[Constraint], num_known: int
-) -> dict[str, int]:
-    """How a new study begins: with known networks if there are any, and a few random ones.
-
-    These are large, unless it is random search or a front, which needs all sizes.
-    """
-    if space.widths:  # whose draws fill the limits
-        return {"num_startup": num_known + NUM_FILLED, "choices": 1}
-    limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
-    large = limited and len(chosen["objectives"]) == 1 and chosen["sampler"] != "random"
-    # Whoever brings networks wants better ones than those: random candidates would hardly be.
-    num_startup = min(num_known, NUM_STARTUP) if num_known else NUM_STARTUP
-    return {"num_startup": num_startup, "choices": NUM_CHOICES if large else 1}
-
-
-def _start_up_of(settings: Settings) -> dict[str, int]:
-    """How a study began: later versions may choose otherwise."""
-    return {"num_startup": settings.num_startup, "choices": settings.choices}
 
 
 def _command(ref: StudyRef) -> str:

@@ -26,9 +26,6 @@ Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
 NUM_STARTUP = 10
 """Candidates that are drawn at random before any other sampler has enough to go on."""
 
-NUM_FILLED = 4
-"""The same after the known designs of a portfolio, in a space whose draws fill the limits."""
-
 NUM_CHOICES = 4
 """Feasible draws of which a search for accuracy takes the largest for each of those (docs/search.md)."""
 

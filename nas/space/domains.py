@@ -88,9 +88,8 @@ class IntRange:
         assert isinstance(value, int)
         most = max(1, value // (5 * self.step))
         step = self.step * (1 + int(rng.random() * most))
-        up = value + step if value + step <= self.high else value - step
-        down = value - step if value - step >= self.low else value + step
-        return self.nearest(up if rng.random() < 0.5 else down)
+        others = [x for x in (self.nearest(value - step), self.nearest(value + step)) if x != value]
+        return others[int(rng.random() * len(others))]
 
     def grid(self) -> tuple[int, ...]:
         """Every number of the range; of more than 100 an even sample with both ends."""
@@ -145,9 +144,8 @@ class FloatRange:
         low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, float(value)))
         step = self.step or rng.uniform(0.1, 0.33) * (high - low)
         slack = 1e-9 * (high - low)
-        up = at + step if at + step <= high + slack else at - step
-        down = at - step if at - step >= low - slack else at + step
-        moved = up if rng.random() < 0.5 else down
+        others = [x for x in (at - step, at + step) if low - slack <= x <= high + slack]
+        moved = others[int(rng.random() * len(others))]
         return self.nearest(math.exp(moved) if self.log else moved)
 
     def grid(self) -> tuple[float, ...]:

@@ -36,9 +36,9 @@ from optuna.trial import FrozenTrial, TrialState
 sys.path.append(str(Path(__file__).parents[2]))
 
 import nas
-from nas.commands.search import default_space
 from nas.data import datasets
 from nas.errors import ShapeError, TrainingDiverged
+from nas.resources import default_space
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
 from nas.space.portfolio import portfolio

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import islice
 from random import Random
 from statistics import fmean
 
@@ -29,6 +30,9 @@ LIMITS = {
     "several": ("mnist", ["params<=8000", "receptive_field>=28", "macs<=200000", "peak_activation_bytes<=60000"]),
     "two sides": ("mnist", ["params<=5200", "params>=5000"]),
     "tight": ("mnist", ["params<=1500", "receptive_field>=28"]),
+    "filled": ("grey", ["params<=8000", "receptive_field>=28"]),
+    "filled, in colour": ("rgb", ["params<=20000", "macs<=2000000", "receptive_field>=32"]),
+    "filled, tight": ("grey", ["params<=600", "receptive_field>=28"]),
     "very tight": ("mnist", ["params<=700", "receptive_field>=28"]),  # 1 of 10,000 random draws
 }
 MAIN = limits((1, 28, 28), max_params=8000)
@@ -349,3 +353,67 @@ def test_a_number_that_another_process_took_is_waited_for(small):
     assert len(view.below(3).get_trials()) == 1
     trials[1] = done[1]
     assert [trial.number for trial in view.below(3).get_trials()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["elite", "tpe", "nsga2", "random"])
+def test_candidates_of_a_space_whose_widths_go_together_fill_the_limits(name):
+    grey = SearchSpace.load("grey")
+    draws = run(new_study(), FeasibleSampler(grey, MAIN, propose=SAMPLERS[name], seed=0, num_startup=6), 12)
+    check(grey, MAIN, draws)
+    assert min(drawn.cost.params for drawn in draws) > 6000
+    assert fmean(drawn.cost.params for drawn in draws) > 7400
+
+
+def test_for_a_front_they_fill_a_share_of_the_limits():
+    grey = SearchSpace.load("grey")
+    draws = run(new_study(), FeasibleSampler(grey, MAIN, seed=0, num_startup=40, smallest=0.05), 40)
+    check(grey, MAIN, draws)
+    sizes = sorted(drawn.cost.params for drawn in draws)
+    assert 300 < sizes[0] < 800
+    assert 1200 < sizes[20] < 3000, "the middle of the logarithm lies at 1,800"
+    assert sizes[-1] > 6000
+
+
+class TestElite:
+    """Small changes of the best few."""
+
+    def study(self, space, number=12):
+        study = new_study()
+        run(study, FeasibleSampler(space, WITHIN, seed=0, num_startup=number), number)
+        return study
+
+    def proposals(self, space, study, number=100):
+        return list(islice(samplers.elite(space, view_of(study).below(100), Random(0)), number))
+
+    def test_each_is_near_one_of_the_best(self, small):
+        study = self.study(small)
+        best = sorted(study.trials, key=lambda trial: -trial.value)[: samplers.NUM_ELITE]
+        num_changed = []
+        for values in self.proposals(small, study):
+            differences = [{name for name in values if values[name] != trial.params[name]} for trial in best]
+            num_changed.append(min(map(len, differences)))
+        # One or two parameters, or the widths of one block, of which there are two at most.
+        assert set(num_changed) == {1, 2}
+
+    def test_none_changes_nothing(self, small):
+        study = self.study(small)
+        had = {small.candidate(trial.params) for trial in study.trials}
+        assert [values for values in self.proposals(small, study) if small.candidate(values) in had] == []
+
+    def test_recipe_and_network_are_both_changed(self, small):
+        study = self.study(small)
+        recipes = {small.recipe(trial.params) for trial in study.trials}
+        changed = [small.recipe(values) not in recipes for values in self.proposals(small, study, 100)]
+        assert 10 < sum(changed) < 40
+
+    def test_of_two_objectives_the_front_has_children(self, small):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        run(
+            study,
+            FeasibleSampler(small, WITHIN, seed=0, num_startup=12),
+            12,
+            lambda candidate: (closeness(candidate), cost_of(candidate.architecture).params),
+        )
+        fronts = {trial.number for trial in study.best_trials}
+        parents = {trial.number for trial in samplers._best(study, len(fronts))}
+        assert parents == fronts

@@ -4,10 +4,11 @@ from decimal import Decimal
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
+from support.effort import examples
 
 from nas.errors import SearchSpaceError
 from nas.schema import COUNT, RATE, Flag, Interval, Words
@@ -291,3 +292,55 @@ def test_the_nearest_value_is_one_of_the_domain(domain, value, nearest):
     found = domain.nearest(value)
     assert (found, type(found)) == (nearest, type(nearest))
     assert domain.holds(found)
+
+
+@given(domains(), st.integers(0, 2**32))
+@settings(max_examples=examples(200))
+def test_a_step_leads_to_another_value_of_the_domain(domain, seed):
+    if not isinstance(domain, Choice | IntRange | FloatRange):
+        return
+    rng = Random(seed)
+    value = domain.draw(rng)
+    for _ in range(5):
+        stepped = domain.step_from(value, rng)
+        assert domain.holds(stepped)
+        assert stepped != value
+        value = stepped
+
+
+def test_steps_are_small():
+    rng = Random(0)
+    assert {IntRange(1, 100).step_from(10, rng) for _ in range(100)} == {8, 9, 11, 12}
+    assert {IntRange(1, 3).step_from(3, rng) for _ in range(20)} == {2}
+    assert {FloatRange(0.0, 1.0, 0.25).step_from(0.5, rng) for _ in range(100)} == {0.25, 0.75}
+    factors = [FloatRange(1e-6, 1e-2, log=True).step_from(1e-4, rng) / 1e-4 for _ in range(200)]
+    assert all(10**0.4 <= max(x, 1 / x) <= 10 ** (0.33 * 4) for x in factors)
+    assert {x > 1 for x in factors} == {True, False}
+    assert {Choice(("a", "b", "c")).step_from("b", rng) for _ in range(50)} == {"a", "c"}
+
+
+def test_weights_say_how_often_a_value_is_drawn():
+    domain = read({"values": ["separable", "full"], "weights": [3, 1]}, WORDS, "here")
+    rng = Random(0)
+    counts = Counter(domain.draw(rng) for _ in range(4000))
+    assert abs(counts["separable"] - 3000) < 120
+    # To Optuna, and in what it stands for, it is the choice without weights.
+    assert domain.distribution() == CategoricalDistribution(("separable", "full"))
+    assert repr(domain) == repr(Choice(("separable", "full")))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"values": ["full"], "weights": [1]}, "here: values: ['full'], allowed: a list of at least 2"),
+        ({"values": ["full", "separable"]}, "here: weights is missing"),
+        ({"values": ["full", "separable"], "weights": [1]}, "here: weights: [1], allowed: a list of at least 2"),
+        ({"values": ["full", "separable"], "weights": [1, 0]}, "here: weights[1]: 0, allowed: a whole number of at"),
+        ({"values": ["full", "half"], "weights": [1, 2]}, "here: values[1]: 'half', allowed: full, separable"),
+        ({"values": ["full", "full"], "weights": [1, 2]}, "here: values: ['full', 'full'] names a value twice"),
+    ],
+)
+def test_weights_that_are_wrong_are_told(data, message):
+    with pytest.raises(SearchSpaceError) as error:
+        read(data, WORDS, "here")
+    assert str(error.value).startswith(message)

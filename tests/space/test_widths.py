@@ -11,7 +11,12 @@ from nas.space.widths import is_width, scaled
 
 TOGETHER = {
     "network": {"num_blocks": 3},
-    "block": {"num_convs": 2, "growth": 2.0, "transition": ["none", "after_pool"], "transition_channels": [2, 4, 8, 16]},
+    "block": {
+        "num_convs": 2,
+        "growth": 2.0,
+        "transition": ["none", "after_pool"],
+        "transition_channels": [2, 4, 8, 16],
+    },
     "conv": {"channels": {"low": 2, "high": 200}},
     "widths": {"start": 10.0, "squeeze": 0.5},
 }
@@ -65,7 +70,7 @@ def test_scaled_changes_widths_alone_and_keeps_to_the_domains():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"block4": {}}, "here: block4 is beyond num_blocks, allowed: block1, block2, block3"),
+        ({"block4": {}}, "here: block4: a space of at most 3 blocks, allowed: block1, block2, block3"),
         ({"block2": {"depth": 1}}, "here: block2: unknown key depth, allowed: num_convs"),
         ({"block2": 3}, "here: block2: 3, allowed: a table"),
         ({"widths": {}}, "here: widths.start is missing, allowed: a number of at least 1"),

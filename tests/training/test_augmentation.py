@@ -170,3 +170,12 @@ def test_rotation_stays_within_its_degrees() -> None:
     degrees = torch.atan2(y - 16, x - 16) * 180 / math.pi
     assert -32 < degrees.min() < -27
     assert 27 < degrees.max() < 32
+
+
+def test_a_flip_mirrors_as_many_examples_as_it_says_and_changes_no_other() -> None:
+    batch = images(1).expand(2000, -1, -1, -1).contiguous()
+    out = augment(batch, Recipe(flip=0.3), generator=seeded())
+    mirrored = (out == batch.flip(3)).flatten(1).all(1)
+    assert torch.equal(mirrored, ~(out == batch).flatten(1).all(1))
+    assert 0.27 < mirrored.float().mean() < 0.33
+    assert torch.equal(augment(batch, Recipe(flip=1.0), generator=seeded()), batch.flip(3))

@@ -1,0 +1,91 @@
+"""The end of a search: finalists get further seeds, and are ranked by their mean."""
+
+from statistics import fmean
+
+import pytest
+from support.searches import options, outcome
+
+from nas.commands.events import FinalRunFinished, FinalsStarted, TrialFinished
+from nas.commands.search import search
+from nas.commands.trials import trials
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.runs import FINAL_SEED, Run
+
+BUDGET = 20
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, tiny_space):
+    """A search of 20 trainings, its result and its events."""
+    events = []
+    given = options(tmp_path_factory.mktemp("finals"), tiny_space, trials=BUDGET, epochs=1)
+    return search(**given, on_event=events.append), events, given
+
+
+def test_a_fifth_of_the_budget_goes_to_the_two_best(searched):
+    result, events, _ = searched
+    assert (result.tally.num_trained, result.tally.num_further, result.tally.spent) == (16, 4, BUDGET)
+    (started,) = [event for event in events if isinstance(event, FinalsStarted)]
+    by_objective = sorted(trials(results=result.results), key=lambda trial: (-trial.objective, trial.params))
+    assert started.trials == tuple(trial.number for trial in by_objective[:2])
+    ended = [event for event in events if isinstance(event, FinalRunFinished)]
+    assert [(event.num_done, event.num_runs) for event in ended] == [(n, 4) for n in (1, 2, 3, 4)]
+    expected = [(trial, FINAL_SEED + index) for index in (0, 1) for trial in started.trials]
+    assert sorted((event.run.trial, event.run.seed) for event in ended) == sorted(expected)
+    assert max(i for i, e in enumerate(events) if isinstance(e, TrialFinished)) < events.index(started)
+
+
+def test_finalists_come_first_ranked_by_the_mean_of_their_runs(searched):
+    result, events, _ = searched
+    finalists, others = result.best[:2], result.best[2:]
+    runs = {}
+    for event in events:
+        if isinstance(event, FinalRunFinished):
+            runs.setdefault(event.run.trial, []).append(event.history[-1].val_accuracy)
+    for trial in finalists:
+        assert sorted(trial.further) == sorted(runs[trial.number])
+        assert trial.mean_objective == pytest.approx(fmean([trial.objective, *runs[trial.number]]))
+    assert finalists[0].mean_objective >= finalists[1].mean_objective
+    assert [trial.further for trial in others] == [()] * len(others)
+    assert [trial.objective for trial in others] == sorted((t.objective for t in others), reverse=True)
+
+
+def test_objectives_of_trials_stay_what_they_were(searched, tmp_path, tiny_space):
+    result, _, _ = searched
+    without = search(**options(tmp_path, tiny_space, trials=16, epochs=1))
+    assert without.tally.num_further == 0
+    assert outcome(trials(results=result.results)) == outcome(trials(results=without.results))
+
+
+def test_the_same_command_again_trains_nothing_and_tells_the_same(searched):
+    result, _, given = searched
+    events = []
+    again = search(**given, on_event=events.append)
+    assert [type(event).__name__ for event in events] == ["SearchStarted"]
+    assert (again.best, again.tally) == (result.best, result.tally)
+
+
+@pytest.mark.slow
+def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path, tiny_space):
+    result, _, _ = searched
+
+    def stop(event):
+        if isinstance(event, FinalRunFinished) and event.num_done == 2:
+            raise KeyboardInterrupt
+
+    given = options(tmp_path, tiny_space, trials=BUDGET, epochs=1)
+    assert search(**given, on_event=stop).interrupted
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    assert records.tally().num_further == 2
+    events = []
+    whole = search(**given, on_event=events.append)
+    assert [event.num_runs for event in events if isinstance(event, FinalsStarted)] == [2]
+    assert [(t.number, sorted(t.further)) for t in whole.best] == [(t.number, sorted(t.further)) for t in result.best]
+
+
+def test_a_run_is_known_by_its_key():
+    run = Run(trial=3, judged_on="val", seed=7)
+    assert Run.of_key(run.key) == run
+    for key in ("nas:run:3:val", "nas:run:3:train:7", "other:run:3:val:7", "nas:openings"):
+        assert Run.of_key(key) is None
