@@ -11,8 +11,9 @@ from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint, worst
 from nas.space.domains import Value
 from nas.space.feasibility import judge
-from nas.space.fill import filled
+from nas.space.fill import narrowed
 from nas.space.search_space import SearchSpace
+from nas.space.widths import is_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def survey(
     possible: list[tuple[Cost, dict[str, Value]]] = []
     num_feasible = 0
     for _ in range(num_draws):
-        values = filled(space, constraints, space.draw(rng))
+        values = narrowed(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
         if judgement.cost is not None:
             possible.append((judgement.cost, values))
@@ -146,7 +147,7 @@ def any_feasible(
 ) -> bool:
     """Whether one of so many random draws keeps the limits; as quick as the first that does."""
     rng = Random(seed)
-    draws = (filled(space, constraints, space.draw(rng)) for _ in range(num_draws))
+    draws = (narrowed(space, constraints, space.draw(rng)) for _ in range(num_draws))
     return any(not judge(space, constraints, values).reason for values in draws)
 
 
@@ -189,7 +190,7 @@ def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Seq
         while improved:
             improved = False
             for name, domain in space.domains.items():
-                if name.startswith("recipe."):
+                if name.startswith("recipe.") or (space.widths and is_width(name)):  # these are the smallest already
                     continue
                 for value in domain.grid():
                     changed = {**values, name: value}
