@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from nas.data import datasets
 from nas.space.candidate import Candidate
-from nas.space.constraints import limits
+from nas.space.constraints import Constraint, limits
 from nas.space.feasibility import Judgement, judge
 from nas.space.fill import filled
 from nas.space.search_space import SearchSpace
@@ -35,16 +35,15 @@ from nas.training.metrics import EpochMetrics
 from nas.training.results import CONSISTENCY, consistent_accuracy, objective
 from nas.workers.backend import open_workers
 from nas.workers.protocol import Ended, Job
-from scripts.bench.tasks import TASKS, Task
+from scripts.bench.tasks import TASKS
 
 Row = dict[str, Any]
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 TITLES = ("rows", "draws", "failed", "lowest", "10th pct", "25th", "median", "75th", "best", "MACs, median", "seconds")
 
 
-def drawn(space: SearchSpace, task: Task, max_macs: int | None, seed: int) -> Iterator[tuple[Judgement, Candidate]]:
+def drawn(space: SearchSpace, kept: Sequence[Constraint], seed: int) -> Iterator[tuple[Judgement, Candidate]]:
     """Feasible random draws, without end."""
-    kept = limits(space.input_shape, max_params=task.max_params, max_macs=max_macs)
     rng = Random(seed)
     while True:
         values = filled(space, kept, space.draw(rng))
@@ -64,7 +63,13 @@ def train(args: argparse.Namespace) -> None:
     path: Path = args.rows / f"{args.name or space.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {row["draw"] for row in rows(path)} if path.exists() else set()
-    draws = list(enumerate(islice(drawn(space, task, args.max_macs, args.seed), args.draws)))
+    kept = limits(
+        space.input_shape,
+        max_params=task.max_params,
+        max_macs=args.max_macs,
+        min_receptive_field=args.min_receptive_field,
+    )
+    draws = list(enumerate(islice(drawn(space, kept, args.seed), args.draws)))
     todo = [(index, draw) for index, draw in draws if index not in done]
     data = TrainingData.of(dataset)
     images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
@@ -174,6 +179,7 @@ def options() -> argparse.Namespace:
     training.add_argument("--epochs", type=int, help="default: the task's")
     training.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
     training.add_argument("--max-macs", type=int)
+    training.add_argument("--min-receptive-field", type=int, help="default: the image's side")
     training.add_argument("--workers", type=int, default=2)
     training.add_argument("--data-root")
     training.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")

@@ -19,6 +19,7 @@ RUN_BY_OTHERS = {
     "bench/ceiling.py": "ways.py",
     "bench/ranking.py": "proxies.py",
     "bench/parity.py": "on_gpu.sh",
+    "bench/tasks.py": "earn.py",
     "bench/training.py": "on_gpu.sh",
     "bench/ways.py": "training.py",
     "faults/checks.py": "campaign.py",
@@ -26,9 +27,11 @@ RUN_BY_OTHERS = {
     "faults/search.py": "campaign.py",
     "architecture_table.py": "tests/docs/test_architecture_page.py",
 }
-EARN = ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--max-params", 900, "--min-receptive-field", 10)
-EARN = (*EARN, "--epochs", 1, "--trials", 1, "--seeds", 1, "--confirm-seeds", 2, "--processes", 1)
+EARN = ("--tasks", "digits", "--minutes", 0.05, "--max-macs", 500_000, "--epochs", 1, "--seeds", 1)
+EARN = (*EARN, "--confirm-seeds", 2, "--processes", 1)
+DRAWS = ("--task", "digits", "--space", FIXTURES / "tiny.toml", "--min-receptive-field", 10)
 SMALL = {
+    "bench/draws.py": ("train", *DRAWS, "--draws", 2, "--every", 5, "--epochs", 1, "--workers", 1, "--rows", "{out}"),
     "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
     "bench/memory.py": ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--trials", 1, "--workers", 1),
     "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
@@ -107,11 +110,20 @@ class Kinds:
         assert rows[0].count(",") == head.count(",")
 
     @staticmethod
+    def draws(text, out):
+        rows = out / "tiny.jsonl"
+        assert {json.loads(line)["draw"] for line in rows.read_text().splitlines()} == {0, 1}
+        assert tables(python("bench/draws.py", "table", rows)) == [1]
+        python("bench/draws.py", "figure", rows, "--to", out / "draws.svg")
+        assert (out / "draws.svg").read_text().startswith("<?xml")
+
+    @staticmethod
     def words(text, out):
         assert text.splitlines()[-1] == "reproduced"
 
 
 KINDS = {
+    "bench/draws.py": Kinds.draws,
     "bench/earn.py": Kinds.table,
     "bench/memory.py": Kinds.json_lines,
     "bench/proxies.py": Kinds.table,
@@ -132,7 +144,7 @@ def test_it_gives_what_it_promises(script, tmp_path):
     if script == "bench/earn.py":
         # What has ended is only read: nothing is left that could be trained.
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
-        assert tables(python(script, *options)) == [3]
+        assert tables(python(script, *options, "--table")) == [4]
         assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
 
 
