@@ -18,7 +18,8 @@ from nas.exporters.model_source import model_source
 from nas.reports.dataframe import trials_frame
 from nas.reports.overview import figures, note
 from nas.reports.summary import answer, best_rows, commands, question
-from nas.study.confirmation import ConfirmedRecords, Run
+from nas.study.confirmation import ConfirmedRecords
+from nas.study.runs import Run
 from nas.study.database import default_storage
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef

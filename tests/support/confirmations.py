@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from nas.commands.confirm import Ranked, RunFinished
-from nas.study.confirmation import ConfirmedRecords, Run
+from nas.study.confirmation import ConfirmedRecords
+from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.training.metrics import EpochMetrics

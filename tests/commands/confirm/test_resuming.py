@@ -9,7 +9,8 @@ from support.confirmations import ASKED, SEEDS, TOP, Stop, finalists_of, is_rank
 
 from nas.commands.confirm import RunFinished, StageStarted, confirm
 from nas.errors import StudyError
-from nas.study.confirmation import ConfirmedRecords, Run
+from nas.study.confirmation import ConfirmedRecords
+from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.workers import in_process
