@@ -33,6 +33,7 @@ FIELDS = {
     "shear": (f"{DEGREES} 45", [0, 45], [-1, 46]),
     "brightness": (f"{DEGREES} 1", [0, 1], [-0.1, 1.1]),
     "contrast": (f"{DEGREES} 1", [0, 1], [-0.1, 1.1]),
+    "flip": (f"{DEGREES} 1", [0, 0.5, 1], [-0.1, 1.1]),
 }
 NEVER = [None, True, False, "0.5", [], {}, [0.5], math.nan, math.inf, -math.inf]
 
@@ -116,6 +117,7 @@ def test_the_default_recipe_in_json():
         "shear": 0.0,
         "brightness": 0.0,
         "contrast": 0.0,
+        "flip": 0.0,
     }
     assert Recipe.from_json({}) == Recipe()
     assert Recipe.from_json({"epochs": 3}) == Recipe(epochs=3)

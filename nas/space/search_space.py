@@ -121,7 +121,8 @@ class SearchSpace:
         if scaled:
             tables |= {"block": BLOCK | GROWTH, "widths": WIDTHS}
         own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
-        check_keys(data, ("input_shape", "num_classes", "portfolio", *tables, *own), where, SearchSpaceError)
+        keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths"))
+        check_keys(data, (*keys, *own), where, SearchSpaceError)
         values = {table: _table(data, table, knobs, where) for table, knobs in tables.items()}
         num_blocks = _most(values["network"]["num_blocks"])
         each = [f"block{number}" for number in range(1, num_blocks + 1)]

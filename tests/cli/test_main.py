@@ -187,7 +187,7 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         ),
         (
             ["search", "--space", "mnits"],
-            "no search space 'mnits', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file",
+            "no search space 'mnits', allowed: colour, grey, mnist, mnist_small, mnist_wide, rgb, or a .toml file",
         ),
         (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
         (["cost", "no.json"], "no.json: No such file or directory"),
@@ -196,7 +196,7 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
             ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
             "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
             " weight_decay, schedule, warmup, step_start, step_epochs, step_gamma, average_epochs, batch_size,"
-            " label_smoothing, rotation, translation, scale, shear, brightness, contrast",
+            " label_smoothing, rotation, translation, scale, shear, brightness, contrast, flip",
         ),
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],

@@ -11,6 +11,7 @@ from rich.console import Console
 from nas.cli.progress import LivePanel, Plain, as_json
 from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
+from nas.study.budget import Budget
 from nas.study.progress import Tally
 
 
@@ -60,7 +61,7 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     started = next(event for event in events if isinstance(event, SearchStarted))
-    panel(replace(started, budget=10, epochs=4))
+    panel(replace(started, budget=Budget(trials=10), epochs=4))
     assert panel.time_left() == "unknown until an epoch is done"
     epoch = next(event for event in events if isinstance(event, EpochFinished))
     panel(next(event for event in events if isinstance(event, TrialStarted)))

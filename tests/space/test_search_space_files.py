@@ -144,13 +144,13 @@ def test_a_space_s_fingerprint_changes_with_what_it_says_alone(small):
 
 # What is wrong in a file
 
-TOP = "input_shape, num_classes, network, block, conv, recipe"
+TOP = "input_shape, num_classes, portfolio, network, block, conv, recipe, widths"
 NETWORK_KEYS = "num_blocks, activation, order, pool, head, residual"
 BLOCK_KEYS = "num_convs, kernel_size, padding, convolution, shared_repeats, transition, transition_channels, dropout"
 RECIPE_KEYS = (
     "sgd_learning_rate, adam_learning_rate, optimizer, momentum, weight_decay, schedule, warmup, step_start, "
     "step_epochs, step_gamma, average_epochs, batch_size, label_smoothing, rotation, translation, scale, shear, "
-    "brightness, contrast"
+    "brightness, contrast, flip"
 )
 COUNT = "a whole number of at least 1"
 
@@ -246,9 +246,11 @@ def test_an_unknown_name_and_a_file_that_cannot_be_read(tmp_path):
 
     assert (
         error("imagenet")
-        == "no search space 'imagenet', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file"
+        == "no search space 'imagenet', allowed: colour, grey, mnist, mnist_small, mnist_wide, rgb, or a .toml file"
     )
-    assert error("") == "no search space '', allowed: colour, mnist, mnist_small, mnist_wide, or a .toml file"
+    assert (
+        error("") == "no search space '', allowed: colour, grey, mnist, mnist_small, mnist_wide, rgb, or a .toml file"
+    )
     assert error(tmp_path / "none.toml") == f"{tmp_path / 'none.toml'}: No such file or directory"
     assert error(tmp_path) == f"{tmp_path}: Is a directory"
     path = tmp_path / "space.toml"

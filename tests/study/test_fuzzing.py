@@ -19,10 +19,10 @@ from nas.reports.dataframe import trials_frame
 from nas.reports.overview import figures, note
 from nas.reports.summary import answer, best_rows, commands, question
 from nas.study.confirmation import ConfirmedRecords
-from nas.study.runs import Run
 from nas.study.database import default_storage
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import Run
 from nas.study.settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from nas.commands.confirm import Ranked, RunFinished
 from nas.study.confirmation import ConfirmedRecords
-from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import Run
 from nas.training.metrics import EpochMetrics
 
 SPACE = """

@@ -7,9 +7,9 @@ from support.confirmations import ASKED, SEEDS, finalists_of, keep
 from nas.commands.confirm import confirm
 from nas.commands.export import export_trial
 from nas.errors import NasError, StudyError
-from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

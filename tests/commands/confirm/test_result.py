@@ -26,9 +26,9 @@ from support.confirmations import (
 from nas.commands.confirm import Ranked, RunFinished, StageStarted, confirm
 from nas.data import datasets
 from nas.seed_stats import Finalist, Ranking
-from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import Run
 from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,9 +10,9 @@ from support.confirmations import ASKED, SEEDS, TOP, Stop, finalists_of, is_rank
 from nas.commands.confirm import RunFinished, StageStarted, confirm
 from nas.errors import StudyError
 from nas.study.confirmation import ConfirmedRecords
-from nas.study.runs import Run
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
+from nas.study.runs import Run
 from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -3,6 +3,7 @@
 from statistics import fmean
 
 import pytest
+from support.paths import FIXTURES
 from support.searches import options, outcome
 
 from nas.commands.events import FinalRunFinished, FinalsStarted, TrialFinished
@@ -13,13 +14,14 @@ from nas.study.reference import StudyRef
 from nas.study.runs import FINAL_SEED, Run
 
 BUDGET = 20
+SPACE = str(FIXTURES / "tiny.toml")
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, tiny_space):
+def searched(tmp_path_factory):
     """A search of 20 trainings, its result and its events."""
     events = []
-    given = options(tmp_path_factory.mktemp("finals"), tiny_space, trials=BUDGET, epochs=1)
+    given = options(tmp_path_factory.mktemp("finals"), SPACE, trials=BUDGET, epochs=1)
     return search(**given, on_event=events.append), events, given
 
 
@@ -27,7 +29,8 @@ def test_a_fifth_of_the_budget_goes_to_the_two_best(searched):
     result, events, _ = searched
     assert (result.tally.num_trained, result.tally.num_further, result.tally.spent) == (16, 4, BUDGET)
     (started,) = [event for event in events if isinstance(event, FinalsStarted)]
-    by_objective = sorted(trials(results=result.results), key=lambda trial: (-trial.objective, trial.params))
+    trained = [trial for trial in trials(results=result.results) if trial.outcome == "trained"]
+    by_objective = sorted(trained, key=lambda trial: (-trial.objective, trial.params))
     assert started.trials == tuple(trial.number for trial in by_objective[:2])
     ended = [event for event in events if isinstance(event, FinalRunFinished)]
     assert [(event.num_done, event.num_runs) for event in ended] == [(n, 4) for n in (1, 2, 3, 4)]
@@ -51,9 +54,9 @@ def test_finalists_come_first_ranked_by_the_mean_of_their_runs(searched):
     assert [trial.objective for trial in others] == sorted((t.objective for t in others), reverse=True)
 
 
-def test_objectives_of_trials_stay_what_they_were(searched, tmp_path, tiny_space):
+def test_objectives_of_trials_stay_what_they_were(searched, tmp_path):
     result, _, _ = searched
-    without = search(**options(tmp_path, tiny_space, trials=16, epochs=1))
+    without = search(**options(tmp_path, SPACE, trials=16, epochs=1))
     assert without.tally.num_further == 0
     assert outcome(trials(results=result.results)) == outcome(trials(results=without.results))
 
@@ -67,14 +70,14 @@ def test_the_same_command_again_trains_nothing_and_tells_the_same(searched):
 
 
 @pytest.mark.slow
-def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path, tiny_space):
+def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path):
     result, _, _ = searched
 
     def stop(event):
         if isinstance(event, FinalRunFinished) and event.num_done == 2:
             raise KeyboardInterrupt
 
-    given = options(tmp_path, tiny_space, trials=BUDGET, epochs=1)
+    given = options(tmp_path, SPACE, trials=BUDGET, epochs=1)
     assert search(**given, on_event=stop).interrupted
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
     assert records.tally().num_further == 2

@@ -23,7 +23,7 @@ from nas.training.reference import evaluate
 def test_a_search_records_what_it_trained(tmp_path, tiny_space):
     events = []
     result = search(**options(tmp_path, tiny_space), on_event=events.append)
-    assert (result.tally.num_trained, result.budget, result.interrupted, result.exhausted) == (3, 3, False, "")
+    assert (result.tally.num_trained, result.budget.trials, result.interrupted, result.exhausted) == (3, 3, False, "")
     assert isinstance(events[0], SearchStarted)
     assert events[0].constraints == ("params<=900", "receptive_field>=10")
     assert [type(event) for event in events[1:]] == [TrialStarted, EpochFinished, EpochFinished, TrialFinished] * 3

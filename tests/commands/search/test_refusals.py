@@ -128,7 +128,7 @@ def test_damaged_weights_are_named(tmp_path, tiny_space):
             "--pruner median with two objectives, allowed: none: it compares accuracies alone",
         ),
         ({"pruner": "soon"}, "--pruner 'soon', allowed: none, median, asha, hyperband"),
-        ({"sampler": "tea"}, "--sampler 'tea', allowed: evolution, tpe, gp, nsga2, random"),
+        ({"sampler": "tea"}, "--sampler 'tea', allowed: elite, evolution, tpe, gp, nsga2, random"),
         (
             {"objective": "params"},
             "--objective 'params', allowed: accuracy, accuracy,params, accuracy,macs, accuracy,peak_activation_bytes,"
@@ -152,9 +152,9 @@ def test_what_cannot_be_searched_with_is_said_before_a_study_is_made(tmp_path, t
 def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
-    with pytest.raises(StudyError, match="sampler: evolution, not random"):
+    with pytest.raises(StudyError, match="sampler: elite, not random"):
         search(**given, sampler="random")
-    assert search(**given, sampler="evolution").tally.num_trained == 1
+    assert search(**given, sampler="elite").tally.num_trained == 1
 
 
 def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
