@@ -158,6 +158,9 @@ def figure(args: argparse.Namespace) -> None:
         shares = [(place + 1) / len(errors) for place in range(len(errors))]
         axes.step(errors, shares, where="post", label=f"{path.stem} ({len(errors)} draws)")
     axes.set(xscale="log", xlabel="val error, %", ylabel="share of draws with at most that error", ylim=(0, 1))
+    ticks = [1, 2, 3, 5, 10, 20, 50]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     plot.tight_layout()
