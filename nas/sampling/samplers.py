@@ -4,6 +4,7 @@ Each gives proposals from the parameter values and results of the candidates bef
 keeps the limits and is new.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -77,7 +78,7 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 
 
 def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
-    """Small changes of one of the best few: of its recipe, of its widths, or of one or two other choices."""
+    """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices."""
     parents = _best(trained, NUM_ELITE)
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
@@ -152,12 +153,18 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _best(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The trials that the fewest others dominate: with one objective those of the highest accuracy."""
-    done = _complete(study)
-    points = [_point(trial, study.directions) for trial in done]
-    rank = [sum(dominates(other, point) for other in points) for point in points]
-    order = sorted(range(len(done)), key=lambda index: (rank[index], index))
-    return [done[index] for index in order[:count]]
+    """The trials of the highest accuracy, or with two objectives all that no other one dominates."""
+    done = [(trial, _point(trial, study.directions)) for trial in _complete(study)]
+    ranked = sorted(done, key=lambda each: each[1], reverse=True)
+    if len(study.directions) == 1:
+        return [trial for trial, _ in ranked[:count]]
+    # From the highest accuracy down, whatever costs less than all before it; comparing all pairs takes too long.
+    front, least = [], -math.inf
+    for trial, (_, cheapness) in ranked:
+        if cheapness > least:
+            front.append(trial)
+            least = cheapness
+    return front
 
 
 def _of_optuna(
