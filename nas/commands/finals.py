@@ -13,15 +13,10 @@ from nas.workers.run_all import run_all
 
 
 def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event: Callable[[Event], None]) -> None:
-    """Trains the finalists with the seeds that they have not had, while the budget lasts; keeps each run as it ends.
-
-    Only for one objective: a Pareto front has no single best.
-    """
+    """Trains the finalists with the seeds that they have not had, while the budget lasts; keeps each run as it ends."""
     tally = records.tally()
     num_finalists, num_runs = budget.finals(tally)
-    finalists = records.best(num_finalists)
-    if len(records.settings.objectives) > 1 or not finalists:
-        return
+    finalists = records.contenders(num_finalists)
     # Seed by seed: what is left out, where the budget ends, is the last seed of the last finalists.
     runs = [
         Run(trial=finalist.number, judged_on="val", seed=FINAL_SEED + index)

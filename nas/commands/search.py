@@ -320,10 +320,11 @@ def _run(
     if not budget.admits(progress.tally()):
         return False, ""
     with closing(place.open(TrainingData.of(plan.dataset), exact=compute.exact)) as workers:
-        candidates = budget.for_candidates(progress.tally())
+        has_finals = len(settings.objectives) == 1  # a front has no single best
+        candidates = budget.for_candidates(progress.tally()) if has_finals else budget
         interrupted, exhausted = Loop(writer, plan.task, workers, on_event=on_event).run(candidates)
-        # Another search on this study may be at it already.
-        if interrupted or not writer.locks.hold("finals"):
+        # Another search on this study may be at its finals already.
+        if interrupted or not has_finals or not writer.locks.hold("finals"):
             return interrupted, exhausted
         try:
             run_finals(records, budget, workers, on_event)

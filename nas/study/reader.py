@@ -186,12 +186,19 @@ class StudyRecords:
 
         Finalists come first, by the mean over their runs; the others by their one run, which may have been lucky.
         """
+        return self._ranked(count, finalists_first=True)
+
+    def contenders(self, count: int) -> list[TrainedTrial]:
+        """Finished trials by the mean over the runs that they have had, be it one: who should be finalists."""
+        return self._ranked(count, finalists_first=False)
+
+    def _ranked(self, count: int, *, finalists_first: bool) -> list[TrainedTrial]:
         further = self._further()
 
         def standing(trial: StoredTrial) -> tuple[bool, float, int]:
             objective, params = trial.rank()
             runs = further.get(trial.number, ())
-            return not runs, fmean((objective, *(-run for run in runs))), params
+            return finalists_first and not runs, fmean((objective, *(-run for run in runs))), params
 
         first = sorted(self._complete(), key=standing)[:count]
         return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in first]

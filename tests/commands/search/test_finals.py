@@ -87,6 +87,25 @@ def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path):
     assert [(t.number, sorted(t.further)) for t in whole.best] == [(t.number, sorted(t.further)) for t in result.best]
 
 
+@pytest.mark.slow
+def test_a_study_that_goes_on_has_new_finalists_and_its_best_is_among_them(tmp_path):
+    given = options(tmp_path, SPACE, epochs=1)
+    search(**given | {"trials": BUDGET})
+    longer = search(**given | {"trials": 2 * BUDGET})
+    assert (longer.tally.num_trained + longer.tally.num_further, longer.tally.spent) == (2 * BUDGET, 2 * BUDGET)
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    best = records.best(1)[0]
+    assert best.further
+    assert best.number == records.contenders(1)[0].number
+
+
+@pytest.mark.slow
+def test_a_front_has_no_finalists_and_spends_all_on_candidates(tmp_path):
+    given = options(tmp_path, SPACE, epochs=1, trials=BUDGET, objective="accuracy,params")
+    tally = search(**given).tally
+    assert (tally.num_trained, tally.num_further) == (BUDGET, 0)
+
+
 def test_a_run_is_known_by_its_key():
     run = Run(trial=3, judged_on="val", seed=7)
     assert Run.of_key(run.key) == run
