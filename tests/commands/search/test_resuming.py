@@ -17,6 +17,7 @@ from nas.commands.events import EpochFinished, TrialFinished
 from nas.commands.search import search
 from nas.commands.trials import trials
 from nas.errors import StudyError
+from nas.space.search_space import SearchSpace
 from nas.study.artifacts import Artifacts
 from nas.study.database import default_storage
 from nas.study.optuna_storage import StudyStorage
@@ -200,3 +201,22 @@ def test_a_full_disk_is_said_and_the_search_goes_on_where_it_was(tmp_path, tiny_
             search(**given)
     search(**given)
     assert outcome(trials(results=given["results"])) == outcome(trials(results=whole["results"]))
+
+
+def test_a_study_goes_on_in_the_space_that_it_was_begun_in_whatever_the_default_is(tmp_path):
+    given = options(tmp_path, None, epochs=1, max_params=8000, min_receptive_field=28, max_macs=200_000)
+    assert search(**given | {"space": "mnist_small", "trials": 1}).tally.num_trained == 1
+    events = []
+    assert search(**given | {"trials": 2}, on_event=events.append).tally.num_trained == 2
+    assert (events[0].space, events[0].portfolio) == ("mnist_small", ())
+
+
+def test_a_new_study_begins_with_the_known_designs_and_says_so(tmp_path):
+    given = options(tmp_path, None, epochs=1, max_params=1500, min_receptive_field=28, trials=1)
+    events = []
+    result = search(**given, on_event=events.append)
+    assert events[0].portfolio == SearchSpace.load("grey").portfolio
+    assert result.best[0].source == f"portfolio {events[0].portfolio[0]}"
+    with pytest.raises(StudyError, match=r"portfolio: .* not none"):
+        search(**given, portfolio=False)
+    assert search(**given).tally.num_trained == 1
