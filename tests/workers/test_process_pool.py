@@ -18,7 +18,7 @@ from support.processes import below, wait_for_the_end
 from support.workers import CPU, NETWORK, RECIPE, ended, job, numbers, run, weights
 
 from nas.architecture.architecture import Architecture
-from nas.commands import search as searching
+from nas.commands import defaults
 from nas.commands.events import TrialFinished
 from nas.commands.search import search
 from nas.commands.trials import trials
@@ -238,7 +238,7 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
 @pytest.mark.slow
 def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
     """The same candidates with the same results, interrupted or not, though trainings end in another order."""
-    monkeypatch.setattr(searching, "NUM_STARTUP", 3)
+    monkeypatch.setattr(defaults, "NUM_STARTUP", 3)
     given = {"dataset": "digits", "space": tiny_space, "epochs": 1, "trials": 9, "device": "cpu", "workers": 2}
     given |= {"max_params": 900, "min_receptive_field": 10, "sampler": "tpe"}
     heard = []

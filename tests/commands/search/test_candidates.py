@@ -6,7 +6,7 @@ from support.searches import options, outcome
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
-from nas.commands import search as searching
+from nas.commands import defaults
 from nas.commands.events import EpochFinished
 from nas.commands.search import search
 from nas.commands.trials import trials
@@ -112,7 +112,7 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
 @pytest.mark.slow
 def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tiny_space, monkeypatch):
     """With as many stored discards as there are, TPE must propose what it proposes with none."""
-    monkeypatch.setattr(searching, "NUM_STARTUP", 3)
+    monkeypatch.setattr(defaults, "NUM_STARTUP", 3)
     kept = options(tmp_path, tiny_space, trials=6, max_params=250, epochs=1, keep_discards=1000, sampler="tpe")
     none = {**kept, "keep_discards": 0, "results": tmp_path / "none"}
     assert search(**kept).discards == search(**none).discards
