@@ -15,4 +15,10 @@ def dominates(a: Point, b: Point) -> bool:
 def front(items: Iterable[tuple[T, Point]]) -> list[T]:
     """The items that no other one dominates, in their order; larger numbers are better."""
     every = list(items)
-    return [item for item, point in every if not any(dominates(other, point) for _, other in every)]
+    # What dominates a point stands before it here, and one such stands in the front: so no two others are compared.
+    order = sorted(range(len(every)), key=lambda index: tuple(every[index][1]), reverse=True)
+    on_front: list[int] = []
+    for index in order:
+        if not any(dominates(every[other][1], every[index][1]) for other in on_front):
+            on_front.append(index)
+    return [every[index][0] for index in sorted(on_front)]

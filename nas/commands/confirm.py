@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from nas.commands.further_runs import train_runs
 from nas.data import datasets
 from nas.errors import StudyError
 from nas.schema import check_counts, check_target
@@ -23,8 +24,7 @@ from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
 from nas.workers.backend import Compute, Place
-from nas.workers.protocol import Job, Workers
-from nas.workers.run_all import run_all
+from nas.workers.protocol import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,26 +291,17 @@ class _Trainer:
         return {(run.trial, run.seed): self.kept.history(run) or () for run in runs}
 
     def _train(self, missing: list[Run], workers: Workers, num_runs: int) -> None:
-        jobs = [self._job(key, run) for key, run in enumerate(missing)]
-        for num_done, (job, epochs, end) in enumerate(run_all(workers, jobs), start=num_runs - len(missing) + 1):
-            run, history = missing[job.key], epochs
-            if end.outcome == "failed":
-                raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
-            if end.outcome == "diverged":
-                history = []
-            elif run.judged_on == "test" and run.seed == 0:
+        first = num_runs - len(missing) + 1
+        for num_done, (run, history, end) in enumerate(train_runs(missing, self.finalists, workers), start=first):
+            if history and run.judged_on == "test" and run.seed == 0:
                 self.kept.keep_weights(run.trial, end.weights)
             self.kept.keep(run, history)
             self.on_event(
                 RunFinished(
                     run=run,
-                    history=tuple(history),
+                    history=history,
                     consistency=self.kept.records.settings.consistency,
                     num_runs=num_runs,
                     num_done=num_done,
                 )
             )
-
-    def _job(self, key: int, run: Run) -> Job:
-        trial = self.finalists[run.trial]
-        return Job(key=key, architecture=trial.architecture, recipe=trial.recipe, seed=run.seed)

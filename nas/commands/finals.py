@@ -3,13 +3,11 @@
 from collections.abc import Callable
 
 from nas.commands.events import Event, FinalRunFinished, FinalsStarted
-from nas.errors import StudyError
+from nas.commands.further_runs import train_runs
 from nas.study.budget import Budget
 from nas.study.reader import StudyRecords
 from nas.study.runs import FINAL_SEED, Run
-from nas.training.metrics import EpochMetrics
-from nas.workers.protocol import Job, Workers
-from nas.workers.run_all import run_all
+from nas.workers.protocol import Workers
 
 
 def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event: Callable[[Event], None]) -> None:
@@ -30,19 +28,6 @@ def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event
         return
     on_event(FinalsStarted(trials=tuple(finalist.number for finalist in finalists), num_runs=len(missing)))
     candidates = {finalist.number: finalist for finalist in finalists}
-    jobs = [
-        Job(
-            key=key,
-            architecture=candidates[run.trial].architecture,
-            recipe=candidates[run.trial].recipe,
-            seed=run.seed,
-        )
-        for key, run in enumerate(missing)
-    ]
-    for num_done, (job, history, end) in enumerate(run_all(workers, jobs), start=1):
-        run = missing[job.key]
-        if end.outcome == "failed":
-            raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
-        kept: list[EpochMetrics] = [] if end.outcome == "diverged" else history
-        records.runs.keep(run, kept)
-        on_event(FinalRunFinished(run=run, history=tuple(kept), num_runs=len(missing), num_done=num_done))
+    for num_done, (run, history, _) in enumerate(train_runs(missing, candidates, workers), start=1):
+        records.runs.keep(run, history)
+        on_event(FinalRunFinished(run=run, history=history, num_runs=len(missing), num_done=num_done))

@@ -59,10 +59,7 @@ class Loop:
         settings = writer.records.settings
         self.seed, self.epochs = settings.seed, settings.epochs
         self.running: dict[int, PendingTrial] = {}
-        self.progress = StudyProgress(self.epochs)
-        for runs in writer.records.runs.finals().values():
-            for history in runs:
-                self.progress.add_further(history)
+        self.progress = StudyProgress(self.epochs, writer.records.runs.finals())
         # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
         # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
         self.lag = 2 * (workers.most - 1)

@@ -4,7 +4,6 @@ Each gives proposals from the parameter values and results of the candidates bef
 keeps the limits and is new.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -16,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import NasError, ShapeError
-from nas.pareto import dominates
+from nas.pareto import dominates, front
 from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, nearest
@@ -87,22 +86,17 @@ def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Va
 
 def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
     """Values near these that stand for another candidate."""
-    own = space.candidate(values)
     recipe = [name for name in space.domains if name.startswith("recipe.")]
     widths = [name for name in space.domains if is_width(name)]
     others = [name for name in space.domains if name not in {*recipe, *widths}]
-    near = values
-    for _ in range(100):  # most parameters may be unused
+
+    def near() -> Values:
         kind = rng.choices((recipe, widths, others), CHANGES)[0]
         if not kind:
-            continue
-        near = _rewidened(space, values, rng) if kind is widths else _stepped(space, values, kind, rng)
-        try:
-            if space.candidate(near) != own:
-                break
-        except ShapeError:
-            break
-    return near
+            return values
+        return _rewidened(space, values, kind, rng) if kind is widths else _stepped(space, values, kind, rng)
+
+    return _another(space, values, near)
 
 
 def _stepped(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
@@ -111,9 +105,11 @@ def _stepped(space: SearchSpace, values: Values, names: Sequence[str], rng: Rand
     return {**values, **{name: space.domains[name].step_from(values[name], rng) for name in chosen}}
 
 
-def _rewidened(space: SearchSpace, values: Values, rng: Random) -> Values:
-    """The values, the convolutions of one block wider or narrower by up to a half, each by a little more or less."""
-    names = [name for name in space.domains if is_width(name)]
+def _rewidened(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
+    """The values, the widths of one block larger or smaller by up to a half, each by a little more or less.
+
+    `names`: those of all widths.
+    """
     block = names[int(rng.random() * len(names))].partition(".")[0]
     factor = 1.5 ** rng.uniform(-1.0, 1.0)
     own = [name for name in names if name.startswith(f"{block}.")]
@@ -158,13 +154,7 @@ def _best(study: optuna.Study, count: int) -> list[FrozenTrial]:
     ranked = sorted(done, key=lambda each: each[1], reverse=True)
     if len(study.directions) == 1:
         return [trial for trial, _ in ranked[:count]]
-    # From the highest accuracy down, whatever costs less than all before it; comparing all pairs takes too long.
-    front, least = [], -math.inf
-    for trial, (_, cheapness) in ranked:
-        if cheapness > least:
-            front.append(trial)
-            least = cheapness
-    return front
+    return front(ranked)
 
 
 def _of_optuna(
@@ -180,16 +170,25 @@ def _of_optuna(
 def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:
     """The values with one of them changed, one that changes the candidate."""
     names = list(space.domains)
+
+    def mutant() -> Values:
+        name = names[int(rng.random() * len(names))]
+        return {**values, name: space.domains[name].draw(rng)}
+
+    return _another(space, values, mutant)
+
+
+def _another(space: SearchSpace, values: Values, propose: Callable[[], Values]) -> Values:
+    """The first proposal that stands for another candidate than the values, or else the last of a hundred."""
     own = space.candidate(values)
     for _ in range(100):  # almost all parameters may be unused
-        name = names[int(rng.random() * len(names))]
-        changed = {**values, name: space.domains[name].draw(rng)}
+        proposed = propose()
         try:
-            if space.candidate(changed) != own:
+            if space.candidate(proposed) != own:
                 break
         except ShapeError:
             break
-    return changed
+    return proposed
 
 
 def _point(trial: FrozenTrial, directions: list[StudyDirection]) -> tuple[float, ...]:

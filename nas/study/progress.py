@@ -30,12 +30,13 @@ class Tally:
 class StudyProgress:
     """Counts over a study's trials, as they were at the last `update`.
 
-    epochs: epochs of a whole training. fingerprints: of every candidate that was handed out for training.
+    epochs: epochs of a whole training. finals: epochs of the further runs that finalists had, by trial.
+    fingerprints: of every candidate that was handed out for training.
     num_queued, running: trials that wait, and numbers of those in training. stored_discards: how many discards are
     stored, by the index of the candidate that they were drawn for. best: highest accuracy, the smallest of equals.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, finals: Mapping[int, Sequence[Sequence[EpochMetrics]]]) -> None:
         self.epochs = epochs
         self.fingerprints: set[str] = set()
         self.num_queued = 0
@@ -44,8 +45,9 @@ class StudyProgress:
         self.best: StoredTrial | None = None
         self._discards: Counter[str] = Counter()
         self._num_trained, self._num_pruned, self._num_epochs = 0, 0, 0
-        self._seconds = 0.0
-        self._num_further = 0
+        further = [history for histories in finals.values() for history in histories]
+        self._num_further = len(further)
+        self._seconds = sum((metrics.seconds for history in further for metrics in history), 0.0)
         self._next = 0
         self._unfinished: list[StoredTrial] = []
 
@@ -75,11 +77,6 @@ class StudyProgress:
             spent_seconds=self._seconds,
             num_further=self._num_further,
         )
-
-    def add_further(self, history: Sequence[EpochMetrics]) -> None:
-        """Counts a run that a finalist has had."""
-        self._num_further += 1
-        self._seconds += sum(metrics.seconds for metrics in history)
 
     def discards(self) -> Counter[str]:
         """Number of discards by reason."""

@@ -214,11 +214,8 @@ class StudyRecords:
 
     def progress(self) -> StudyProgress:
         """What the study has come to so far."""
-        progress = StudyProgress(self.settings.epochs)
+        progress = StudyProgress(self.settings.epochs, self.runs.finals())
         progress.update({trial.number: trial for trial in self.study.get_trials(deepcopy=False)})
-        for runs in self.runs.finals().values():
-            for history in runs:
-                progress.add_further(history)
         return progress
 
     def tally(self) -> Tally:

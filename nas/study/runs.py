@@ -1,6 +1,6 @@
 """Further runs of a study's trials: the same candidate trained again with other seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,7 +51,10 @@ class StudyRuns:
 
     def history(self, run: Run) -> tuple[EpochMetrics, ...] | None:
         """The epochs of a run that has ended (none where its loss was no number); None where it has not."""
-        rows = self.read(run.key, Many(Fields({})))
+        return self._history(run, system_attrs(self.study))
+
+    def _history(self, run: Run, stored: Mapping[str, Any]) -> tuple[EpochMetrics, ...] | None:
+        rows = self._checked(run.key, stored, Many(Fields({})))
         if rows is None:
             return None
         where = self.where(run.key)
@@ -67,15 +70,18 @@ class StudyRuns:
     def finals(self) -> dict[int, list[tuple[EpochMetrics, ...]]]:
         """The epochs of each run that the search has given its finalists, by trial."""
         found: dict[int, list[tuple[EpochMetrics, ...]]] = {}
-        for key in sorted(system_attrs(self.study)):
+        stored = system_attrs(self.study)
+        for key in sorted(stored):
             run = Run.of_key(key)
             if run is not None and run.judged_on == "val" and run.seed >= FINAL_SEED:
-                found.setdefault(run.trial, []).append(self.history(run) or ())
+                found.setdefault(run.trial, []).append(self._history(run, stored) or ())
         return found
 
     def read(self, key: str, expected: Allowed | Many | Fields) -> Any:
         """What is stored under the key, None if nothing; raises `StudyError` unless it is as expected."""
-        stored = system_attrs(self.study)
+        return self._checked(key, system_attrs(self.study), expected)
+
+    def _checked(self, key: str, stored: Mapping[str, Any], expected: Allowed | Many | Fields) -> Any:
         if key not in stored:
             return None
         check(stored[key], expected, self.where(key), StudyError)

@@ -1,0 +1,28 @@
+"""Trains candidates of a study again, with other seeds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from nas.errors import StudyError
+from nas.study.runs import Run
+from nas.study.trial import TrainedTrial
+from nas.training.metrics import EpochMetrics
+from nas.workers.protocol import Ended, Job, Workers
+from nas.workers.run_all import run_all
+
+
+def train_runs(
+    runs: Sequence[Run], trials: Mapping[int, TrainedTrial], workers: Workers
+) -> Iterator[tuple[Run, tuple[EpochMetrics, ...], Ended]]:
+    """Each run with its epochs (none where its loss was no number) and the last word on it, as it ends.
+
+    `trials`: those that the runs name, by number. Raises `StudyError` where a training fails.
+    """
+    jobs = [
+        Job(key=key, architecture=trials[run.trial].architecture, recipe=trials[run.trial].recipe, seed=run.seed)
+        for key, run in enumerate(runs)
+    ]
+    for job, history, end in run_all(workers, jobs):
+        run = runs[job.key]
+        if end.outcome == "failed":
+            raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
+        yield run, () if end.outcome == "diverged" else tuple(history), end
