@@ -16,21 +16,17 @@ def spaces_folder() -> Path:
 
 def default_space(input_shape: Sequence[int]) -> str:
     """Name of the shipped space that a new study of images of that shape, (channels, height, width), draws from."""
-    match input_shape[0]:
-        case 1:
-            return "grey"
-        case _:
-            return "rgb"
+    return "grey" if input_shape[0] == 1 else "rgb"
 
 
-def shipped_spaces() -> list[str]:
-    """Names of the search spaces."""
-    return sorted(file.stem for file in spaces_folder().glob("*.toml"))
+def shipped_spaces() -> dict[str, Path]:
+    """The search spaces, by name."""
+    return _shipped("", ".toml")
 
 
-def shipped_designs() -> list[str]:
-    """Names of the known designs that a space's portfolio may name."""
-    return sorted(file.stem for file in (spaces_folder() / "portfolio").glob("*.json"))
+def shipped_designs() -> dict[str, Path]:
+    """The known designs that a space's portfolio may name, by name."""
+    return _shipped("portfolio", ".json")
 
 
 def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
@@ -38,7 +34,11 @@ def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what:
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # not Path's, which raises where a name is too long
         return path
-    shipped = {file.stem: file for file in sorted((spaces_folder() / folder).glob(f"*{suffix}"))}
+    shipped = _shipped(folder, suffix)
     if path.name not in shipped:
         raise error(f"no {what} {path.name!r}, allowed: {', '.join(shipped)}, or a {suffix} file")
     return shipped[path.name]
+
+
+def _shipped(folder: str, suffix: str) -> dict[str, Path]:
+    return {file.stem: file for file in sorted((spaces_folder() / folder).glob(f"*{suffix}"))}

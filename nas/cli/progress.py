@@ -69,16 +69,17 @@ def discards_text(discards: Mapping[str, int]) -> str:
 
 def tally_text(tally: Tally, budget: Budget) -> str:
     """How much of the budget is spent, in a few words."""
-    stopped = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
-    stopped += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
-    texts = [f"{tally.num_trained} trained{stopped}"]
-    if budget.trials is not None:
-        texts[0] = f"{tally.num_trained} of {budget.trials} trained"
-        if stopped:
-            texts = [f"{tally.num_trained} trained{stopped}", f"{tally.spent:.1f} of {budget.trials} spent"]
+    beside = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
+    beside += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
+    if budget.trials is None:
+        text = f"{tally.num_trained} trained{beside}"
+    elif not beside:
+        text = f"{tally.num_trained} of {budget.trials} trained"
+    else:
+        text = f"{tally.num_trained} trained{beside}, {tally.spent:.1f} of {budget.trials} spent"
     if budget.minutes is not None:
-        texts.append(f"{tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes")
-    return ", ".join(texts)
+        text += f", {tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes"
+    return text
 
 
 def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:

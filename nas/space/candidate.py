@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 
-LATER = ("flip",)  # fields that recipes have got since
+LATER = ("flip",)  # fields that recipes did not have at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Candidate:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits, equal for the same network with the same recipe."""
-        # What recipes did not have at first is left out where it is off: candidates of earlier studies keep theirs.
+        # These are left out where they are off, so that candidates of earlier studies keep their fingerprints.
         recipe = {name: value for name, value in self.recipe.to_json().items() if value or name not in LATER}
         text = self.architecture.fingerprint() + json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,12 +8,11 @@ of an image its kernels and depth grow until it sees enough.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError
 from nas.recipe import Recipe
-from nas.resources import spaces_folder
+from nas.resources import shipped_or_file
 from nas.schema import check_keys
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
@@ -21,7 +20,7 @@ from nas.space.encoding import values_of
 from nas.space.feasibility import judge
 from nas.space.fill import filled
 from nas.space.search_space import SearchSpace
-from nas.space.warm_start import Start, recipe_values
+from nas.space.warm_start import Start, completed
 from nas.text import read_json
 
 KEYS = ("about", "architecture", "recipe")
@@ -57,22 +56,22 @@ class Design:
 
 def portfolio(names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int) -> list[Start]:
     """The designs of those names, scaled to the limits; those that can't keep them are left out."""
-    designs = (Design.load(spaces_folder() / "portfolio" / f"{name}.json") for name in names)
-    starts = (_start(design, space, constraints, seed) for design in designs)
+    files = (
+        shipped_or_file(name, folder="portfolio", suffix=".json", what="known design", error=ArchitectureError)
+        for name in names
+    )
+    starts = (_start(Design.load(file), space, constraints, seed) for file in files)
     return [start for start in starts if start is not None]
 
 
 def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start | None:
     shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
     network = values_of(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
-    # Parameters that the design does not use tell later changes of it where to begin.
-    unused = space.draw(Random(f"{seed} {design.architecture.fingerprint()}"))
-    values = {**unused, **network, **recipe_values(space, design.recipe)}
+    values = completed(space, design.architecture, network, design.recipe, seed=seed)
     values = filled(space, constraints, _seeing_enough(space, constraints, values))
     if judge(space, constraints, values).reason:
         return None
-    fingerprint = space.candidate(values).fingerprint()
-    return Start(source=f"{SOURCE}{design.name}", values=values, fingerprint=fingerprint)
+    return Start.of(space, values, source=f"{SOURCE}{design.name}")
 
 
 def _seeing_enough(

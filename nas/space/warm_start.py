@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
@@ -26,6 +26,11 @@ class Start:
     source: str
     values: dict[str, Value]
     fingerprint: str
+
+    @classmethod
+    def of(cls, space: SearchSpace, values: dict[str, Value], *, source: str) -> Self:
+        """The candidate that the values stand for."""
+        return cls(source=source, values=values, fingerprint=space.candidate(values).fingerprint())
 
 
 def starts(
@@ -49,17 +54,16 @@ def starts(
         except ArchitectureError as error:
             unfit.append(f"{file} is left out: {error}")
             continue
-        drawn = space.draw(Random(f"{seed} {architecture.fingerprint()}"))
         beside = Path(file).with_name("recipe.json")
         recipe = Recipe.load(beside) if Path(file).is_file() and beside.exists() else Recipe()
-        values = {**drawn, **network, **recipe_values(space, recipe)}
+        values = completed(space, architecture, network, recipe, seed=seed)
         if judge(space, constraints, values).reason:
             cost = cost_of(architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
             found = ", ".join(f"{c.metric} is {getattr(cost, c.metric)}, allowed: {c}" for c in missed)
             unfit.append(f"{file} is left out: {found}")
             continue
-        fitting.append(Start(source=str(file), values=values, fingerprint=space.candidate(values).fingerprint()))
+        fitting.append(Start.of(space, values, source=str(file)))
     return fitting, tuple(unfit)
 
 
@@ -78,6 +82,17 @@ def _files(named: str | Path) -> Sequence[str | Path]:
     if not found:
         raise StudyError(f"--start-from {named}: no architecture (*.json) in this folder")
     return found
+
+
+def completed(
+    space: SearchSpace, architecture: Architecture, network: dict[str, Value], recipe: Recipe, *, seed: int
+) -> dict[str, Value]:
+    """A value for every parameter: those of the network, those of the recipe, the rest drawn from `seed`.
+
+    What the network does not use says where later changes of it begin.
+    """
+    drawn = space.draw(Random(f"{seed} {architecture.fingerprint()}"))
+    return {**drawn, **network, **recipe_values(space, recipe)}
 
 
 def recipe_values(space: SearchSpace, recipe: Recipe) -> dict[str, Value]:

@@ -39,7 +39,7 @@ class Budget:
 
     def finals(self, tally: Tally) -> tuple[int, int]:
         """How many finalists there are to be, and with how many further runs each, the candidates being trained."""
-        num_runs = self._num_runs(min(tally.spent + self._left(tally, running=0), self.trials or math.inf))
+        num_runs = self._num_runs(tally.spent + self._left(tally, running=0))
         num_finalists = min(MAX_FINALISTS, num_runs // RUNS_EACH)
         return num_finalists, num_runs // num_finalists if num_finalists else 0
 
@@ -51,8 +51,9 @@ class Budget:
 
     def left_seconds(self, tally: Tally, each: float) -> float:
         """Seconds of training that are left, one after the other, where a whole one takes `each`."""
-        left = [] if self.trials is None else [each * (self.trials - tally.spent)]
-        return min(left + ([] if self.seconds is None else [self.seconds - tally.spent_seconds]))
+        by_trials = math.inf if self.trials is None else each * (self.trials - tally.spent)
+        by_time = math.inf if self.seconds is None else self.seconds - tally.spent_seconds
+        return min(by_trials, by_time)
 
     def share(self, tally: Tally) -> float:
         """How much of it is spent, 0 to 1."""
@@ -67,11 +68,9 @@ class Budget:
 
     def _left(self, tally: Tally, running: int) -> float:
         """Whole trainings that may still begin."""
-        left = [float("inf")]
-        if self.trials is not None:
-            left.append(self.trials - tally.spent - running)
-        if self.seconds is not None:
-            # As long as none has ended, one each worker is as much as can be promised.
-            each = tally.spent_seconds / tally.spent if tally.spent else self.seconds / self.workers
-            left.append((self.seconds - tally.spent_seconds) / each - running)
-        return min(left)
+        by_trials = math.inf if self.trials is None else self.trials - tally.spent
+        if self.seconds is None:
+            return by_trials - running
+        # As long as none has ended, one each worker is as much as can be promised.
+        each = tally.spent_seconds / tally.spent if tally.spent else self.seconds / self.workers
+        return min(by_trials, (self.seconds - tally.spent_seconds) / each) - running

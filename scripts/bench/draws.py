@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,7 +35,8 @@ from nas.training.device import pick_device
 from nas.training.metrics import EpochMetrics
 from nas.training.results import CONSISTENCY, consistent_accuracy, objective
 from nas.workers.backend import open_workers
-from nas.workers.protocol import Ended, Job
+from nas.workers.protocol import Job
+from nas.workers.run_all import run_all
 from scripts.bench.tasks import TASKS
 
 Row = dict[str, Any]
@@ -75,27 +77,20 @@ def train(args: argparse.Namespace) -> None:
     images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
     data = replace(data, train_images=images, train_labels=labels)
     workers = open_workers(data, [pick_device("cpu")], num=args.workers)
-    histories: dict[int, list[EpochMetrics]] = {}
+    jobs = [
+        Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index)
+        for index, (_, candidate) in todo
+    ]
     began = time.monotonic()
-    try:
-        while todo or histories:
-            while todo and len(histories) < workers.capacity:
-                index, (_, candidate) = todo.pop(0)
-                histories[index] = []
-                workers.submit(Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index))
-            for report in workers.reports():
-                if not isinstance(report, Ended):
-                    histories[report.key].append(report.metrics)
-                    continue
-                if report.outcome == "failed":
-                    raise SystemExit(report.reason)
-                judgement, candidate = draws[report.key][1]
-                row = row_of(judgement, candidate, histories.pop(report.key), epochs)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"draw": report.key, **row}) + "\n")
-                print(f"{report.key} {row['objective']} {time.monotonic() - began:.0f} s", flush=True)
-    finally:
-        workers.close()
+    with closing(workers):
+        for job, history, end in run_all(workers, jobs):
+            if end.outcome == "failed":
+                raise SystemExit(end.reason)
+            judgement, candidate = draws[job.key][1]
+            row = row_of(judgement, candidate, history, epochs)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"draw": job.key, **row}) + "\n")
+            print(f"{job.key} {row['objective']} {time.monotonic() - began:.0f} s", flush=True)
 
 
 def row_of(judgement: Judgement, candidate: Candidate, history: Sequence[EpochMetrics], epochs: int) -> Row:

@@ -12,6 +12,7 @@ import argparse
 import csv
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,8 @@ from nas.training.data import TrainingData
 from nas.training.device import pick_device
 from nas.training.metrics import EpochMetrics
 from nas.workers.backend import open_workers
-from nas.workers.protocol import Ended, Job
+from nas.workers.protocol import Job
+from nas.workers.run_all import run_all
 
 EPOCHS = 15
 TABLE = Path("results/search_table.csv")
@@ -70,28 +72,18 @@ class Table:
         done = self._done()
         todo = [job for job in wanted if job not in done]
         workers = open_workers(data, [pick_device("cpu")], num=num_workers)
-        running: dict[int, tuple[int, int]] = {}
-        histories: dict[int, list[EpochMetrics]] = {}
-        key, began, total = 0, time.monotonic(), len(todo)
-        try:
-            while todo or running:
-                while todo and len(running) < workers.capacity:
-                    key += 1
-                    index, seed = running[key] = todo.pop(0)
-                    histories[key] = []
-                    drawn = self.space.candidate(self.candidates[index])
-                    workers.submit(Job(key=key, architecture=drawn.architecture, recipe=drawn.recipe, seed=seed))
-                for report in workers.reports():
-                    if not isinstance(report, Ended):
-                        histories[report.key].append(report.metrics)
-                        continue
-                    if report.outcome == "failed":
-                        raise SystemExit(report.reason)
-                    self._write(*running.pop(report.key), histories.pop(report.key))
-                    ended = total - len(todo) - len(running)
-                    print(f"{ended}/{total} {time.monotonic() - began:.0f} s", flush=True)
-        finally:
-            workers.close()
+        drawn = [self.space.candidate(self.candidates[index]) for index, _ in todo]
+        jobs = [
+            Job(key=key, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
+            for key, (candidate, (_, seed)) in enumerate(zip(drawn, todo, strict=True))
+        ]
+        began = time.monotonic()
+        with closing(workers):
+            for ended, (job, history, end) in enumerate(run_all(workers, jobs), start=1):
+                if end.outcome == "failed":
+                    raise SystemExit(end.reason)
+                self._write(*todo[job.key], history)
+                print(f"{ended}/{len(todo)} {time.monotonic() - began:.0f} s", flush=True)
 
     def _done(self) -> set[tuple[int, int]]:
         if not self.path.exists():
