@@ -34,7 +34,7 @@ out="${2:-results/gpu}"
 [ -z "${2:-}" ] || [ "${out:0:1}" = / ] || out="$here/$out"
 mkdir -p "$out" || exit 1
 
-export PYTHONPATH="$PWD" OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 if compgen -G "wheels/*.whl" >/dev/null; then
     "$python" -m pip install --quiet --no-index --no-deps wheels/*.whl || exit 1
 fi

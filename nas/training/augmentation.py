@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its device: each example draws its own values."""
+"""Augmentation of images on their device: each draws its own values."""
 
 import torch
 from torch import Tensor
@@ -6,40 +6,61 @@ from torch.nn import functional
 
 from nas.recipe import Recipe
 
+SHAPES: dict[str, tuple[int, ...]] = {
+    "rotation": (),
+    "translation": (2,),
+    "scale": (),
+    "shear": (),
+    "brightness": (1, 1, 1),
+    "contrast": (1, 1, 1),
+    "flip": (1, 1, 1),
+}
+"""What a recipe can ask for, in the order in which it is drawn, and the shape of an image's random numbers."""
 
-def augment(images: Tensor, recipe: Recipe, *, generator: torch.Generator) -> Tensor:
+Draws = dict[str, Tensor]
+"""Random numbers in 0..1 by what they are for, (N, *shape)."""
+
+
+def draws(recipe: Recipe, count: int, *, generator: torch.Generator) -> Draws:
+    """Random numbers for `count` images, on the generator's device; a strength of zero draws nothing."""
+    return {
+        name: torch.rand(count, *shape, device=generator.device, generator=generator)
+        for name, shape in SHAPES.items()
+        if getattr(recipe, name)
+    }
+
+
+def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
     """`images`, (N, C, H, W) in 0..1, augmented as the recipe says; the same tensor where it says nothing.
 
-    `generator` is on the images' device. Strengths of zero draw nothing and cost nothing.
+    `drawn` is of `draws`, for as many images. What becomes of an image does not depend on the others.
     """
-    count = len(images)
-
-    def draw(strength: float, *shape: int) -> Tensor:
-        """Uniform in -strength..strength."""
-        if not strength:
-            return torch.zeros(count, *shape, device=images.device)
-        uniform = torch.rand(count, *shape, device=images.device, generator=generator)
-        return uniform.mul_(2 * strength).sub_(strength)
-
     out = images
+
+    def change(name: str) -> Tensor:
+        """Uniform in -strength..strength."""
+        strength: float = getattr(recipe, name)
+        if not strength:
+            return images.new_zeros(len(images), *SHAPES[name])
+        return drawn[name] * (2 * strength) - strength
+
     if recipe.rotation or recipe.translation or recipe.scale or recipe.shear:
         out = affine(
             out,
-            angle=draw(recipe.rotation),
-            translation=draw(recipe.translation, 2),
-            scale=1 + draw(recipe.scale),
-            shear=draw(recipe.shear),
+            angle=change("rotation"),
+            translation=change("translation"),
+            scale=1 + change("scale"),
+            shear=change("shear"),
         )
     if recipe.brightness:
-        out = out + draw(recipe.brightness, 1, 1, 1)
+        out = out + change("brightness")
     if recipe.contrast:
         mean = out.mean((1, 2, 3), keepdim=True)
-        out = mean + (out - mean) * (1 + draw(recipe.contrast, 1, 1, 1))
+        out = mean + (out - mean) * (1 + change("contrast"))
     if out is not images:
         out = out.clamp(0, 1)
     if recipe.flip:
-        coins = torch.rand(count, 1, 1, 1, device=images.device, generator=generator) < recipe.flip
-        out = torch.where(coins, out.flip(3), out)
+        out = torch.where(drawn["flip"] < recipe.flip, out.flip(3), out)
     return out
 
 

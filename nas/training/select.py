@@ -18,9 +18,9 @@ from nas.training.protocol import Engine
 def most_at_once(device: torch.device, size: int | None = None) -> int:
     """The largest capacity that the engine of a device can have; `size` as for `open_engine`."""
     if device.type == "cuda":
-        from nas.training.cuda.engine import LARGEST_GROUP
+        from nas.training.cuda.engine import GROUP
 
-        return size or LARGEST_GROUP
+        return size or GROUP
     return CpuEngine.capacity
 
 
@@ -32,7 +32,7 @@ def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False
     if device.type == "cuda":
         from nas.training.cuda.engine import CudaGroup
 
-        return CudaGroup(data, device, exact=exact, size=size)
+        return CudaGroup(data, device, exact=exact, size=most_at_once(device, size))
     return CpuEngine(data.to(device), device)
 
 

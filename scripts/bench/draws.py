@@ -76,7 +76,7 @@ def train(args: argparse.Namespace) -> None:
     data = TrainingData.of(dataset)
     images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
     data = replace(data, train_images=images, train_labels=labels)
-    workers = open_workers(data, [pick_device("cpu")], num=args.workers)
+    workers = open_workers(data, [pick_device(args.device)], num=args.workers if args.device == "cpu" else 1)
     jobs = [
         Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index)
         for index, (_, candidate) in todo
@@ -178,7 +178,8 @@ def options() -> argparse.Namespace:
     training.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
     training.add_argument("--max-macs", type=int)
     training.add_argument("--min-receptive-field", type=int, help="default: the image's side")
-    training.add_argument("--workers", type=int, default=2)
+    training.add_argument("--device", default="cpu")
+    training.add_argument("--workers", type=int, default=2, help="processes, on a processor")
     training.add_argument("--data-root")
     training.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
     tables = commands.add_parser("table")

@@ -206,7 +206,8 @@ def packed(task: Task) -> Measured:
     wall = time.perf_counter() - start
     notes = {"notes": workers.notes} if isinstance(workers, InProcess) else {}
     workers.close()
-    facts = {"trained": wanted, "epochs": length, "wall": wall, **sizes(data), **notes}
+    accuracies = [history[-1].val_accuracy for history in done]
+    facts = {"trained": wanted, "epochs": length, "wall": wall, "accuracies": accuracies, **sizes(data), **notes}
     if on_gpu:
         return {"epoch": wall / wanted / length, "set_up": 0.0, "at_once": 1, **facts}
     epoch = statistics.median(metrics.seconds for history in done for metrics in history[1:])

@@ -129,7 +129,7 @@ def broken(at: int) -> nn.Module:
     return nn.Sequential(Breaks(at), nn.Flatten(), nn.Linear(144, 10), nn.BatchNorm1d(10))
 
 
-def group(size: int | None = 4, data: TrainingData | None = None) -> CudaGroup:
+def group(size: int = 4, data: TrainingData | None = None) -> CudaGroup:
     return CudaGroup(data or noise(150), CPU, exact=True, size=size)
 
 

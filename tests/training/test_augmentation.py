@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as oracle
 
 from nas.recipe import Recipe
-from nas.training.augmentation import affine, augment
+from nas.training.augmentation import affine, augment, draws
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,6 +23,10 @@ def images(count: int = 4, channels: int = 1, height: int = 16, width: int = 16)
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    return augment(images, recipe, draws(recipe, len(images), generator=generator))
 
 
 def moved(
@@ -89,7 +93,7 @@ def test_affine_takes_each_example_its_own_values() -> None:
 def test_zero_strength_returns_the_input_and_draws_nothing() -> None:
     batch, generator = images(), seeded()
     before = generator.get_state()
-    assert augment(batch, Recipe(), generator=generator) is batch
+    assert augmented(batch, Recipe(), generator) is batch
     assert torch.equal(generator.get_state(), before)
 
 
@@ -108,13 +112,13 @@ def test_each_part_alone(name: str) -> None:
     batch = images(1).expand(8, -1, -1, -1).contiguous()
     kept = batch.clone()
     recipe = Recipe(**{name: STRENGTHS[name]})
-    out = augment(batch, recipe, generator=seeded())
+    out = augmented(batch, recipe, seeded())
     assert torch.equal(batch, kept), "the input was changed"
     assert out.shape == batch.shape
     assert 0 <= out.min() <= out.max() <= 1
     assert all(not torch.equal(out[i], out[j]) for i in range(8) for j in range(i)), "two examples drew the same"
-    assert torch.equal(out, augment(batch, recipe, generator=seeded()))
-    assert not torch.equal(out, augment(batch, recipe, generator=seeded(1)))
+    assert torch.equal(out, augmented(batch, recipe, seeded()))
+    assert not torch.equal(out, augmented(batch, recipe, seeded(1)))
 
 
 @given(st.fixed_dictionaries({name: st.floats(0, top) for name, top in STRENGTHS.items()}), st.integers(0, 2**32))
@@ -122,15 +126,15 @@ def test_each_part_alone(name: str) -> None:
 def test_any_mixture_stays_in_range(strengths: dict[str, float], seed: int) -> None:
     batch = images(3, channels=2, height=6, width=9)
     recipe = Recipe(**strengths)
-    out = augment(batch, recipe, generator=seeded(seed))
+    out = augmented(batch, recipe, seeded(seed))
     assert out.shape == batch.shape
     assert 0 <= out.min() <= out.max() <= 1
-    assert torch.equal(out, augment(batch, recipe, generator=seeded(seed)))
+    assert torch.equal(out, augmented(batch, recipe, seeded(seed)))
 
 
 def test_brightness_adds_within_its_strength() -> None:
     batch = torch.full((2000, 1, 2, 2), 0.5)
-    added = augment(batch, Recipe(brightness=0.3), generator=seeded()) - 0.5
+    added = augmented(batch, Recipe(brightness=0.3), seeded()) - 0.5
     assert (added.flatten(1).std(1) == 0).all(), "one value for an example"
     assert -0.3 <= added.min() < -0.29
     assert 0.29 < added.max() <= 0.3001
@@ -139,7 +143,7 @@ def test_brightness_adds_within_its_strength() -> None:
 
 def test_contrast_scales_around_the_mean_within_its_strength() -> None:
     batch = torch.tensor([0.4, 0.6]).view(1, 1, 1, 2).expand(2000, -1, -1, -1)
-    out = augment(batch, Recipe(contrast=0.5), generator=seeded())
+    out = augmented(batch, Recipe(contrast=0.5), seeded())
     torch.testing.assert_close(out.mean((1, 2, 3)), torch.full((2000,), 0.5))
     factor = (out[:, 0, 0, 1] - out[:, 0, 0, 0]) / 0.2
     assert 0.49 < factor.min() < 0.51
@@ -156,7 +160,7 @@ def centres(out: Tensor) -> tuple[Tensor, Tensor]:
 def test_translation_moves_both_ways_within_its_fraction_of_each_side() -> None:
     batch = torch.zeros(2000, 1, 20, 40)
     batch[:, :, 9:11, 19:21] = 1
-    x, y = centres(augment(batch, Recipe(translation=0.1), generator=seeded()))
+    x, y = centres(augmented(batch, Recipe(translation=0.1), seeded()))
     for found, middle, most in ((x, 19.5, 4.0), (y, 9.5, 2.0)):
         assert middle - most - 1e-3 <= found.min() < middle - 0.95 * most
         assert middle + 0.95 * most < found.max() <= middle + most + 1e-3
@@ -166,7 +170,7 @@ def test_translation_moves_both_ways_within_its_fraction_of_each_side() -> None:
 def test_rotation_stays_within_its_degrees() -> None:
     batch = torch.zeros(500, 1, 33, 33)
     batch[:, :, 16, 28] = 1  # 12 pixels right of the centre
-    x, y = centres(augment(batch, Recipe(rotation=30.0), generator=seeded()))
+    x, y = centres(augmented(batch, Recipe(rotation=30.0), seeded()))
     degrees = torch.atan2(y - 16, x - 16) * 180 / math.pi
     assert -32 < degrees.min() < -27
     assert 27 < degrees.max() < 32
@@ -174,8 +178,8 @@ def test_rotation_stays_within_its_degrees() -> None:
 
 def test_a_flip_mirrors_as_many_examples_as_it_says_and_changes_no_other() -> None:
     batch = images(1).expand(2000, -1, -1, -1).contiguous()
-    out = augment(batch, Recipe(flip=0.3), generator=seeded())
+    out = augmented(batch, Recipe(flip=0.3), seeded())
     mirrored = (out == batch.flip(3)).flatten(1).all(1)
     assert torch.equal(mirrored, ~(out == batch).flatten(1).all(1))
     assert 0.27 < mirrored.float().mean() < 0.33
-    assert torch.equal(augment(batch, Recipe(flip=1.0), generator=seeded()), batch.flip(3))
+    assert torch.equal(augmented(batch, Recipe(flip=1.0), seeded()), batch.flip(3))

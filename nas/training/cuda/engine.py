@@ -13,11 +13,8 @@ from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 
-LARGEST_GROUP = 32
-"""Lanes: torch has as many streams a device, and a device no more hardware queues."""
-
-WORTHWHILE = 1.1
-"""What doubling the lanes must multiply the steps a second by, or it is not done."""
+GROUP = 16
+"""Lanes. On an H200 steps a second grow until there are 8 to 16 and stay the same with 32 (results/gpu.md)."""
 
 USABLE = 0.9
 """The fraction of free memory that lanes may take; the rest is for what is not counted."""
@@ -28,7 +25,7 @@ class CudaGroup:
 
     A network's result does not depend on which others there are: to the bit with `exact`. `device` may also be the
     CPU, which trains the lanes one after another. torch's settings are changed for the duration of a call, so no other
-    thread should compute meanwhile. `size` lanes are wanted at once; None lets the group find out how many.
+    thread should compute meanwhile. `size` lanes are wanted at once, as many as memory allows.
 
     `capacity` is how many networks the group wants at once, at least 1; it may change with every call.
     `notes` says what went otherwise than meant: lanes without a CUDA graph, operations that are not exact.
@@ -37,7 +34,7 @@ class CudaGroup:
     An error of the device itself (an illegal address, say) comes out of `advance` and ends all lanes.
     """
 
-    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int | None = None) -> None:
+    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int = GROUP) -> None:
         self.notes: list[str] = []
         self.build_seconds: dict[int, float] = {}
         self.capacity = 1
@@ -46,7 +43,7 @@ class CudaGroup:
         self._data = data.to(device)
         self._lanes: dict[int, Lane] = {}
         self._failed: dict[int, Exception] = {}
-        self._growth = Growth(size)
+        self._size = size
         self._lane_bytes = 1  # the largest so far
         self._set_capacity()
 
@@ -64,7 +61,7 @@ class CudaGroup:
                 lane = self._lane_or_none(key, module, recipe, seed) or self._lane(key, module, recipe, seed)
             except torch.OutOfMemoryError as error:
                 if self._lanes:
-                    self._growth.stop(len(self._lanes))
+                    self._size = len(self._lanes)
                     raise GroupFullError(f"no memory for lane {key} beside {len(self._lanes)} others") from error
                 self._failed[key] = error  # alone on the device: it would never fit
             except Exception as error:
@@ -103,8 +100,6 @@ class CudaGroup:
             errors = _queue_epoch(lanes)
             self._place.synchronize()  # the only wait of the epoch
         seconds = time.perf_counter() - start
-        if lanes and not errors:
-            self._growth.observe(len(lanes), sum(lane.num_steps for lane in lanes.values()) / seconds)
         for key, lane in lanes.items():
             try:
                 outcome: EpochMetrics | Exception = errors.get(key) or lane.metrics(seconds / len(lanes))
@@ -118,7 +113,7 @@ class CudaGroup:
 
     def _set_capacity(self) -> None:
         room = int(USABLE * self._place.free_bytes()) // self._lane_bytes
-        self.capacity = max(1, min(self._growth.size, len(self._lanes) + room))
+        self.capacity = max(1, min(self._size, len(self._lanes) + room))
 
     def _lane_or_none(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane | None:
         """The lane, or, where memory ran out, what nobody uses freed and None."""
@@ -149,36 +144,6 @@ class CudaGroup:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-
-
-class Growth:
-    """How many lanes pay: twice as many again and again, while that makes for clearly more steps a second.
-
-    The candidates at hand are what is timed, so a step is now of one network and now of another. What is found can
-    only change how long a search takes.
-    """
-
-    def __init__(self, size: int | None) -> None:
-        self.size = 1 if size is None else size
-        self._settled = size is not None
-        self._rate = 0.0
-
-    def observe(self, lanes: int, steps_a_second: float) -> None:
-        """An epoch of so many lanes went at this rate, theirs together."""
-        if self._settled or lanes != self.size:
-            return
-        if steps_a_second < WORTHWHILE * self._rate:
-            self.stop(self.size // 2)
-        elif self.size == LARGEST_GROUP:
-            self.stop(self.size)
-        else:
-            self._rate = steps_a_second
-            self.size *= 2
-
-    def stop(self, size: int) -> None:
-        """No more than `size` from now on."""
-        self.size = max(1, min(self.size, size))
-        self._settled = True
 
 
 def _queue_epoch(lanes: dict[int, Lane]) -> dict[int, Exception]:

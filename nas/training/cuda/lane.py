@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.recipe import Recipe
-from nas.training.augmentation import augment
+from nas.training.augmentation import augment, draws
 from nas.training.averaging import averaging_share, kept_weights
 from nas.training.batches import batch_size_and_steps
 from nas.training.cuda.runner import Eager, Work
@@ -23,6 +24,9 @@ from nas.training.schedule import learning_rate
 
 EVALUATION_BATCH = 1000
 """Examples, as in the reference trainer."""
+
+LONGEST_PIECE = 16
+"""Training steps in a CUDA graph, at most."""
 
 
 class Lane:
@@ -54,14 +58,14 @@ class Lane:
             self._all_rates = torch.tensor(rates, device=device).view(recipe.epochs, self.num_steps)
             shares = [averaging_share(recipe, step, self.num_steps) for step in range(num_steps)]
             self._all_shares = torch.tensor(shares, device=device).view(recipe.epochs, self.num_steps)
-            # Of the current epoch: each step's rate, share in the average and examples; of the current step: its
-            # number, rate and share.
+            # Of the current epoch: each step's rate, share in the average and examples, and the next step's number.
             self._rates, self._shares = self._all_rates[0].clone(), self._all_shares[0].clone()
             self._order = torch.arange(len(data.train_images), device=device)
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
-            self._rate, self._share = self._rates[:1].clone(), self._shares[:1].clone()
-            self._optimizer = make_optimizer(module, recipe, learning_rate=self._rate)
+            self._numbers = torch.arange(LONGEST_PIECE, device=device)
+            self._steps_written = 0  # by Python, be it into a graph
+            self._optimizer = make_optimizer(module, recipe, learning_rate=self._rates[:1].clone())
             self._kept = kept_weights(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
             self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -101,26 +105,47 @@ class Lane:
         self._optimizer.zero_grad()
         self._kept.swap()
         self.module.eval()
+        for count, written in zip(_counts(self.module), _counts(self._network), strict=True):
+            count.add_(written // max(1, self._steps_written) * self.epoch * self.num_steps)
 
-    def step(self) -> None:
-        """One training step: the same calls as the reference trainer's, and all numbers stay on the device."""
-        data = self.data
+    def steps(self, number: int) -> None:
+        """The next training steps: what the reference trainer computes, and all numbers stay on the device.
+
+        What needs no weights is done for all of them at once, for the kernels of a step are as many as they are small:
+        examples, augmentation, and afterwards the count of right answers.
+        """
+        data, recipe = self.data, self.recipe
         self._network.train()
-        chosen = self._batches.index_select(0, self._step)[0]
+        places = self._step + self._numbers[:number]
+        chosen = self._batches.index_select(0, places).view(-1)
+        drawn = [draws(recipe, self.batch_size, generator=self._generators[0]) for _ in range(number)]
+        of_all = {name: torch.cat([of_step[name] for of_step in drawn]) for name in drawn[0]}
         pixels = data.train_images.index_select(0, chosen).float().div_(255)
-        x = (augment(pixels, self.recipe, generator=self._generators[0]) - self._mean) / self._std
+        x = (augment(pixels, recipe, of_all) - self._mean) / self._std
         y = data.train_labels.index_select(0, chosen)
-        torch.index_select(self._rates, 0, self._step, out=self._rate)
-        logits = self._network(x)
+        rates, shares = self._rates.index_select(0, places), self._shares.index_select(0, places)
+        logits = [
+            self._step_of(*batch)
+            for batch in zip(
+                *(torch.split(each, self.batch_size) for each in (x, y)), torch.split(rates, 1), shares, strict=True
+            )
+        ]
+        self._num_correct += (torch.cat(logits).argmax(1) == y).sum()
+        self._step += number
+
+    def _step_of(self, x: Tensor, y: Tensor, rate: Tensor, share: Tensor) -> Tensor:
+        """One step with a batch, returns its logits. rate: (1,), share: ()."""
+        logits: Tensor = self._network(x)
         loss = functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         self._optimizer.step()
-        torch.index_select(self._shares, 0, self._step, out=self._share)
-        self._kept.update(self._share[0])
+        self._kept.update(share)
         self._loss += loss.detach()
-        self._num_correct += (logits.detach().argmax(1) == y).sum()
-        self._step += 1
+        self._steps_written += 1
+        return logits.detach()
 
     def evaluate(self) -> None:
         """Adds up loss and right answers over the val split, whose images lie on the device."""
@@ -144,7 +169,7 @@ class Lane:
         try:
             for _ in range(steps):
                 self._begin(0)
-                self.step()
+                self.steps(1)
                 self.evaluate()
         finally:
             self._optimizer.zero_grad()
@@ -157,6 +182,9 @@ class Lane:
                     for value in state.values():
                         value.zero_()
             self._kept.restart()
+            self._steps_written = 0
+            for count in _counts(self._network):
+                count.zero_()
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
 
@@ -172,9 +200,9 @@ class Lane:
         """An epoch in pieces, to be called in turn: several steps at a time, the rest one by one, evaluation."""
         several = steps_a_piece(self.num_steps)
         repeats, rest = divmod(self.num_steps, several)
-        pieces = [self._repeatable(partial(self._steps, several))] * repeats
+        pieces = [self._repeatable(partial(self.steps, several))] * repeats
         if rest:
-            pieces += [self._repeatable(self.step)] * rest
+            pieces += [self._repeatable(partial(self.steps, 1))] * rest
         return [*pieces, self._repeatable(self.evaluate)]
 
     def _repeatable(self, work: Work) -> Work:
@@ -182,19 +210,16 @@ class Lane:
         self._optimizer.zero_grad()  # gradients of a capture lie in the graph's memory, which the next one shares
         return piece
 
-    def _steps(self, number: int) -> None:
-        for _ in range(number):
-            self.step()
-
 
 def steps_a_piece(num_steps: int) -> int:
-    """Steps a graph, at most 16, for an epoch of `num_steps`: of 8 to 16 the number that leaves the smallest rest.
+    """Steps a graph for an epoch of `num_steps`: of 8 to `LONGEST_PIECE` the number that leaves the smallest rest.
 
     A replay costs the processor tens of microseconds whatever it holds, as much as a step of a tiny network takes the
     device when several lanes share it: with 8 steps or more the device is the one that is waited for. Every further
     step costs milliseconds to capture, once a lane.
     """
-    return min(range(min(num_steps, 16), min(num_steps, 8) - 1, -1), key=lambda several: num_steps % several)
+    longest = min(num_steps, LONGEST_PIECE)
+    return min(range(longest, min(num_steps, 8) - 1, -1), key=lambda several: num_steps % several)
 
 
 class DropoutOf(nn.Module):
@@ -208,12 +233,33 @@ class DropoutOf(nn.Module):
         if not self.training or not self.rate:
             return x
         shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if self.per_channel else x.shape
-        kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * kept.div_(1 - self.rate)
+        kept = torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(1 - self.rate, generator=self.generator)
+        return cast(Tensor, _Masked.apply(x, kept, 1 / (1 - self.rate)))
+
+
+class _Masked(torch.autograd.Function):
+    """x * kept * scale, in one kernel each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return cast(
+            Tensor, torch.ops.aten.native_dropout_backward(x, kept, scale)
+        )  # named after the one use that torch has for it
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return torch.ops.aten.native_dropout_backward(gradients[0], kept, ctx.scale), None, None
 
 
 def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy whose parameters and buffers are the module's own, and whose dropouts draw from `generator`."""
+    """A copy whose parameters and buffers are the module's own, and whose dropouts draw from `generator`.
+
+    Its batch norms count their batches on the processor, and so only the steps that a graph is written from, which
+    saves a kernel each a step.
+    """
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     network: nn.Module = copy.deepcopy(module, shared)
     for parent in list(network.modules()):
@@ -221,4 +267,16 @@ def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module
             if isinstance(child, nn.Dropout | nn.Dropout2d):
                 per_channel = isinstance(child, nn.Dropout2d)
                 setattr(parent, name, DropoutOf(child.p, generator, per_channel=per_channel))
+    for child in network.modules():
+        if isinstance(child, _BATCH_NORMS):
+            child.num_batches_tracked = torch.zeros((), dtype=torch.int64)
     return network
+
+
+_BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def _counts(module: nn.Module) -> list[Tensor]:
+    """How many batches each batch norm has met."""
+    norms = [child for child in module.modules() if isinstance(child, _BATCH_NORMS)]
+    return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]

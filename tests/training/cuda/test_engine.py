@@ -1,4 +1,4 @@
-"""Lanes of a group leave one another alone, and a group grows while it pays and memory lasts."""
+"""Lanes of a group leave one another alone, and a group is as large as memory allows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,6 @@ from nas.errors import TrainingDiverged
 from nas.recipe import Recipe
 from nas.training.cuda import engine as cuda
 from nas.training.cuda import runner as cuda_runner
-from nas.training.cuda.engine import Growth
 from nas.training.cuda.lane import Lane
 from nas.training.cuda.runner import Eager, Gpu, Processor, numerics
 from nas.training.protocol import GroupFullError
@@ -169,22 +168,6 @@ def test_without_a_graph_a_lane_trains_all_the_same(monkeypatch: pytest.MonkeyPa
     assert same(weights(module), run_lane(architecture)[1])
 
 
-def test_growth_while_it_pays() -> None:
-    growth = Growth(None)
-    for lanes, rate, size in ((1, 100, 2), (1, 900, 2), (2, 180, 4), (3, 1, 4), (4, 190, 2), (2, 900, 2)):
-        growth.observe(lanes, rate)
-        assert growth.size == size
-    growth = Growth(None)
-    for _ in range(9):
-        growth.observe(growth.size, 100.0 * growth.size)
-    assert growth.size == cuda.LARGEST_GROUP
-    fixed = Growth(3)
-    fixed.observe(3, 1)
-    assert fixed.size == 3
-    fixed.stop(0)
-    assert fixed.size == 1
-
-
 def test_capacity_is_limited_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([1000, 1400, 1400, 1500, 1500])
     monkeypatch.setattr(Processor, "reserved_bytes", lambda _: next(held))
@@ -200,14 +183,6 @@ def test_capacity_is_limited_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lanes.capacity == 2
     lanes.advance()
     assert lanes.capacity == 1
-
-
-def test_capacity_found_by_trying() -> None:
-    lanes = group(size=None)
-    assert lanes.capacity == 1
-    lanes.add(0, initialise(small(), seed=0), replace(RECIPE, epochs=5), seed=7)
-    lanes.advance()
-    assert lanes.capacity == 2
 
 
 @pytest.mark.parametrize("exact", [True, False])

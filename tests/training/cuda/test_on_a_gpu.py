@@ -31,7 +31,7 @@ from nas.training.reference import initialise
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("one_thread")]
 
 
-def gpu_group(size: int | None = 4, *, exact: bool = True) -> CudaGroup:
+def gpu_group(size: int = 4, *, exact: bool = True) -> CudaGroup:
     return CudaGroup(noise(150), GPU, exact=exact, size=size)
 
 
