@@ -119,7 +119,7 @@ def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
         runs, trials = counted(event.num_runs, "further run"), ", ".join(map(str, event.trials))
         return f"finalists, {runs} with other seeds: trials {trials}"
     reached = [metrics.val_accuracy for metrics in event.history]
-    text = f"{objective(reached, CONSISTENCY):.2%}" if reached else "diverged"
+    text = f"{objective(reached, CONSISTENCY):.2%}" if reached else event.reason or "diverged"
     return f"  {event.num_done}/{event.num_runs}  trial {event.run.trial}, another seed: {text}"
 
 
@@ -148,6 +148,7 @@ def as_json(event: Event) -> None:
             "seed": event.run.seed,
             "num_runs": event.num_runs,
             "num_done": event.num_done,
+            "reason": event.reason,
         }
         data |= {"history": [metrics.to_json() for metrics in event.history]}
     elif isinstance(event, TrialFinished):

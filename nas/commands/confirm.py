@@ -293,6 +293,8 @@ class _Trainer:
     def _train(self, missing: list[Run], workers: Workers, num_runs: int) -> None:
         first = num_runs - len(missing) + 1
         for num_done, (run, history, end) in enumerate(train_runs(missing, self.finalists, workers), start=first):
+            if end.outcome == "failed":
+                raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
             if history and run.judged_on == "test" and run.seed == 0:
                 self.kept.keep_weights(run.trial, end.weights)
             self.kept.keep(run, history)

@@ -82,12 +82,13 @@ class FinalsStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalRunFinished:
-    """A finalist's further run has ended; no epochs: its loss was no number."""
+    """A finalist's further run has ended; no epochs: its loss was no number, or it failed, for a `reason`."""
 
     run: Run
     history: tuple[EpochMetrics, ...]
     num_runs: int
     num_done: int
+    reason: str = ""
 
 
 Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited | FinalsStarted | FinalRunFinished

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from nas.commands.events import Event, FinalRunFinished, FinalsStarted
 from nas.commands.further_runs import train_runs
+from nas.commands.search_loop import MAX_FAILURES
+from nas.errors import StudyError
 from nas.study.budget import Budget
 from nas.study.reader import StudyRecords
 from nas.study.runs import FINAL_SEED, Run
@@ -13,21 +15,31 @@ from nas.workers.protocol import Workers
 def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event: Callable[[Event], None]) -> None:
     """Trains the finalists with the seeds that they have not had, while the budget lasts; keeps each run as it ends."""
     tally = records.tally()
-    num_finalists, num_runs = budget.finals(tally)
-    finalists = records.contenders(num_finalists)
-    # Seed by seed: what is left out, where the budget ends, is the last seed of the last finalists.
-    runs = [
-        Run(trial=finalist.number, judged_on="val", seed=FINAL_SEED + index)
-        for index in range(num_runs)
-        for finalist in finalists
-    ]
-    missing = [run for run in runs if records.runs.history(run) is None]
+    missing = _missing(records, *records.runs.finalists())  # chosen before an interruption: their runs are no news
+    if not missing:
+        num_finalists, num_runs = budget.finals(tally)
+        numbers = tuple(trial.number for trial in records.contenders(num_finalists))
+        missing = _missing(records, numbers, num_runs)
+        if missing and budget.admits(tally):
+            records.runs.keep_finalists(numbers, num_runs)
     while missing and not budget.admits(tally, running=len(missing) - 1):
         missing.pop()
     if not missing:
         return
-    on_event(FinalsStarted(trials=tuple(finalist.number for finalist in finalists), num_runs=len(missing)))
-    candidates = {finalist.number: finalist for finalist in finalists}
-    for num_done, (run, history, _) in enumerate(train_runs(missing, candidates, workers), start=1):
-        records.runs.keep(run, history)
-        on_event(FinalRunFinished(run=run, history=history, num_runs=len(missing), num_done=num_done))
+    candidates = {run.trial: records.trained(run.trial) for run in missing}
+    on_event(FinalsStarted(trials=tuple(candidates), num_runs=len(missing)))
+    failures = 0
+    for num_done, (run, history, end) in enumerate(train_runs(missing, candidates, workers), start=1):
+        failures = failures + 1 if end.outcome == "failed" else 0
+        if failures == MAX_FAILURES:
+            raise StudyError(f"{failures} runs of finalists in a row failed, the last one: {end.reason}")
+        if not failures:
+            records.runs.keep(run, history)
+        reason = end.reason if failures else ""
+        on_event(FinalRunFinished(run=run, history=history, num_runs=len(missing), num_done=num_done, reason=reason))
+
+
+def _missing(records: StudyRecords, trials: tuple[int, ...], num_runs: int) -> list[Run]:
+    """The runs that the finalists have not had. Seed by seed: where the budget ends, the last seeds are left out."""
+    runs = [Run(trial=trial, judged_on="val", seed=FINAL_SEED + index) for index in range(num_runs) for trial in trials]
+    return [run for run in runs if records.runs.history(run) is None]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nas.errors import StudyError
 from nas.study.runs import Run
 from nas.study.trial import TrainedTrial
 from nas.training.metrics import EpochMetrics
@@ -15,14 +14,11 @@ def train_runs(
 ) -> Iterator[tuple[Run, tuple[EpochMetrics, ...], Ended]]:
     """Each run with its epochs (none where its loss was no number) and the last word on it, as it ends.
 
-    `trials`: those that the runs name, by number. Raises `StudyError` where a training fails.
+    `trials`: those that the runs name, by number.
     """
     jobs = [
         Job(key=key, architecture=trials[run.trial].architecture, recipe=trials[run.trial].recipe, seed=run.seed)
         for key, run in enumerate(runs)
     ]
     for job, history, end in run_all(workers, jobs):
-        run = runs[job.key]
-        if end.outcome == "failed":
-            raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
-        yield run, () if end.outcome == "diverged" else tuple(history), end
+        yield runs[job.key], tuple(history) if end.outcome == "trained" else (), end

@@ -21,7 +21,7 @@ from nas.sampling.pruners import pruner as pruner_of
 from nas.sampling.samplers import proposer
 from nas.schema import Interval, check_counts, refusal
 from nas.space.constraints import Constraint, Limits
-from nas.space.portfolio import portfolio
+from nas.space.portfolio import SOURCE, portfolio
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import starts
@@ -112,7 +112,8 @@ def search(
     ref = StudyRef(results, storage, study)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place = compute.place()
-    budget = _budget(trials, minutes, place)
+    if minutes is not None and not MINUTES.holds(minutes):
+        raise NasError(f"minutes is {refusal(minutes, MINUTES)}")
     plan = _resolve(
         ref,
         _Asked(
@@ -139,6 +140,9 @@ def search(
     )
     _check_feasible(plan)
     with place, usable(ref.url), closing(locks(ref)) as held:
+        # A cluster says how many workers it has once it is open.
+        default = NUM_TRIALS if minutes is None else None
+        budget = Budget(trials=default if trials is None else trials, minutes=minutes, workers=place.num_workers)
         writer = _open_study(ref, plan, held, place)
         interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
         return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
@@ -198,7 +202,8 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         chosen["portfolio"] = () if asked.portfolio is False else space.portfolio
     else:
         chosen["portfolio"] = existing.settings.portfolio
-    known += portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
+    designs, unfit_designs = portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
+    known += designs
     if existing is not None:  # as that version of the product began it
         start = StartUp(existing.settings.num_startup, existing.settings.choices)
     else:
@@ -228,17 +233,8 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         dataset=dataset,
         dataset_note=note,
         task=Task(space=space, constraints=constraints, starts=known, keep_discards=asked.keep_discards),
-        unfit=unfit,
+        unfit=(*unfit, *unfit_designs),
     )
-
-
-def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
-    """What the options allow: `NUM_TRIALS` where they name neither trials nor minutes."""
-    if minutes is not None and not MINUTES.holds(minutes):
-        raise NasError(f"minutes is {refusal(minutes, MINUTES)}")
-    if trials is None and minutes is None:
-        trials = NUM_TRIALS
-    return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
 
 
 def _space_of(existing: StudyRecords | None) -> str | None:
@@ -311,7 +307,9 @@ def _run(
             unfit=plan.unfit,
             sampler=settings.sampler,
             pruner=settings.pruner,
-            portfolio=settings.portfolio,
+            portfolio=tuple(
+                start.source.removeprefix(SOURCE) for start in plan.task.starts if start.source.startswith(SOURCE)
+            ),
             seed=settings.seed,
             discards=progress.discards(),
             best=best[0] if best else None,
@@ -320,17 +318,21 @@ def _run(
     if not budget.admits(progress.tally()):
         return False, ""
     with closing(place.open(TrainingData.of(plan.dataset), exact=compute.exact)) as workers:
-        has_finals = len(settings.objectives) == 1  # a front has no single best
-        candidates = budget.for_candidates(progress.tally()) if has_finals else budget
-        interrupted, exhausted = Loop(writer, plan.task, workers, on_event=on_event).run(candidates)
+        loop = Loop(writer, plan.task, workers, on_event=on_event)
+        if len(settings.objectives) > 1:  # a front has no single best
+            return loop.run(budget.admits)
+        interrupted, exhausted = loop.run(budget.admits_candidate)
         # Another search on this study may be at its finals already.
-        if interrupted or not has_finals or not writer.locks.hold("finals"):
+        if interrupted or not writer.locks.hold("finals"):
             return interrupted, exhausted
         try:
             run_finals(records, budget, workers, on_event)
         except KeyboardInterrupt:
             return True, exhausted
-        return False, exhausted
+        if exhausted or not budget.admits(records.tally()):
+            return False, exhausted
+        # Trainings took longer than it seemed, so that there is no room for two finalists.
+        return Loop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 
 def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -21,10 +22,9 @@ from nas.space.feasibility import DUPLICATE
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import Start
 from nas.study.attributes import Outcome, StoredTrial
-from nas.study.budget import Budget
 from nas.study.database import is_away
 from nas.study.locks import LockLostError
-from nas.study.progress import StudyProgress
+from nas.study.progress import StudyProgress, Tally
 from nas.study.trial import PendingTrial, TrainedTrial, TrialRecord, read_trained, read_trial
 from nas.study.writer import StudyWriter
 from nas.workers.protocol import Ended, Job, Progress, Report, Workers
@@ -33,6 +33,12 @@ MAX_FAILURES = 3
 SMALLEST = 0.05  # share of the limits that a candidate for a Pareto front fills at the least
 PAUSE = 0.5  # seconds between two looks at what other searches have in training
 PATROL = 5.0  # seconds between two looks at whether they are alive
+
+
+class Admits(Protocol):
+    """Whether one more training may begin while so many are running."""
+
+    def __call__(self, tally: Tally, *, running: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +85,21 @@ class Loop:
         self._best: TrainedTrial | None = None
         self._look()
 
-    def run(self, budget: Budget) -> tuple[bool, str]:
+    def run(self, admits: Admits) -> tuple[bool, str]:
         """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
         try:
-            return False, self._train(budget)
+            return False, self._train(admits)
         except KeyboardInterrupt:
             self.workers.close()
             self.writer.settle()
             return True, ""
 
-    def _train(self, budget: Budget) -> str:
+    def _train(self, admits: Admits) -> str:
         """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""
         failures, waited, dry = 0, False, ""
         while True:
             try:
-                while not dry and self._begin(budget):
+                while not dry and self._begin(admits):
                     pass
             except NothingNewError as error:
                 dry = str(error)
@@ -120,7 +126,7 @@ class Loop:
                 if failures == MAX_FAILURES:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
-    def _begin(self, budget: Budget) -> bool:
+    def _begin(self, admits: Admits) -> bool:
         """Begins a trial, or ends one that is not to be trained; False where none is wanted, or nobody is free."""
         # What a candidate is to be drawn from must be known, unless it comes from the queue.
         oldest = min((running.index for running in self.running.values()), default=None)
@@ -133,7 +139,7 @@ class Loop:
             with self.writer.locks.exclusively("begin") as check:
                 self._look()
                 self._patrol()
-                if not budget.admits(self.progress.tally(), running=len(self.progress.running)):
+                if not admits(self.progress.tally(), running=len(self.progress.running)):
                     return False
                 self._start(check)
                 return True

@@ -23,13 +23,17 @@ def filled(
     `share`: of each upper limit, 0 to 1, that the candidate may take. The smallest widths where no factor keeps all
     limits; the values as they are where the space draws each width by itself, or where no limit is an upper one.
     """
-    upper = [Constraint(c.metric, c.relation, max(1, int(c.bound * share))) for c in constraints if c.relation == "<="]
+    # Shapes and the receptive field follow from depth and kernels, not from widths.
+    sees = [c for c in constraints if c.metric == "receptive_field"]
+    upper = [
+        Constraint(c.metric, c.relation, max(1, int(c.bound * share)))
+        for c in constraints
+        if c.relation == "<=" and c not in sees
+    ]
     if not space.widths or not upper:
         return dict(values)
     low, high = 1 / MOST, MOST
     best = scaled(values, space.domains, low)
-    # Shapes and the receptive field follow from depth and kernels, not from widths: no factor would mend them.
-    sees = [c for c in constraints if c.metric == "receptive_field"]
     if judge(space, [*upper, *sees], best).reason:
         return best
     factor = 1.0

@@ -17,7 +17,7 @@ from nas.schema import check_keys
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.encoding import values_of
-from nas.space.feasibility import judge
+from nas.space.feasibility import MEANINGS, judge
 from nas.space.fill import filled
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import Start, completed
@@ -54,23 +54,32 @@ class Design:
         )
 
 
-def portfolio(names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int) -> list[Start]:
-    """The designs of those names, scaled to the limits; those that can't keep them are left out."""
+def portfolio(
+    names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int
+) -> tuple[list[Start], tuple[str, ...]]:
+    """The designs of those names, scaled to the limits, and a line on each that does not fit the space or them."""
     files = (
         shipped_or_file(name, folder="portfolio", suffix=".json", what="known design", error=ArchitectureError)
         for name in names
     )
-    starts = (_start(Design.load(file), space, constraints, seed) for file in files)
-    return [start for start in starts if start is not None]
+    fitting, unfit = [], []
+    for design in map(Design.load, files):
+        try:
+            fitting.append(_start(design, space, constraints, seed))
+        except ArchitectureError as error:
+            unfit.append(f"known design {design.name} is left out: {error}")
+    return fitting, tuple(unfit)
 
 
-def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start | None:
+def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start:
+    """The design as a candidate; raises `ArchitectureError` with what the space or the limits refuse."""
     shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
     network = values_of(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
     values = completed(space, design.architecture, network, design.recipe, seed=seed)
     values = filled(space, constraints, _seeing_enough(space, constraints, values))
-    if judge(space, constraints, values).reason:
-        return None
+    if reason := judge(space, constraints, values).reason:
+        missed = ", ".join(str(constraint) for constraint in constraints if constraint.metric == reason)
+        raise ArchitectureError(MEANINGS.get(reason) or f"no widths of it keep {missed}")
     return Start.of(space, values, source=f"{SOURCE}{design.name}")
 
 

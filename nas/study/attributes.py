@@ -193,10 +193,10 @@ class StoredTrial:
         return self.frozen.user_attrs.get(name)
 
     @property
-    def duration(self) -> float:
-        """Seconds by the clock from its beginning to its end; 0 before that."""
-        taken = self.frozen.duration
-        return taken.total_seconds() if taken is not None else 0.0
+    def seconds(self) -> float:
+        """Seconds of training; 0 before its end."""
+        taken: float = self.frozen.user_attrs.get("seconds", 0.0)
+        return taken
 
     @property
     def session(self) -> str | None:

@@ -16,7 +16,7 @@ class Tally:
 
     num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
     pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
-    spent_seconds: how long they took by the clock, one after the other. num_further: runs that finalists had with other
+    spent_seconds: of training, summed over workers. num_further: runs that finalists had with other
     seeds; each costs the budget one training.
     """
 
@@ -89,7 +89,7 @@ class StudyProgress:
             return
         self._num_trained += outcome.is_whole_training
         if outcome.is_whole_training or outcome is Outcome.PRUNED:
-            self._seconds += trial.duration
+            self._seconds += trial.seconds
         if outcome is Outcome.DISCARDED and trial.drawn_for is not None:
             self.stored_discards[trial.drawn_for] += 1
         if outcome is Outcome.PRUNED:

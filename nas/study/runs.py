@@ -7,11 +7,13 @@ from typing import Any, Literal
 import optuna
 
 from nas.errors import StudyError
-from nas.schema import Allowed, Fields, Many, check
+from nas.schema import Allowed, Fields, Interval, Many, check
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.trial import epochs_of
 from nas.training.metrics import EpochMetrics
+
+FINALISTS = f"{PREFIX}finalists"
 
 JudgedOn = Literal["val", "test"]
 
@@ -66,6 +68,15 @@ class StudyRuns:
     def keep(self, run: Run, history: Sequence[EpochMetrics]) -> None:
         """Stores a run that has ended."""
         self.write(run.key, [metrics.to_json() for metrics in history])
+
+    def finalists(self) -> tuple[tuple[int, ...], int]:
+        """The trials that were chosen last for further runs, and how many each is to have."""
+        chosen = self.read(FINALISTS, Fields({"trials": Many(Interval(int, 0)), "num_runs": Interval(int, 1)}))
+        return (tuple(chosen["trials"]), chosen["num_runs"]) if chosen else ((), 0)
+
+    def keep_finalists(self, trials: Sequence[int], num_runs: int) -> None:
+        """Stores which trials are to have further runs, so that a search that is interrupted goes on with them."""
+        self.write(FINALISTS, {"trials": list(trials), "num_runs": num_runs})
 
     def finals(self) -> dict[int, list[tuple[EpochMetrics, ...]]]:
         """The epochs of each run that the search has given its finalists, by trial."""

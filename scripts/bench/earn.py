@@ -254,7 +254,7 @@ def known(run: Run) -> Result:
     """The designs that come along, one after the other, with seed after seed."""
     setting, clock = run.setting, run.clock()
     space = setting.space("")
-    starts = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
+    starts, _ = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
     reached: dict[str, list[float]] = read(run.folder / "reached.json") or {start.source: [] for start in starts}
     while clock.has_time():
         start = starts[clock.trained % len(starts)]

@@ -8,8 +8,10 @@ import pytest
 from nas.architecture.cost import cost_of
 from nas.errors import ArchitectureError, RecipeError
 from nas.resources import shipped_designs, spaces_folder
-from nas.space.constraints import limits
+from nas.space.constraints import Constraint, limits
 from nas.space.encoding import values_of
+from nas.space.feasibility import judge
+from nas.space.fill import filled
 from nas.space.portfolio import SOURCE, Design, portfolio
 from nas.space.search_space import SearchSpace
 
@@ -54,7 +56,8 @@ def test_each_is_exactly_a_candidate_of_its_space(space):
 def test_scaled_to_any_limits_and_images(shape, classes, max_params, max_macs):
     space = SearchSpace.load(SPACES[shape[0] == 3]).bind(input_shape=shape, num_classes=classes, epochs=3)
     kept = limits(shape, max_params=max_params, max_macs=max_macs)
-    starts = portfolio(space.portfolio, space, kept, seed=0)
+    starts, unfit = portfolio(space.portfolio, space, kept, seed=0)
+    assert unfit == ()
     assert [start.source.removeprefix(SOURCE) for start in starts] == list(space.portfolio)
     assert len({start.fingerprint for start in starts}) == len(starts)
     for start in starts:
@@ -70,7 +73,7 @@ def test_scaled_to_any_limits_and_images(shape, classes, max_params, max_macs):
 
 def test_a_design_keeps_its_kernels_and_depth_where_it_sees_enough():
     space = SearchSpace.load("grey")
-    (start,) = portfolio(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
+    (start,), _ = portfolio(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
     design = Design.load(FOLDER / "nas-7230.json")
     scaled = space.architecture(start.values)
     assert [layer.kind for layer in scaled.layers] == [layer.kind for layer in design.architecture.layers]
@@ -80,7 +83,29 @@ def test_a_design_keeps_its_kernels_and_depth_where_it_sees_enough():
 
 def test_what_no_width_can_keep_is_left_out():
     space = SearchSpace.load("grey")
-    assert portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0) == []
+    fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0)
+    assert fitting == []
+    assert unfit[0] == "known design nas-3686 is left out: no widths of it keep params<=20"
+    assert len(unfit) == len(space.portfolio)
+
+
+def test_what_a_narrower_space_does_not_have_is_left_out_too(tmp_path):
+    text = (spaces_folder() / "grey.toml").read_text()
+    narrow = tmp_path / "narrow.toml"
+    narrow.write_text(text.replace("num_convs = { low = 1, high = 3 }", "num_convs = { low = 1, high = 2 }"))
+    space = SearchSpace.load(narrow)
+    fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=8000), seed=0)
+    assert 0 < len(fitting) < len(space.portfolio) == len(fitting) + len(unfit)
+    assert all("is left out: " in line for line in unfit)
+
+
+def test_an_upper_limit_on_the_receptive_field_is_none_on_widths():
+    space = SearchSpace.load("grey")
+    kept = (*limits((1, 28, 28), max_params=8000), Constraint("receptive_field", "<=", 40))
+    values = filled(space, kept, space.draw(Random(1)))
+    without = filled(space, kept[:-1], space.draw(Random(1)))
+    if not judge(space, kept, values).reason:
+        assert values == without
 
 
 def test_a_damaged_design_is_told(tmp_path):

@@ -13,10 +13,10 @@ def tally(spent, seconds=0.0, further=0):
     return Tally(num_trained=int(spent), num_pruned=0, spent=spent, spent_seconds=seconds, num_further=further)
 
 
-def simulated(budget, seconds_each=7.0):
+def simulated(admits, seconds_each=7.0):
     """How many trainings begin, one after the other, each of so many seconds."""
     num = 0
-    while budget.admits(tally(num, num * seconds_each)):
+    while admits(tally(num, num * seconds_each)):
         num += 1
     return num
 
@@ -34,7 +34,7 @@ def test_trials():
 def test_minutes_end_in_time_but_for_the_first_training(minutes, workers, each):
     """With so many workers there is so much time, one training after the other."""
     budget = Budget(minutes=minutes, workers=workers)
-    num = simulated(budget, each)
+    num = simulated(budget.admits, each)
     assert num >= 1, "there is always a first one"
     if num > 1:
         assert num * each <= 60 * minutes * workers * (1 + 1e-6)
@@ -42,13 +42,20 @@ def test_minutes_end_in_time_but_for_the_first_training(minutes, workers, each):
 
 
 def test_whichever_is_spent_first():
-    assert simulated(Budget(trials=3, minutes=100)) == 3
-    assert simulated(Budget(trials=100, minutes=1)) == 60 // 7
+    assert simulated(Budget(trials=3, minutes=100).admits) == 3
+    assert simulated(Budget(trials=100, minutes=1).admits) == 60 // 7
 
 
-def test_each_worker_may_begin_before_any_has_ended():
+def test_before_any_training_has_ended_time_admits_as_many_as_there_are_workers():
     budget = Budget(minutes=1, workers=3)
-    assert [budget.admits(tally(0), running=running) for running in (0, 1, 2, 3)] == [True, True, True, False]
+    assert all(budget.admits(tally(0), running=running) for running in range(16))
+    assert all(budget.admits_candidate(tally(0), running=running) for running in range(16))
+    assert Budget(minutes=1, trials=2).admits(tally(0), running=1)
+    assert not Budget(minutes=1, trials=2).admits(tally(0), running=2)
+
+
+def test_trainings_too_quick_to_be_timed_spend_no_time():
+    assert Budget(minutes=1).admits(tally(5, seconds=0.0))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_each_worker_may_begin_before_any_has_ended():
 )
 def test_a_fifth_goes_to_finalists(trials, finalists, runs_each):
     budget = Budget(trials=trials)
-    candidates = simulated(budget.for_candidates(tally(0)))
+    candidates = simulated(budget.admits_candidate)
     assert budget.finals(tally(candidates)) == (finalists, runs_each)
     assert candidates + finalists * runs_each <= trials
     assert candidates + finalists * runs_each >= trials - 5
@@ -65,14 +72,29 @@ def test_a_fifth_goes_to_finalists(trials, finalists, runs_each):
 
 def test_a_fifth_of_the_time_goes_to_finalists():
     budget = Budget(minutes=10)
-    candidates = simulated(budget.for_candidates(tally(0)), 10.0)
+    candidates = simulated(budget.admits_candidate, 10.0)
     assert candidates == 48
     assert budget.finals(tally(candidates, 480.0)) == (5, 2)
 
 
+@given(st.floats(0.5, 30), st.floats(5, 60))
+@settings(max_examples=examples(100))
+def test_candidates_and_finals_leave_less_than_two_trainings(minutes, each):
+    budget = Budget(minutes=minutes)
+    candidates = simulated(budget.admits_candidate, each)
+    finalists, runs_each = budget.finals(tally(candidates, candidates * each))
+    spent = candidates + finalists * runs_each
+    assert candidates >= 1
+    assert spent == 1 or spent * each <= 60 * minutes * (1 + 1e-6)
+    assert (spent + max(2, finalists)) * each > 60 * minutes * (1 - 1e-6)
+
+
 def test_a_study_that_goes_on_sets_aside_what_finalists_have_not_had():
-    assert Budget(trials=40).for_candidates(tally(20, further=4)).trials == 40 - (8 - 4)
-    assert Budget(trials=20).for_candidates(tally(20, further=4)).trials == 20
+    def most(trials):
+        return next(n for n in range(20, 99) if not Budget(trials=trials).admits_candidate(tally(n, further=4)))
+
+    assert most(40) == 40 - (8 - 4)
+    assert most(24) == 24
 
 
 def test_share_and_what_is_left():
