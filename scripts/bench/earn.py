@@ -1,14 +1,18 @@
-"""Does the search earn its keep? Four ways to come to a network, each with the same time on one core.
+"""Does the search earn its keep? Four ways to come to a network, each with the same time, or as many trainings.
 
     python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER   # run again, it goes on
     python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER --table
+    python scripts/bench/earn.py --tasks small-mnist --seeds 10 --trials 20 --runs FOLDER --together cuda
 
 default: `nas search`. random: random draws of the same space, no portfolio. plain: what people write without this tool,
 an Optuna objective over the space that the default was before (tasks.py), with Optuna's own defaults, which raises
 `TrialPruned` where a candidate misses a limit or has been had before. portfolio: the known designs that come along,
 scaled to the limits and trained with seed after seed; the one with the best mean on val is taken.
 
-All train with the same engine, one thread, and are judged by the mean val accuracy of the last 5 epochs. Then what each
+`--minutes` are of training on one core, with one thread. With `--trials` all ways have as many trainings, further runs
+of finalists included; `--together cuda` then runs all searches at once, each a training at a time, on one GPU.
+
+All train with the same engine, and are judged by the mean val accuracy of the last 5 epochs. Then what each
 has found is trained on train and val with `--confirm-seeds` fresh seeds, and held against the test split.
 
 A way begins no training that would not end in time, going by those before it; the time counts over all sessions. Prints
@@ -22,9 +26,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache, partial
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -44,9 +49,11 @@ from nas.space.constraints import Constraint
 from nas.space.portfolio import portfolio
 from nas.space.search_space import SearchSpace
 from nas.training.data import TrainingData
-from nas.training.reference import initialise
-from nas.training.select import train
+from nas.workers.backend import Compute
+from nas.workers.protocol import Job
+from nas.workers.run_all import run_all
 from scripts.bench.tasks import TASKS, Task
+from scripts.bench.together import run_together
 
 LAST_EPOCHS = 5
 MOST_TRIALS = 3000
@@ -64,7 +71,8 @@ class Setting:
     task: Task
     dataset: str
     data_root: str | None
-    minutes: float
+    minutes: float | None
+    trials: int | None
     epochs: int
     max_macs: int | None
     confirm_seeds: int
@@ -87,10 +95,14 @@ class Setting:
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds that a way has trained for, over all sessions; kept in a file after each training."""
+    """What a way has trained, over all sessions; kept in a file after each training.
+
+    limit: seconds; most: trainings.
+    """
 
     path: Path
     limit: float
+    most: float
     spent: float = 0.0
     trained: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -108,6 +120,9 @@ class Clock:
 
     def has_time(self) -> bool:
         """Whether one more training would end in time."""
+        if self.trained >= self.most:
+            return False
+        self.began = time.monotonic()  # what came before the training is nobody's
         return self.trained == 0 or self.spent * (1 + 1 / self.trained) <= self.limit
 
 
@@ -169,13 +184,17 @@ class Run:
 
     def clock(self) -> Clock:
         """Of a way that trains by itself."""
-        return Clock(self.folder / "clock.json", 60 * self.setting.minutes)
+        minutes, trials = self.setting.minutes, self.setting.trials
+        return Clock(self.folder / "clock.json", 60 * (minutes or inf), trials or inf)
 
     def objective(self, candidate: Candidate, seed: int) -> float:
         """Mean val accuracy of the last epochs; raises `TrainingDiverged`."""
-        module = initialise(candidate.architecture, seed=seed)
         data = TrainingData.of(self.setting.data())
-        history = list(train(module, candidate.recipe, data, seed=seed, device=torch.device("cpu")))
+        job = Job(key=0, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
+        with closing(Compute(device="cpu", workers=1).place().open(data)) as workers:
+            ((_, history, end),) = run_all(workers, [job])
+        if end.outcome != "trained":
+            raise TrainingDiverged(len(history) + 1, inf)
         return fmean(metrics.val_accuracy for metrics in history[-LAST_EPOCHS:])
 
 
@@ -191,6 +210,7 @@ def ours(run: Run, *, drawn: bool = False) -> Result:
         data_root=setting.data_root,
         epochs=setting.epochs,
         minutes=setting.minutes,
+        trials=setting.trials,
         max_params=setting.task.max_params,
         max_macs=setting.max_macs,
         **options,
@@ -203,7 +223,7 @@ def ours(run: Run, *, drawn: bool = False) -> Result:
         raise SystemExit(f"{run.folder}: the search was interrupted, or every training diverged")
     best = result.best[0]
     tally = result.tally
-    found = summary(tally.num_trained, best.objective, tally.spent_seconds)
+    found = summary(tally.num_trained + tally.num_further, best.mean_objective, tally.spent_seconds)
     return found, Candidate(best.architecture, best.recipe)
 
 
@@ -255,6 +275,8 @@ def known(run: Run) -> Result:
     setting, clock = run.setting, run.clock()
     space = setting.space("")
     starts, _ = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
+    if not starts:
+        raise SystemExit(f"{run.folder}: no known design keeps the limits")
     reached: dict[str, list[float]] = read(run.folder / "reached.json") or {start.source: [] for start in starts}
     while clock.has_time():
         start = starts[clock.trained % len(starts)]
@@ -264,8 +286,8 @@ def known(run: Run) -> Result:
         except TrainingDiverged:
             accuracy = 0.0
         reached[start.source].append(accuracy)
-        write(run.folder / "reached.json", reached)
         clock.tick()
+        write(run.folder / "reached.json", reached)
     means = {source: fmean(accuracies) for source, accuracies in reached.items() if accuracies}
     best = max(starts, key=lambda start: means.get(start.source, 0.0))
     return summary(clock.trained, means[best.source], clock.spent), space.candidate(best.values)
@@ -352,19 +374,29 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tasks", choices=TASKS, nargs="+", required=True)
     parser.add_argument("--ways", choices=ARMS, nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training on one core, a search")
+    parser.add_argument("--minutes", type=float, help="of training on one core, a search")
+    parser.add_argument("--trials", type=int, help="trainings, a search")
+    parser.add_argument("--together", metavar="DEVICE", help="run all searches at once on it, one task only")
     parser.add_argument("--epochs", type=int, help="default: the task's")
     parser.add_argument("--max-macs", type=int)
     parser.add_argument("--confirm-seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--data-root")
     parser.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--group", type=int, default=16, help="networks that train at a time, with --together")
     parser.add_argument("--table", action="store_true", help="print the table of what has ended, and train nothing")
     return parser.parse_args()
 
 
+def both(run: Run) -> None:
+    """Searches and confirms."""
+    print(run.search(), run.confirm(), sep="\n", flush=True)
+
+
 def main() -> None:
     args = options()
+    if (args.minutes is None) == (args.trials is None):
+        raise SystemExit("give --minutes or --trials")
     runs = []
     for task in (TASKS[name] for name in args.tasks):
         setting = Setting(
@@ -372,18 +404,27 @@ def main() -> None:
             dataset=task.dataset(args.data_root, args.images),
             data_root=args.data_root,
             minutes=args.minutes,
+            trials=args.trials,
             epochs=args.epochs or task.epochs,
             max_macs=args.max_macs,
             confirm_seeds=args.confirm_seeds,
         )
         place = args.runs / task.name
         runs += [Run(arm, seed, setting, place / f"{arm}-{seed}") for seed in range(args.seeds) for arm in args.ways]
-        settled = {name: getattr(setting, name) for name in ("minutes", "epochs", "max_macs", "confirm_seeds")}
+        settled = {
+            name: getattr(setting, name) for name in ("minutes", "trials", "epochs", "max_macs", "confirm_seeds")
+        }
         if (before := read(place / "setting.json")) not in (None, settled):
             raise SystemExit(f"{place}: its runs have another setting, {before}; name another folder")
         place.mkdir(parents=True, exist_ok=True)
         write(place / "setting.json", settled)
-    if not args.table:
+    if args.together and not args.table:
+        setting = runs[0].setting
+        test = datasets.load_test(setting.dataset, data_root=setting.data_root)
+        splits = [TrainingData.of(setting.data()), TrainingData.on_test(setting.data(), test)]
+        tasks = [partial(both, run) for run in runs if run.confirmed is None]
+        run_together(tasks, splits, device=torch.device(args.together), group=args.group)
+    elif not args.table:
         with ProcessPoolExecutor(args.processes) as pool:
             for part in (Run.search, Run.confirm):
                 for line in pool.map(partial(part), runs):

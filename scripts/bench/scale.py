@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
         writer = StudyWriter(records, locks(StudyRef(folder, args.storage, name)))
         workers = Sleepers(args.workers, seconds, args.epochs)
         task = Task(space=space, constraints=LIMITS, keep_discards=0)
-        Loop(writer, task, workers, on_event=lambda event: None).run(Budget(trials=budget))
+        Loop(writer, task, workers, on_event=lambda event: None).run(Budget(trials=budget).admits)
         return workers
 
     if args.trials:

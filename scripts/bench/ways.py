@@ -199,7 +199,7 @@ def packed(task: Task) -> Measured:
     data, on_gpu = task.data(), task.device.type != "cpu"
     workers = open_workers(data, [task.device], num=1 if on_gpu else num_cores())
     set_up = time.perf_counter() - began
-    wanted = max(1, 2 * workers.most // task.share) if on_gpu else workers.most
+    wanted = max(1, workers.most // task.share) if on_gpu else workers.most
     length = task.epochs(EPOCHS if on_gpu else 3)
     start = time.perf_counter()
     done = trained(workers, task, wanted, length)

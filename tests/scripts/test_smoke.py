@@ -20,6 +20,7 @@ RUN_BY_OTHERS = {
     "bench/ranking.py": "proxies.py",
     "bench/parity.py": "on_gpu.sh",
     "bench/tasks.py": "earn.py",
+    "bench/together.py": "earn.py",
     "bench/training.py": "on_gpu.sh",
     "bench/ways.py": "training.py",
     "faults/checks.py": "campaign.py",
@@ -146,6 +147,13 @@ def test_it_gives_what_it_promises(script, tmp_path):
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
         assert tables(python(script, *options, "--table")) == [4]
         assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
+
+
+def test_searches_may_share_a_device(tmp_path):
+    options = ("--tasks", "digits", "--trials", 2, "--epochs", 1, "--seeds", 1, "--confirm-seeds", 2)
+    text = python("bench/earn.py", *options, "--runs", tmp_path, "--together", "cpu")
+    assert tables(text) == [4]
+    assert {row.split("|")[4].strip() for row in text.splitlines() if row.startswith("| digits")} == {"2"}
 
 
 @pytest.mark.browser
