@@ -14,7 +14,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 
 GROUP = 16
-"""Lanes. On an H200 steps a second grow until there are 8 to 16 and stay the same with 32 (results/gpu.md)."""
+"""Lanes. On an H200 steps a second grow until there are 8 to 16 and stay the same with 32 (results/performance.md)."""
 
 USABLE = 0.9
 """The fraction of free memory that lanes may take; the rest is for what is not counted."""
