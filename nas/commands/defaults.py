@@ -14,7 +14,7 @@ NUM_TRIALS = 20
 SAMPLER = "elite"
 PRUNER = "none"
 
-NUM_FILLED = 4
+NUM_FILLED = 2
 """Random candidates after the known ones, in a space whose draws fill the limits."""
 
 

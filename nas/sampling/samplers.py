@@ -33,6 +33,7 @@ NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
 NUM_GENETIC = 100
 NUM_ELITE = 4
+PROBED = 0.5  # how often "elite" tries the space's probes on the best candidate, where it has not had them
 CHANGES = (0.25, 0.25, 0.5)  # how likely "elite" changes the recipe, the widths, and the rest of the network
 POPULATION = 20
 TOURNAMENT = 5
@@ -77,8 +78,15 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 
 
 def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
-    """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices."""
+    """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices.
+
+    In every second proposal the space's probes of the best come first, as long as there are any left.
+    """
     parents = _best(trained, NUM_ELITE)
+    if rng.random() < PROBED:
+        had = [trial.params for trial in _complete(trained)]
+        best = {name: parents[0].params[name] for name in space.domains}
+        yield from (probed for probe in space.probes if (probed := {**best, **probe}) not in had)
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
         yield changed(space, {name: parent.params[name] for name in space.domains}, rng)

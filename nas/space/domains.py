@@ -37,8 +37,12 @@ class Choice:
         return self.values[int(rng.random() * len(self.values))]
 
     def step_from(self, value: Value, rng: Random) -> Value:
-        """Another value, each as likely."""
+        """The next larger or smaller one of numbers; another word, each as likely."""
         others = [x for x in self.values if x != value]
+        if all(map(_is_number, self.values)):
+            order = sorted(self.values, key=float)
+            place = order.index(value)
+            others = order[max(0, place - 1) : place] + order[place + 1 : place + 2]
         return others[int(rng.random() * len(others))]
 
     def grid(self) -> tuple[Value, ...]:

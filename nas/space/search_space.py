@@ -32,10 +32,10 @@ from nas.architecture.layers import (
     Shape,
     chain,
 )
-from nas.errors import SearchSpaceError
+from nas.errors import SearchSpaceError, found
 from nas.recipe import ALLOWED, Recipe
 from nas.resources import shipped_designs, shipped_or_file
-from nas.schema import COUNT, RATE, Allowed, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
+from nas.schema import COUNT, RATE, Allowed, Fields, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
 from nas.space.candidate import LATER, Candidate
 from nas.space.domains import Choice, Domain, FloatRange, Value, read
 from nas.space.widths import GROWTH, WIDTHS, Widths
@@ -90,8 +90,10 @@ RECIPE: Knobs = {
 class SearchSpace:
     """Named parameters, each with a domain or a fixed value, and what network and recipe they stand for.
 
-    widths: how random draws choose channels together; None draws each by itself. portfolio: names of the known designs
-    that a search begins with.
+    widths: how random draws choose channels together; None draws each by itself.
+    portfolio: names of the known designs that a search begins with.
+    probes: changes of the recipe, by parameters' names, that a search tries on its best candidates; whether they help
+    depends on the data.
     """
 
     name: str
@@ -102,6 +104,7 @@ class SearchSpace:
     fixed: Mapping[str, Value] = field(repr=False)
     widths: Widths | None = field(default=None, repr=False)
     portfolio: tuple[str, ...] = ()
+    probes: tuple[Mapping[str, Value], ...] = field(default=(), repr=False)
 
     @classmethod
     def load(cls, name_or_path: str) -> "SearchSpace":
@@ -121,7 +124,7 @@ class SearchSpace:
         if scaled:
             tables |= {"block": BLOCK | GROWTH, "widths": WIDTHS}
         own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
-        keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths"))
+        keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths", "probes"))
         check_keys(data, (*keys, *own), where, SearchSpaceError)
         values = {table: _table(data, table, knobs, where) for table, knobs in tables.items()}
         num_blocks = _most(values["network"]["num_blocks"])
@@ -139,14 +142,16 @@ class SearchSpace:
         check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
         portfolio = data.get("portfolio", [])
         check(portfolio, Many(Words(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
+        domains = {key: value for key, value in flat.items() if isinstance(value, Domain)}
         return cls(
             name=name,
             input_shape=tuple(shape),
             num_classes=classes,
-            domains={key: value for key, value in flat.items() if isinstance(value, Domain)},
+            domains=domains,
             fixed={key: value for key, value in flat.items() if not isinstance(value, Domain)},
             widths=Widths(growth=growth, **values["widths"]) if scaled else None,
             portfolio=tuple(portfolio),
+            probes=_probes(data.get("probes", []), domains, where),
         )
 
     def bind(self, *, input_shape: Shape, num_classes: int, epochs: int) -> "SearchSpace":
@@ -256,6 +261,8 @@ class SearchSpace:
         weights = sorted((name, x.weights) for name, x in self.domains.items() if isinstance(x, Choice) and x.weights)
         if weights:
             entries.append(weights)
+        if self.probes:
+            entries.append([sorted(probe.items()) for probe in self.probes])
         text = json.dumps(entries)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -281,6 +288,21 @@ def _table(
             raise SearchSpaceError(f"{where}: {table}.{key} is missing, allowed: {allowed}")
         values[key] = read(content.get(key, default), allowed, f"{where}: {table}.{key}")
     return values
+
+
+def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
+    """Changes of the recipe, by parameters' names; each value must be one that the space draws."""
+    check(data, Many(Fields({})), f"{where}: probes", SearchSpaceError)
+    assert isinstance(data, list)
+    drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
+    for number, probe in enumerate(data, start=1):
+        check_keys(probe, drawn, f"{where}: probe {number}", SearchSpaceError)
+        for key, value in probe.items():
+            if not domains[f"recipe.{key}"].holds(value):
+                raise SearchSpaceError(
+                    f"{where}: probe {number}: {key} is {found(value)}, allowed: what recipe.{key} is drawn from"
+                )
+    return tuple({f"recipe.{key}": value for key, value in probe.items()} for probe in data)
 
 
 Table = dict[str, Domain | Value]

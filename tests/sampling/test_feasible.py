@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from statistics import fmean
@@ -394,6 +395,23 @@ class TestElite:
             num_changed.append(min(map(len, differences)))
         # One or two parameters, or the widths of one block, of which there are two at most.
         assert set(num_changed) == {1, 2}
+
+    def test_probes_of_the_best_come_first_in_every_second_proposal_and_each_once(self, small):
+        study = self.study(small)
+        best = max(study.trials, key=lambda trial: trial.value)
+        name = next(name for name in small.domains if name.startswith("recipe."))
+        low, high = small.domains[name].grid()[0], small.domains[name].grid()[-1]
+        probes = tuple({name: value} for value in (low, high) if value != best.params[name])
+        probed = replace(small, probes=probes)
+
+        def first(seed):
+            return next(samplers.elite(probed, study, Random(seed)))
+
+        expected = {name: best.params[name] for name in small.domains} | probes[0]
+        share = sum(first(seed) == expected for seed in range(200)) / 200
+        assert 0.4 < share < 0.6
+        study.add_trial(create_trial(params=expected, distributions=small.distributions(), value=0.0))
+        assert all(first(seed) != expected for seed in range(50))
 
     def test_none_changes_nothing(self, small):
         study = self.study(small)

@@ -317,6 +317,9 @@ def test_steps_are_small():
     assert all(10**0.4 <= max(x, 1 / x) <= 10 ** (0.33 * 4) for x in factors)
     assert {x > 1 for x in factors} == {True, False}
     assert {Choice(("a", "b", "c")).step_from("b", rng) for _ in range(50)} == {"a", "c"}
+    numbers = Choice((64, 16, 32, 128))
+    assert {numbers.step_from(32, rng) for _ in range(50)} == {16, 64}
+    assert numbers.step_from(128, rng) == 64
 
 
 def test_weights_say_how_often_a_value_is_drawn():

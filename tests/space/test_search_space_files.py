@@ -144,7 +144,7 @@ def test_a_space_s_fingerprint_changes_with_what_it_says_alone(small):
 
 # What is wrong in a file
 
-TOP = "input_shape, num_classes, portfolio, network, block, conv, recipe, widths"
+TOP = "input_shape, num_classes, portfolio, network, block, conv, recipe, widths, probes"
 NETWORK_KEYS = "num_blocks, activation, order, pool, head, residual"
 BLOCK_KEYS = "num_convs, kernel_size, padding, convolution, shared_repeats, transition, transition_channels, dropout"
 RECIPE_KEYS = (
@@ -222,6 +222,16 @@ COUNT = "a whole number of at least 1"
             f"input_shape: [2, 9, 9.0], allowed: {ImageShape()}",
         ),
         ("[2, 9, 9]", '"mnist"', f"input_shape: 'mnist', allowed: {ImageShape()}"),
+        (
+            "[conv]",
+            "[[probes]]\nsgd_learning_rate = 9.0\n[conv]",
+            "probe 1: sgd_learning_rate is 9.0, allowed: what recipe.sgd_learning_rate is drawn from",
+        ),
+        (
+            "[conv]",
+            "[[probes]]\nmomentum = 0.9\n[conv]",
+            "probe 1: unknown key momentum, allowed: sgd_learning_rate, optimizer",
+        ),
         (
             "[conv]\nchannels = {",
             "[[conv]]\nchannels = {",
