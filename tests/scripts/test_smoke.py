@@ -30,12 +30,15 @@ RUN_BY_OTHERS = {
 }
 EARN = ("--tasks", "digits", "--minutes", 0.05, "--max-macs", 500_000, "--epochs", 1, "--seeds", 1)
 EARN = (*EARN, "--confirm-seeds", 2, "--processes", 1)
+RECIPES = ("--task", "digits", "--designs", "nas-2678", "--changes", "own", "strong", "--seeds", 1, "--every", 9)
+RECIPES = (*RECIPES, "--epochs", 1, "--workers", 1)
 DRAWS = ("--task", "digits", "--space", FIXTURES / "tiny.toml", "--min-receptive-field", 10)
 SMALL = {
     "bench/draws.py": ("train", *DRAWS, "--draws", 2, "--every", 5, "--epochs", 1, "--workers", 1, "--rows", "{out}"),
     "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
     "bench/memory.py": ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--trials", 1, "--workers", 1),
     "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
+    "bench/recipes.py": (*RECIPES, "--rows", "{out}/rows.jsonl"),
     "bench/scale.py": ("--workers", 2, "--seconds", 0.02, "--trials", 6, "--epochs", 2, "--sizes", 4, "--measured", 3),
     "bench/screening.py": (
         *("--json", "--screened", 300, "--built", 5, "--trained", 12, "--survivors", 2),
@@ -128,6 +131,7 @@ KINDS = {
     "bench/earn.py": Kinds.table,
     "bench/memory.py": Kinds.json_lines,
     "bench/proxies.py": Kinds.table,
+    "bench/recipes.py": Kinds.table,
     "bench/scale.py": Kinds.json_lines,
     "bench/screening.py": Kinds.one_json,
     "bench/search.py": Kinds.table,

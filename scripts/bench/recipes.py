@@ -1,0 +1,140 @@
+"""Which changes of a recipe help on a task? Trains known designs with each change, and judges them on the test split.
+
+    python scripts/bench/recipes.py --task small-mnist --seeds 4 --rows results/recipes/small-mnist.jsonl
+
+What helps is worth a probe of the search space: a change that a search tries on its best candidates. Trains on train
+and val; `--every 6` takes every sixth image. Adds a line to ROWS for each training, goes on where it stopped, and
+prints a table: mean test accuracy of the last 5 epochs, and what a change gains over the own recipe, paired by seed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+import nas
+from nas.data import datasets
+from nas.resources import default_space
+from nas.space.portfolio import SOURCE, portfolio
+from nas.space.search_space import SearchSpace
+from nas.training.data import TrainingData
+from nas.training.device import pick_device
+from nas.training.results import CONSISTENCY, objective
+from nas.workers.backend import open_workers
+from nas.workers.protocol import Job
+from nas.workers.run_all import run_all
+from scripts.bench.earn import difference
+from scripts.bench.tasks import TASKS
+
+OWN = "own"
+CHANGES: dict[str, dict[str, float]] = {
+    OWN: {},
+    "no augmentation": {"rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0, "flip": 0.0},
+    "light": {"rotation": 4.0, "translation": 0.02, "scale": 0.04, "shear": 2.0},
+    "strong": {"rotation": 14.0, "translation": 0.08, "scale": 0.12, "shear": 8.0},
+    "flip": {"flip": 0.5},
+    "flip and shift alone": {"rotation": 0.0, "translation": 0.04, "scale": 0.0, "shear": 0.0, "flip": 0.5},
+    "label smoothing": {"label_smoothing": 0.1},
+    "weight decay": {"weight_decay": 5e-4},
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One of those that are wanted."""
+
+    design: str
+    change: str
+    seed: int
+
+
+def train(args: argparse.Namespace, rows: list[Row]) -> None:
+    """Trains what has no row yet."""
+    task = TASKS[args.task]
+    name = task.dataset(args.data_root, args.images)
+    dataset = datasets.load(name, data_root=args.data_root)
+    data = TrainingData.on_test(dataset, datasets.load_test(name, data_root=args.data_root))
+    images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
+    data = replace(data, train_images=images, train_labels=labels)
+    space = SearchSpace.load(default_space(dataset.input_shape)).bind(
+        input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=args.epochs or task.epochs
+    )
+    kept = nas.limits(space.input_shape, max_params=task.max_params)
+    starts, _ = portfolio(args.designs or space.portfolio, space, kept, seed=0)
+    candidates = {start.source.removeprefix(SOURCE): space.candidate(start.values) for start in starts}
+    had = {Training(row["design"], row["change"], row["seed"]) for row in rows}
+    wanted = [
+        Training(design, change, s) for s in range(args.seeds) for design in candidates for change in args.changes
+    ]
+    todo = [training for training in wanted if training not in had]
+    jobs = [
+        Job(
+            key=key,
+            architecture=candidates[each.design].architecture,
+            recipe=replace(candidates[each.design].recipe, **CHANGES[each.change]),  # type: ignore[arg-type]
+            seed=each.seed,
+        )
+        for key, each in enumerate(todo)
+    ]
+    args.rows.parent.mkdir(parents=True, exist_ok=True)
+    with closing(open_workers(data, [pick_device(args.device)], num=args.workers)) as workers:
+        for job, history, end in run_all(workers, jobs):
+            if end.outcome == "failed":
+                raise SystemExit(end.reason)
+            each = todo[job.key]
+            reached = [metrics.val_accuracy for metrics in history]
+            row = {
+                **{"design": each.design, "change": each.change, "seed": each.seed},
+                "accuracy": round(objective(reached, CONSISTENCY), 6) if end.outcome == "trained" else 0.0,
+                "train_accuracy": round(history[-1].train_accuracy, 6) if history else 0.0,
+            }
+            rows.append(row)
+            with args.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """A row for each design and change."""
+    yield "| design | change | runs | test | gain over its own recipe |"
+    yield "| --- | --- | --- | --- | --- |"
+    reached: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        reached.setdefault((row["design"], row["change"]), {})[row["seed"]] = row["accuracy"]
+    for (design, change), runs in reached.items():
+        own = reached.get((design, OWN), {})
+        gain = difference([(runs[seed], own[seed]) for seed in runs if seed in own]) if change != OWN else ""
+        yield f"| {design} | {change} | {len(runs)} | {100 * fmean(runs.values()):.2f} | {gain} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--designs", nargs="+", help="default: the portfolio of the task's default space")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
+    parser.add_argument("--epochs", type=int, help="default: the task's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data-root")
+    parser.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
+    args = parser.parse_args()
+    lines = args.rows.read_text(encoding="utf-8").splitlines() if args.rows.exists() else []
+    rows = [json.loads(line) for line in lines]
+    train(args, rows)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
