@@ -27,7 +27,7 @@ def most_at_once(device: torch.device, size: int | None = None) -> int:
 def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False, size: int | None = None) -> Engine:
     """The engine of a device. `exact`: bitwise repeatable, which on processors it always is; `size`: of CUDA's groups.
 
-    None: as many networks at a time as pay.
+    None: 16, or as many as memory allows.
     """
     if device.type == "cuda":
         from nas.training.cuda.engine import CudaGroup

@@ -93,7 +93,8 @@ def open_workers(
 ) -> Workers:
     """Workers on devices of this machine: `num` processes on them in turn, or where that is one this process.
 
-    `group`: networks that one CUDA device trains at once, None: as many as pay. `exact`: bitwise repeatable.
+    `group`: networks that one CUDA device trains at once, None: 16, or as many as memory allows. `exact`: bitwise
+    repeatable.
     """
     if num == 1:
         return InProcess(data, devices[0], exact=exact, group=group)
