@@ -83,7 +83,7 @@ def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Va
     In every second proposal the space's probes of the best come first, as long as there are any left.
     """
     parents = _best(trained, NUM_ELITE)
-    if rng.random() < PROBED:
+    if space.probes and rng.random() < PROBED:
         had = [trial.params for trial in _complete(trained)]
         best = {name: parents[0].params[name] for name in space.domains}
         yield from (probed for probe in space.probes if (probed := {**best, **probe}) not in had)
