@@ -140,9 +140,7 @@ def search(
     )
     _check_feasible(plan)
     with place, usable(ref.url), closing(locks(ref)) as held:
-        # A cluster says how many workers it has once it is open.
-        default = NUM_TRIALS if minutes is None else None
-        budget = Budget(trials=default if trials is None else trials, minutes=minutes, workers=place.num_workers)
+        budget = _budget(trials, minutes, place)
         writer = _open_study(ref, plan, held, place)
         interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
         return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
@@ -235,6 +233,13 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         task=Task(space=space, constraints=constraints, starts=known, keep_discards=asked.keep_discards),
         unfit=(*unfit, *unfit_designs),
     )
+
+
+def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
+    """What the options allow: `NUM_TRIALS` where they name neither. `place` is open, for a cluster counts workers then."""
+    if trials is None and minutes is None:
+        trials = NUM_TRIALS
+    return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
 
 
 def _space_of(existing: StudyRecords | None) -> str | None:
@@ -331,7 +336,8 @@ def _run(
             return True, exhausted
         if exhausted or not budget.admits(records.tally()):
             return False, exhausted
-        # Trainings took longer than it seemed, so that there is no room for two finalists.
+        # Trainings took longer than expected, and two finalists no longer fit: the rest goes to candidates. A new loop
+        # counts the runs that finalists have had.
         return Loop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 

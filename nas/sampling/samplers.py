@@ -33,7 +33,7 @@ NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
 NUM_GENETIC = 100
 NUM_ELITE = 4
-PROBED = 0.5  # how often "elite" tries the space's probes on the best candidate, where it has not had them
+PROBED = 0.5  # how likely "elite" begins its proposals with probes
 CHANGES = (0.25, 0.25, 0.5)  # how likely "elite" changes the recipe, the widths, and the rest of the network
 POPULATION = 20
 TOURNAMENT = 5
@@ -80,7 +80,8 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
     """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices.
 
-    In every second proposal the space's probes of the best come first, as long as there are any left.
+    Half of the time the space's probes come first: its changes of the recipe, applied to the best candidate. A probe
+    that has been trained is left out.
     """
     parents = _best(trained, NUM_ELITE)
     if space.probes and rng.random() < PROBED:

@@ -28,7 +28,7 @@ def filled(
     upper = [
         Constraint(c.metric, c.relation, max(1, int(c.bound * share)))
         for c in constraints
-        if c.relation == "<=" and c not in sees
+        if c.relation == "<=" and c.metric != "receptive_field"
     ]
     if not space.widths or not upper:
         return dict(values)

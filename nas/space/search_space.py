@@ -92,8 +92,7 @@ class SearchSpace:
 
     widths: how random draws choose channels together; None draws each by itself.
     portfolio: names of the known designs that a search begins with.
-    probes: changes of the recipe, by parameters' names, that a search tries on its best candidates; whether they help
-    depends on the data.
+    probes: changes of the recipe that a search tries on its best candidate, each as values by parameter name.
     """
 
     name: str
@@ -291,7 +290,7 @@ def _table(
 
 
 def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
-    """Changes of the recipe, by parameters' names; each value must be one that the space draws."""
+    """The probes of a file, each as values by parameter name. Raises `SearchSpaceError` for a value out of range."""
     check(data, Many(Fields({})), f"{where}: probes", SearchSpaceError)
     assert isinstance(data, list)
     drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
@@ -300,7 +299,7 @@ def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Ma
         for key, value in probe.items():
             if not domains[f"recipe.{key}"].holds(value):
                 raise SearchSpaceError(
-                    f"{where}: probe {number}: {key} is {found(value)}, allowed: what recipe.{key} is drawn from"
+                    f"{where}: probe {number}: {key} is {found(value)}, expected a value that recipe.{key} may have"
                 )
     return tuple({f"recipe.{key}": value for key, value in probe.items()} for probe in data)
 

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -37,7 +36,7 @@ from nas.training.results import CONSISTENCY, consistent_accuracy, objective
 from nas.workers.backend import open_workers
 from nas.workers.protocol import Job
 from nas.workers.run_all import run_all
-from scripts.bench.tasks import TASKS
+from scripts.bench.tasks import TASKS, thinned
 
 Row = dict[str, Any]
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -73,9 +72,7 @@ def train(args: argparse.Namespace) -> None:
     )
     draws = list(enumerate(islice(drawn(space, kept, args.seed), args.draws)))
     todo = [(index, draw) for index, draw in draws if index not in done]
-    data = TrainingData.of(dataset)
-    images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
-    data = replace(data, train_images=images, train_labels=labels)
+    data = thinned(TrainingData.of(dataset), args.every)
     workers = open_workers(data, [pick_device(args.device)], num=args.workers if args.device == "cpu" else 1)
     jobs = [
         Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index)

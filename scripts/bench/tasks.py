@@ -10,8 +10,12 @@ import argparse
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas.training.data import TrainingData
 
 PER_CLASS = 600  # of MNIST's 60,000 training images: 5,000 to train with, 1,000 for val
 ZIP = Path("CIFAR-10-subset") / "images.zip"
@@ -42,6 +46,12 @@ class Task:
             self.images(Path(data_root or os.environ.get("NAS_DATA", "")), part)
             part.replace(place)
         return f"folder:{place}"
+
+
+def thinned(data: "TrainingData", every: int) -> "TrainingData":
+    """The data with one in `every` training images."""
+    images, labels = data.train_images[::every].contiguous(), data.train_labels[::every].contiguous()
+    return replace(data, train_images=images, train_labels=labels)
 
 
 def small_mnist(data_root: Path, folder: Path) -> None:

@@ -1,14 +1,14 @@
-"""One process that trains on a device for many others: so many small searches share a GPU.
+"""Runs many searches side by side and trains all their networks on one device.
 
-A GPU trains 16 tiny networks in little more time than 3, but a search that draws from what it has learnt wants to train
-one after the other. So searches run side by side, each in a process of its own, and what they train meets here.
+A GPU is full with some 16 tiny networks, but a search that learns from each result trains one network at a time. So
+each search runs in a process of its own and sends its jobs to this one, which trains them as a group.
 """
 
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -17,10 +17,12 @@ from nas.workers.backend import Compute
 from nas.workers.in_process import InProcess
 from nas.workers.protocol import Ended, Job, Report, Workers
 
+Split = tuple[int, int]
+
 
 @dataclass
 class Client:
-    """Workers whose jobs are trained by the process at the other end. capacity: jobs at a time."""
+    """Workers that send their jobs to the process that trains. capacity: jobs at a time."""
 
     connection: Connection
     data: TrainingData
@@ -45,7 +47,7 @@ class Client:
         return [report]
 
     def stop(self, key: int) -> None:
-        raise NotImplementedError("a pruner has no place here")
+        raise NotImplementedError(f"job {key} cannot be stopped: only searches without a pruner run together")
 
     def close(self) -> None:
         pass
@@ -53,19 +55,16 @@ class Client:
 
 @dataclass
 class There:
-    """A place to train: at the other end of a connection."""
+    """A place to train: at the other end of a connection. of_search: what `split` gives for a search's data."""
 
     connection: Connection
+    of_search: Split
     description: str = "shared"
     num_workers: int = 1
 
     def open(self, data: TrainingData, *, exact: bool = False) -> Workers:
-        # A search trains one after the other, a confirmation all its seeds at once.
-        first, _ = split(data)
-        self.splits.append(first)
-        return Client(self.connection, data, capacity=1 if first == self.splits[0] else 16)
-
-    splits: list[int] = field(default_factory=list)
+        # A search trains one network at a time, a confirmation all its seeds at once.
+        return Client(self.connection, data, capacity=1 if split(data) == self.of_search else 16)
 
     def __enter__(self) -> Self:
         return self
@@ -74,44 +73,43 @@ class There:
         pass
 
 
-def split(data: TrainingData) -> tuple[int, int]:
-    """What tells the splits of a dataset from one another: their numbers of images."""
+def split(data: TrainingData) -> Split:
+    """Numbers of images to train on and to judge on, which tell a dataset's splits from one another."""
     return len(data.train_labels), len(data.val_labels)
 
 
 def run_together(
     tasks: Sequence[Callable[[], object]], splits: Sequence[TrainingData], *, device: torch.device, group: int
 ) -> None:
-    """Runs all tasks at once, each in a process; what they train is trained here. splits: of what they train on.
+    """Runs each task in a process of its own and trains their networks here. Exits with status 1 if a task failed.
 
-    The processes are forked, so they have what is loaded already; CUDA may not have been used yet.
+    splits: the data that tasks train on, that of their searches first. The processes are forked, so that they share the
+    data that is loaded; CUDA may not have been used before.
     """
     context = multiprocessing.get_context("fork")
-    connections: dict[Connection, int] = {}
+    connections: list[Connection] = []
     processes = []
-    for index, task in enumerate(tasks):
+    for task in tasks:
         here, there = context.Pipe()
-        processes.append(context.Process(target=_run, args=(task, there), daemon=True))
+        processes.append(context.Process(target=_run, args=(task, There(there, split(splits[0]))), daemon=True))
         processes[-1].start()
         there.close()
-        connections[here] = index
+        connections.append(here)
     engines = {split(data): InProcess(data, device, exact=False, group=group) for data in splits}
-    waiting: dict[tuple[int, int], list[Job]] = {each: [] for each in engines}
-    jobs: dict[tuple[tuple[int, int], int], tuple[Connection, int]] = {}  # whose a job is, and its key there
+    waiting: dict[Split, list[Job]] = {each: [] for each in engines}
     running = dict.fromkeys(engines, 0)
-    number = 0
+    senders: list[tuple[Connection, int]] = []  # of each job, by its number here; and its key there
     while connections:
         busy = any(engine.busy for engine in engines.values())
-        for connection in wait(list(connections), timeout=0 if busy else None):
+        for connection in wait(connections, timeout=0 if busy else None):
             assert isinstance(connection, Connection)
             try:
                 where, job = connection.recv()
             except EOFError:
-                del connections[connection]
+                connections.remove(connection)
                 continue
-            jobs[where, number] = connection, job.key
-            waiting[where].append(replace(job, key=number))
-            number += 1
+            waiting[where].append(replace(job, key=len(senders)))
+            senders.append((connection, job.key))
         for where, engine in engines.items():
             while waiting[where] and running[where] < engine.capacity:
                 engine.submit(waiting[where].pop(0))
@@ -119,20 +117,19 @@ def run_together(
             if not engine.busy:
                 continue
             for report in engine.reports():
-                connection, key = jobs[where, report.key]
+                connection, key = senders[report.key]
                 running[where] -= isinstance(report, Ended)
                 if connection in connections:
                     connection.send(replace(report, key=key))
     for process in processes:
         process.join()
-    if notes := [note for engine in engines.values() for note in engine.notes]:
-        print("\n".join(notes))
+    for note in (note for engine in engines.values() for note in engine.notes):
+        print(note)
+    if failed := sum(process.exitcode != 0 for process in processes):
+        raise SystemExit(f"{failed} of {len(tasks)} tasks failed: why is said above")
 
 
-def _run(task: Callable[[], object], connection: Connection) -> None:
-    def place(compute: Compute) -> Any:
-        del compute
-        return There(connection)
-
-    Compute.place = place  # type: ignore[method-assign,assignment]
+def _run(task: Callable[[], object], there: There) -> None:
+    """Runs the task with `there` as the place that everything trains in."""
+    Compute.place = lambda _: there  # type: ignore[method-assign,assignment,return-value]
     task()

@@ -225,7 +225,7 @@ COUNT = "a whole number of at least 1"
         (
             "[conv]",
             "[[probes]]\nsgd_learning_rate = 9.0\n[conv]",
-            "probe 1: sgd_learning_rate is 9.0, allowed: what recipe.sgd_learning_rate is drawn from",
+            "probe 1: sgd_learning_rate is 9.0, expected a value that recipe.sgd_learning_rate may have",
         ),
         (
             "[conv]",

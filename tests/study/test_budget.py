@@ -46,7 +46,7 @@ def test_whichever_is_spent_first():
     assert simulated(Budget(trials=100, minutes=1).admits) == 60 // 7
 
 
-def test_before_any_training_has_ended_time_admits_as_many_as_there_are_workers():
+def test_time_is_no_limit_before_a_training_has_ended():
     budget = Budget(minutes=1, workers=3)
     assert all(budget.admits(tally(0), running=running) for running in range(16))
     assert all(budget.admits_candidate(tally(0), running=running) for running in range(16))
@@ -79,7 +79,7 @@ def test_a_fifth_of_the_time_goes_to_finalists():
 
 @given(st.floats(0.5, 30), st.floats(5, 60))
 @settings(max_examples=examples(100))
-def test_candidates_and_finals_leave_less_than_two_trainings(minutes, each):
+def test_candidates_and_finals_leave_less_than_one_more_round_of_finals(minutes, each):
     budget = Budget(minutes=minutes)
     candidates = simulated(budget.admits_candidate, each)
     finalists, runs_each = budget.finals(tally(candidates, candidates * each))

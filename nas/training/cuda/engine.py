@@ -14,7 +14,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 
 GROUP = 16
-"""Lanes. On an H200 steps a second grow until there are 8 to 16 and stay the same with 32 (results/performance.md)."""
+"""Default number of lanes. On an H200 steps a second stop growing at 8 to 16 lanes (results/performance.md)."""
 
 USABLE = 0.9
 """The fraction of free memory that lanes may take; the rest is for what is not counted."""
@@ -25,7 +25,7 @@ class CudaGroup:
 
     A network's result does not depend on which others there are: to the bit with `exact`. `device` may also be the
     CPU, which trains the lanes one after another. torch's settings are changed for the duration of a call, so no other
-    thread should compute meanwhile. `size` lanes are wanted at once, as many as memory allows.
+    thread should compute meanwhile. `size` is the largest number of lanes; memory may allow fewer.
 
     `capacity` is how many networks the group wants at once, at least 1; it may change with every call.
     `notes` says what went otherwise than meant: lanes without a CUDA graph, operations that are not exact.
@@ -34,7 +34,7 @@ class CudaGroup:
     An error of the device itself (an illegal address, say) comes out of `advance` and ends all lanes.
     """
 
-    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int = GROUP) -> None:
+    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int) -> None:
         self.notes: list[str] = []
         self.build_seconds: dict[int, float] = {}
         self.capacity = 1

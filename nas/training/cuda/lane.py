@@ -28,6 +28,8 @@ EVALUATION_BATCH = 1000
 LONGEST_PIECE = 16
 """Training steps in a CUDA graph, at most."""
 
+BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+
 
 class Lane:
     """`module` in training as `recipe` says, on the device of `data`.
@@ -64,7 +66,7 @@ class Lane:
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
             self._numbers = torch.arange(LONGEST_PIECE, device=device)
-            self._steps_written = 0  # by Python, be it into a graph
+            self._steps_written = 0  # run by Python; into a graph, or, without one, each step
             self._optimizer = make_optimizer(module, recipe, learning_rate=self._rates[:1].clone())
             self._kept = kept_weights(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -109,10 +111,10 @@ class Lane:
             count.add_(written // max(1, self._steps_written) * self.epoch * self.num_steps)
 
     def steps(self, number: int) -> None:
-        """The next training steps: what the reference trainer computes, and all numbers stay on the device.
+        """Trains the next `number` steps as the reference trainer does; all numbers stay on the device.
 
-        What needs no weights is done for all of them at once, for the kernels of a step are as many as they are small:
-        examples, augmentation, and afterwards the count of right answers.
+        Gathering, augmentation and the count of right answers need no weights. They are done for all steps at once,
+        which takes fewer and larger kernels.
         """
         data, recipe = self.data, self.recipe
         self._network.train()
@@ -124,12 +126,9 @@ class Lane:
         x = (augment(pixels, recipe, of_all) - self._mean) / self._std
         y = data.train_labels.index_select(0, chosen)
         rates, shares = self._rates.index_select(0, places), self._shares.index_select(0, places)
-        logits = [
-            self._step_of(*batch)
-            for batch in zip(
-                *(torch.split(each, self.batch_size) for each in (x, y)), torch.split(rates, 1), shares, strict=True
-            )
-        ]
+        size = self.batch_size
+        batches = zip(torch.split(x, size), torch.split(y, size), torch.split(rates, 1), shares, strict=True)
+        logits = [self._step_of(*batch) for batch in batches]
         self._num_correct += (torch.cat(logits).argmax(1) == y).sum()
         self._step += number
 
@@ -244,9 +243,8 @@ class _Masked(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return cast(
-            Tensor, torch.ops.aten.native_dropout_backward(x, kept, scale)
-        )  # named after the one use that torch has for it
+        # torch uses this operation for gradients alone; what it computes is the product.
+        return cast(Tensor, torch.ops.aten.native_dropout_backward(x, kept, scale))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -257,8 +255,8 @@ class _Masked(torch.autograd.Function):
 def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy whose parameters and buffers are the module's own, and whose dropouts draw from `generator`.
 
-    Its batch norms count their batches on the processor, and so only the steps that a graph is written from, which
-    saves a kernel each a step.
+    Its batch norms keep their counts of batches on the processor. A count then includes only steps that Python runs,
+    not replays of a graph; `Lane.finish` scales it up. This saves a kernel for each batch norm in each step.
     """
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     network: nn.Module = copy.deepcopy(module, shared)
@@ -268,15 +266,12 @@ def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module
                 per_channel = isinstance(child, nn.Dropout2d)
                 setattr(parent, name, DropoutOf(child.p, generator, per_channel=per_channel))
     for child in network.modules():
-        if isinstance(child, _BATCH_NORMS):
+        if isinstance(child, BATCH_NORMS):
             child.num_batches_tracked = torch.zeros((), dtype=torch.int64)
     return network
 
 
-_BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
-
-
 def _counts(module: nn.Module) -> list[Tensor]:
     """How many batches each batch norm has met."""
-    norms = [child for child in module.modules() if isinstance(child, _BATCH_NORMS)]
+    norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS)]
     return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
