@@ -31,18 +31,31 @@ from nas.workers.backend import open_workers
 from nas.workers.protocol import Job
 from nas.workers.run_all import run_all
 from scripts.bench.earn import difference
-from scripts.bench.tasks import TASKS
+from scripts.bench.tasks import TASKS, thinned
 
 OWN = "own"
+LIGHT = {"rotation": 4.0, "translation": 0.02, "scale": 0.04, "shear": 2.0}
+STRONG = {"rotation": 14.0, "translation": 0.08, "scale": 0.12, "shear": 8.0}
+SMOOTHING = {"label_smoothing": 0.1}
 CHANGES: dict[str, dict[str, float]] = {
     OWN: {},
     "no augmentation": {"rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0, "flip": 0.0},
-    "light": {"rotation": 4.0, "translation": 0.02, "scale": 0.04, "shear": 2.0},
-    "strong": {"rotation": 14.0, "translation": 0.08, "scale": 0.12, "shear": 8.0},
+    "light": LIGHT,
+    "strong": STRONG,
     "flip": {"flip": 0.5},
     "flip and shift alone": {"rotation": 0.0, "translation": 0.04, "scale": 0.0, "shear": 0.0, "flip": 0.5},
-    "label smoothing": {"label_smoothing": 0.1},
+    "brightness and contrast": {"brightness": 0.2, "contrast": 0.2},
+    "label smoothing": SMOOTHING,
+    "label smoothing of 0.2": {"label_smoothing": 0.2},
+    "strong, label smoothing": STRONG | SMOOTHING,
+    "light, label smoothing": LIGHT | SMOOTHING,
     "weight decay": {"weight_decay": 5e-4},
+    "weight decay, label smoothing": {"weight_decay": 5e-4} | SMOOTHING,
+    "batches of 16": {"batch_size": 16},
+    "batches of 32": {"batch_size": 32},
+    "batches of 64": {"batch_size": 64},
+    "rate of 0.15": {"learning_rate": 0.15},
+    "rate of 0.6": {"learning_rate": 0.6},
 }
 
 Row = dict[str, Any]
@@ -62,9 +75,8 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
     task = TASKS[args.task]
     name = task.dataset(args.data_root, args.images)
     dataset = datasets.load(name, data_root=args.data_root)
-    data = TrainingData.on_test(dataset, datasets.load_test(name, data_root=args.data_root))
-    images, labels = data.train_images[:: args.every].contiguous(), data.train_labels[:: args.every].contiguous()
-    data = replace(data, train_images=images, train_labels=labels)
+    test = datasets.load_test(name, data_root=args.data_root)
+    data = thinned(TrainingData.on_test(dataset, test), args.every)
     space = SearchSpace.load(default_space(dataset.input_shape)).bind(
         input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=args.epochs or task.epochs
     )
