@@ -33,7 +33,7 @@ NUM_RANDOM = 1_000  # random draws before the closest is mended
 NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
 NUM_GENETIC = 100
 NUM_ELITE = 4
-PROBED = 0.5  # how likely "elite" begins its proposals with probes
+NUM_PROBED = 3  # networks that "elite" tries the space's probes on
 CHANGES = (0.25, 0.25, 0.5)  # how likely "elite" changes the recipe, the widths, and the rest of the network
 POPULATION = 20
 TOURNAMENT = 5
@@ -80,14 +80,14 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
     """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices.
 
-    Half of the time the space's probes come first: its changes of the recipe, applied to the best candidate. A probe
-    that has been trained is left out.
+    The space's probes come first: its changes of the recipe, applied to the best three networks. A probe that has been
+    trained is left out.
     """
-    parents = _best(trained, NUM_ELITE)
-    if space.probes and rng.random() < PROBED:
-        had = [trial.params for trial in _complete(trained)]
-        best = {name: parents[0].params[name] for name in space.domains}
+    ranked = _ranked(trained)
+    had = [trial.params for trial in _complete(trained)]
+    for best in _of_different_networks([{name: trial.params[name] for name in space.domains} for trial in ranked]):
         yield from (probed for probe in space.probes if (probed := {**best, **probe}) not in had)
+    parents = ranked[:NUM_ELITE] if len(trained.directions) == 1 else ranked
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
         yield changed(space, {name: parent.params[name] for name in space.domains}, rng)
@@ -157,13 +157,19 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _best(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The trials of the highest accuracy, or with two objectives all that no other one dominates."""
+def _of_different_networks(candidates: Sequence[Values]) -> list[Values]:
+    """The first few candidates whose networks differ, not their recipes alone."""
+    different: dict[tuple[object, ...], Values] = {}
+    for values in candidates:
+        different.setdefault(tuple(value for name, value in values.items() if not name.startswith("recipe.")), values)
+    return list(different.values())[:NUM_PROBED]
+
+
+def _ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials by accuracy, the best first, or with two objectives those that no other one dominates."""
     done = [(trial, _point(trial, study.directions)) for trial in _complete(study)]
     ranked = sorted(done, key=lambda each: each[1], reverse=True)
-    if len(study.directions) == 1:
-        return [trial for trial, _ in ranked[:count]]
-    return front(ranked)
+    return [trial for trial, _ in ranked] if len(study.directions) == 1 else front(ranked)
 
 
 def _of_optuna(

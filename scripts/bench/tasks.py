@@ -11,13 +11,13 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas.training.data import TrainingData
 
-PER_CLASS = 600  # of MNIST's 60,000 training images: 5,000 to train with, 1,000 for val
 ZIP = Path("CIFAR-10-subset") / "images.zip"
 
 
@@ -54,14 +54,14 @@ def thinned(data: "TrainingData", every: int) -> "TrainingData":
     return replace(data, train_images=images, train_labels=labels)
 
 
-def small_mnist(data_root: Path, folder: Path) -> None:
-    """The first 600 training images of each digit, and all test images."""
-    from torchvision.datasets import MNIST
+def first(dataset: str, per_class: int, data_root: Path, folder: Path) -> None:
+    """The first training images of each class of a dataset of torchvision, and all test images."""
+    import torchvision
 
     for split in ("train", "test"):
         counts = [0] * 10
-        for image, label in MNIST(str(data_root), train=split == "train", download=True):
-            if split == "train" and counts[label] == PER_CLASS:
+        for image, label in getattr(torchvision.datasets, dataset)(str(data_root), train=split == "train", download=True):
+            if split == "train" and counts[label] == per_class:
                 continue
             place = folder / split / str(label)
             place.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,8 @@ TASKS = {
     for task in (
         Task(name="mnist", published="mnist"),
         Task(name="fashion", published="fashion-mnist"),
-        Task(name="small-mnist", images=small_mnist),
+        Task(name="small-mnist", images=partial(first, "MNIST", 600)),  # 5,000 to train with, 1,000 for val
+        Task(name="small-fashion", images=partial(first, "FashionMNIST", 1000)),
         Task(name="colour", images=colour, max_params=20_000, epochs=30, earlier="colour"),
         Task(name="digits", published="digits"),  # to try the scripts themselves
     )
