@@ -182,9 +182,15 @@ def search(
         raise NasError(f"the search ran dry with {tally_text(result.tally, result.budget)} (kept): {result.exhausted}")
 
 
-@app.command(epilog="Example: [bold]nas confirm --top 5 --seeds 5 --target 0.994[/bold]; the same command resumes.")
+@app.command(epilog="Example: [bold]nas confirm --target 0.994[/bold]; the same command resumes.")
 def confirm(
-    top: Annotated[int, typer.Option(help="Trials of the search that are trained again.")] = 5,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials of the search that are trained again and ranked.",
+            show_default="1 where the search has ranked finalists, else 5",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds each of them is trained with.")] = 5,
     target: Target = 0.994,
     again: Annotated[

@@ -89,9 +89,13 @@ class Confirmation:
         }
 
 
+TOP = 5
+"""Finalists of a search that has not ranked any itself."""
+
+
 def confirm(
     *,
-    top: int = 5,
+    top: int | None = None,
     seeds: int = 5,
     target: float = 0.994,
     again: bool = False,
@@ -109,14 +113,15 @@ def confirm(
     """Trains the `top` trials with `seeds` seeds, picks one by val accuracy, and opens the test split for it alone.
 
     Several trials are ranked by their mean objective over seeds that the search did not use; among those not measurably
-    worse than the best the smallest wins. The winner is trained on train + val with as many seeds, and each epoch
+    worse than the best the smallest wins. `top` is 1 by default where the search has trained its finalists with further
+    seeds, else 5 or all that there are. The winner is trained on train + val with as many seeds, and each epoch
     judged on the test split against `target`, a fraction to be reached in every one of the last epochs. Runs that have
     ended are kept: called again, it goes on where it stopped, and what is complete is only read.
 
     The test split is opened once a study: for other finalists or seeds it raises `StudyError`, unless `again`, and
     counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
     """
-    check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
+    check_counts(top=(TOP if top is None else top, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place, ref = compute.place(), StudyRef(results, storage, study)
@@ -132,7 +137,7 @@ def confirm(
         dataset = _same_data(records.settings, data_root)
         trainer = _Trainer(kept, finalists, place, exact=exact, on_event=on_event)
         ranking = None
-        if top > 1:
+        if len(finalists) > 1:
             ranking = trainer.rank(range(seeds), lambda: TrainingData.of(dataset))
         winner = ranking.winner.trial if ranking else finalists[0].number
         if opened is not None:
@@ -164,14 +169,16 @@ def confirm(
         return confirmation
 
 
-def _finalists(records: StudyRecords, top: int) -> list[TrainedTrial]:
-    """The best `top` trained trials; raises `StudyError` where the study has fewer."""
-    finalists = records.best(top)
-    if len(finalists) < top:
+def _finalists(records: StudyRecords, top: int | None) -> list[TrainedTrial]:
+    """The best `top` trained trials, or as many as `confirm` takes; raises `StudyError` where the study has fewer."""
+    ranked, _ = records.runs.finalists()
+    finalists = records.best(top or (1 if ranked else TOP))
+    if len(finalists) < (top or 1):
         found = len(finalists)
         allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""
         has = f"has {found} trained trial{'s' * (found != 1)}"
-        raise StudyError(f"--top {top}: study {records.name!r} {has}{allowed}")
+        asked = f"--top {top}: " if top else ""
+        raise StudyError(f"{asked}study {records.name!r} {has}{allowed}")
     return finalists
 
 

@@ -60,7 +60,8 @@ def first(dataset: str, per_class: int, data_root: Path, folder: Path) -> None:
 
     for split in ("train", "test"):
         counts = [0] * 10
-        for image, label in getattr(torchvision.datasets, dataset)(str(data_root), train=split == "train", download=True):
+        images = getattr(torchvision.datasets, dataset)(str(data_root), train=split == "train", download=True)
+        for image, label in images:
             if split == "train" and counts[label] == per_class:
                 continue
             place = folder / split / str(label)

@@ -54,8 +54,9 @@ def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_p
     settings = StudyRecords.open(StudyRef(searched)).settings
     (tmp_path / "results").mkdir()
     StudyRecords.create(StudyRef(tmp_path / "results"), settings, NOTES)
-    text = "error: --top 1: study 'search' has 0 trained trials\n"
-    assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", text)
+    text = "study 'search' has 0 trained trials\n"
+    assert nas("confirm", "--results", tmp_path / "results") == (2, "", f"error: {text}")
+    assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", f"error: --top 1: {text}")
 
 
 def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):

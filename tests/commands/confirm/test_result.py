@@ -156,6 +156,21 @@ def test_a_single_finalist_is_confirmed_as_it_is(study, jobs):
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["ranking"] is None
 
 
+def test_without_top_what_the_search_has_ranked_is_not_ranked_again(study, jobs):
+    records = StudyRecords.open(StudyRef(study))
+    asked = {**ASKED, "top": None}
+    ranked = []
+    with pytest.raises(Stop):
+        confirm(**asked, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
+    assert {finalist.trial for finalist in ranked[-1].ranking.finalists} == {trial.number for trial in records.best(5)}
+    assert len(records.best(5)) == 3
+    jobs.clear()
+    (best,) = finalists_of(study, 1)
+    records.runs.keep_finalists((best.number,), 1)
+    found = confirm(**asked, results=study)
+    assert (found.winner.number, found.ranking, len(jobs)) == (best.number, None, SEEDS)
+
+
 def test_a_run_that_diverges_counts_as_nothing_and_the_rest_goes_on(study, monkeypatch):
     best = finalists_of(study)[0]
     keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
