@@ -236,7 +236,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
 
 
 def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
-    """What the options allow, `NUM_TRIALS` where they name neither. A cluster counts its workers once `place` is open."""
+    """What the options allow, `NUM_TRIALS` where they name neither. `place` is open, and so knows its workers."""
     if trials is None and minutes is None:
         trials = NUM_TRIALS
     return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
