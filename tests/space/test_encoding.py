@@ -52,7 +52,10 @@ AMBIGUOUS = SearchSpace.from_toml(
         "conv": {"channels": [4, 5]},
     }
 )
-SPACES = {**{name: SearchSpace.load(name) for name in ("colour", "mnist", "mnist_wide")}, "ambiguous": AMBIGUOUS}
+SPACES = {
+    **{name: SearchSpace.load(name) for name in ("colour", "grey", "mnist", "mnist_wide")},
+    "ambiguous": AMBIGUOUS,
+}
 
 
 # Values that are there
@@ -111,6 +114,12 @@ def test_a_published_network_has_the_values_it_was_published_with(name, space):
             "mnist_wide",
             "layer 1: conv(out_channels=8, kernel_size=3, bias=False) found, "
             "allowed: conv(out_channels=8, kernel_size=3)",
+        ),
+        (
+            "6136",
+            "grey",
+            "num_blocks is 2, allowed: 3, 4, 5; block1.padding is valid, allowed: same; "
+            "block2.num_convs is 4, allowed: 1 to 3",
         ),
         ("7825", "colour", "input_shape is (1, 28, 28), allowed: (3, 32, 32)"),
     ],
