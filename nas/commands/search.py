@@ -252,8 +252,11 @@ def _check_feasible(plan: _Plan) -> None:
     """Raises `InfeasibleError`, with what binds, where a new study's limits leave (almost) nothing of the space."""
     if not plan.is_new:
         return
-    if not any_feasible(plan.task.space, plan.task.constraints):
-        report = survey(plan.task.space, plan.task.constraints)
+    space, constraints = plan.task.space, plan.task.constraints
+    if any_feasible(space, constraints):
+        return
+    report = survey(space, constraints)
+    if not report.num_feasible:
         lines = ["fewer than 1 in 10,000 candidates of the search space keep the limits", *report.lines()]
         raise InfeasibleError("\n".join(lines))
 

@@ -158,7 +158,7 @@ class SearchSpace:
         return replace(self, input_shape=input_shape, num_classes=num_classes, epochs=epochs)
 
     def draw(self, rng: Random) -> dict[str, Value]:
-        """Values of all parameters, drawn at random: some 20 microseconds."""
+        """Values of all parameters, drawn at random."""
         values = {name: domain.draw(rng) for name, domain in self.domains.items()}
         return values | self.widths.draw(rng, self.domains) if self.widths else values
 

@@ -102,7 +102,7 @@ class SpaceReport:
 def survey(
     space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
 ) -> SpaceReport:
-    """What the space makes of the limits: feasible share, smallest network, the limit that binds. 1 to 3 seconds."""
+    """What the space makes of the limits: feasible share, smallest network, the limit that binds. Takes seconds."""
     rng = Random(seed)
     discards: Counter[str] = Counter()
     possible: list[tuple[Cost, dict[str, Value]]] = []
@@ -143,9 +143,9 @@ def survey(
 
 
 def any_feasible(
-    space: SearchSpace, constraints: Sequence[Constraint], *, num_draws: int = 10_000, seed: int = 0
+    space: SearchSpace, constraints: Sequence[Constraint], *, num_draws: int = 1_000, seed: int = 0
 ) -> bool:
-    """Whether one of so many random draws keeps the limits; as quick as the first that does."""
+    """Whether one of the first draws that a survey makes keeps the limits; as quick as the first that does."""
     rng = Random(seed)
     draws = (narrowed(space, constraints, space.draw(rng)) for _ in range(num_draws))
     return any(not judge(space, constraints, values).reason for values in draws)

@@ -5,8 +5,10 @@ they grow from block to block, how far each differs from its block. `fill.py` th
 the design of RegNet's spaces, on the scale of a few thousand parameters (Radosavovic et al. 2020, arXiv 2003.13678).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from random import Random
 
 from nas.schema import Allowed, Interval
@@ -40,10 +42,10 @@ class Widths:
         """Channels of every convolution that the domains have, each the nearest one of its domain."""
         channels: dict[str, Value] = {}
         width, jitter = _draw(self.start, rng), _draw(self.jitter, rng)
+        names = width_names(tuple(domains))
         for number, growth in enumerate(self.growth, start=1):
             width *= _draw(growth, rng) if number > 1 else 1.0
-            own = [name for name in domains if is_width(name) and name.startswith(f"block{number}.")]
-            for name in own:
+            for name in names.get(f"block{number}", ()):
                 beside = name.endswith("transition_channels")
                 factor = _draw(self.squeeze, rng) if beside else jitter ** rng.uniform(-1.0, 1.0)
                 channels[name] = nearest(domains[name], width * factor)
@@ -55,9 +57,19 @@ def is_width(name: str) -> bool:
     return name.endswith("channels")
 
 
+@lru_cache(maxsize=16)
+def width_names(parameters: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
+    """The parameters that are numbers of channels, by the name of their block."""
+    names: dict[str, list[str]] = {}
+    for name in filter(is_width, parameters):
+        names.setdefault(name.partition(".")[0], []).append(name)
+    return names
+
+
 def scaled(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> dict[str, Value]:
     """The values with every width times a factor, each the nearest one of its domain."""
-    widths = {name: nearest(domains[name], float(values[name]) * factor) for name in domains if is_width(name)}
+    names = chain.from_iterable(width_names(tuple(domains)).values())
+    widths = {name: nearest(domains[name], float(values[name]) * factor) for name in names}
     return {**values, **widths}
 
 
