@@ -100,7 +100,7 @@ def run_together(
     running = dict.fromkeys(engines, 0)
     senders: list[tuple[Connection, int]] = []  # of each job, by its number here; and its key there
     while connections:
-        busy = any(engine.busy for engine in engines.values())
+        busy = any(engine.busy or waiting[where] for where, engine in engines.items())
         for connection in wait(connections, timeout=0 if busy else None):
             assert isinstance(connection, Connection)
             try:
