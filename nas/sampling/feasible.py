@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from nas.errors import NasError
 from nas.sampling.candidate_view import CandidateView
-from nas.sampling.samplers import NUM_STARTUP, Propose, at_random, tpe
+from nas.sampling.samplers import NUM_STARTUP, Proposal, Propose, at_random, tpe
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
 from nas.space.drawn import Discard, Drawn, Values
@@ -38,7 +38,8 @@ class FeasibleSampler:
     accuracy is sought within a limit, large networks are better.
 
     In a space that says how widths go together (`Widths`) each draw and proposal is scaled to fill the upper limits, or
-    a share of them from `smallest` to 1, drawn evenly in the logarithm.
+    a share of them from `smallest` to 1, drawn evenly in the logarithm. A proposal whose network has been trained keeps
+    its widths.
     """
 
     def __init__(
@@ -102,18 +103,18 @@ class _Draw:
         self.counts: Counter[str] = Counter()
         self.discards: list[Discard] = []
 
-    def feasible(self, proposals: Iterator[Values], choices: int) -> Drawn:
+    def feasible(self, proposals: Iterator[Proposal], choices: int) -> Drawn:
         """The largest of the first `choices` feasible, new proposals; without any the closest one, mended."""
         found: list[_Found] = []
         least, closest = math.inf, self.space.draw(self.rng)
-        for values in proposals:
-            outcome = self._judge(values)
+        for proposal in proposals:
+            outcome = self._judge(proposal)
             if isinstance(outcome, _Found):
                 found.append(outcome)
                 if len(found) == choices:
                     break
             elif outcome.violation <= least:
-                least, closest = outcome.violation, values
+                least, closest = outcome.violation, proposal.values
         while not found and self.num_draws < MAX_TRIES:
             found = self._mended(least, closest)
             least, closest = math.inf, self.space.draw(self.rng)
@@ -140,17 +141,19 @@ class _Draw:
             changed = dict(values)
             for name in self.rng.sample(names, min(len(names), 1 + int(self.rng.expovariate(0.5)))):
                 changed[name] = self.space.domains[name].draw(self.rng)
-            outcome = self._judge(changed)
+            outcome = self._judge(Proposal(changed))
             if isinstance(outcome, _Found):
                 return [outcome]
             if outcome.violation <= violation:
                 violation, values = outcome.violation, changed
         return []
 
-    def _judge(self, values: Values) -> "_Found | Judgement":
+    def _judge(self, proposal: Proposal) -> "_Found | Judgement":
         """The candidate where it is feasible and new; else the judgement, which is counted as a discard."""
         self.num_draws += 1
-        values = filled(self.space, self.constraints, values, self.share)
+        values = proposal.values
+        if proposal.fill:
+            values = filled(self.space, self.constraints, values, self.share)
         judgement = judge(self.space, self.constraints, values)
         if not judgement.reason:
             assert judgement.architecture is not None

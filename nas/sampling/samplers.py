@@ -7,7 +7,7 @@ keeps the limits and is new.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
@@ -20,7 +20,20 @@ from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, nearest
 
-Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Values]]
+
+class Proposal(NamedTuple):
+    """Values of all parameters. fill: whether their widths are to be scaled to the limits."""
+
+    values: Values
+    fill: bool = True
+
+    @classmethod
+    def child(cls, parent: Values, values: Values) -> "Proposal":
+        """Values that a trained candidate was changed into. Where the network is the same, it keeps its widths."""
+        return cls(values, fill=_network(values) != _network(parent))
+
+
+Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Proposal]]
 """Proposals for a space. The study shows nothing but the candidates that have ended, in their order."""
 
 NUM_STARTUP = 10
@@ -39,31 +52,31 @@ POPULATION = 20
 TOURNAMENT = 5
 
 
-def at_random(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def at_random(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Every parameter evenly over its range."""
     for _ in range(NUM_RANDOM):
-        yield space.draw(rng)
+        yield Proposal(space.draw(rng))
 
 
-def tpe(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def tpe(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Optuna's tree-structured Parzen estimator over all parameters together."""
     sampler = _quietly(TPESampler, multivariate=True, constant_liar=False, n_startup_trials=1, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, NUM_TPE)
 
 
-def gp(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def gp(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Optuna's Gaussian process: one proposal, since it would say much the same again."""
     sampler = _quietly(GPSampler, n_startup_trials=1, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, 1)
 
 
-def nsga2(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def nsga2(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Optuna's NSGA-II: children of the best of all generations so far."""
     sampler = _NsgaByOrder(population_size=POPULATION, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, NUM_GENETIC)
 
 
-def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Aging evolution: the best of a few drawn from the youngest, with one choice changed.
 
     Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv 1802.01548).
@@ -74,10 +87,11 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
     # With one objective nobody dominates the best; with several, any of their front may be the parent.
     parent = min(drawn, key=lambda trial: sum(dominates(other, points[trial.number]) for other in points.values()))
     for _ in range(NUM_GENETIC):
-        yield _mutated(space, {name: parent.params[name] for name in space.domains}, rng)
+        values = {name: parent.params[name] for name in space.domains}
+        yield Proposal.child(values, _mutated(space, values, rng))
 
 
-def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Values]:
+def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices.
 
     The space's probes come first: its changes of the recipe, applied to the best three networks. A probe that has been
@@ -86,11 +100,12 @@ def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Va
     ranked = _ranked(trained)
     had = [trial.params for trial in _complete(trained)]
     for best in _of_different_networks([{name: trial.params[name] for name in space.domains} for trial in ranked]):
-        yield from (probed for probe in space.probes if (probed := {**best, **probe}) not in had)
+        yield from (Proposal.child(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had)
     parents = ranked[:NUM_ELITE] if len(trained.directions) == 1 else ranked
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
-        yield changed(space, {name: parent.params[name] for name in space.domains}, rng)
+        values = {name: parent.params[name] for name in space.domains}
+        yield Proposal.child(values, changed(space, values, rng))
 
 
 def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
@@ -161,8 +176,13 @@ def _of_different_networks(candidates: Sequence[Values]) -> list[Values]:
     """The first few candidates whose networks differ, not their recipes alone."""
     different: dict[tuple[object, ...], Values] = {}
     for values in candidates:
-        different.setdefault(tuple(value for name, value in values.items() if not name.startswith("recipe.")), values)
+        different.setdefault(_network(values), values)
     return list(different.values())[:NUM_PROBED]
+
+
+def _network(values: Values) -> tuple[object, ...]:
+    """The values that decide the network."""
+    return tuple(value for name, value in values.items() if not name.startswith("recipe."))
 
 
 def _ranked(study: optuna.Study) -> list[FrozenTrial]:
@@ -174,12 +194,14 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 def _of_optuna(
     sampler: BaseSampler, space: SearchSpace, trained: optuna.Study, rng: Random, count: int
-) -> Iterator[Values]:
+) -> Iterator[Proposal]:
     asked = create_trial(state=TrialState.RUNNING)  # samplers make notes on the trial that they are asked for
     for _ in range(count):
         values = _quietly(sampler.sample_relative, trained, asked, space.distributions())
         # What NSGA-II mutates it leaves out, to be drawn anew.
-        yield {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
+        yield Proposal(
+            {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
+        )
 
 
 def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:

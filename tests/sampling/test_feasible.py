@@ -384,7 +384,8 @@ class TestElite:
         return study
 
     def proposals(self, space, study, number=100):
-        return list(islice(samplers.elite(space, view_of(study).below(100), Random(0)), number))
+        proposals = islice(samplers.elite(space, view_of(study).below(100), Random(0)), number)
+        return [proposal.values for proposal in proposals]
 
     def test_each_is_near_one_of_the_best(self, small):
         study = self.study(small)
@@ -406,7 +407,7 @@ class TestElite:
             study.add_trial(create_trial(params=params, distributions=small.distributions(), value=value))
 
         def first(number):
-            return list(islice(samplers.elite(probed, study, Random(0)), number))
+            return [proposal.values for proposal in islice(samplers.elite(probed, study, Random(0)), number)]
 
         best, second, third, *_ = sorted(study.trials, key=lambda trial: -trial.value)
         add({**best.params, name: low}, second.value + 1e-6)  # the best network again
@@ -418,7 +419,29 @@ class TestElite:
         while expected:
             assert first(len(expected)) == expected
             add(expected.pop(0), -9.0)
-        assert first(1) == list(islice(samplers.elite(small, study, Random(0)), 1))
+        assert first(1) == [next(samplers.elite(small, study, Random(0))).values]
+
+    def test_a_probe_changes_the_recipe_alone_and_is_tried_once(self):
+        grey = SearchSpace.load("grey")
+        draws = run(new_study(), FeasibleSampler(grey, MAIN, propose=samplers.elite, seed=0, num_startup=6), 16)
+        networks = [drawn.candidate.architecture for drawn in draws]
+        probed = [index for index in range(6, 16) if networks[index] in networks[:6]]
+        assert probed[:4] == [6, 7, 8, 9]
+        assert len(probed) < 10
+        assert sum(drawn.counts["duplicate"] for drawn in draws) == 0
+
+    def test_probes_of_a_front_come_to_an_end(self):
+        grey = SearchSpace.load("grey")
+
+        def accuracy_and_params(candidate):
+            return closeness(candidate), cost_of(candidate.architecture).params
+
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        sampler = FeasibleSampler(grey, MAIN, propose=samplers.elite, seed=0, num_startup=6, smallest=0.05)
+        draws = run(study, sampler, 18, accuracy_and_params)
+        networks = [drawn.candidate.architecture for drawn in draws]
+        assert networks[6] in networks[:6]
+        assert len(set(networks)) > 8
 
     def test_none_changes_nothing(self, small):
         study = self.study(small)
