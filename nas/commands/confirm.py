@@ -121,7 +121,7 @@ def confirm(
     The test split is opened once a study: for other finalists or seeds it raises `StudyError`, unless `again`, and
     counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
     """
-    check_counts(top=(TOP if top is None else top, 1), seeds=(seeds, 2), workers=(workers, 1))
+    check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place, ref = compute.place(), StudyRef(results, storage, study)
@@ -171,8 +171,7 @@ def confirm(
 
 def _finalists(records: StudyRecords, top: int | None) -> list[TrainedTrial]:
     """The best `top` trained trials, or as many as `confirm` takes; raises `StudyError` where the study has fewer."""
-    ranked, _ = records.runs.finalists()
-    finalists = records.best(top or (1 if ranked else TOP))
+    finalists = records.best(top or (1 if records.runs.ranked() else TOP))
     if len(finalists) < (top or 1):
         found = len(finalists)
         allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""

@@ -1,6 +1,7 @@
 """The end of a search: its best candidates are trained again with other seeds, and ranked by their mean."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from nas.commands.events import Event, FinalRunFinished, FinalsStarted
 from nas.commands.further_runs import train_runs
@@ -8,22 +9,13 @@ from nas.commands.search_loop import MAX_FAILURES
 from nas.errors import StudyError
 from nas.study.budget import Budget
 from nas.study.reader import StudyRecords
-from nas.study.runs import FINAL_SEED, Run
+from nas.study.runs import Finals, Run
 from nas.workers.protocol import Workers
 
 
 def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event: Callable[[Event], None]) -> None:
     """Trains the finalists with the seeds that they have not had, while the budget lasts; keeps each run as it ends."""
-    tally = records.tally()
-    missing = _missing(records, *records.runs.finalists())  # of a search that was interrupted
-    if not missing:
-        num_finalists, num_runs = budget.finals(tally)
-        numbers = tuple(trial.number for trial in records.contenders(num_finalists))
-        missing = _missing(records, numbers, num_runs)
-        if missing and budget.admits(tally):
-            records.runs.keep_finalists(numbers, num_runs)
-    while missing and not budget.admits(tally, running=len(missing) - 1):
-        missing.pop()
+    missing = _missing(records, budget)
     if not missing:
         return
     candidates = {run.trial: records.trained(run.trial) for run in missing}
@@ -40,7 +32,17 @@ def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event
         on_event(FinalRunFinished(run=run, history=history, num_runs=len(missing), num_done=num_done, reason=reason))
 
 
-def _missing(records: StudyRecords, trials: tuple[int, ...], num_runs: int) -> list[Run]:
-    """The runs that these trials have not had yet, ordered by seed, so that the last seeds are cut first."""
-    runs = [Run(trial=trial, judged_on="val", seed=FINAL_SEED + index) for index in range(num_runs) for trial in trials]
-    return [run for run in runs if records.runs.history(run) is None]
+def _missing(records: StudyRecords, budget: Budget) -> list[Run]:
+    """The runs that are to be trained: those that were chosen, or, where candidates have ended since, others."""
+    tally = records.tally()
+    finals = records.runs.chosen()
+    if finals.num_candidates != tally.num_trained:
+        num_finalists, num_runs = budget.finals(tally)
+        trials = tuple(trial.number for trial in records.contenders(num_finalists))
+        finals = Finals(trials=trials, num_runs=num_runs if trials else 0, num_candidates=tally.num_trained)
+    missing = records.runs.missing(finals)
+    while missing and not budget.admits(tally, running=len(missing) - 1):
+        missing.pop()
+    if missing:
+        records.runs.choose(replace(finals, num_runs=finals.runs().index(missing[-1]) + 1))
+    return missing

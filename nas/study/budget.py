@@ -11,6 +11,9 @@ FINAL_SHARE = 0.2
 MAX_FINALISTS = 5
 RUNS_EACH = 2  # at least, beside the one that a finalist has had
 
+LEAST_SECONDS = 0.1
+"""What a training counts at least, on average: one that diverges in its first epoch has no time stored."""
+
 SLACK = 1e-9  # thirds of a training do not add up exactly
 
 
@@ -37,11 +40,12 @@ class Budget:
         return left - running >= 1 + reserve - SLACK
 
     def finals(self, tally: Tally) -> tuple[int, int]:
-        """How many finalists there are to be, and with how many further runs each, the candidates being trained."""
+        """How many finalists there are to be, and how many further runs in all, the candidates being trained."""
         left = self._left(tally)
+        if not 0 < left < math.inf:
+            return 0, 0
         num_runs = min(_num_runs(tally.spent + left), int(tally.num_further + left + SLACK))
-        num_finalists = min(MAX_FINALISTS, num_runs // RUNS_EACH)
-        return num_finalists, num_runs // num_finalists if num_finalists else 0
+        return min(MAX_FINALISTS, num_runs // RUNS_EACH), num_runs
 
     def left_seconds(self, tally: Tally, each: float) -> float:
         """Seconds of training that are left, one after the other, where a whole one takes `each`."""
@@ -63,10 +67,10 @@ class Budget:
     def _left(self, tally: Tally) -> float:
         """Whole trainings that are left; infinite where time alone counts and no training has told what one takes."""
         by_trials = math.inf if self.trials is None else self.trials - tally.spent
-        if self.seconds is None or not tally.spent_seconds:
+        if self.seconds is None or not tally.spent:
             return by_trials
-        each = tally.spent_seconds / tally.spent
-        return min(by_trials, (self.seconds - tally.spent_seconds) / each)
+        each = max(tally.spent_seconds / tally.spent, LEAST_SECONDS)
+        return min(by_trials, (self.seconds - each * tally.spent) / each)
 
 
 def _num_runs(trainings: float) -> int:

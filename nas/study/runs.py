@@ -1,7 +1,7 @@
 """Further runs of a study's trials: the same candidate trained again with other seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import optuna
@@ -13,7 +13,7 @@ from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.trial import epochs_of
 from nas.training.metrics import EpochMetrics
 
-FINALISTS = f"{PREFIX}finalists"
+FINALS = f"{PREFIX}finals"
 
 JudgedOn = Literal["val", "test"]
 
@@ -44,6 +44,30 @@ class Run:
         return cls(trial=int(parts[0]), judged_on=parts[1], seed=int(parts[2]))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finals:
+    """Further runs that a search gives its best trials: seed by seed, and trial by trial for each.
+
+    num_candidates: how many candidates had ended when these trials were chosen.
+    """
+
+    trials: tuple[int, ...] = ()
+    num_runs: int = 0
+    num_candidates: int = 0
+
+    def runs(self) -> list[Run]:
+        """All of them, in the order in which they are trained."""
+        places = (divmod(index, len(self.trials)) for index in range(self.num_runs))
+        return [Run(trial=self.trials[k], judged_on="val", seed=FINAL_SEED + index) for index, k in places]
+
+
+STORED_FINALS = Fields(
+    {"trials": Many(Interval(int, 0), 1), "num_runs": Interval(int, 1), "num_candidates": Interval(int, 1)},
+    required=frozenset(Finals.__dataclass_fields__),
+    closed=True,
+)
+
+
 class StudyRuns:
     """What a study stores of further runs. epochs: of a whole training."""
 
@@ -69,14 +93,22 @@ class StudyRuns:
         """Stores a run that has ended."""
         self.write(run.key, [metrics.to_json() for metrics in history])
 
-    def finalists(self) -> tuple[tuple[int, ...], int]:
-        """The trials that were chosen last for further runs, and how many each is to have."""
-        chosen = self.read(FINALISTS, Fields({"trials": Many(Interval(int, 0)), "num_runs": Interval(int, 1)}))
-        return (tuple(chosen["trials"]), chosen["num_runs"]) if chosen else ((), 0)
+    def chosen(self) -> Finals:
+        """The further runs that were chosen last; none where there have been none."""
+        stored = self.read(FINALS, STORED_FINALS)
+        return Finals(**{**stored, "trials": tuple(stored["trials"])}) if stored else Finals()
 
-    def keep_finalists(self, trials: Sequence[int], num_runs: int) -> None:
-        """Stores which trials are to have further runs, so that a search that is interrupted goes on with them."""
-        self.write(FINALISTS, {"trials": list(trials), "num_runs": num_runs})
+    def choose(self, finals: Finals) -> None:
+        """Stores which runs there are to be, so that a search that is interrupted goes on with them."""
+        self.write(FINALS, asdict(finals) | {"trials": list(finals.trials)})
+
+    def missing(self, finals: Finals) -> list[Run]:
+        """Those of the runs that have not ended, in their order."""
+        return [run for run in finals.runs() if self.history(run) is None]
+
+    def ranked(self) -> bool:
+        """Whether the search has trained all further runs that it chose."""
+        return bool(self.chosen().trials) and not self.missing(self.chosen())
 
     def finals(self) -> dict[int, list[tuple[EpochMetrics, ...]]]:
         """The epochs of each run that the search has given its finalists, by trial."""

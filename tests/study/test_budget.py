@@ -54,39 +54,45 @@ def test_time_is_no_limit_before_a_training_has_ended():
     assert not Budget(minutes=1, trials=2).admits(tally(0), running=2)
 
 
-def test_trainings_too_quick_to_be_timed_spend_no_time():
+def test_trainings_that_diverge_at_once_come_to_an_end():
     assert Budget(minutes=1).admits(tally(5, seconds=0.0))
+    assert not Budget(minutes=1).admits(tally(600, seconds=0.0))
 
 
 @pytest.mark.parametrize(
-    ("trials", "finalists", "runs_each"),
-    [(5, 0, 0), (19, 0, 0), (20, 2, 2), (30, 3, 2), (50, 5, 2), (100, 5, 4), (1000, 5, 40)],
+    ("trials", "finalists", "runs"),
+    [(5, 0, 0), (19, 0, 0), (20, 2, 4), (30, 3, 6), (50, 5, 10), (60, 5, 12), (99, 5, 18), (1000, 5, 200)],
 )
-def test_a_fifth_goes_to_finalists(trials, finalists, runs_each):
+def test_a_fifth_goes_to_finalists_and_nothing_is_left(trials, finalists, runs):
     budget = Budget(trials=trials)
     candidates = simulated(budget.admits_candidate)
-    assert budget.finals(tally(candidates)) == (finalists, runs_each)
-    assert candidates + finalists * runs_each <= trials
-    assert candidates + finalists * runs_each >= trials - 5
+    assert budget.finals(tally(candidates)) == (finalists, runs)
+    assert candidates + runs == trials
+
+
+def test_without_a_budget_that_is_known_there_are_no_finalists():
+    assert Budget(minutes=1).finals(tally(0)) == (0, 0)
+    assert Budget(minutes=1).finals(tally(16, 960.0)) == (0, 0)
+    assert Budget(trials=20).finals(tally(20)) == (0, 0)
 
 
 def test_a_fifth_of_the_time_goes_to_finalists():
     budget = Budget(minutes=10)
     candidates = simulated(budget.admits_candidate, 10.0)
     assert candidates == 48
-    assert budget.finals(tally(candidates, 480.0)) == (5, 2)
+    assert budget.finals(tally(candidates, 480.0)) == (5, 12)
 
 
 @given(st.floats(0.5, 30), st.floats(5, 60))
 @settings(max_examples=examples(100))
-def test_candidates_and_finals_leave_less_than_one_more_round_of_finals(minutes, each):
+def test_candidates_and_finals_leave_less_than_two_trainings(minutes, each):
     budget = Budget(minutes=minutes)
     candidates = simulated(budget.admits_candidate, each)
-    finalists, runs_each = budget.finals(tally(candidates, candidates * each))
-    spent = candidates + finalists * runs_each
+    _, runs = budget.finals(tally(candidates, candidates * each))
+    spent = candidates + runs
     assert candidates >= 1
     assert spent == 1 or spent * each <= 60 * minutes * (1 + 1e-6)
-    assert (spent + max(2, finalists)) * each > 60 * minutes * (1 - 1e-6)
+    assert (spent + 2) * each > 60 * minutes * (1 - 1e-6)
 
 
 def test_a_study_that_goes_on_sets_aside_what_finalists_have_not_had():

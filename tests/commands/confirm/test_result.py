@@ -28,7 +28,7 @@ from nas.data import datasets
 from nas.seed_stats import Finalist, Ranking
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.study.runs import Run
+from nas.study.runs import Finals, Run
 from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,9 +164,15 @@ def test_without_top_what_the_search_has_ranked_is_not_ranked_again(study, jobs)
         confirm(**asked, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
     assert {finalist.trial for finalist in ranked[-1].ranking.finalists} == {trial.number for trial in records.best(5)}
     assert len(records.best(5)) == 3
-    jobs.clear()
     (best,) = finalists_of(study, 1)
-    records.runs.keep_finalists((best.number,), 1)
+    finals = Finals(trials=(best.number,), num_runs=1, num_candidates=3)
+    records.runs.choose(finals)
+    ranked.clear()
+    with pytest.raises(Stop):
+        confirm(**asked, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
+    assert len(ranked[-1].ranking.finalists) == 3, "a run is missing"
+    records.runs.keep(finals.runs()[0], best.history)
+    jobs.clear()
     found = confirm(**asked, results=study)
     assert (found.winner.number, found.ranking, len(jobs)) == (best.number, None, SEEDS)
 

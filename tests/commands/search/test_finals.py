@@ -9,9 +9,11 @@ from support.searches import options, outcome
 from nas.commands.events import FinalRunFinished, FinalsStarted, TrialFinished
 from nas.commands.search import search
 from nas.commands.trials import trials
+from nas.errors import StudyError
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.runs import FINAL_SEED, Run
+from nas.workers import in_process
 
 BUDGET = 20
 SPACE = str(FIXTURES / "tiny.toml")
@@ -97,6 +99,59 @@ def test_a_study_that_goes_on_has_new_finalists_and_its_best_is_among_them(tmp_p
     best = records.best(1)[0]
     assert best.further
     assert best.number == records.contenders(1)[0].number
+
+
+@pytest.mark.slow
+def test_with_a_larger_budget_the_runs_that_were_cut_are_not_all_that_finalists_get(tmp_path):
+    def stop(event):
+        if isinstance(event, FinalRunFinished):
+            raise KeyboardInterrupt
+
+    given = options(tmp_path, SPACE, epochs=1)
+    assert search(**given | {"trials": BUDGET}, on_event=stop).interrupted
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    assert not records.runs.ranked()
+    events = []
+    result = search(**given | {"trials": 2 * BUDGET}, on_event=events.append)
+    assert (result.tally.num_trained, result.tally.num_further) == (32, 8)
+    (started,) = [event for event in events if isinstance(event, FinalsStarted)]
+    assert started.num_runs == 7
+    assert records.runs.ranked()
+    had = [len(trial.further) for trial in result.best if trial.number in started.trials]
+    assert sorted(had) == [1, 2, 2, 2]
+
+
+def failing(monkeypatch, *seeds):
+    """Trainings with these seeds fail."""
+    submit = in_process.InProcess.submit
+
+    def fail(self, job):
+        if job.seed in seeds:
+            self._reports.append(in_process._failed(job.key, MemoryError("no memory")))
+        else:
+            submit(self, job)
+
+    monkeypatch.setattr(in_process.InProcess, "submit", fail)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_said_and_trained_by_the_next_search(tmp_path, monkeypatch):
+    given = options(tmp_path, SPACE, trials=BUDGET, epochs=1)
+    events = []
+    with monkeypatch.context() as patched:
+        failing(patched, FINAL_SEED)
+        assert search(**given, on_event=events.append).tally.num_further == 2
+    reasons = [event.reason for event in events if isinstance(event, FinalRunFinished)]
+    assert reasons.count("MemoryError: no memory") == 2
+    records = StudyRecords.open(StudyRef(tmp_path / "results"))
+    assert not records.runs.ranked()
+
+
+@pytest.mark.slow
+def test_runs_that_fail_one_after_the_other_end_the_search(tmp_path, monkeypatch):
+    failing(monkeypatch, FINAL_SEED, FINAL_SEED + 1)
+    with pytest.raises(StudyError, match="3 runs of finalists in a row failed, the last one: MemoryError: no memory"):
+        search(**options(tmp_path, SPACE, trials=BUDGET, epochs=1))
 
 
 @pytest.mark.slow
