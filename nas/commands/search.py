@@ -90,8 +90,8 @@ def search(
 ) -> SearchResult:
     """Draws, discards, trains and records until `trials` candidates are trained; resumes a study that is there.
 
-    `minutes` ends it by the clock instead, or whichever comes first: no candidate is begun that would not end in time,
-    going by those before it. With neither it is 20 trials. Both count over the whole study.
+    `minutes` is so much training for each worker, instead or whichever is spent first: no candidate is begun that would
+    not end in time, going by those before it. With neither it is 20 trials. Both count over the whole study.
 
     Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
     study's own, or MNIST where it can be had, or scikit-learn's digits; `seed`, `objective`, `sampler` and `pruner`

@@ -92,7 +92,7 @@ class SearchSpace:
 
     widths: how random draws choose channels together; None draws each by itself.
     portfolio: names of the known designs that a search begins with.
-    probes: changes of the recipe that a search tries on its best candidate, each as values by parameter name.
+    probes: changes of the recipe that a search tries on its best networks, each as values by parameter name.
     """
 
     name: str
@@ -294,14 +294,23 @@ def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Ma
     check(data, Many(Fields({})), f"{where}: probes", SearchSpaceError)
     assert isinstance(data, list)
     drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
+    probes = []
     for number, probe in enumerate(data, start=1):
-        check_keys(probe, drawn, f"{where}: probe {number}", SearchSpaceError)
-        for key, value in probe.items():
-            if not domains[f"recipe.{key}"].holds(value):
-                raise SearchSpaceError(
-                    f"{where}: probe {number}: {key} is {found(value)}, expected a value that recipe.{key} may have"
-                )
-    return tuple({f"recipe.{key}": value for key, value in probe.items()} for probe in data)
+        place = f"{where}: probe {number}"
+        check_keys(probe, drawn, place, SearchSpaceError)
+        if not probe:
+            raise SearchSpaceError(f"{place} is empty, expected one of {', '.join(drawn)}")
+        probes.append({f"recipe.{key}": _held(domains, key, value, place) for key, value in probe.items()})
+    return tuple(probes)
+
+
+def _held(domains: Mapping[str, Domain], key: str, value: object, place: str) -> Value:
+    """The value as its domain holds it, 4 as 4.0 where it has floats; raises `SearchSpaceError` where it does not."""
+    domain = domains[f"recipe.{key}"]
+    held = domain.nearest(value) if isinstance(value, int | float) else value
+    if held != value or not domain.holds(held):
+        raise SearchSpaceError(f"{place}: {key} is {found(value)}, expected a value that recipe.{key} may have")
+    return held  # type: ignore[return-value]
 
 
 Table = dict[str, Domain | Value]

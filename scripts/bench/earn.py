@@ -193,6 +193,8 @@ class Run:
         job = Job(key=0, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
         with closing(Compute(device="cpu", workers=1).place().open(data)) as workers:
             ((_, history, end),) = run_all(workers, [job])
+        if end.outcome == "failed":
+            raise SystemExit(end.reason)
         if end.outcome != "trained":
             raise TrainingDiverged(len(history) + 1, inf)
         return fmean(metrics.val_accuracy for metrics in history[-LAST_EPOCHS:])
@@ -397,6 +399,8 @@ def main() -> None:
     args = options()
     if (args.minutes is None) == (args.trials is None):
         raise SystemExit("give --minutes or --trials")
+    if args.together and (len(args.tasks) > 1 or args.trials is None):
+        raise SystemExit("--together takes one task, and --trials: searches that share a device share its time")
     runs = []
     for task in (TASKS[name] for name in args.tasks):
         setting = Setting(

@@ -83,6 +83,10 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
     kept = nas.limits(space.input_shape, max_params=task.max_params)
     starts, _ = portfolio(args.designs or space.portfolio, space, kept, seed=0)
     candidates = {start.source.removeprefix(SOURCE): space.candidate(start.values) for start in starts}
+    images = {"images": len(data.train_labels), "epochs": space.epochs}
+    for row in rows:
+        if found := {key: row[key] for key in images if row.get(key, images[key]) != images[key]}:
+            raise SystemExit(f"{args.rows}: its rows have {found}; name another file")
     had = {Training(row["design"], row["change"], row["seed"]) for row in rows}
     wanted = [
         Training(design, change, s) for s in range(args.seeds) for design in candidates for change in args.changes
@@ -98,14 +102,15 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
         for key, each in enumerate(todo)
     ]
     args.rows.parent.mkdir(parents=True, exist_ok=True)
-    with closing(open_workers(data, [pick_device(args.device)], num=args.workers)) as workers:
+    num_workers = args.workers if args.device == "cpu" else 1
+    with closing(open_workers(data, [pick_device(args.device)], num=num_workers)) as workers:
         for job, history, end in run_all(workers, jobs):
             if end.outcome == "failed":
                 raise SystemExit(end.reason)
             each = todo[job.key]
             reached = [metrics.val_accuracy for metrics in history]
             row = {
-                **{"design": each.design, "change": each.change, "seed": each.seed},
+                **{"design": each.design, "change": each.change, "seed": each.seed, **images},
                 "accuracy": round(objective(reached, CONSISTENCY), 6) if end.outcome == "trained" else 0.0,
                 "train_accuracy": round(history[-1].train_accuracy, 6) if history else 0.0,
             }

@@ -6,6 +6,7 @@ each search runs in a process of its own and sends its jobs to this one, which t
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Self
@@ -119,7 +120,7 @@ def run_together(
             for report in engine.reports():
                 connection, key = senders[report.key]
                 running[where] -= isinstance(report, Ended)
-                if connection in connections:
+                with suppress(OSError):  # its search has died; that is said where it is waited for
                     connection.send(replace(report, key=key))
     for process in processes:
         process.join()
@@ -131,5 +132,5 @@ def run_together(
 
 def _run(task: Callable[[], object], there: There) -> None:
     """Runs the task with `there` as the place that everything trains in."""
-    Compute.place = lambda _: there  # type: ignore[method-assign,assignment,return-value]
+    Compute.place = lambda _: there  # type: ignore[method-assign,assignment]
     task()

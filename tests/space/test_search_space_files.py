@@ -227,6 +227,7 @@ COUNT = "a whole number of at least 1"
             "[[probes]]\nsgd_learning_rate = 9.0\n[conv]",
             "probe 1: sgd_learning_rate is 9.0, expected a value that recipe.sgd_learning_rate may have",
         ),
+        ("[conv]", "[[probes]]\n[conv]", "probe 1 is empty, expected one of sgd_learning_rate, optimizer"),
         (
             "[conv]",
             "[[probes]]\nmomentum = 0.9\n[conv]",
@@ -331,3 +332,17 @@ def test_any_value_is_read_or_refused(change, value):
     section, key = change
     data[section][key] = value
     accepts_or_refuses(data)
+
+
+def test_a_probe_has_values_that_its_space_draws(tmp_path):
+    drawn = "[recipe]\nrotation = { low = 6.0, high = 10.0, step = 2.0 }\nshear = [0.0, 4.0]\n"
+    text = SMALL.replace("[recipe]\n", drawn) + "[[probes]]\n"
+    path = tmp_path / "space.toml"
+    path.write_text(text + "rotation = 8\nshear = 4\n")
+    (probe,) = SearchSpace.load(str(path)).probes
+    assert probe == {"recipe.rotation": 8.0, "recipe.shear": 4.0}
+    assert all(type(value) is float for value in probe.values())
+    path.write_text(text + "rotation = 7.0\n")
+    error = "probe 1: rotation is 7.0, expected a value that recipe.rotation may have"
+    with pytest.raises(SearchSpaceError, match=error):
+        SearchSpace.load(str(path))
