@@ -271,9 +271,14 @@ class LivePanel:
             each = sum(known) / len(known) * self.started.epochs
         else:
             return "unknown until an epoch is done"
-        spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
-        work = max(0.0, self.started.budget.left_seconds(self.tally, each) - spent)
-        seconds = work / max(1, len(self.running))
+        budget, left = self.started.budget, []
+        if budget.trials is not None:  # by the clock: trials that train side by side are slower, each of them
+            spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
+            left.append((each * (budget.trials - self.tally.spent) - spent) / max(1, len(self.running)))
+        if budget.seconds is not None:  # as the budget counts: they share the time of their device
+            spent = sum(m.seconds * m.epoch for m in (running.metrics for running in self.running.values()) if m)
+            left.append((budget.seconds - self.tally.spent_seconds - spent) / budget.workers)
+        seconds = max(0.0, min(left))
         hours, minutes = divmod(int(seconds) // 60, 60)
         if hours:
             return f"about {hours} h {minutes} min"

@@ -47,12 +47,6 @@ class Budget:
         num_runs = min(_num_runs(tally.spent + left), int(tally.num_further + left + SLACK))
         return min(MAX_FINALISTS, num_runs // RUNS_EACH), num_runs
 
-    def left_seconds(self, tally: Tally, each: float) -> float:
-        """Seconds of training that are left, one after the other, where a whole one takes `each`."""
-        by_trials = math.inf if self.trials is None else each * (self.trials - tally.spent)
-        by_time = math.inf if self.seconds is None else self.seconds - tally.spent_seconds
-        return min(by_trials, by_time)
-
     def share(self, tally: Tally) -> float:
         """How much of it is spent, 0 to 1."""
         by_trials = tally.spent / self.trials if self.trials is not None else 0.0

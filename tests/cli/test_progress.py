@@ -74,6 +74,20 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     assert panel.time_left() == "about 0 s"
 
 
+def test_minutes_that_are_left_are_those_that_the_budget_counts(events, monkeypatch):
+    """Four networks share a GPU: an epoch's seconds are its share, so together they take as long as the clock says."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    panel = LivePanel(Console(file=io.StringIO()))
+    started = next(event for event in events if isinstance(event, SearchStarted))
+    panel(replace(started, budget=Budget(minutes=30), epochs=15))
+    epoch = next(event for event in events if isinstance(event, EpochFinished))
+    trial = next(event for event in events if isinstance(event, TrialStarted))
+    for number in range(4):
+        panel(replace(trial, number=number))
+        panel(EpochFinished(number=number, metrics=replace(epoch.metrics, epoch=1, seconds=15.0)))
+    assert panel.time_left() == "about 29 min"
+
+
 def test_lines_without_a_terminal(events, capsys):
     plain = Plain()
     for event in events:

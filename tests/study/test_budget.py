@@ -103,9 +103,7 @@ def test_a_study_that_goes_on_sets_aside_what_finalists_have_not_had():
     assert most(24) == 24
 
 
-def test_share_and_what_is_left():
+def test_share_is_of_what_is_spent_first():
     budget = Budget(trials=4, minutes=10)
     assert budget.share(tally(1, 60.0)) == 0.25
     assert budget.share(tally(1, 300.0)) == 0.5
-    assert budget.left_seconds(tally(1, 300.0), 10.0) == 30.0
-    assert budget.left_seconds(tally(1, 300.0), 200.0) == 300.0
