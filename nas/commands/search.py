@@ -339,8 +339,8 @@ def _run(
             return True, exhausted
         if exhausted or not budget.admits(records.tally()):
             return False, exhausted
-        # Trainings took longer than expected, and two finalists no longer fit: the rest goes to candidates. A new loop
-        # counts the runs that finalists have had.
+        # What finalists leave goes to candidates: a run has failed, or trainings took longer than expected, and two
+        # finalists no longer fit. A new loop counts the runs that finalists have had.
         return Loop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 

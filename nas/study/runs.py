@@ -108,7 +108,8 @@ class StudyRuns:
 
     def ranked(self) -> bool:
         """Whether the search has trained all further runs that it chose."""
-        return bool(self.chosen().trials) and not self.missing(self.chosen())
+        chosen = self.chosen()
+        return bool(chosen.trials) and not self.missing(chosen)
 
     def finals(self) -> dict[int, list[tuple[EpochMetrics, ...]]]:
         """The epochs of each run that the search has given its finalists, by trial."""

@@ -83,9 +83,9 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
     kept = nas.limits(space.input_shape, max_params=task.max_params)
     starts, _ = portfolio(args.designs or space.portfolio, space, kept, seed=0)
     candidates = {start.source.removeprefix(SOURCE): space.candidate(start.values) for start in starts}
-    images = {"images": len(data.train_labels), "epochs": space.epochs}
+    setting = {"images": len(data.train_labels), "epochs": space.epochs}
     for row in rows:
-        if found := {key: row[key] for key in images if row.get(key, images[key]) != images[key]}:
+        if found := {key: row[key] for key in setting if row.get(key, setting[key]) != setting[key]}:
             raise SystemExit(f"{args.rows}: its rows have {found}; name another file")
     had = {Training(row["design"], row["change"], row["seed"]) for row in rows}
     wanted = [
@@ -110,7 +110,7 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
             each = todo[job.key]
             reached = [metrics.val_accuracy for metrics in history]
             row = {
-                **{"design": each.design, "change": each.change, "seed": each.seed, **images},
+                **{"design": each.design, "change": each.change, "seed": each.seed, **setting},
                 "accuracy": round(objective(reached, CONSISTENCY), 6) if end.outcome == "trained" else 0.0,
                 "train_accuracy": round(history[-1].train_accuracy, 6) if history else 0.0,
             }

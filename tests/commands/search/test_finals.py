@@ -135,12 +135,12 @@ def failing(monkeypatch, *seeds):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_said_and_trained_by_the_next_search(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_said_and_what_it_leaves_goes_to_candidates(tmp_path, monkeypatch):
     given = options(tmp_path, SPACE, trials=BUDGET, epochs=1)
     events = []
-    with monkeypatch.context() as patched:
-        failing(patched, FINAL_SEED)
-        assert search(**given, on_event=events.append).tally.num_further == 2
+    failing(monkeypatch, FINAL_SEED)
+    tally = search(**given, on_event=events.append).tally
+    assert (tally.num_trained, tally.num_further, tally.spent) == (18, 2, BUDGET)
     reasons = [event.reason for event in events if isinstance(event, FinalRunFinished)]
     assert reasons.count("MemoryError: no memory") == 2
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
