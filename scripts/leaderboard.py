@@ -29,6 +29,7 @@ HEADINGS = (
     *("network", "dataset", "what it is", "params", "MACs", "receptive field", "epochs", "seeds"),
     *("final %, mean ± sd", "lowest of the last 5 %, mean", "published: final, lowest of the last 5", "commit"),
 )
+KEPT = {"architecture.json", "recipe.json", "model.safetensors"}  # of rows that the README does not quote
 BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
 
 
@@ -124,12 +125,29 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
     lines = ",\n".join(json.dumps(each) for each in entries)
     (RESULTS / "leaderboard.json").write_text(f"[\n{lines}\n]\n")
     put(RESULTS / "README.md", table(entries, rows))
-    put(RESULTS.parent / "README.md", opening([each for each in entries if "commands" in rows[each["name"]]]))
+    found = [each for each in entries if "commands" in rows[each["name"]]]
+    put(RESULTS.parent / "README.md", opening(found))
+    quoted = {each["name"] for each in unbeaten(found)}
+    for each in entries:
+        if each["name"] not in quoted:
+            thin(RESULTS / "models" / each["name"])
+
+
+def thin(folder: Path) -> None:
+    """Leaves of an export only what trains or loads its network again."""
+    for path in folder.iterdir():
+        if path.name not in KEPT:
+            path.unlink()
+
+
+def unbeaten(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that no other row beats."""
+    return [each for each in found if not any(beats(other, each) for other in found)]
 
 
 def opening(found: list[dict[str, Any]]) -> str:
     """The rows that searches came to and no other of them beats, by dataset, the largest first, in Markdown."""
-    entries = [each for each in found if not any(beats(other, each) for other in found)]
+    entries = unbeaten(found)
     datasets = [each["dataset"] for each in found]
     entries.sort(key=lambda each: (datasets.index(each["dataset"]), -each["params"]))
     lines = [
