@@ -1,8 +1,8 @@
-"""Neural architecture search under hard constraints: each command of `nas` is one function here.
+"""Neural architecture search under hard constraints: each command of `nas` has a function here.
 
     from nas import Architecture, cost_of, search
 
-Names are imported when first asked for: the cheap ones bring neither torch nor Optuna with them.
+Names are imported on first access, so that light ones such as `cost_of` load neither torch nor Optuna.
 """
 
 from importlib import import_module

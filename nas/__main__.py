@@ -1,4 +1,4 @@
-"""`python -m nas` is `nas`."""
+"""Runs the command line as `python -m nas`."""
 
 from nas.cli.main import main
 

@@ -1,23 +1,28 @@
 """Errors that users can cause; each message names the place, the value found and what was expected.
 
-The command line prints the text on one line and exits with status 2; anything that is
-not a `NasError` is a bug of ours and keeps its traceback.
+The command line prints a `NasError` or a `TrainingDiverged` and exits with status 2. Any other exception is a bug: the
+command line prints it on one line, exits with status 1, and shows the traceback only with `--debug`.
 """
 
+import os
+import re
 import reprlib
 from collections.abc import Iterable
 
 
 class NasError(Exception):
-    """Something the user can mend."""
+    """An error that the user can fix; the base class of all others here but `TrainingDiverged`."""
 
 
 class ArchitectureError(NasError):
-    """An architecture (or its file) that no network can be built from."""
+    """An architecture, or its file, that cannot be built as a network."""
 
 
 class ShapeError(ArchitectureError):
-    """A layer that cannot take the shape it is given; `position` grows as the error travels outwards."""
+    """A layer that cannot take its input shape.
+
+    position: path to the layer, such as "layers[2].layers[0]"; empty in the layer itself, extended by `inside`.
+    """
 
     def __init__(self, text: str, position: str = "") -> None:
         super().__init__(text)
@@ -25,7 +30,7 @@ class ShapeError(ArchitectureError):
         self.position = position
 
     def inside(self, position: str) -> "ShapeError":
-        """The same error, seen from one level further out."""
+        """Returns the same error with `position` put before its path."""
         return ShapeError(self.text, f"{position}.{self.position}" if self.position else position)
 
     def __str__(self) -> str:
@@ -33,35 +38,35 @@ class ShapeError(ArchitectureError):
 
 
 class RecipeError(NasError):
-    """A recipe with a value that training cannot use."""
+    """A recipe with an invalid field or value."""
 
 
 class ConstraintError(NasError):
-    """A constraint that cannot be read, or that contradicts another."""
+    """A constraint that cannot be parsed, or that contradicts another one."""
 
 
 class InfeasibleError(NasError):
-    """Limits that nothing, or almost nothing, in the search space meets."""
+    """Limits that no candidate of the search space, or almost none, keeps."""
 
 
 class SearchSpaceError(NasError):
-    """A search space with an error in it."""
+    """An invalid search space."""
 
 
 class DatasetError(NasError):
-    """A dataset that is missing, damaged or unfit."""
+    """A dataset that is unknown, missing, damaged or unsuitable."""
 
 
 class DeviceError(NasError):
-    """A device that is not there."""
+    """A device that is not available."""
 
 
 class StudyError(NasError):
-    """A study that is missing, damaged, in use, or unlike what was asked for."""
+    """A study that is missing, damaged, in use, or made with other settings."""
 
 
 class TrainingDiverged(Exception):
-    """The loss stopped being finite: an outcome of a training, not a user's mistake."""
+    """The loss of a training run became infinite or NaN; not a `NasError`, since the user made no mistake."""
 
     def __init__(self, epoch: int, loss: float) -> None:
         super().__init__(f"diverged: loss {loss} in epoch {epoch}")
@@ -70,19 +75,53 @@ class TrainingDiverged(Exception):
 
 
 def found(value: object) -> str:
-    """A value as a message shows it: on one line and short, whatever a file holds."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        return "a whole number of thousands of digits"
+    """Returns a short representation of a value on one line, for messages."""
+    return _on_one_line(reprlib.aRepr, value)
+
+
+def argument(name: str, value: object) -> str:
+    """Returns an argument as Python code in backticks, such as "`sampler='tea'`", for messages.
+
+    Messages of the library name arguments in this form, and a parameter alone as "`sampler`". The command line shows
+    both as its options (`nas.cli.dashes`). A backtick inside the value is escaped.
+    """
+    text = _on_one_line(_LONG, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return f"`{name}={text.replace('`', BACKTICK)}`"
 
 
 def named(names: Iterable[object]) -> str:
-    """Names as a message lists them; one that is long or not plain text is quoted."""
-    texts = (str(name) for name in names)
-    return ", ".join(sorted(text if text.isprintable() and len(text) <= 40 else found(text) for text in texts))
+    """Returns names, sorted and joined by commas, for messages; empty, long and unprintable ones are quoted."""
+    return ", ".join(sorted(map(_name, names)))
+
+
+def one_of(words: Iterable[object]) -> str:
+    """Returns what a message expects where it expects one of these words: "a", "a or b" or "one of a, b, c"."""
+    names = [_name(word) for word in words]
+    return f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names) or "none"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of its story."""
+    """Returns the first line of an error's message, or the name of its class if the message is empty.
+
+    For an error of SQLAlchemy this is the message of the database driver.
+    """
     return (str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__])[0]
+
+
+BACKTICK = "\\x60"
+"""A backtick as an escape sequence in a string literal of Python."""
+
+_LONG = reprlib.Repr()
+_LONG.maxstring = _LONG.maxother = 300  # of an argument: whole paths and URLs
+
+
+def _on_one_line(short: reprlib.Repr, value: object) -> str:
+    try:
+        return re.sub(r"\s*\n\s*", " ", short.repr(value))
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+def _name(name: object) -> str:
+    text = str(name)
+    return text if text.isprintable() and text == text.strip() and 0 < len(text) <= 40 else found(text)

@@ -1,4 +1,4 @@
-"""Pareto dominance: which points are non-dominated."""
+"""Pareto dominance: finds the non-dominated points."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -8,14 +8,15 @@ Point = Sequence[float]
 
 
 def dominates(a: Point, b: Point) -> bool:
-    """Whether `a` is at least as large as `b` in every number, and larger in one."""
+    """Returns whether `a` is at least as large as `b` in every coordinate, and larger in at least one."""
     return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
 
 
 def front(items: Iterable[tuple[T, Point]]) -> list[T]:
-    """The items that no other one dominates, in their order; larger numbers are better."""
+    """Returns the items whose points no other point dominates, in input order; larger coordinates are better."""
     every = list(items)
-    # What dominates a point stands before it here, and one such stands in the front: so no two others are compared.
+    # In this order a point comes after all points that dominate it, and at least one of those is on the front. So it is
+    # enough to compare each point with the front found so far.
     order = sorted(range(len(every)), key=lambda index: tuple(every[index][1]), reverse=True)
     on_front: list[int] = []
     for index in order:

@@ -1,4 +1,4 @@
-"""Recipe: how a network is trained. Plain data; `nas.training` carries it out."""
+"""Recipe: the hyperparameters of a training run. Plain data, which `nas.training` reads."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RecipeError
-from nas.schema import COUNT, RATE, Allowed, Interval, Words, check_keys, refusal
+from nas.schema import COUNT, RATE, Expected, Interval, Words, check_keys, mismatch
 from nas.text import read_json
 
-ALLOWED: dict[str, Allowed] = {
+RECIPE_FIELDS: dict[str, Expected] = {
     "epochs": COUNT,
     "optimizer": Words(("sgd", "adam", "adamw")),
     "learning_rate": Interval(float, 0, open_low=True),
@@ -31,23 +31,41 @@ ALLOWED: dict[str, Allowed] = {
     "contrast": Interval(float, 0, 1),
     "flip": Interval(float, 0, 1),
 }
-"""What each field of a recipe may be; search spaces are held to the same."""
+"""Valid values of each field of a recipe; search spaces are checked against the same table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything but the network, the data and the seed.
+    """How a network is trained: everything except the network, the data and the seed.
 
-    optimizer: "sgd" is with Nesterov momentum.
-    learning_rate: the peak of the schedule.
-    schedule: "step" multiplies by `step_gamma` every `step_epochs`, the first `step_start` epochs not counted; "cosine"
-        falls to 0; "one_cycle" rises for `warmup` of the steps and falls by a cosine. Changed at every batch, except
-        "step".
-    average_epochs: how many epochs the running average of the weights spans that is judged and kept
-        (`nas.training.averaging`); 0: the last weights are.
-    rotation, shear: degrees; translation, scale, brightness, contrast: fractions. Each example draws its own
-        value between minus and plus that strength (a scale or a contrast of 1 plus it).
-    flip: how likely an example is mirrored, left to right.
+    `RECIPE_FIELDS` lists the valid values of each field. Augmentations other than `flip` draw a value for each
+    example, uniformly between minus and plus their strength; 0 turns them off.
+
+    Attributes:
+        epochs: number of epochs.
+        optimizer: "sgd" (with Nesterov momentum), "adam" or "adamw".
+        learning_rate: peak of the schedule.
+        momentum: momentum of SGD, or Adam's first beta.
+        weight_decay: weight decay of every parameter, as the optimizer defines it.
+        schedule: "constant"; "step" multiplies the rate by `step_gamma` every `step_epochs` epochs, counted from epoch
+            `step_start`; "cosine" falls to 0; "one_cycle" rises from 1/25 of the peak and then falls to 1/250,000 of
+            it, both along a cosine. "cosine" and "one_cycle" change the rate at every batch.
+        warmup: fraction of all batches during which "one_cycle" rises.
+        step_start, step_epochs, step_gamma: for "step".
+        average_epochs: time constant, in epochs, of the running average of the weights that is validated and kept
+            (`nas.training.averaging`); 0 validates and keeps the weights themselves.
+        batch_size: examples per batch.
+        label_smoothing: as in `torch.nn.CrossEntropyLoss`.
+        rotation: degrees.
+        translation: fraction of the image's width and height.
+        scale: the scaling factor is 1 plus the drawn value.
+        shear: degrees, along x.
+        brightness: added to pixels in 0..1.
+        contrast: the distance of pixels from the image's mean is multiplied by 1 plus the drawn value.
+        flip: probability of mirroring an example left to right.
+
+    Raises:
+        RecipeError: a field has an invalid value.
     """
 
     epochs: int = 15
@@ -72,24 +90,27 @@ class Recipe:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, allowed in ALLOWED.items():
-            if not allowed.holds(getattr(self, name)):
-                raise RecipeError(f"{name} is {refusal(getattr(self, name), allowed)}")
+        for name, expected in RECIPE_FIELDS.items():
+            if not expected.holds(getattr(self, name)):
+                raise RecipeError(f"{name} is {mismatch(getattr(self, name), expected)}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`, every field in it."""
+        """Returns all fields as plain data for `json.dump`."""
         return dataclasses.asdict(self)
 
     def in_effect(self) -> dict[str, Any]:
-        """The fields that change something: none that are off or belong to another schedule."""
+        """Returns the fields that have an effect: not 0, and used by the recipe's schedule."""
         schedules = {"warmup": "one_cycle", **dict.fromkeys(("step_start", "step_epochs", "step_gamma"), "step")}
         values = self.to_json().items()
         return {name: x for name, x in values if x != 0 and schedules.get(name, self.schedule) == self.schedule}
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":
-        """The recipe in what `to_json` gave; fields left out keep their defaults."""
-        values = check_keys(data, ALLOWED, where, RecipeError)
+        """Returns the recipe that `to_json` wrote; missing fields get their defaults.
+
+        Raises `RecipeError`, whose message starts with `where`, for unknown fields and invalid values.
+        """
+        values = check_keys(data, RECIPE_FIELDS, where, RecipeError)
         try:
             return cls(**values)
         except RecipeError as error:
@@ -97,5 +118,5 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """The recipe in a JSON file."""
+        """Reads a recipe from a JSON file; raises `RecipeError` if it cannot be read or is invalid."""
         return cls.from_json(read_json(path, RecipeError), where=str(path))

@@ -1,42 +1,46 @@
-"""The files that come with the package: search spaces and published networks."""
+"""Finds the files shipped with the package: search spaces, known designs and published networks."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.errors import NasError
+from nas.errors import NasError, found, one_of
 
 
 def spaces_folder() -> Path:
-    """Where they lie: inside an installed package, beside it in a checkout."""
+    """Returns the folder of shipped files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def default_space(input_shape: Sequence[int]) -> str:
-    """Name of the shipped space that a new study of images of that shape, (channels, height, width), draws from."""
+    """Returns the name of the default search space for images of shape (channels, height, width)."""
     return "grey" if input_shape[0] == 1 else "rgb"
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """The search spaces, by name."""
+    """Returns the files of the shipped search spaces by name."""
     return _shipped("", ".toml")
 
 
 def shipped_designs() -> dict[str, Path]:
-    """The known designs that a space's portfolio may name, by name."""
+    """Returns the files of the known designs by name; a space's portfolio may name them."""
     return _shipped("portfolio", ".json")
 
 
 def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
-    """The file of that name among the shipped ones in a folder of theirs, or the path as it is if it looks like one."""
+    """Returns the shipped file with a given name, or the path itself if it looks like one.
+
+    A path has a suffix or several parts, or is an existing file. `folder` is relative to `spaces_folder()`; `what`
+    describes the file in messages. Raises `error` for an unknown name.
+    """
     path = Path(name_or_path)
-    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # not Path's, which raises where a name is too long
+    if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         return path
     shipped = _shipped(folder, suffix)
     if path.name not in shipped:
-        raise error(f"no {what} {path.name!r}, allowed: {', '.join(shipped)}, or a {suffix} file")
+        raise error(f"{what} {found(path.name)} is unknown, expected {one_of(shipped)}, or a {suffix} file")
     return shipped[path.name]
 
 

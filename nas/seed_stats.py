@@ -1,6 +1,6 @@
-"""Statistics over several seeds: spread, ties, and whether a target is proven.
+"""Statistics over several seeds: spread, ties, and whether a target accuracy is reached.
 
-Accuracies are fractions; differences between them are told in points, hundredths.
+Accuracies are fractions in 0..1; texts give differences between them in percentage points.
 """
 
 import math
@@ -16,9 +16,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist:
-    """A trial of the search with the val objective of each seed; a run that diverged counts as 0.
+    """A trial of the search that was trained again with several seeds.
 
-    cost: what is to be small where accuracies are tied, parameters unless the study has another cost.
+    Attributes:
+        trial: number of the trial.
+        cost: metric that breaks ties, smaller is better: the study's second objective, or parameters.
+        objectives: val objective of each seed; 0 for a run that diverged.
     """
 
     trial: int
@@ -32,15 +35,15 @@ class Finalist:
 
     @property
     def sd(self) -> float:
-        """Standard deviation over the seeds (of the sample, n - 1)."""
+        """Sample standard deviation over the seeds (divisor n - 1)."""
         return stdev(self.objectives)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Finalists by mean, best first.
+    """Finalists in descending order of their mean objective.
 
-    standard_error: of the difference of two means, from the variance that the finalists have in common.
+    standard_error: standard error of the difference of two means, from the pooled variance of the finalists.
     """
 
     finalists: tuple[Finalist, ...]
@@ -48,9 +51,9 @@ class Ranking:
 
     @classmethod
     def of(cls, finalists: Sequence[Finalist]) -> "Ranking":
-        """The ranking of some finalists, all with as many seeds, two at the least."""
+        """Ranks finalists; each must have the same number of seeds, at least two."""
         seeds = len(finalists[0].objectives)
-        # One run that diverged would make every difference look small.
+        # A diverged run would inflate the variance so much that all finalists seem tied.
         sound = [finalist for finalist in finalists if min(finalist.objectives) > 0] or finalists
         pooled = fmean(finalist.sd**2 for finalist in sound)
         ranked = sorted(finalists, key=lambda finalist: (-finalist.mean, finalist.cost, finalist.trial))
@@ -58,7 +61,7 @@ class Ranking:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Ranking":
-        """What `to_json` wrote."""
+        """Returns the ranking that `to_json` wrote."""
         finalists = (
             Finalist(trial=each["trial"], cost=each["cost"], objectives=tuple(each["objectives"]))
             for each in row["finalists"]
@@ -67,21 +70,21 @@ class Ranking:
 
     @property
     def tied(self) -> tuple[Finalist, ...]:
-        """Those that are behind the best by no more than the standard error, the best among them.
+        """The best finalist and those behind it by at most one standard error.
 
-        The rule of one standard error: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
+        The one-standard-error rule: Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
         """
         least = self.finalists[0].mean - self.standard_error
         return tuple(finalist for finalist in self.finalists if finalist.mean >= least)
 
     @property
     def winner(self) -> Finalist:
-        """The smallest of the tied: the others are not measurably better."""
+        """The tied finalist with the lowest cost: the others are not measurably better."""
         return min(self.tied, key=lambda finalist: finalist.cost)
 
     @property
     def pick_text(self) -> str:
-        """Which trial is picked, and why, in words."""
+        """Which trial is picked and why, as text."""
         error = f"{100 * self.standard_error:.3f} points, one standard error of a difference"
         if len(self.tied) == 1:
             return f"trial {self.winner.trial} is picked: the others are behind by more than {error}"
@@ -89,7 +92,7 @@ class Ranking:
         return f"trial {self.winner.trial} is picked, {tied}: none is behind the best by more than {error}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         return {
             "finalists": [
                 {"trial": each.trial, "cost": each.cost, "objectives": each.objectives, "tied": each in self.tied}
@@ -101,9 +104,18 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestResult:
-    """Test accuracies after each epoch of each seed (those of a run that diverged are 0), held against a target."""
+    """Accuracies of one network trained with several seeds, compared with a target.
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    They are on the test split, or on the val split for `train_seeds` without `test`.
+
+    Attributes:
+        accuracies: accuracy after each epoch, one tuple for each seed; zeros for a run that diverged.
+        consistency: number of last epochs that must reach the target.
+        target: fraction in 0..1.
+        num_images: number of images that the accuracies were measured on.
+    """
+
+    __test__ = False  # pytest would collect it because of its name
 
     accuracies: tuple[tuple[float, ...], ...]
     consistency: int
@@ -112,37 +124,37 @@ class TestResult:
 
     @property
     def finals(self) -> list[float]:
-        """Accuracy after the last epoch, of each seed."""
+        """Accuracy after the last epoch, for each seed."""
         return [run[-1] for run in self.accuracies]
 
     @property
     def consistent(self) -> list[float]:
-        """Lowest accuracy of the last epochs, of each seed."""
+        """Lowest accuracy of the last `consistency` epochs, for each seed."""
         return [min(run[-self.consistency :]) for run in self.accuracies]
 
     @property
     def num_met(self) -> int:
-        """Seeds that reach the target in every one of the last epochs."""
+        """Number of seeds that reach the target in each of the last `consistency` epochs."""
         return sum(lowest >= self.target for lowest in self.consistent)
 
     @property
     def verdict(self) -> str:
-        """met, met by some, or missed."""
+        """Whether all, some or no seeds reach the target: "met", "met by some" or "missed"."""
         return "missed" if not self.num_met else "met" if self.num_met == len(self.accuracies) else "met by some"
 
     def share_of_seeds(self) -> tuple[float, float]:
-        """Between which shares of all seeds reach the target, with 95 % confidence (Clopper and Pearson 1934)."""
+        """Returns the 95 % interval of the share of all seeds that reach the target (Clopper and Pearson 1934)."""
         from scipy.stats import binomtest
 
         interval = binomtest(self.num_met, len(self.accuracies)).proportion_ci(CONFIDENCE, method="exact")
         return float(interval.low), float(interval.high)
 
     def on_new_images(self) -> tuple[float, float]:
-        """Between which the mean final accuracy of all seeds on all such images lies, with 95 % confidence.
+        """Returns the 95 % confidence interval of the mean final accuracy over all seeds and all images of this kind.
 
-        Two things are samples here: the seeds, by Student's t, and the images, by Wilson's interval of a share, which
-        tells something even where every image is right. The distances of both from the mean are added in squares, each
-        side for itself (Zou and Donner 2008, "Construction of confidence limits about effect measures").
+        It combines two intervals: Student's t for the seeds, and Wilson's for the images, which has a positive width
+        even if every image is classified correctly. Lower and upper distances from the mean are added in quadrature
+        (Zou and Donner 2008, "Construction of confidence limits about effect measures").
         """
         from scipy.stats import norm, t
 
@@ -156,7 +168,7 @@ class TestResult:
         return max(0.0, low), min(1.0, high)
 
     def lines(self) -> list[str]:
-        """The verdict and its limits, in words."""
+        """Returns the verdict, the spread and both confidence intervals as lines of text."""
         seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
         epochs = last_epochs(self.consistency, len(self.accuracies[0]))
         wanted = f"at least {self.target:.2%} in {'each of ' * (last > 1)}{epochs}"
@@ -178,7 +190,7 @@ class TestResult:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         return {
             "verdict": self.verdict,
             "target": self.target,
@@ -197,7 +209,14 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a study keeps of its confirmation. `ranking` is None where there was one finalist alone."""
+    """The stored result of a study's confirmation.
+
+    Attributes:
+        trial: number of the trial that was picked.
+        test: its accuracies on the test split.
+        ranking: the finalists on the val split; None if there was only one.
+        num_openings: how often the test split has been opened for this study.
+    """
 
     trial: int
     test: TestResult
@@ -206,7 +225,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], consistency: int) -> "Verdict":
-        """What a checked summary says; `consistency` is the study's."""
+        """Returns the verdict from a stored summary that was checked already; `consistency` is the study's."""
         ranking = row["ranking"]
         return cls(
             trial=row["trial"],
@@ -222,7 +241,7 @@ class Verdict:
 
     @property
     def openings_text(self) -> str:
-        """How often the test split was opened, and what follows, in a sentence."""
+        """A sentence: how often the test split was opened, and whether that biases the figures."""
         times = (
             "once for this study" if self.num_openings == 1 else f"{self.num_openings} times: its figures are biased"
         )
@@ -230,16 +249,16 @@ class Verdict:
 
     @property
     def command(self) -> str:
-        """What confirms the study so again."""
+        """The `nas confirm` command that repeats this confirmation."""
         num = len(self.ranking.finalists) if self.ranking else 1
         return f"nas confirm --top {num} --seeds {len(self.test.accuracies)} --target {self.test.target:g}"
 
     def spreads(self) -> dict[int, tuple[float, float]]:
-        """Of each finalist, by the trial's number: mean and standard deviation of its val accuracy."""
+        """Returns mean and standard deviation of the val objective of each finalist, by trial number."""
         finalists = self.ranking.finalists if self.ranking else ()
         return {finalist.trial: (finalist.mean, finalist.sd) for finalist in finalists}
 
 
 def spread_text(values: Sequence[float]) -> str:
-    """Mean and standard deviation in per cent, such as 99.41 ± 0.05 %."""
+    """Returns mean and sample standard deviation of fractions in per cent, such as "99.41 ± 0.05 %"."""
     return f"{100 * fmean(values):.2f} ± {100 * stdev(values):.2f} %"

@@ -1,4 +1,4 @@
-"""Reads user files up to a size limit; formats numbers for messages."""
+"""Reads user files up to a size limit, and formats numbers for messages."""
 
 import json
 from pathlib import Path
@@ -6,23 +6,26 @@ from typing import Any
 
 from nas.errors import NasError
 
-MOST_CHARACTERS = 2**24  # hundreds of thousands of layers, and an end to /dev/zero
+MOST_CHARACTERS = 2**24  # enough for 100,000s of layers; stops reading of /dev/zero
 
 
 def read_text(path: str | Path, error: type[NasError]) -> str:
-    """The file's text; raises `error` that names the file where it cannot be read, `ValueError` where it is no text."""
+    """Returns the text of a UTF-8 file.
+
+    Raises `error`, which names the file, if it cannot be read or is too long, and `ValueError` if it is not UTF-8.
+    """
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except OSError as cause:
         raise error(f"{path}: {cause.strerror}") from None
     if len(text) > MOST_CHARACTERS:
-        raise error(f"{path}: a file of more than {MOST_CHARACTERS:,} characters, allowed: no more than that")
+        raise error(f"{path}: the file is too long, expected at most {MOST_CHARACTERS:,} characters")
     return text
 
 
 def read_json(path: str | Path, error: type[NasError]) -> Any:
-    """What the file holds; raises `error` that names the file where it cannot be read."""
+    """Returns the content of a JSON file; raises `error`, which names the file, if it cannot be read or parsed."""
     try:
         return json.loads(read_text(path, error))
     except (ValueError, RecursionError) as cause:
@@ -30,11 +33,11 @@ def read_json(path: str | Path, error: type[NasError]) -> Any:
 
 
 def counted(number: int, noun: str) -> str:
-    """How many of something whose plural ends in s: 1 epoch, 1,200 images."""
+    """Returns a number with its noun, with an s for the plural: "1 epoch", "1,200 images"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def last_epochs(consistency: int, epochs: int) -> str:
-    """The epochs that an objective is the mean of: `consistency` of them, or all where there are fewer."""
+    """Returns the epochs that an objective averages, in words: the last `consistency`, or all if there are fewer."""
     last = min(consistency, epochs)
     return f"the last {last} epochs" if last > 1 else "the last epoch"

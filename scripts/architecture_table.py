@@ -1,8 +1,8 @@
-"""Writes the table of rooms in docs/architecture.md: ranks from the import contracts, texts from the docstrings.
+"""Writes the table of packages in docs/architecture.md: ranks from the import contracts, texts from the docstrings.
 
 python scripts/architecture_table.py [--check]
 
-`--check` writes nothing and ends with status 1 where the table is stale.
+`--check` writes nothing and exits with status 1 if the table is out of date.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 START, END = "<!-- rooms -->", "<!-- end of the rooms -->"
-LENGTH = 120  # characters of a docstring at most
+LENGTH = 120  # maximum number of characters shown of a docstring
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the table is stale")
+    parser.add_argument("--check", action="store_true", help="only check whether the table is up to date")
     check = parser.parse_args().check
     text = PAGE.read_text(encoding="utf-8")
     fresh = with_table(text, table(ROOT))
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def with_table(text: str, table: str) -> str:
-    """The page with the table between its two markers."""
+    """Returns the page with `table` between its two markers."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
@@ -43,7 +43,7 @@ def with_table(text: str, table: str) -> str:
 
 
 def table(root: Path) -> str:
-    """A Markdown table: each room of the package in bold, lowest rank first, followed by its modules."""
+    """Returns a Markdown table: each top-level package in bold, lowest rank first, followed by its modules."""
     contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
@@ -71,7 +71,10 @@ def room_rows(package: Path, name: str, rank: int, layers: dict[str, list[str]])
 
 
 def modules(folder: Path, order: list[str]) -> Iterator[Path]:
-    """The modules of a package in the order of its contract, others by name; of a package inside, itself first."""
+    """Yields the modules of a package in the order of its import contract.
+
+    Modules without a place in the contract come first, by name. A subpackage precedes its modules.
+    """
     parts = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     for name in sorted(parts - {"__init__"}, key=lambda name: (order.index(name) if name in order else -1, name)):
         if (folder / name).is_dir():
@@ -82,7 +85,7 @@ def modules(folder: Path, order: list[str]) -> Iterator[Path]:
 
 
 def summary(path: Path, *, whole: bool = False) -> str:
-    """The first sentence of a module's docstring, shortened if it is long; `whole`: its first paragraph."""
+    """Returns the first sentence of a module's docstring, shortened if it is long; with `whole` the first paragraph."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     if not text:
         raise SystemExit(f"{path} has no docstring")

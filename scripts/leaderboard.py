@@ -1,13 +1,14 @@
-"""The leaderboard: networks judged on the test split, several seeds each.
+"""Maintains the leaderboard: networks that are evaluated on the test split with several seeds.
 
-    python scripts/leaderboard.py train [NAME ...]     # rows that have no runs yet, or those named
-    python scripts/leaderboard.py keep NAME FOLDER     # what a search in a results folder came to, confirmed
-    python scripts/leaderboard.py table                # results/leaderboard.json, and the table in results/README.md
-    python scripts/leaderboard.py compare NAME FILE    # what `nas train --json` gave, held against the row
+    python scripts/leaderboard.py train [NAME ...]     # trains the named rows, or all rows without runs
+    python scripts/leaderboard.py keep NAME FOLDER     # confirms and exports a search in a results folder
+    python scripts/leaderboard.py table                # writes results/leaderboard.json and the tables in the READMEs
+    python scripts/leaderboard.py compare NAME FILE    # compares the output of `nas train --json` with a row
 
-`results/rows.toml` says what each row is: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`),
-or a search that is confirmed and exported (`commands`). Every row leaves its runs in `results/runs/NAME.json`, each
-epoch of each seed, and its network in `results/models/NAME`; a search its trials, too, in `results/searches/NAME.csv`.
+`results/rows.toml` defines the rows: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`), or the
+commands that search, confirm and export (`commands`). `train` and `keep` store the runs of a row (every epoch of every
+seed) in `results/runs/NAME.json` and its network in `results/models/NAME`, and write the tables; `keep` also stores the
+trials of the search in `results/searches/NAME.csv`.
 """
 
 import argparse
@@ -34,12 +35,12 @@ BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
 
 
 def read_rows() -> dict[str, dict[str, Any]]:
-    """The rows by name."""
+    """Returns the rows of results/rows.toml by name."""
     return tomllib.loads((RESULTS / "rows.toml").read_text())
 
 
 def command_of(name: str, row: dict[str, Any]) -> list[str]:
-    """What trains a row's network from nothing."""
+    """Returns the command that trains a row's network from scratch."""
     recipe = ["--recipe", row["recipe"]] if "recipe" in row else []
     recipe += [part for field, value in row.get("set", {}).items() for part in ("--set", f"{field}={value}")]
     return [
@@ -55,7 +56,7 @@ def train(name: str, row: dict[str, Any]) -> None:
 
 
 def keep(name: str, row: dict[str, Any], folder: Path) -> None:
-    """Confirms, if that is still to be done, and exports what the row's search found."""
+    """Stores the trials of the row's search, confirms it if necessary, and exports the network."""
     search, confirm, export = (shlex.split(command) for command in row["commands"][:3])
     place = ["--results", str(folder)]
     study = search[search.index("--study") + 1]
@@ -65,18 +66,18 @@ def keep(name: str, row: dict[str, Any], folder: Path) -> None:
     write_runs(name, output_of([*confirm, "--json", *place]))
     output_of([*export, *place])
     card = RESULTS / "models" / name / "README.md"
-    card.write_text(card.read_text().replace(f" --results {folder}", ""))  # where it lay here is nobody's business
+    card.write_text(card.read_text().replace(f" --results {folder}", ""))  # remove the local path
 
 
 def output_of(command: list[str]) -> str:
-    """What one of `nas`'s commands prints."""
+    """Runs a `nas` command and returns its output."""
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=RESULTS.parent, stdout=subprocess.PIPE, text=True, check=True
     ).stdout
 
 
 def write_runs(name: str, text: str) -> None:
-    """Keeps what `--json` printed, with the commit and the machine."""
+    """Stores the output of a command with `--json`, together with the commit and the machine."""
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, text=True)
     found = {**json.loads(text), "commit": commit.strip(), "machine": describe(pick_device("auto"))}
     path = RESULTS / "runs" / f"{name}.json"
@@ -86,7 +87,7 @@ def write_runs(name: str, text: str) -> None:
 
 
 def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row as `leaderboard.json` has it."""
+    """Returns a row as stored in `leaderboard.json`."""
     found = json.loads((RESULTS / "runs" / f"{name}.json").read_text())
     commands = row.get("commands") or [shlex.join(command_of(name, row))]
     return {
@@ -102,7 +103,7 @@ def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(entries: list[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> str:
-    """The leaderboard in Markdown."""
+    """Returns the leaderboard in Markdown."""
     lines = [
         f"| {' | '.join(HEADINGS)} |",
         f"|{' --- |' * len(HEADINGS)}",
@@ -146,7 +147,7 @@ def unbeaten(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def opening(found: list[dict[str, Any]]) -> str:
-    """The rows that searches came to and no other of them beats, by dataset, the largest first, in Markdown."""
+    """Returns the table of the main README: searched rows that no other one beats, by dataset, largest first."""
     entries = unbeaten(found)
     datasets = [each["dataset"] for each in found]
     entries.sort(key=lambda each: (datasets.index(each["dataset"]), -each["params"]))
@@ -166,19 +167,22 @@ def opening(found: list[dict[str, Any]]) -> str:
 
 
 def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a row is at least as small as another of the same dataset, as accurate, and better in one of the two."""
+    """Returns whether `one` dominates `other` in parameters and consistent accuracy, on the same dataset."""
     points = [(-row["params"], row["consistent_accuracy_mean"]) for row in (one, other)]
     return bool(one["dataset"] == other["dataset"]) and dominates(*points)
 
 
 def put(path: Path, text: str) -> None:
-    """Writes the text between a file's two marks."""
+    """Replaces the text between the two markers of a file."""
     before, rest = path.read_text().split(BEGIN)
     path.write_text(before + BEGIN + text + END + rest.split(END)[1])
 
 
 def compare(name: str, path: Path) -> bool:
-    """Whether new runs give the row's figures: to the bit, or within four standard errors of the difference."""
+    """Compares new runs with a row; returns whether they reproduce it.
+
+    Costs must be equal, and mean accuracies must agree within four standard errors of their difference.
+    """
     entries = {each["name"]: each for each in json.loads((RESULTS / "leaderboard.json").read_text())}
     row, found = entries[name], json.loads(path.read_text())
     same = found["accuracies"] == json.loads((RESULTS / "runs" / f"{name}.json").read_text())["accuracies"]

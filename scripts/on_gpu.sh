@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What needs a GPU, in parts of at most eight minutes: the tests of the CUDA engine, its speed, its parity with the
-# reference.
+# Runs everything that needs a GPU, in parts of at most eight minutes: tests of the CUDA engine, its speed, and its
+# parity with the reference trainer.
 #
 #     bash scripts/on_gpu.sh PART [OUTPUT_FOLDER]     # one part
-#     bash scripts/on_gpu.sh                          # all that have no result in results/gpu yet
+#     bash scripts/on_gpu.sh                          # all parts without a result in results/gpu
 #
-# NAS_DATA names a folder with MNIST, packed or not; without it shared/data is taken. Needs the package's dependencies,
-# or their wheels (of llvmlite and scikit-learn, and of pytest and hypothesis for the tests) in ./wheels where there is no
-# network; benchmarks and parity do without Optuna. Each part leaves PART.txt in the folder, and its figures, line by
-# line as they come, in PART.jsonl. One that has ended well is not run again; one that was cut (its text is PART.log
-# then) goes on from its last line. Parts of several calls are put together by
+# NAS_DATA names a folder with MNIST, gzipped or not; the default is shared/data. The package's dependencies must be
+# installed; benchmarks and parity do not need Optuna. Wheels in ./wheels are installed first: on a machine without
+# network access put llvmlite and scikit-learn there, for the tests also pytest and hypothesis. Each part writes its
+# output to PART.txt in the output folder and appends each measurement to PART.jsonl. A part that has succeeded is not
+# run again. A part that failed or was interrupted leaves PART.log instead of PART.txt and resumes after its last
+# measurement. Results of several calls are merged by
 #
 #     cat FOLDER/bench-*.jsonl >all.jsonl; python scripts/bench/training.py --device cuda --pairs 0 --output all.jsonl
 #     cat FOLDER/parity-*.jsonl >all.jsonl; python scripts/bench/parity.py --seeds 0 --output all.jsonl
@@ -17,7 +18,7 @@ set -uo pipefail
 here="$PWD"
 cd "$(dirname "$0")/.."
 
-# Smaller for a try without a GPU, as tests/scripts/test_smoke.py has them.
+# tests/scripts/test_smoke.py sets smaller values, to test the script without a GPU.
 device="${NAS_GPU_DEVICE:-cuda}" dataset="${NAS_GPU_DATASET:-mnist}" epochs="${NAS_GPU_EPOCHS:-15}"
 read -ra networks <<<"${NAS_GPU_NETWORKS:-mnist-7825}"
 read -ra of_parity <<<"${NAS_GPU_PARITY_NETWORKS:-mnist-7825 mnist-6136}"
@@ -59,7 +60,7 @@ from nas.training.device import describe, pick_device
 print('Python', sys.version.split()[0], 'torch', torch.__version__, 'CUDA', torch.version.cuda)
 print(describe(pick_device('$device')))" ;;
         tests)
-            # Without the project's own options, which need pytest-xdist and leave out the tests marked gpu.
+            # Replaces the project's addopts, which need pytest-xdist and deselect tests marked gpu.
             "$python" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib "${tests[@]}" ;;
         bench-*)
             "$python" scripts/bench/training.py --device "$device" --dataset "$dataset" --data-root "$data" --pairs 1 \
@@ -71,7 +72,7 @@ print(describe(pick_device('$device')))" ;;
     esac
 }
 export -f run
-# `timeout` takes a command, not a function: a process of its own has the settings from here.
+# `timeout` cannot call a shell function, so a new bash process gets these settings and calls `run`.
 settings="$(declare -p device dataset epochs networks of_parity tests short seeds python out data)"
 
 status=0

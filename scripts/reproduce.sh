@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Retrains a row of results/leaderboard.json from scratch, with its seeds, and holds it against the row.
+# Retrains a row of results/leaderboard.json from scratch with its seeds and compares the result with the row.
 #
 #     scripts/reproduce.sh NAME [OPTION OF NAS TRAIN ...]
 #
-# On the same kind of processor every epoch comes out the same; elsewhere the means agree within their spread.
+# On the same kind of processor every epoch is reproduced exactly. Elsewhere the means must agree within four standard
+# errors of their difference.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name="${1:?which row? See results/leaderboard.json}"

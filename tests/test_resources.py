@@ -18,8 +18,8 @@ def test_a_name_that_does_not_come_along():
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load("mnist-1")
     assert str(caught.value) == (
-        "no published network 'mnist-1', allowed: mnist-18962, mnist-26756, mnist-3928, mnist-6136, mnist-7825,"
-        " mnist-88584, or a .json file"
+        "published network 'mnist-1' is unknown, expected one of mnist-18962, mnist-26756, mnist-3928, mnist-6136,"
+        " mnist-7825, mnist-88584, or a .json file"
     )
 
 

@@ -5,15 +5,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.errors import RecipeError
-from nas.schema import COUNT, RATE, Flag, ImageShape, Interval, Words, check_keys
+from nas.errors import NasError, RecipeError
+from nas.schema import (
+    COUNT,
+    INDEX,
+    RATE,
+    TEXT,
+    Fields,
+    Flag,
+    ImageShape,
+    Interval,
+    Many,
+    Words,
+    check,
+    check_counts,
+    check_keys,
+)
 
-# What is allowed, in words, some of what it holds, some of what it does not beside what no number is.
+# What is expected, in words, some of what it holds, some of what it does not beside what no number is.
 NUMBERS = [
-    (COUNT, "a whole number of at least 1 and at most 1e+12", [1, 2, 10**12], [0, -1, 1.0, 1.5, 10**12 + 1]),
+    (COUNT, "an integer from 1 to 1e12", [1, 2, 10**12], [0, -1, 1.0, 1.5, 10**12 + 1]),
     (RATE, "a number of at least 0 and below 1", [0, 0.0, 0.5, 0.999999], [-1e-9, 1, 1.0]),
-    (Interval(int, 2, 4), "a whole number of at least 2 and at most 4", [2, 3, 4], [1, 5, 3.0]),
-    (Interval(float, 0, 180), "a number of at least 0 and at most 180", [0, 180, 90.5], [-0.5, 180.5]),
+    (Interval(int, 2, 4), "an integer from 2 to 4", [2, 3, 4], [1, 5, 3.0]),
+    (Interval(float, 0, 180), "a number from 0 to 180", [0, 180, 90.5], [-0.5, 180.5]),
     (Interval(float, 0, open_low=True), "a number above 0", [1e-300, 1, sys.float_info.max], [0, 0.0, -1]),
     (Interval(float, 0, 1, open_low=True), "a number above 0 and at most 1", [1e-9, 1], [0, 1.1]),
 ]
@@ -43,21 +57,21 @@ def test_an_interval_is_what_its_ends_say(kind, ends, open_low, open_high, value
 
 def test_words():
     words = Words(("same", "valid"))
-    assert str(words) == "same, valid"
+    assert str(words) == "same or valid"
     assert words.holds("same")
     assert words.holds("valid")
     assert not any(words.holds(other) for other in ["Same", "sam", "", "same, valid", 1, None, True, ["same"], {}])
 
 
 def test_a_flag():
-    assert str(Flag()) == "true, false"
+    assert str(Flag()) == "true or false"
     assert Flag().holds(True)
     assert Flag().holds(False)
     assert not any(Flag().holds(other) for other in [0, 1, 0.0, "true", None, [], [True]])
 
 
 def test_the_shape_of_an_image():
-    assert str(ImageShape()) == "[channels, height, width], each from 1 to 1e+12"
+    assert str(ImageShape()) == "[channels, height, width], each an integer from 1 to 1e12"
     assert ImageShape().holds([1, 28, 28])
     bad = [[1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], (1, 28, 28), "1x28", None, {}, [1, 2, 3, 4]]
     assert not any(ImageShape().holds(other) for other in bad)
@@ -66,12 +80,12 @@ def test_the_shape_of_an_image():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "here: None, allowed: an object with a, b"),
-        ([], "here: [], allowed: an object with a, b"),
-        ({}, "here: a, b is missing"),
+        (None, "here: None found, expected an object with a, b"),
+        ([], "here: [] found, expected an object with a, b"),
+        ({}, "here: a, b are missing"),
         ({"b": 1, "z": 2}, "here: a is missing"),
-        ({"a": 1, "b": 1, "z": 2, "y": 3}, "here: unknown key y, z, allowed: b, a, c"),
-        ({"a": 1, "b": 1, "a\nline": 2}, "here: unknown key 'a\\nline', allowed: b, a, c"),
+        ({"a": 1, "b": 1, "z": 2, "y": 3}, "here: unknown keys 'y', 'z', expected one of b, a, c"),
+        ({"a": 1, "b": 1, "a\nline": 2}, "here: unknown key 'a\\nline', expected one of b, a, c"),
     ],
 )
 def test_the_keys_of_an_object(value, text):
@@ -87,3 +101,56 @@ def test_an_object_with_any_keys():
     value = {"kind": "conv", "anything": 1}
     assert check_keys(value, None, "here", RecipeError, required={"kind"}) is value
     assert check_keys({"a": 1}, ("a", "b"), "here", RecipeError) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (Many(COUNT), "a list"),
+        (Many(COUNT, 1), "a list of at least 1 item"),
+        (Many(COUNT, 2), "a list of at least 2 items"),
+        (Many(COUNT, 1, 1), "a list of 1 item"),
+        (Many(COUNT, 1, 3), "a list of 1 to 3 items"),
+        (Words(("only",)), "only"),
+        (Words(("a", "b", "c")), "one of a, b, c"),
+        (TEXT, "a string"),
+        (INDEX, "an integer from 0 to 1e12"),
+        (Interval(float, 0, 1), "a number from 0 to 1"),
+        (Interval(float, 0, 1, open_low=True, open_high=True), "a number above 0 and below 1"),
+    ],
+    ids=str,
+)
+def test_what_is_expected_reads_as_english(expected, text):
+    assert str(expected) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "text"),
+    [
+        ({"": 5}, Fields({}, others=TEXT), "here: '' is 5, expected a string"),
+        ({"": 5}, Fields({"a": TEXT}, closed=True), "here: unknown key '', expected a"),
+        ({"": 5}, Fields({}, closed=True), "here: unknown key '', expected none"),
+        ({"a": {"": []}}, Fields({"a": Fields({}, others=Many(TEXT, 1))}), "here: a: '' is [], expected a list of at"),
+        ({"a": [1, ""]}, Fields({"a": Many(COUNT)}), "here: a[1] is '', expected an integer from 1 to 1e12"),
+        (
+            {"a": [{"b": 0}]},
+            Fields({"a": Many(Fields({"b": COUNT}))}),
+            "here: a[0]: b is 0, expected an integer from 1",
+        ),
+        ({"a": [3]}, Fields({"a": Many(Fields({}))}), "here: a[0]: 3 found, expected an object"),
+    ],
+)
+def test_a_place_inside_a_value_is_never_empty(value, expected, text):
+    with pytest.raises(RecipeError) as caught:
+        check(value, expected, "here", RecipeError)
+    assert str(caught.value).startswith(text)
+
+
+def test_counts_are_named_as_arguments():
+    check_counts(trials=(1, 1), workers=(None, 1))
+    for value in (0, -1, True, 1.0, "3"):
+        with pytest.raises(NasError) as caught:
+            check_counts(seeds=(5, 2), trials=(value, 1))
+        assert str(caught.value) == f"`trials={value!r}`: expected an integer of at least 1"
+    with pytest.raises(RecipeError):
+        check_counts(RecipeError, trials=(0, 1))

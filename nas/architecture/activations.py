@@ -1,4 +1,4 @@
-"""Maps torch activation modules to the names in the layer vocabulary."""
+"""Maps torch activation modules to the function names of the `Activation` layer."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def activation_name(module: "nn.Module") -> str | None:
-    """The function's name in `ACTIVATIONS`; None for a module that is no activation."""
+    """Returns the name of the module's function in `ACTIVATIONS`; None if the module is not an activation."""
     return _names().get(type(module))
 
 

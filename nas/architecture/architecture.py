@@ -1,4 +1,4 @@
-"""Architecture: an immutable sequence of layers, and the one description of a network."""
+"""Architecture: an immutable sequence of layers, the only description of a network."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from nas.architecture.composites import kind_of
 from nas.architecture.layers import Layer, Shape, chain
 from nas.errors import ArchitectureError, ShapeError
 from nas.resources import shipped_or_file
-from nas.schema import ImageShape, check_keys, refusal
+from nas.schema import ImageShape, check_keys, mismatch
 from nas.text import read_json
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KEYS = ("input_shape", "layers", "version")
-MAX_DEPTH = 20  # of layers within layers in a file: far more than is of use, far less than Python's stack
+MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs, far below Python's recursion limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Layers applied in a row to examples of `input_shape`, (channels, height, width).
+    """Layers applied in sequence to examples of `input_shape`, (channels, height, width).
 
-    Constructing one checks the layers' own values; that they fit together is checked by whatever needs it
-    (`output_shape`, `cost_of`, `build`), which raise `ShapeError` with the layer's position and the shapes met.
+    Each layer checks its own fields when it is constructed. `output_shape`, `cost_of` and `build` check that the layers
+    fit together; they raise `ShapeError` with the position of the layer and the shapes.
     """
 
     input_shape: Shape
@@ -35,14 +35,17 @@ class Architecture:
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of what comes out for one example."""
+        """Shape of the output for one example; raises `ShapeError` if a layer does not fit."""
         return chain(self.layers, self.input_shape).output_shape
 
     def build(self) -> "nn.Sequential":
-        """The network in torch's default initialisation: (N, channels, height, width) to (N, classes)."""
+        """Builds the network with torch's default initialisation: (N, channels, height, width) to (N, classes).
+
+        Raises `ShapeError` if a layer does not fit.
+        """
         from torch import nn
 
-        self.output_shape  # noqa: B018  # raises where a layer does not fit, before any module is made
+        self.output_shape  # noqa: B018  # raises before any module is built
         modules: list[nn.Module] = []
         shape = self.input_shape
         for layer in self.layers:
@@ -51,7 +54,7 @@ class Architecture:
         return nn.Sequential(*modules)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`; values that equal a layer's defaults are left out."""
+        """Returns plain data for `json.dump`; fields that have their default value are left out."""
         return {
             "version": VERSION,
             "input_shape": list(self.input_shape),
@@ -60,38 +63,49 @@ class Architecture:
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "architecture") -> "Architecture":
-        """The architecture in what `to_json` gave; raises `ArchitectureError` beginning with `where`."""
+        """Returns the architecture in data from `to_json`.
+
+        Args:
+            data: parsed JSON.
+            where: start of every error message, such as the path of the file.
+
+        Raises:
+            ArchitectureError: the data are not valid, or a layer does not fit.
+        """
         try:
             fields = check_keys(data, KEYS, "", ArchitectureError, required=set(KEYS))
             version = fields["version"]
             if type(version) is not int or version != VERSION:
-                raise ArchitectureError(f"version is {refusal(version, VERSION)}")
-            shape, allowed = fields["input_shape"], ImageShape()
-            if not allowed.holds(shape):
-                raise ArchitectureError(f"input_shape is {refusal(shape, allowed)}")
+                raise ArchitectureError(f"version is {mismatch(version, VERSION)}")
+            shape, expected = fields["input_shape"], ImageShape()
+            if not expected.holds(shape):
+                raise ArchitectureError(f"input_shape is {mismatch(shape, expected)}")
             architecture = cls(input_shape=tuple(shape), layers=_layers_from_json(fields["layers"], "layers"))
-            architecture.output_shape  # noqa: B018  # a file that cannot be built is refused when read
+            architecture.output_shape  # noqa: B018  # raises for a network that cannot be built
         except ArchitectureError as error:
             raise ArchitectureError(f"{where}: {error}") from None
         return architecture
 
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
-        """The architecture in a JSON file, or the published one of that name, such as "mnist-7825"."""
+        """Returns the architecture in a JSON file, or a published one by name, such as "mnist-7825".
+
+        Raises `ArchitectureError` if there is none, or if it is not valid.
+        """
         path = shipped_or_file(
             path, folder="published", suffix=".json", what="published network", error=ArchitectureError
         )
         return cls.from_json(read_json(path, ArchitectureError), where=str(path))
 
     def dumps(self) -> str:
-        """The JSON text of a file, one layer a line."""
+        """Returns the text of a JSON file, with one layer per line."""
         data = self.to_json()
         lines = ",\n".join(f"    {json.dumps(layer)}" for layer in data["layers"])
         head = f'  "version": {VERSION},\n  "input_shape": {json.dumps(data["input_shape"])},\n'
         return f'{{\n{head}  "layers": [\n{lines}\n  ]\n}}\n'
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that are equal for equal architectures, on every machine and in every session."""
+        """Returns 16 hexadecimal digits, equal for equal architectures on every machine."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -108,9 +122,9 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
 
 def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
     if not isinstance(data, list) or not data:
-        raise ArchitectureError(f"{position}: {refusal(data, 'a list of at least one layer')}")
+        raise ArchitectureError(f"{position} is {mismatch(data, 'a list of at least one layer')}")
     if position.count("layers") > MAX_DEPTH:
-        raise ArchitectureError(f"{position}: too deep, allowed: {MAX_DEPTH} lists of layers within one another")
+        raise ArchitectureError(f"{position}: nested too deep, expected at most {MAX_DEPTH} nested lists of layers")
     layers = []
     for index, item in enumerate(data):
         where = f"{position}[{index}]"

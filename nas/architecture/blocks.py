@@ -10,10 +10,18 @@ from nas.architecture.layers import Layer, Shape, chain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Consecutive layers `layers[start:start + len(layers)]` of an architecture.
+    """Consecutive layers of an architecture.
 
-    name: block1, block2, … or head. Shapes are of one example. receptive_field: side in input pixels of what one unit
-    of its output sees; of the head, that of the last feature map.
+    Attributes:
+        name: "block1", "block2", … or "head".
+        start: index of the first layer in the architecture.
+        layers: the layers of the block.
+        input_shape: shape of the input for one example.
+        output_shape: shape of the output for one example.
+        params: trainable parameters of the block.
+        macs: multiply-accumulates of the block for one example.
+        receptive_field: side in input pixels of the region that one unit of the block's output sees. The head has that
+            of the last feature map.
     """
 
     name: str
@@ -27,10 +35,11 @@ class Block:
 
 
 def blocks(architecture: Architecture) -> list[Block]:
-    """The architecture's layers in blocks, none left out; the head begins at the first layer that ends the feature map.
+    """Returns the blocks of the architecture and its head; every layer belongs to exactly one of them.
 
-    A pool, and dropout after it, ends a block; a layer with weights that steps over pixels begins one. Raises
-    `ShapeError` where a layer does not fit.
+    A block ends after a pool and the dropout that follows the pool. A layer that has parameters and a stride above 1
+    begins a block. The head begins at the first layer that ends the feature map. Raises `ShapeError` if a layer does
+    not fit.
     """
     found: list[Block] = []
     shape, extent, jump = architecture.input_shape, 1, 1

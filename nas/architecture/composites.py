@@ -1,4 +1,4 @@
-"""Layers made of layers, and the table of all kinds."""
+"""Layers that contain other layers, and the table of all layer kinds."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,12 +23,12 @@ from nas.architecture.layers import (
     size,
 )
 from nas.architecture.module_call import Call
-from nas.errors import ArchitectureError, ShapeError
-from nas.schema import refusal
+from nas.errors import ArchitectureError, ShapeError, one_of
+from nas.schema import mismatch
 
 
 def sequential(layers: tuple[Layer, ...], shape: Shape) -> Call:
-    """The constructor call of the layers in a row."""
+    """Returns the constructor call of the layers in sequence; a single layer is not wrapped in `nn.Sequential`."""
     calls = []
     for layer in layers:
         calls.append(layer.module(shape))
@@ -56,7 +56,7 @@ class DepthwiseSeparable(Convolution):
         return Call("DepthwiseSeparable", (shape[0], self.out_channels, self.kernel_size), self._options())
 
 
-@lru_cache(maxsize=4096)  # made and checked once, not at each of a search's thousands of measurements
+@lru_cache(maxsize=4096)  # a search measures equal layers thousands of times
 def _separated(layer: DepthwiseSeparable, channels: int) -> tuple[Layer, ...]:
     depthwise = Conv(
         out_channels=channels,
@@ -74,22 +74,22 @@ MAX_REPEATED = 1000
 
 
 def _num_layers(layers: tuple[Layer, ...]) -> int:
-    """Number of layers with every repetition written out."""
+    """Returns the number of layers, with every repetition counted."""
     return sum(getattr(x, "times", 1) * _num_layers(x.children()) or 1 for x in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composite(Layer):
-    """What holds layers."""
+    """Base of the layers that contain other layers."""
 
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
         good = type(self.layers) is tuple and len(self.layers) > 0 and all(isinstance(x, Layer) for x in self.layers)
-        self._check(good, "layers", "at least one layer")
+        self._check(good, "layers", "a tuple of at least one layer")
         if ends := [x.kind for x in self.layers if x.ends_features]:
             raise ArchitectureError(
-                f"{self.kind}: layers holds {ends[0]}, allowed: layers that keep a feature map a map"
+                f"{self.kind}: {ends[0]} found in layers, expected layers that return a feature map"
             )
 
     def children(self) -> tuple[Layer, ...]:
@@ -98,7 +98,7 @@ class Composite(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual(Composite):
-    """The layers' output plus their input, or plus a 1x1 convolution of it where `projection` is set."""
+    """The output of the layers plus their input, or plus a 1x1 convolution of the input if `projection` is set."""
 
     kind = "residual"
     projection: bool = False
@@ -117,9 +117,10 @@ class Residual(Composite):
         if shortcut.output_shape != branch.output_shape:
             way = "1x1 projection" if self.projection else "identity"
             raise ShapeError(
-                f"residual's branch turns {shape} into {branch.output_shape}, its {way} into {shortcut.output_shape}"
+                f"residual: output shape of the layers is {branch.output_shape}, expected {shortcut.output_shape}"
+                f" as from the {way} shortcut"
             )
-        # The input stays alive while the branch runs, the branch's output while the shortcut does.
+        # The input stays alive while the branch runs, and the branch's output while the shortcut runs.
         held, out = size(shape), size(branch.output_shape)
         peak = max(branch.held_peak_elements, held + 2 * out if self.projection else 0)
         return Measure(
@@ -144,9 +145,9 @@ class Residual(Composite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat(Composite):
-    """The layers `times` times in a row, with weights of their own each time or, if `shared`, the same ones.
+    """The layers applied `times` times in sequence, each time with new weights or, if `shared`, with the same weights.
 
-    Shared layers share all they hold, a batch norm's running statistics included: keep norms outside.
+    Shared layers also share the running statistics of batch norms, so batch norms should be outside a shared repeat.
     """
 
     kind = "repeat"
@@ -156,7 +157,9 @@ class Repeat(Composite):
     def __post_init__(self) -> None:
         Composite.__post_init__(self)
         self._check_counts("times")
-        self._check(_num_layers((self,)) <= MAX_REPEATED, "times", f"what makes at most {MAX_REPEATED} layers in all")
+        self._check(
+            _num_layers((self,)) <= MAX_REPEATED, "times", f"few enough for at most {MAX_REPEATED} layers in total"
+        )
         self._check(type(self.shared) is bool, "shared", "true or false")
 
     def measure(self, shape: Shape) -> Measure:
@@ -166,7 +169,8 @@ class Repeat(Composite):
         once = chain(self.layers, shape)
         if once.output_shape[0] != shape[0]:
             raise ShapeError(
-                f"repeat with shared weights turns {shape} into {once.output_shape}, which its layers cannot take again"
+                f"repeat: output shape of the layers is {once.output_shape}, expected {shape[0]} channels as in the"
+                " input because shared is true"
             )
         return total._replace(params=once.params, buffer_bytes=once.buffer_bytes)
 
@@ -200,7 +204,7 @@ KINDS: dict[str, type[Layer]] = {
 
 
 def kind_of(name: object) -> type[Layer]:
-    """The layer class of a kind's name."""
+    """Returns the layer class of that kind; raises `ArchitectureError` if there is none."""
     if not isinstance(name, str) or name not in KINDS:
-        raise ArchitectureError(f"kind is {refusal(name, ', '.join(KINDS))}")
+        raise ArchitectureError(f"kind is {mismatch(name, one_of(KINDS))}")
     return KINDS[name]

@@ -1,4 +1,4 @@
-"""Cost of a network in integers, computed without torch in microseconds."""
+"""Computes the cost of a network as integers, in microseconds and without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The metrics that constraints may limit.
+    """Cost of a network: the metrics that constraints can limit.
 
-    params: trainable parameters.
-    macs: multiply-accumulates of convolutions and linear layers, one example.
-    receptive_field: side, in input pixels, of what one unit of the last feature map before global pooling or
-        flattening sees; not clipped at the border.
-    peak_activation_bytes: the largest inputs + outputs alive at once over the layers, one example, float32.
-    weight_bytes: parameters and buffers as an exported file stores them.
+    Attributes:
+        params: trainable parameters.
+        macs: multiply-accumulates of convolutions and linear layers for one example.
+        receptive_field: side in input pixels of the region that one unit of the last feature map sees, not clipped at
+            the border. The last feature map is the one before global pooling or flattening.
+        peak_activation_bytes: largest number of bytes of inputs and outputs alive at once, for one example in float32.
+        weight_bytes: bytes of the parameters and buffers in an exported file.
     """
 
     params: int
@@ -34,10 +35,12 @@ METRICS: tuple[str, ...] = tuple(Cost.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class MetricLabel:
-    """A metric in words.
+    """Display texts of a metric.
 
-    short: alone, as the head of a column, and in a title. unit: what it counts, empty where `short` says that.
-    noun: behind a number in a sentence: "7,825 parameters", "28 pixels of receptive field".
+    Attributes:
+        short: name in column heads and titles.
+        unit: unit on axes; empty if `short` is the unit.
+        noun: text after a number in a sentence, as in "7,825 parameters" or "28 pixels of receptive field".
     """
 
     short: str
@@ -46,7 +49,7 @@ class MetricLabel:
 
     @property
     def axis(self) -> str:
-        """As an axis has it: what, and in which unit."""
+        """Label of an axis: the name and the unit."""
         return f"{self.short}, {self.unit}" if self.unit else self.short
 
 
@@ -57,13 +60,13 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "peak_activation_bytes": MetricLabel("peak activation", "bytes", "bytes of activations at the peak"),
     "weight_bytes": MetricLabel("weights", "bytes", "bytes of weights"),
 }
-"""Every metric of `Cost` in words; tables, figures, reports and model cards take theirs from here."""
+"""Display texts of every metric of `Cost`, for tables, figures, reports and model cards."""
 
 
 def cost_of(architecture: Architecture) -> Cost:
-    """The network's cost; raises `ShapeError` where a layer does not fit.
+    """Returns the cost of the network; raises `ShapeError` if a layer does not fit.
 
-    Receptive field arithmetic: `rf += (kernel - 1) * dilation * jump; jump *= stride`
+    The receptive field follows `rf += (kernel - 1) * dilation * jump; jump *= stride`
     (Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", 2019).
     """
     shape = architecture.input_shape
@@ -88,7 +91,18 @@ def cost_of(architecture: Architecture) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One line of a layer table. `depth` is 0 for the architecture's own layers, whose params and macs add up."""
+    """A row of the layer table.
+
+    Attributes:
+        position: index of the layer from 0, after the position of the composite that contains it: "3" or "3.0".
+        kind: kind of the layer.
+        module: source of the module's constructor call; the title of a composite.
+        output_shape: shape of the output for one example.
+        params: trainable parameters of the layer.
+        macs: multiply-accumulates of the layer for one example.
+        receptive_field: side in input pixels of the region that one unit of the layer's output sees.
+        depth: number of composites around the layer. Params and macs of the rows of depth 0 add up to the network's.
+    """
 
     position: str
     kind: str
@@ -101,11 +115,11 @@ class LayerRow:
 
 
 def layer_table(architecture: Architecture) -> list[LayerRow]:
-    """A row a layer, each composite's layers (once, however often repeated) below it.
+    """Returns one row per layer. The layers of a composite follow it, and repeated layers appear once.
 
-    The receptive field is that of the layer's output; a global pool counts as a window as large as its map.
+    A global pool counts as a window as large as its input. Raises `ShapeError` if a layer does not fit.
     """
-    architecture.output_shape  # noqa: B018  # raises with the position where a layer does not fit
+    architecture.output_shape  # noqa: B018  # raises with the position of a layer that does not fit
     rows: list[LayerRow] = []
 
     def add(layers: tuple[Layer, ...], shape: Shape, extent: int, jump: int, prefix: str, depth: int) -> None:

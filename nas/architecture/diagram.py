@@ -1,4 +1,4 @@
-"""Draws an architecture as SVG: one row a block, with layers, output shape, parameters and receptive field."""
+"""Draws an architecture as SVG: a row for each block, with layers, output shape, parameters and receptive field."""
 
 import io
 import textwrap
@@ -31,23 +31,23 @@ from nas.architecture.summary import summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Inches, from the left and from the top.
+# All lengths are in inches, from the left and from the top.
 WIDTH = 8.0
 MARGIN, GAP, LINE = 0.15, 0.2, 0.205
-GLYPH, GLYPH_SIDE = 0.75, 0.85  # the middle of the drawings of outputs, and their largest side
-NAME, SHAPE, PARAMS, FIELD = 1.5, 5.3, 6.45, 7.8  # where names begin, and where columns of numbers end
+GLYPH, GLYPH_SIDE = 0.75, 0.85  # centre of the rectangles that show output shapes, and their largest side
+NAME, SHAPE, PARAMS, FIELD = 1.5, 5.3, 6.45, 7.8  # left edge of the names, right edges of the other columns
 
-LONGEST = 74  # characters of a line
+LONGEST = 74  # characters per line
 INK, FADED, EDGE = "#1a1a1a", "#5c5c5c", "#b8b8b8"
-# Of the palette in figures.py.
+# From the palette in reports/figures.py.
 FILLS = {"input": "#ffffff", "block": "#56b4e9", "head": "#e69f00"}
 
 
 def picture(architecture: Architecture, *, title: str = "") -> bytes:
-    """An SVG of the architecture, the same bytes each time; it holds no script and refers to nothing outside.
+    """Returns an SVG of the architecture, with the same bytes in every call, no scripts and no external references.
 
-    Beside each block its output is drawn: as high as its map, as wide as it has channels, roots of both. Raises
-    `ShapeError` where a layer does not fit.
+    A rectangle next to each block shows its output shape. Its height grows with the square root of the feature map's
+    side, its width with the square root of the number of channels. Raises `ShapeError` if a layer does not fit.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -69,14 +69,14 @@ def picture(architecture: Architecture, *, title: str = "") -> bytes:
         drawing.block(part, lines, y)
         y += room
     content = io.BytesIO()
-    # Text stays text: a tenth of the size, and it can be searched.
+    # With fonttype "none" text remains text: the file is a tenth of the size, and its text can be searched.
     with rc_context({"svg.hashsalt": "nas", "svg.fonttype": "none"}):
         drawing.figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return content.getvalue()
 
 
 class _Drawing:
-    """A figure in inches, counted from its upper left corner."""
+    """A figure with coordinates in inches from its upper left corner."""
 
     def __init__(self, figure: "Figure", height: float) -> None:
         self.figure = figure
@@ -87,7 +87,7 @@ class _Drawing:
         self.axes.text(x, y, text, fontsize=size, color=color, va="center", parse_math=False, **how)
 
     def heading(self, cost: Cost, title: str, top: float) -> None:
-        """The title, what the whole costs, and the names of the columns above `top`."""
+        """Draws the title, the total cost and the column names above `top`."""
         if title:
             self.text(MARGIN, MARGIN + LINE / 2, title, size=12, weight="bold")
         total = f"{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
@@ -96,12 +96,12 @@ class _Drawing:
             self.text(x, top - LINE / 2, name, size=8.5, color=FADED, ha="right")
 
     def scale(self, shapes: Sequence[Shape]) -> None:
-        """How large outputs are drawn: the highest and the widest of these fill their place."""
+        """Sets the scale of the rectangles: the highest and the widest of the shapes fill `GLYPH_SIDE`."""
         self.highest = max(_sides(shape)[0] for shape in shapes)
         self.widest = max(_sides(shape)[1] for shape in shapes)
 
     def row(self, name: str, output: Shape, top: float, bottom: float) -> None:
-        """A row between two heights, a line above it: its name and its output, drawn and told."""
+        """Draws a row with a line above it, its name, and its output shape as rectangle and text."""
         from matplotlib.patches import Rectangle
 
         self.axes.plot([MARGIN, WIDTH - MARGIN], [top, top], color=EDGE, linewidth=0.6)
@@ -116,7 +116,7 @@ class _Drawing:
         self.text(SHAPE, y, shape_text(output), ha="right")
 
     def block(self, part: Block, lines: Sequence[str], top: float) -> None:
-        """What a row says of a block: its numbers, and its layers line by line."""
+        """Draws the numbers of a block and its layers, line by line."""
         y = top + (GAP + LINE) / 2
         self.text(PARAMS, y, f"{part.params:,}", ha="right")
         self.text(FIELD, y, f"{part.receptive_field:,}", ha="right")
@@ -126,9 +126,11 @@ class _Drawing:
 
 
 def layer_lines(layers: Sequence[Layer]) -> list[str]:
-    """The layers in few words: a line for each that has a window or holds others, with the small ones after it.
+    """Returns the layers as lines of text.
 
-    Equal ones in a row are one, with their number before it; what a composite holds is indented below it.
+    Batch norm, activation, dropout and flatten are appended to the line of the layer before them, unless that is a
+    composite. The layers of a composite are indented below it. Equal consecutive entries become one, such as
+    "2 x conv 3x3 → 8".
     """
     units: list[list[str]] = []
     for layer in layers:
@@ -147,7 +149,7 @@ def layer_lines(layers: Sequence[Layer]) -> list[str]:
 
 
 def phrase(layer: Layer) -> str:
-    """A layer in few words; what it holds is left out."""
+    """Returns a short description of a layer, without the layers that it contains."""
     words = layer.kind.replace("_", " ")
     match layer:
         case Convolution() | MaxPool() | AvgPool():
@@ -182,5 +184,5 @@ def _folded(line: str) -> list[str]:
 
 
 def _sides(shape: Shape) -> tuple[float, float]:
-    """Height and width of an output as it is drawn: a vector is as wide as it has features, and flat."""
+    """Returns the height and width of an output's rectangle, unscaled; a vector is as high as a 1x1 feature map."""
     return sqrt(sqrt(prod(shape[1:]))), sqrt(shape[0])

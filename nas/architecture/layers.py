@@ -1,9 +1,9 @@
-"""The layer vocabulary: one frozen dataclass a kind, named and spelled as in torch.nn.
+"""Layer kinds of an architecture: one frozen dataclass per kind, with the field names of torch.nn.
 
-A layer is a value without weights. Given the shape of one example, `(channels, height, width)`
-or `(features,)`, it knows what it costs (`measure`) and which module it is (`module`); nothing
-else in the package knows the kinds apart. To add one, write its class here or, if it holds other
-layers, in `composites.py`, and name it in the table at the end of `composites.py`.
+A layer is a value without weights. For the shape of one example, `(channels, height, width)` or `(features,)`,
+`measure` returns its output shape and cost, and `module` the constructor call of its torch module. A new kind needs a
+class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`. The table in
+docs/architecture.md names the optional support in other modules.
 """
 
 from abc import ABC, abstractmethod
@@ -14,22 +14,27 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from nas.architecture.module_call import Call
 from nas.errors import ArchitectureError, ShapeError
-from nas.schema import COUNT, LARGEST, Interval, refusal
+from nas.schema import COUNT, LARGEST, Interval, Words, mismatch, number_text
 
 Shape = tuple[int, ...]
 
 PADDING = Interval(int, 0)
 PADDING_TEXT = f'"same", "valid" or {PADDING}'
-MOST_PIXELS = 10**100  # between the windows of neighbours: no image is that large, and Python still writes it out
+MOST_PIXELS = 10**100  # limit of a chain's stride: larger than any image, and Python can still print it
 
 
 class Measure(NamedTuple):
-    """What a layer makes of one example of a given shape.
+    """Output shape and cost of a layer for one example of a given shape.
 
-    `extent` is the side of the window of its input that one output unit sees and `stride` the step
-    between the windows of neighbours, both in input pixels of the layer. `peak_elements` is the largest
-    number of values alive at once (inputs + outputs) while it runs, `held_peak_elements` the same where its
-    input must outlive it (0: no difference).
+    Attributes:
+        output_shape: shape of the output for one example.
+        params: trainable parameters.
+        macs: multiply-accumulates.
+        buffer_bytes: bytes of buffers, such as running statistics.
+        peak_elements: largest number of values (inputs and outputs) alive at once while the layer runs.
+        extent: side of the input window that one output unit sees, in pixels of the layer's input.
+        stride: distance between the windows of neighbouring output units, in pixels of the layer's input.
+        held_peak_elements: `peak_elements` if the layer's input must stay alive until the layer ends; 0: the same.
     """
 
     output_shape: Shape
@@ -47,35 +52,38 @@ class Layer(ABC):
     """A layer of an architecture."""
 
     kind: ClassVar[str]
-    ends_features: ClassVar[bool] = False  # global pooling and flattening: what follows is no feature map
+    ends_features: ClassVar[bool] = False  # True for global pooling and flattening
 
     @abstractmethod
     def measure(self, shape: Shape) -> Measure:
-        """Output shape and cost for one example of `shape`; raises `ShapeError` if it does not fit."""
+        """Returns output shape and cost for one example of `shape`; raises `ShapeError` if the layer does not fit."""
 
     @abstractmethod
     def module(self, shape: Shape) -> Call:
-        """The constructor call of its module for an input of `shape`."""
+        """Returns the constructor call of the torch module for inputs of `shape`."""
 
     def children(self) -> tuple["Layer", ...]:
-        """The layers it holds, for showing; empty for all but the composites."""
+        """Returns the layers that this layer contains; empty for all kinds except composites."""
         return ()
 
     def title(self) -> str:
-        """What it is in words, without its children."""
+        """Returns a short description of the layer, without its children."""
         return self.kind
 
-    def _check(self, good: bool, field: str, allowed: object) -> None:
+    def _check(self, good: bool, field: str, expected: object) -> None:
         if not good:
-            raise ArchitectureError(f"{self.kind}: {field} is {refusal(getattr(self, field), allowed)}")
+            raise ArchitectureError(f"{self.kind}: {field} is {mismatch(getattr(self, field), expected)}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
-            self._check(COUNT.holds(getattr(self, field)), field, COUNT)  # in words only where it is told
+            self._check(COUNT.holds(getattr(self, field)), field, COUNT)  # formatted only in an error
 
 
 def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
-    """The layers in a row, `times` over, measured as one."""
+    """Returns the measure of the layers in sequence, the whole sequence applied `times` times.
+
+    Raises `ShapeError`, with the position of the layer, if a layer does not fit.
+    """
     params = macs = buffer_bytes = peak = held_peak = held = 0
     extent = stride = 1
     for _, (index, layer) in product(range(times), enumerate(layers)):
@@ -93,17 +101,18 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
         extent += (m.extent - 1) * stride
         stride *= m.stride
         if stride > MOST_PIXELS:
-            raise ShapeError(f"the strides multiply to more than {MOST_PIXELS:g}", f"layers[{index}]")
+            text = f"the product of all strides is too large, expected at most {number_text(MOST_PIXELS)}"
+            raise ShapeError(text, f"layers[{index}]")
     return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
 
 
 def shape_text(shape: Shape, between: str = "x") -> str:
-    """A shape as it is read: 8x14x14."""
+    """Returns a shape as text, such as "8x14x14"."""
     return between.join(map(str, shape))
 
 
 def size(shape: Shape) -> int:
-    """Number of values in one example of `shape`."""
+    """Returns the number of values in one example of `shape`."""
     number = 1
     for side in shape:
         number *= side
@@ -111,26 +120,28 @@ def size(shape: Shape) -> int:
 
 
 def feature_map(kind: str, shape: Shape) -> tuple[int, int, int]:
-    """`shape` as (channels, height, width), or a `ShapeError`."""
+    """Returns `shape` as (channels, height, width); raises `ShapeError` if it is not the shape of a feature map."""
     if len(shape) != 3:
-        raise ShapeError(f"{kind} needs a feature map (channels, height, width), met shape {shape}")
+        raise ShapeError(f"{kind}: input shape is {shape}, expected (channels, height, width)")
     return shape[0], shape[1], shape[2]
 
 
 def _slide(kind: str, shape: Shape, window: int, stride: int, total_padding: int) -> tuple[int, int]:
-    """Height and width after a sliding window of side `window`."""
+    """Returns the output height and width of a sliding window; `total_padding` is the sum over both sides."""
     _, height, width = feature_map(kind, shape)
     height, width = height + total_padding, width + total_padding
     if height < window or width < window:
-        raise ShapeError(f"{kind} has a window of {window}x{window}, met shape {shape} padded to {height}x{width}")
+        padded = f", padded to {height}x{width}" if total_padding else ""
+        raise ShapeError(f"{kind}: input shape is {shape}{padded}, expected at least {window}x{window} (its window)")
     return (height - window) // stride + 1, (width - window) // stride + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution(Layer):
-    """What all convolutions have.
+    """Base of all convolutions.
 
-    Padding is a number, "valid" (0) or "same" (stride 1 only), and kept as the number where it is one.
+    Padding is a number, "valid" (0) or "same" (only with stride 1). "valid" is stored as 0, and "same" as a number if
+    both sides get the same padding.
     """
 
     out_channels: int
@@ -146,22 +157,24 @@ class Convolution(Layer):
         if self.padding == "valid":
             object.__setattr__(self, "padding", 0)
         elif self.padding == "same":
-            self._check(self.stride == 1, "stride", 'only 1 with padding "same"')
-            self._check(self.dilation * self.kernel_size <= LARGEST, "dilation", f"at most {LARGEST:g} / kernel_size")
+            self._check(self.stride == 1, "stride", '1 with padding "same"')
+            self._check(
+                self.dilation * self.kernel_size <= LARGEST, "dilation", f"at most {number_text(LARGEST)} / kernel_size"
+            )
             if self.dilation * (self.kernel_size - 1) % 2 == 0:
                 object.__setattr__(self, "padding", self.dilation * (self.kernel_size - 1) // 2)
         else:
             self._check(PADDING.holds(self.padding), "padding", PADDING_TEXT)
 
     def _options(self, *others: str) -> tuple[tuple[str, Any], ...]:
-        """The keyword arguments of its module that are not torch's defaults; `others` default to 1."""
+        """Returns the module's keyword arguments that differ from torch's defaults; `others` default to 1."""
         defaults = {"stride": 1, "padding": 0, "dilation": 1, **dict.fromkeys(others, 1), "bias": True}
         return tuple((key, getattr(self, key)) for key, default in defaults.items() if getattr(self, key) != default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conv(Convolution):
-    """2-d convolution."""
+    """A 2-d convolution."""
 
     kind = "conv"
     groups: int = 1
@@ -177,7 +190,9 @@ class Conv(Convolution):
         height, width = _slide("conv", shape, window, self.stride, padding)
         in_channels = shape[0]
         if in_channels % self.groups:
-            raise ShapeError(f"conv has groups {self.groups}, which do not divide the channels of shape {shape}")
+            raise ShapeError(
+                f"conv: groups is {self.groups}, expected a divisor of the channels of input shape {shape}"
+            )
         weights = self.out_channels * (in_channels // self.groups) * self.kernel_size**2
         outputs = self.out_channels * height * width
         return Measure(
@@ -195,12 +210,12 @@ class Conv(Convolution):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchNorm(Layer):
-    """Batch normalisation over a feature map's channels or a vector's features, with scale and shift."""
+    """Batch normalisation over the channels of a feature map or the features of a vector, with scale and shift."""
 
     kind = "batch_norm"
 
     def measure(self, shape: Shape) -> Measure:
-        # running mean and variance in float32, and the int64 count of batches
+        # running mean and variance in float32, and the number of batches in int64
         return Measure(shape, params=2 * shape[0], buffer_bytes=8 * shape[0] + 8, peak_elements=2 * size(shape))
 
     def module(self, shape: Shape) -> Call:
@@ -214,18 +229,19 @@ ACTIVATIONS = {
     "silu": "nn.SiLU",
     "hardswish": "nn.Hardswish",
 }
-"""Every activation function and its torch class; the engines and exporters have code for each of them."""
+"""Torch class of each activation function; the CPU engine and the C exporter implement each of them."""
+FUNCTIONS = Words(tuple(ACTIVATIONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Layer):
-    """An elementwise nonlinearity with torch's default slope."""
+    """An elementwise activation function with torch's default parameters."""
 
     kind = "activation"
     function: str = "relu"
 
     def __post_init__(self) -> None:
-        self._check(isinstance(self.function, str) and self.function in ACTIVATIONS, "function", ", ".join(ACTIVATIONS))
+        self._check(FUNCTIONS.holds(self.function), "function", FUNCTIONS)
 
     def measure(self, shape: Shape) -> Measure:
         return Measure(shape, peak_elements=2 * size(shape))
@@ -236,7 +252,7 @@ class Activation(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropout(Layer):
-    """Zeroes single values, or whole channels, with probability `rate` while training."""
+    """Zeroes single values or whole channels with probability `rate` during training."""
 
     kind = "dropout"
     rate: float
@@ -245,8 +261,8 @@ class Dropout(Layer):
     def __post_init__(self) -> None:
         good = type(self.rate) in (int, float) and 0 <= self.rate < 1
         self._check(good, "rate", "a number of at least 0 and below 1")
-        object.__setattr__(self, "rate", abs(float(self.rate)))  # 0, 0.0 and -0.0 are equal, so written alike
-        self._check(self.per in ("element", "channel"), "per", "element, channel")
+        object.__setattr__(self, "rate", abs(float(self.rate)))  # 0, 0.0 and -0.0 are equal: they must serialise alike
+        self._check(self.per in ("element", "channel"), "per", "element or channel")
 
     def measure(self, shape: Shape) -> Measure:
         if self.per == "channel":
@@ -269,7 +285,7 @@ class _Pool(Layer):
             object.__setattr__(self, "stride", self.kernel_size)
         self._check_counts("kernel_size", "stride")
         good = type(self.padding) is int and 0 <= self.padding <= self.kernel_size // 2
-        self._check(good, "padding", "a whole number from 0 to half the kernel size")
+        self._check(good, "padding", "an integer from 0 to half of kernel_size")
 
     def measure(self, shape: Shape) -> Measure:
         assert self.stride is not None
@@ -290,7 +306,7 @@ class _Pool(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxPool(_Pool):
-    """The largest value of each window."""
+    """Max pooling: the largest value of each window."""
 
     kind = "max_pool"
     torch_name = "nn.MaxPool2d"
@@ -298,7 +314,7 @@ class MaxPool(_Pool):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvgPool(_Pool):
-    """The mean of each window, padding counted."""
+    """Average pooling: the mean of each window, padding included."""
 
     kind = "avg_pool"
     torch_name = "nn.AvgPool2d"
@@ -306,7 +322,7 @@ class AvgPool(_Pool):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalAvgPool(Layer):
-    """The mean of each channel: (C, H, W) to (C, 1, 1)."""
+    """Global average pooling: (C, H, W) to (C, 1, 1)."""
 
     kind = "global_avg_pool"
     ends_features = True
@@ -321,7 +337,7 @@ class GlobalAvgPool(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flatten(Layer):
-    """A feature map as a vector: (C, H, W) to (C * H * W,). What follows may see all of the map."""
+    """Flattens a feature map to a vector: (C, H, W) to (C * H * W,). Its window is the whole map."""
 
     kind = "flatten"
     ends_features = True
@@ -348,7 +364,7 @@ class Linear(Layer):
 
     def measure(self, shape: Shape) -> Measure:
         if len(shape) != 1:
-            raise ShapeError(f"linear needs a vector (features,), met shape {shape}; put a flatten before it")
+            raise ShapeError(f"linear: input shape is {shape}, expected (features,); put a flatten layer before it")
         weights = shape[0] * self.out_features
         params = weights + (self.out_features if self.bias else 0)
         return Measure((self.out_features,), params, weights, 0, shape[0] + self.out_features)
@@ -359,9 +375,9 @@ class Linear(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqueezeExcite(Layer):
-    """Channels scaled by gates computed from the means of all channels, through channels // reduction hidden units.
+    """Scales each channel by a gate computed from the means of all channels, with channels // reduction hidden units.
 
-    Through its gate every output sees the whole map, and the receptive field says so.
+    The gate depends on the whole feature map, so the window of every output unit is the whole map.
     """
 
     kind = "squeeze_excite"

@@ -1,4 +1,4 @@
-"""A torch module's constructor call, as an object to execute or to print as source."""
+"""Call: the constructor call of a torch module, which can be executed or printed as source."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,14 +9,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A module's constructor call, to be made (`build`) or written down (`source`)."""
+    """The constructor call of a torch module.
+
+    Attributes:
+        name: "nn.X" for a class of torch.nn; any other name is a class in `modules.py`.
+        args: positional arguments; another `Call` stands for the module that it builds.
+        kwargs: names and values of the keyword arguments.
+    """
 
     name: str
     args: tuple[Any, ...] = ()
     kwargs: tuple[tuple[str, Any], ...] = ()
 
     def build(self) -> "nn.Module":
-        """The module with torch's default initialisation; `nn.X` is torch's, other names are from `modules.py`."""
+        """Builds the module with torch's default initialisation."""
         from torch import nn
 
         from nas.architecture import modules
@@ -27,6 +33,6 @@ class Call:
         return module
 
     def source(self) -> str:
-        """The call as Python source on one line."""
+        """Returns the call as one line of Python source."""
         args = [arg.source() if isinstance(arg, Call) else repr(arg) for arg in self.args]
         return f"{self.name}({', '.join(args + [f'{key}={value!r}' for key, value in self.kwargs])})"

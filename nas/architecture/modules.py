@@ -1,13 +1,13 @@
-"""The modules that torch.nn lacks. Exported `model.py` files carry their source, so they use torch alone."""
+"""Modules that torch.nn lacks. Exported `model.py` files contain their source, so they import only torch."""
 
 import torch
 from torch import Tensor, nn
 
 
 class GlobalAvgPool(nn.Module):
-    """(N, C, H, W) to (N, C, 1, 1): the mean of each channel.
+    """Global average pooling: (N, C, H, W) to (N, C, 1, 1).
 
-    A mean, not `AdaptiveAvgPool2d`, whose backward pass is nondeterministic on CUDA.
+    Takes the mean, because the backward pass of `AdaptiveAvgPool2d` is nondeterministic on CUDA.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class DepthwiseSeparable(nn.Sequential):
 
 
 class SqueezeExcite(nn.Module):
-    """(N, C, H, W) to the same shape: each channel scaled by a gate in (0, 1) that sees every channel's mean.
+    """Scales each channel of (N, C, H, W) by a gate in (0, 1), computed from the means of all channels.
 
     Hu et al., "Squeeze-and-Excitation Networks", 2018.
     """
@@ -51,7 +51,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Residual(nn.Module):
-    """The branch's output plus the shortcut's."""
+    """The sum of the outputs of the branch and the shortcut."""
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 
 
 class SharedRepeat(nn.Module):
-    """The same body, with the same weights, applied `times` times in a row."""
+    """Applies the body `times` times in sequence, with the same weights."""
 
     def __init__(self, body: nn.Module, times: int) -> None:
         super().__init__()

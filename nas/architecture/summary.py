@@ -1,4 +1,4 @@
-"""Cost, blocks and layer rows of a network, computed once for all displays."""
+"""Computes the cost, blocks and layer rows of a network once for everything that displays it."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,13 @@ from nas.architecture.cost import Cost, LayerRow, cost_of, layer_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryRow:
-    """A row of the layer table.
+    """A row of the layer table with its block.
 
-    block: the name of the block that begins with this layer, empty where none does. receptive_field: what the layer's
-    output sees, in input pixels; None in the head, which has no feature map.
+    Attributes:
+        layer: the row of the layer.
+        block: name of the block that begins with this layer; empty if none does.
+        receptive_field: receptive field of the layer's output in input pixels; None in the head, which has no feature
+            map.
     """
 
     layer: LayerRow
@@ -22,7 +25,7 @@ class SummaryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSummary:
-    """A network as pictures, model cards and reports show it."""
+    """Cost, blocks and layer rows of a network, for diagrams, model cards and reports."""
 
     cost: Cost
     blocks: tuple[Block, ...]
@@ -30,7 +33,7 @@ class NetworkSummary:
 
 
 def summarise(architecture: Architecture) -> NetworkSummary:
-    """The summary of a network; raises `ShapeError` where a layer does not fit."""
+    """Returns the summary of a network; raises `ShapeError` if a layer does not fit."""
     parts = blocks(architecture)
     starts = {str(part.start): part.name for part in parts}
     head = next((part.start for part in parts if part.name == "head"), len(architecture.layers))

@@ -1,6 +1,7 @@
-"""The command line's entry point, and the commands search and confirm. The only place that exits.
+"""Entry point of the command line, and the commands search and confirm.
 
-Everything heavy is imported inside the commands, so that `nas --help` answers at once.
+Only this module ends the process with an exit status. Heavy modules are imported inside the commands, so that
+`nas --help` stays fast.
 """
 
 import dataclasses
@@ -11,15 +12,15 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import networks
 from nas.cli import studies as results_of
+from nas.cli.dashes import Command
 from nas.cli.options import (
     SEARCH,
     Constraints,
@@ -48,11 +49,15 @@ from nas.cli.options import (
     Target,
     Workers,
 )
+from nas.distribution import conflict, package_version
 from nas.errors import NasError, TrainingDiverged, first_line
+
+if TYPE_CHECKING:
+    from nas.study.reference import StudyRef
 
 app = typer.Typer(
     name="nas",
-    help="Neural architecture search under hard constraints: find, train and take home small CNNs that keep limits.",
+    help="Neural architecture search under hard constraints: finds, trains and exports small CNNs within given limits.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,26 +66,28 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: [bold]nas search --max-params 8000 --epochs 15[/bold]; the same command resumes.")
+@app.command(
+    cls=Command, epilog="Example: [bold]nas search --max-params 8000 --epochs 15[/bold] (run it again to resume)"
+)
 def search(
     max_params: MaxParams = None,
     min_receptive_field: MinReceptiveField = None,
     max_macs: MaxMacs = None,
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
-    constraint: Constraints = None,
+    constraints: Constraints = None,
     trials: Annotated[
         int | None,
         typer.Option(
-            help="Candidates to train in the whole study; one stopped early counts as its share of the epochs.",
+            help="Trainings in the whole study. A trial stopped by a pruner counts as its share of the epochs.",
             rich_help_panel=SEARCH,
-            show_default="20, or any number with --minutes",
+            show_default="20, or no limit with --minutes",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Minutes to train in the whole study: none is begun that would not end in time.",
+            help="Minutes of training per worker in the whole study. A training that would exceed them is not started.",
             rich_help_panel=SEARCH,
             show_default=False,
         ),
@@ -93,10 +100,14 @@ def search(
     portfolio: Portfolio = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Same seed, same candidates.", rich_help_panel=SEARCH, show_default="the study's, or 0"),
+        typer.Option(
+            help="Random seed. The same seed and --workers give the same candidates.",
+            rich_help_panel=SEARCH,
+            show_default="the study's, else 0",
+        ),
     ] = None,
     keep_discards: Annotated[
-        int, typer.Option(help="Discards stored as trials to browse.", rich_help_panel=SEARCH)
+        int, typer.Option(help="Discarded candidates to store as trials, for browsing.", rich_help_panel=SEARCH)
     ] = 100,
     epochs: Epochs = 15,
     dataset: Dataset = None,
@@ -109,10 +120,10 @@ def search(
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result alone.")] = False,
-    use_json: Annotated[bool, typer.Option("--json", help="Print every event as a line of JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    use_json: Annotated[bool, typer.Option("--json", help="Print each event as one line of JSON.")] = False,
 ) -> None:
-    """Draw candidates, discard those that miss a limit, train the others, record all of it."""
+    """Draw candidates, discard those that break a limit, train and store the others."""
     import nas.commands.search
     from nas.cli.progress import discards_text, showing, tally_text
     from nas.cli.tables import print_table, trial_table
@@ -133,7 +144,7 @@ def search(
             max_macs=max_macs,
             max_activation_bytes=max_activation_bytes,
             max_weight_bytes=max_weight_bytes,
-            constraints=constraint or (),
+            constraints=constraints or (),
             objective=objective,
             sampler=sampler,
             pruner=pruner,
@@ -149,6 +160,7 @@ def search(
             results=results,
             storage=storage,
             study=study,
+            command=_command_line(StudyRef(results, storage, study)),
             on_event=show,
         )
     if use_json:
@@ -179,22 +191,22 @@ def search(
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
         raise typer.Exit(130)
     if result.exhausted:
-        raise NasError(f"the search ran dry with {tally_text(result.tally, result.budget)} (kept): {result.exhausted}")
+        raise NasError(f"the search ended early with {tally_text(result.tally, result.budget)}: {result.exhausted}")
 
 
-@app.command(epilog="Example: [bold]nas confirm --target 0.994[/bold]; the same command resumes.")
+@app.command(cls=Command, epilog="Example: [bold]nas confirm --target 0.994[/bold] (run it again to resume)")
 def confirm(
     top: Annotated[
         int | None,
         typer.Option(
-            help="Trials of the search that are trained again and ranked.",
-            show_default="1 where the search has ranked finalists, else 5",
+            help="Number of best trials to retrain; two or more are ranked.",
+            show_default="1 if the search has ranked finalists, else 5",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds each of them is trained with.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Seeds per trial, at least 2.")] = 5,
     target: Target = 0.994,
     again: Annotated[
-        bool, typer.Option("--again", help="Open the test split though it was opened before; it is counted.")
+        bool, typer.Option("--again", help="Open the test split once more. Every opening is counted.")
     ] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -207,7 +219,7 @@ def confirm(
     study: Study = None,
     use_json: Json = False,
 ) -> None:
-    """Train the best trials again with several seeds, pick one by val accuracy, open the test split for it alone."""
+    """Retrain the best trials with several seeds, pick one by val accuracy, and test only that one."""
     from nas.cli.progress import confirm_line
     from nas.cli.tables import epoch_table, print_table, ranking_table
     from nas.commands.confirm import ConfirmEvent, Ranked
@@ -256,7 +268,7 @@ def confirm(
     typer.echo("\n".join(found.test.lines()))
     times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
     typer.echo(f"The test split of this study was opened {times}.")
-    if found.test.finals[0]:  # where the first seed diverged there are no weights
+    if found.test.finals[0]:  # there are no weights if the first seed diverged
         typer.echo(f"Next:\n  nas export --trial confirmed{StudyRef(results, storage, study).options()}")
 
 
@@ -271,28 +283,35 @@ OTHERS: dict[Callable[..., None], str] = {
     results_of.export: "nas export --trial confirmed --output model",
 }
 for command, example in OTHERS.items():
-    app.command(epilog=f"Example: [bold]{example}[/bold]")(command)
+    app.command(cls=Command, epilog=f"Example: [bold]{example}[/bold]")(command)
+
+
+def _command_line(ref: "StudyRef") -> str:
+    """Returns the command line without the program's folder and without the password in the database URL."""
+    program = Path(sys.argv[0])
+    words = ["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]]
+    return shlex.join(word.replace(ref.url, ref.shown_url) for word in words)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"nas {version('nas')}")
+        typer.echo(f"nas {package_version()}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version_: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of unexpected errors.")] = False,
 ) -> None:
     if not debug:
         sys.excepthook = _unexpected
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What becomes of an error that nothing foresaw; the exit status is 1."""
+    """Exception hook: prints two lines instead of a traceback. Python then exits with status 1."""
     command = shlex.join(["nas", "--debug", *sys.argv[1:]])
     typer.echo(f"error: {kind.__name__}: {first_line(error)}", err=True)
     typer.echo(f"This is a defect of nas, not a mistake of yours. Where it arose:\n  {command}", err=True)
@@ -303,18 +322,20 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a stream that takes no more says: of a file that we open the error knows the name, and is told where it is."""
+"""Error numbers of a standard output that cannot be written. Errors of files that `nas` opens carry a file name."""
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one line on standard error and exit status 2."""
-    # Read when torch is imported, later. OpenMP's threads wait by spinning unless told otherwise: where anything else
-    # runs on the same cores, an epoch then takes several times as long (results/README.md).
+    """Runs the command line. Errors that users can cause are printed on standard error, with exit status 2."""
+    # Must be set before torch is imported. By default OpenMP threads spin while they wait, which makes an epoch several
+    # times slower if other programs use the same cores (results/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _interrupt)  # ended politely or by Ctrl-C is the same
-    # So is a closed terminal, where the system knows it, unless it was to be outlived, as by nohup.
+    signal.signal(signal.SIGTERM, _interrupt)  # SIGTERM acts like Ctrl-C
+    # So does a closed terminal (SIGHUP), unless the signal is ignored, as under nohup. Windows has no SIGHUP.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _interrupt)
+    if warning := conflict():
+        typer.echo(f"warning: {warning}", err=True)
     try:
         app()
     except (NasError, TrainingDiverged) as error:
@@ -324,7 +345,7 @@ def main() -> None:
         if error.filename is not None or error.errno not in FULL:
             raise
         typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -40,22 +40,22 @@ def space(
     max_macs: MaxMacs = None,
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
-    constraint: Constraints = None,
+    constraints: Constraints = None,
     space: Space = None,
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Take the shape of images and the classes from this dataset, as nas search does.",
+            help="Take image shape and number of classes from this dataset, as nas search does.",
             rich_help_panel=DATA,
-            show_default="the search space's own",
+            show_default="those of the search space",
         ),
     ] = None,
     data_root: DataRoot = None,
-    draws: Annotated[int, typer.Option(help="Random draws.", min=100)] = 10_000,
+    draws: Annotated[int, typer.Option(help="Number of random draws.", min=100)] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
     use_json: Json = False,
 ) -> None:
-    """Tell what limits leave of a search space, before anyone trains: feasible share, smallest network, what binds."""
+    """Survey a search space without training: feasible share, smallest network, binding limits."""
     from nas.resources import default_space
     from nas.space.constraints import limits
     from nas.space.search_space import SearchSpace
@@ -69,21 +69,21 @@ def space(
         data = datasets.load(dataset, data_root=data_root)
         loaded = SearchSpace.load(space or default_space(data.input_shape))
         loaded = loaded.bind(input_shape=data.input_shape, num_classes=data.num_classes, epochs=loaded.epochs)
-    constraints = limits(
+    bounds = limits(
         loaded.input_shape,
         max_params=max_params,
         min_receptive_field=min_receptive_field,
         max_macs=max_macs,
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
-        constraints=constraint or (),
+        constraints=constraints or (),
     )
-    report = survey(loaded, constraints, num_draws=draws, seed=seed)
+    report = survey(loaded, bounds, num_draws=draws, seed=seed)
     typer.echo(json.dumps(report.to_json(), indent=2) if use_json else "\n".join(report.lines()))
 
 
 def cost(file: File, use_json: Json = False) -> None:
-    """Tell what a network costs: parameters, MACs, receptive field, bytes."""
+    """Print a network's cost: parameters, MACs, receptive field, memory in bytes."""
     from nas.architecture.architecture import Architecture
     from nas.architecture.cost import cost_of
 
@@ -92,7 +92,7 @@ def cost(file: File, use_json: Json = False) -> None:
 
 
 def show(file: File) -> None:
-    """Show a network's layers with output shape, parameters, MACs and receptive field."""
+    """Print a network's layers with output shape, parameters, MACs and receptive field."""
     from nas.architecture.architecture import Architecture
     from nas.architecture.cost import cost_of
     from nas.cli.tables import architecture_table, print_table
@@ -107,20 +107,20 @@ def show(file: File) -> None:
 def train(
     file: File,
     recipe: Annotated[
-        Path | None, typer.Option(help="A recipe file (JSON), as `nas export` writes it.", show_default=False)
+        Path | None, typer.Option(help="Recipe file (JSON), such as recipe.json of an export.", show_default=False)
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="A field of the recipe, such as learning_rate=0.05; give it as often as you like.",
+            help="Override a field of the recipe, such as learning_rate=0.05. Repeatable.",
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="the recipe's, or 15")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", show_default="the recipe's, else 15")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds to train with, from --seed on.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to train with, from --seed on.", min=1)] = 1,
     target: Target = 0.994,
     dataset: Dataset = None,
     data_root: DataRoot = None,
@@ -128,19 +128,20 @@ def train(
     workers: Workers = None,
     exact: Exact = False,
     test: Annotated[
-        bool, typer.Option("--test", help="Train on train + val and judge on the test split. Not for choosing.")
+        bool,
+        typer.Option("--test", help="Train on train + val, evaluate on the test split. Not for choosing networks."),
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Export the trained network (with --seeds that of the first) to this folder; an earlier export in it"
-            " is replaced whole.",
+            help="Folder to export the network to (with several seeds, the first seed's). An earlier export there is"
+            " replaced.",
             show_default=False,
         ),
     ] = None,
     use_json: Json = False,
 ) -> None:
-    """Train one architecture file with one recipe, once or with several seeds."""
+    """Train one network with one recipe, once or with several seeds."""
     from nas.architecture.architecture import Architecture
     from nas.cli.progress import accuracies_text, epoch_line
     from nas.cli.tables import epoch_table, print_table
@@ -206,7 +207,7 @@ def train(
     if output is None:
         return
     if origin is None:
-        raise NasError(f"the training with seed {seed} diverged, so {output} is not written: another --seed")
+        raise NasError(f"the training with seed {seed} diverged, so {output} is not written; give another `seed`")
     exported = export(
         architecture,
         fit.weights,

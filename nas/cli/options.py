@@ -1,4 +1,4 @@
-"""The command line's options: each one's type, help and default text, shared by the commands that take it."""
+"""Options that several commands share: type, help and default text of each."""
 
 import json
 from enum import StrEnum
@@ -7,39 +7,47 @@ from typing import Annotated
 
 import typer
 
-from nas.errors import RecipeError
-from nas.recipe import ALLOWED, Recipe
+from nas.errors import RecipeError, argument, one_of
+from nas.recipe import RECIPE_FIELDS, Recipe
+from nas.schema import check_counts
 
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
 File = Annotated[
-    Path, typer.Argument(help="An architecture file (JSON), or the name of a published network.", show_default=False)
+    Path, typer.Argument(help="Architecture file (JSON), or name of a published network.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxParams = Annotated[
-    int | None, typer.Option(help="Most trainable parameters.", rich_help_panel=LIMITS, show_default=False)
+    int | None, typer.Option(help="Maximum number of trainable parameters.", rich_help_panel=LIMITS, show_default=False)
 ]
 MinReceptiveField = Annotated[
     int | None,
-    typer.Option(help="Smallest receptive field, in pixels.", rich_help_panel=LIMITS, show_default="the images' side"),
+    typer.Option(
+        help="Minimum receptive field of the last feature map, in pixels.",
+        rich_help_panel=LIMITS,
+        show_default="longer side of the images",
+    ),
 ]
 MaxMacs = Annotated[
     int | None,
-    typer.Option(help="Most multiply-accumulates an image.", rich_help_panel=LIMITS, show_default=False),
+    typer.Option(help="Maximum multiply-accumulates per image.", rich_help_panel=LIMITS, show_default=False),
 ]
 MaxActivationBytes = Annotated[
     int | None,
-    typer.Option(help="Most bytes of float32 activations alive at a time.", rich_help_panel=LIMITS, show_default=False),
+    typer.Option(
+        help="Maximum peak of float32 activations for one image, in bytes.", rich_help_panel=LIMITS, show_default=False
+    ),
 ]
 MaxWeightBytes = Annotated[
-    int | None, typer.Option(help="Most bytes of stored float32 weights.", rich_help_panel=LIMITS, show_default=False)
+    int | None,
+    typer.Option(help="Maximum size of the exported weights, in bytes.", rich_help_panel=LIMITS, show_default=False),
 ]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(
         "--constraint",
         metavar="METRIC<=VALUE",
-        help="A limit on any metric, also >=; give it as often as you like.",
+        help="Limit on a metric of nas cost, with <= or >=. Repeatable.",
         rich_help_panel=LIMITS,
         show_default=False,
     ),
@@ -47,33 +55,33 @@ Constraints = Annotated[
 Space = Annotated[
     str | None,
     typer.Option(
-        help="Search space: the name of one that comes along, or a TOML file.",
+        help="Name of a shipped search space, or a TOML file.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or grey for grey images, rgb for others",
+        show_default="grey for grey images, rgb for colour; a study keeps its own",
     ),
 ]
 Objective = Annotated[
     str | None,
     typer.Option(
-        help="accuracy; or for a Pareto front accuracy,params or accuracy with another cost.",
+        help="accuracy, or accuracy,params (or another cost) for a Pareto front.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or accuracy",
+        show_default="the study's, else accuracy",
     ),
 ]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="What proposes candidates: elite, evolution, tpe, gp, nsga2, random.",
+        help="Proposes candidates: elite, evolution, tpe, gp, nsga2 or random.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or elite",
+        show_default="the study's, else elite",
     ),
 ]
 Pruner = Annotated[
     str | None,
     typer.Option(
-        help="What stops hopeless trials early: none, median, asha, hyperband.",
+        help="Stops unpromising trials early: none, median, asha or hyperband.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or none",
+        show_default="the study's, else none",
     ),
 ]
 StartFrom = Annotated[
@@ -81,8 +89,8 @@ StartFrom = Annotated[
     typer.Option(
         "--start-from",
         metavar="FILE",
-        help="A known network to train first: an architecture file, the folder of an export, or the name of a"
-        " published one; give it as often as you like.",
+        help="Known network to train first: an architecture file, an export folder, or the name of a published"
+        " network. Repeatable.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
@@ -91,47 +99,47 @@ Portfolio = Annotated[
     bool | None,
     typer.Option(
         "--portfolio/--no-portfolio",
-        help="Train the known designs first that come with the search space, scaled to the limits.",
+        help="Train the known designs of the search space first, scaled to the limits.",
         rich_help_panel=SEARCH,
-        show_default="the study's, or --portfolio",
+        show_default="the study's, else --portfolio",
     ),
 ]
 Dataset = Annotated[
     str | None,
     typer.Option(
         help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png"
-        " and, if there is one, test/CLASS/*.png.",
+        " and optionally test/CLASS/*.png.",
         rich_help_panel=DATA,
-        show_default="mnist if it can be had, else digits",
+        show_default="mnist if available, else digits; a study keeps its own",
     ),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Where datasets lie and are downloaded to.",
+        help="Folder for downloaded datasets.",
         rich_help_panel=DATA,
-        show_default="$NAS_DATA, or the user's cache",
+        show_default="$NAS_DATA, else the user's cache",
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        help="auto (CUDA, then MPS, then CPU), cuda (every GPU there is), cuda:N, mps or cpu.", rich_help_panel=DATA
-    ),
+    typer.Option(help="auto (CUDA, else MPS, else CPU), cuda (all GPUs), cuda:N, mps or cpu.", rich_help_panel=DATA),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes that train, one thread each.", rich_help_panel=DATA, show_default="one a core, or one a GPU"
+        help="Number of training processes, one thread each.",
+        rich_help_panel=DATA,
+        show_default="one per GPU, on CPU one per core",
     ),
 ]
-Target = Annotated[float, typer.Option(help="Accuracy to be kept in each of the last epochs, a fraction of 1.")]
+Target = Annotated[float, typer.Option(help="Accuracy to reach in each of the last 5 epochs, as a fraction.")]
 Ray = Annotated[
     str | None,
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Train on a Ray cluster: auto, HOST:PORT, or local for one of this machine's own.",
+        help="Train on a Ray cluster: auto, HOST:PORT, or local (on this machine only).",
         rich_help_panel=DATA,
         show_default=False,
     ),
@@ -140,36 +148,36 @@ GpusPerTrial = Annotated[
     float | None,
     typer.Option(
         metavar="0...1",
-        help="Share of a GPU that a candidate gets, with --ray.",
+        help="GPU share of a candidate with --ray: 0, or 0.01 to 1.",
         rich_help_panel=DATA,
-        show_default="1 where the cluster has a GPU",
+        show_default="1 if the cluster has GPUs, else 0",
     ),
 ]
 Exact = Annotated[
-    bool, typer.Option("--exact", help="Bitwise repeatable on a GPU, too, and slower there.", rich_help_panel=DATA)
+    bool, typer.Option("--exact", help="Make GPU training bitwise reproducible, but slower.", rich_help_panel=DATA)
 ]
-Epochs = Annotated[int, typer.Option(help="Epochs a candidate.", rich_help_panel=DATA)]
-Results = Annotated[Path, typer.Option(help="Folder of studies, weights, exports.", rich_help_panel=STUDY)]
+Epochs = Annotated[int, typer.Option(help="Epochs per training.", rich_help_panel=DATA)]
+Results = Annotated[Path, typer.Option(help="Folder of studies, weights, reports and exports.", rich_help_panel=STUDY)]
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Database URL of the study.",
+        help="URL of the study's database.",
         rich_help_panel=STUDY,
-        show_default="SQLite in the results folder",
+        show_default="SQLite file in the results folder",
     ),
 ]
 Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_panel=STUDY, show_default="search")]
 
 
 class ExtraFormat(StrEnum):
-    """What `nas export` writes besides: those of `nas.exporters.export.FORMATS`."""
+    """Additional formats of `nas export`, the same as `nas.exporters.export.FORMATS`."""
 
     int8 = "int8"
     c = "c"
 
 
 class ReportFormat(StrEnum):
-    """What `nas report` writes: those of `nas.commands.report.FORMATS`."""
+    """Formats of `nas report`, the same as `nas.commands.report.FORMATS`."""
 
     html = "html"
     csv = "csv"
@@ -178,7 +186,7 @@ class ReportFormat(StrEnum):
 
 
 class TableFormat(StrEnum):
-    """How `nas trials` prints."""
+    """Output formats of `nas trials`."""
 
     table = "table"
     csv = "csv"
@@ -186,16 +194,23 @@ class TableFormat(StrEnum):
 
 
 def chosen_recipe(file: Path | None, settings: list[str], epochs: int | None) -> Recipe:
-    """The recipe of a file, or the default one, with `FIELD=VALUE` settings and a number of epochs put over it."""
+    """Returns the recipe in a file, or the default one, after applying `FIELD=VALUE` settings and then `epochs`.
+
+    Raises `RecipeError` for a file that cannot be read and for unknown fields or invalid values.
+    """
     fields = Recipe.load(file).to_json() if file is not None else {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals or name not in ALLOWED:
-            raise RecipeError(f"--set {setting}: allowed: FIELD=VALUE with a field of {', '.join(ALLOWED)}")
+        if not equals or name not in RECIPE_FIELDS:
+            form = f"FIELD=VALUE with FIELD {one_of(RECIPE_FIELDS)}"
+            raise RecipeError(f"{argument('set', setting)}: expected {form}")
         try:
             fields[name] = json.loads(value)
-        except ValueError:
-            fields[name] = value  # a word
+        except (ValueError, RecursionError):
+            fields[name] = value  # not JSON: a plain word
+        if not RECIPE_FIELDS[name].holds(fields[name]):
+            raise RecipeError(f"{argument('set', setting)}: expected {RECIPE_FIELDS[name]}")
     if epochs is not None:
+        check_counts(RecipeError, epochs=(epochs, 1))
         fields["epochs"] = epochs
     return Recipe.from_json(fields)

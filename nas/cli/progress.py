@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live display in a terminal, plain lines elsewhere, JSON for scripts."""
+"""Displays of a running search: a live panel in a terminal, plain lines elsewhere, JSON for scripts."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ Show = Callable[[Event], None]
 
 
 def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> str:
-    """One epoch on one line; the same for `nas train` and `nas search`."""
+    """Returns an epoch's metrics on one line, for `nas train` and `nas search`."""
     return (
         f"epoch {metrics.epoch:>2}/{epochs}  train loss {metrics.train_loss:.4f}  train {metrics.train_accuracy:.2%}"
         f"  {judged_on} loss {metrics.val_loss:.4f}  {judged_on} {metrics.val_accuracy:.2%}"
@@ -49,26 +49,26 @@ def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> st
 
 
 def cost_text(cost: Cost | TrialRecord) -> str:
-    """Parameters, MACs and receptive field in a few words."""
+    """Returns parameters, MACs and receptive field (pixels) as short text."""
     return f"{cost.params:,} params, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
 
 
 def result_text(trial: TrialRecord) -> str:
-    """How a trial ended, in a few words."""
+    """Returns how a trial ended, as short text."""
     if trial.objective is None:
         return trial.reason
     return f"{trial.objective:.2%} (lowest {trial.consistent_accuracy:.2%}) in {trial.seconds:.0f} s"
 
 
 def discards_text(discards: Mapping[str, int]) -> str:
-    """Discards by reason, most frequent first."""
+    """Returns the number of discards and their reasons, most frequent first."""
     total = sum(discards.values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
     return f"{total:,} discarded ({reasons})" if total else "none discarded"
 
 
 def tally_text(tally: Tally, budget: Budget) -> str:
-    """How much of the budget is spent, in a few words."""
+    """Returns how much of the budget is spent, as short text."""
     beside = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
     beside += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
     if budget.trials is None:
@@ -83,7 +83,7 @@ def tally_text(tally: Tally, budget: Budget) -> str:
 
 
 def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
-    """What a training came to, from its accuracies by epoch."""
+    """Returns final, mean and lowest accuracy of a training run, from its accuracy after each epoch."""
     final = f"final {accuracies[-1]:.2%}"
     if min(consistency, len(accuracies)) == 1:  # the mean and the lowest are the same figure
         return final
@@ -92,27 +92,23 @@ def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
 
 
 def start_lines(event: SearchStarted) -> list[str]:
-    """What a search is about to do."""
+    """Returns the lines that a search prints when it starts."""
+    known = "" if event.tally.num_trained else ", ".join(event.portfolio)
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
         f"{counted(event.epochs, 'epoch')} a candidate on {event.device}, {counted(event.workers, 'worker')},"
         f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
-        *portfolio_lines(event.portfolio),
+        *([f"starts with known designs, scaled to the limits: {known}"] if known else []),
         *event.unfit,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
     ]
 
 
-def portfolio_lines(portfolio: Sequence[str]) -> list[str]:
-    """What known designs the study begins with."""
-    return [f"begins with known designs, scaled to the limits: {', '.join(portfolio)}"] if portfolio else []
-
-
 def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
-    """What happens beside the trials, on one line."""
+    """Returns one line for an event that is not about a single trial."""
     if isinstance(event, OthersAwaited):
         return f"waiting for {counted(event.num_running, 'trial')} that other searches on this study have in training"
     if isinstance(event, FinalsStarted):
@@ -124,7 +120,7 @@ def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
 
 
 def quiet(event: Event) -> None:
-    """Shows nothing."""
+    """Ignores the event."""
 
 
 def as_json(event: Event) -> None:
@@ -164,7 +160,7 @@ def as_json(event: Event) -> None:
 
 
 class Plain:
-    """Lines without colour or movement."""
+    """Prints each event as plain lines."""
 
     def __init__(self) -> None:
         self.epochs, self.budget = 0, Budget()
@@ -174,7 +170,7 @@ class Plain:
             print(line, flush=True)
 
     def lines(self, event: Event) -> list[str]:
-        """The lines of one event."""
+        """Returns the lines of one event."""
         if isinstance(event, SearchStarted):
             self.epochs, self.budget = event.epochs, event.budget
             return start_lines(event)
@@ -190,7 +186,7 @@ class Plain:
 
 @dataclass(slots=True)
 class _Running:
-    """A trial in training, as far as it has come."""
+    """A trial in training: when it began (`time.monotonic`), and its last epoch."""
 
     started: TrialStarted
     began: float
@@ -198,7 +194,7 @@ class _Running:
 
 
 class LivePanel:
-    """The budget spent, the running trials, the best, the discards and the time left, redrawn in place."""
+    """Live display of the spent budget, running trials, the best trial, discards and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -207,7 +203,7 @@ class LivePanel:
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
         self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
-        self.worked = self.spent_before = 0.0  # seconds of this session's trials; what the budget had lost before it
+        self.worked = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
         self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
 
     def __call__(self, event: Event) -> None:
@@ -234,7 +230,7 @@ class LivePanel:
             self.console.print(text)
 
     def render(self) -> RenderableType:
-        """The panel as it stands now."""
+        """Returns the panel in its present state."""
         if self.started is None:
             return Text("loading the data, drawing the first candidates ...", style="dim")
         budget = self.started.budget
@@ -262,7 +258,7 @@ class LivePanel:
         return f"{done}, val {metrics.val_accuracy:.2%}, {metrics.seconds:.1f} s an epoch"
 
     def time_left(self) -> str:
-        """An estimate from the trials and epochs of this session."""
+        """Returns the estimated time left as text, from the trials and epochs of this session."""
         assert self.started is not None
         known = [running.metrics.seconds for running in self.running.values() if running.metrics]
         if self.worked:
@@ -272,10 +268,10 @@ class LivePanel:
         else:
             return "unknown until an epoch is done"
         budget, left = self.started.budget, []
-        if budget.trials is not None:  # by the clock: trials that train side by side are slower, each of them
+        if budget.trials is not None:  # wall-clock time: parallel trials slow each other down
             spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
             left.append((each * (budget.trials - self.tally.spent) - spent) / max(1, len(self.running)))
-        if budget.seconds is not None:  # as the budget counts: they share the time of their device
+        if budget.seconds is not None:  # time as the budget counts it
             spent = sum(m.seconds * m.epoch for m in (running.metrics for running in self.running.values()) if m)
             left.append((budget.seconds - self.tally.spent_seconds - spent) / budget.workers)
         seconds = max(0.0, min(left))
@@ -286,7 +282,7 @@ class LivePanel:
 
 
 def confirm_line(event: ConfirmEvent) -> str:
-    """What happens in a confirmation, on one line."""
+    """Returns one line for an event of a confirmation."""
     if isinstance(event, StageStarted):
         what = {
             "val": "on the split of the search, ranked by val accuracy",
@@ -305,7 +301,7 @@ def confirm_line(event: ConfirmEvent) -> str:
 
 @contextmanager
 def showing(*, use_json: bool = False, use_quiet: bool = False) -> Iterator[Show]:
-    """What shows a search's events here: JSON or nothing if asked, live in a terminal, lines elsewhere."""
+    """Yields the display of a search's events: JSON or nothing if asked for, else a live panel or plain lines."""
     if use_json or use_quiet:
         yield as_json if use_json else quiet
     elif sys.stdout.isatty():

@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
+from nas.cli.dashes import dashed
 from nas.cli.options import DataRoot, ExtraFormat, ReportFormat, Results, Storage, Study, TableFormat
-from nas.errors import NasError
+from nas.errors import NasError, argument
 
 
 def trials(
-    format_: Annotated[TableFormat, typer.Option("--format", help="csv and json hold stored discards too.")] = (
-        TableFormat.table
-    ),
-    discards: Annotated[bool, typer.Option("--discards", help="Stored discards in the table, too.")] = False,
-    pareto: Annotated[
-        bool, typer.Option("--pareto", help="Only those that no other one beats in accuracy and cost.")
-    ] = False,
+    format_: Annotated[
+        TableFormat, typer.Option("--format", help="Output format. csv and json include stored discards.")
+    ] = (TableFormat.table),
+    discards: Annotated[bool, typer.Option("--discards", help="Include stored discards in the table.")] = False,
+    pareto: Annotated[bool, typer.Option("--pareto", help="List only the Pareto front of accuracy and cost.")] = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
@@ -53,21 +52,21 @@ def trials(
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8080,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs --allow-host.")
+        str, typer.Option(help="Address to listen on. One that other machines can reach needs --allow-host.")
     ] = "127.0.0.1",
-    allow_host: Annotated[
+    allow_hosts: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Name by which browsers may ask for it; give it as often as you like."),
+        typer.Option("--allow-host", metavar="NAME", help="Host name that browsers may use. Repeatable."),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change.")] = False,
-    open_: Annotated[bool, typer.Option("--open", help="Open the address in a browser.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse requests that change the study.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
 ) -> None:
-    """Browse a study in optuna-dashboard, served to this machine alone unless told otherwise."""
+    """Serve a study in optuna-dashboard, by default to this machine only."""
     import webbrowser
 
     from nas.dashboard.server import serve_dashboard
@@ -87,7 +86,7 @@ def dashboard(
             study=study,
             host=host,
             port=port,
-            allow_hosts=allow_host or (),
+            allow_hosts=allow_hosts or (),
             read_only=read_only,
             on_ready=show,
         )
@@ -100,14 +99,16 @@ def report(
     format_: Annotated[
         ReportFormat | None,
         typer.Option(
-            "--format", help="One page for people, or the trials as a table.", show_default="as --output ends, or html"
+            "--format",
+            help="html writes one page, the others a table of trials.",
+            show_default="suffix of --output, else html",
         ),
     ] = None,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
 ) -> None:
-    """Write a study as one page that needs no network: question, answer, best networks, figures, how to do it again."""
+    """Write a study as one self-contained HTML page, or its trials as a table."""
     from nas.commands.report import report as write
 
     wanted = format_.value if format_ else None
@@ -116,32 +117,33 @@ def report(
 
 
 def export(
-    trial: Annotated[str, typer.Option(help="Number of a trial, best, or confirmed (by nas confirm).")] = "best",
+    context: typer.Context,
+    trial: Annotated[str, typer.Option(help="Trial number, best, or confirmed (picked by nas confirm).")] = "best",
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write: new, empty, or an earlier export, which is replaced whole, your edits too.",
-            show_default="RESULTS/export/STUDY-trial-N",
+            help="Folder to write: new, empty, or an earlier export, which is replaced (edits are lost).",
+            show_default="named after the trial, in RESULTS/export",
         ),
     ] = None,
-    format_: Annotated[
+    formats: Annotated[
         list[ExtraFormat] | None,
-        typer.Option("--format", help="What to write besides; give it as often as you like.", show_default=False),
+        typer.Option("--format", help="Also write int8 ONNX or C source. Repeatable.", show_default=False),
     ] = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
 ) -> None:
-    """Take a trained network home as files that need nothing of ours; each proves itself before it is yours."""
+    """Export a trained network as files that run without nas, and verify each file."""
     from nas.cli.tables import print_table, proof_table
     from nas.commands.export import export_trial
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
-        raise NasError(f"--trial is {trial!r}, allowed: a number, best, or confirmed")
+        raise NasError(f"{argument('trial', trial)}: expected the number of a trial, best or confirmed")
     exported = export_trial(
         int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
-        formats=[each.value for each in format_ or ()],
+        formats=[each.value for each in formats or ()],
         data_root=data_root,
         results=results,
         storage=storage,
@@ -151,5 +153,5 @@ def export(
     )
     print_table(proof_table(exported.proofs, title=f"{exported.folder}"))
     for remark in exported.remarks:
-        typer.echo(remark)
+        typer.echo(dashed(remark, context))
     typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")

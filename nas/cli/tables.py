@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def architecture_table(architecture: Architecture) -> Table:
-    """A row a layer: output shape, parameters, MACs and receptive field; a composite's layers are indented."""
+    """Returns a table of layers with output shape, parameters, MACs and receptive field; nested layers are indented."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("layer", no_wrap=True)
     for name in ("output shape", *_shorts("params", "macs", "receptive_field")):
@@ -33,7 +33,7 @@ def architecture_table(architecture: Architecture) -> Table:
 
 
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
-    """A row a trial."""
+    """Returns a table with one row for each trial."""
     table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "val accuracy", "lowest", *_shorts("params", "macs", "receptive_field"), "seconds"):
         table.add_column(name, justify="right")
@@ -49,7 +49,7 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
 
 
 def ranking_table(ranking: Ranking, cost: str) -> Table:
-    """A row a finalist, the best first, with the objective of each seed; `cost` names the metric that breaks ties."""
+    """Returns a table of finalists, best first, with the objective of each seed; `cost` is the metric for ties."""
     table = Table(
         title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
     )
@@ -68,7 +68,7 @@ def ranking_table(ranking: Ranking, cost: str) -> Table:
 
 
 def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
-    """A row an epoch: accuracy over the seeds."""
+    """Returns a table with the accuracy over the seeds for each epoch."""
     title = f"{judged_on.capitalize()} accuracy by epoch"
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for name in ("epoch", "mean ± sd", "lowest", "highest", "seeds on target"):
@@ -82,7 +82,7 @@ def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
 
 
 def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
-    """A row a file of an export: its size, and what it gave beside the network it was written from."""
+    """Returns a table of an export's files: size, and agreement with the network they were written from."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("file", no_wrap=True)
     for name in ("bytes", "logits differ by", "same class", "val accuracy"):
@@ -100,7 +100,7 @@ def _shorts(*metrics: str) -> list[str]:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table as wide as the terminal."""
-    # Off a terminal, where rich would fold it to 80 columns, every row stays one line.
+    """Prints a table at the width of the terminal."""
+    # Without a terminal rich would wrap at 80 columns; 200 columns keep each row on one line.
     console = Console(highlight=False)
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)

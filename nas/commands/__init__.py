@@ -1,1 +1,1 @@
-"""One function for each command of `nas`; together they are the Python interface."""
+"""The Python interface: one function for each command of `nas`."""

@@ -1,4 +1,4 @@
-"""Confirm: the best trials of a study trained again with several seeds, and the winner held against the test split."""
+"""Retrains the best trials of a study with several seeds and evaluates the winner on the test split."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.commands.further_runs import train_runs
 from nas.data import datasets
-from nas.errors import StudyError
+from nas.errors import StudyError, argument
 from nas.schema import check_counts, check_target
 from nas.seed_stats import Finalist, Ranking, TestResult
 from nas.study.confirmation import ConfirmedRecords, Opening
@@ -20,6 +20,7 @@ from nas.study.reference import StudyRef
 from nas.study.runs import JudgedOn, Run
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial
+from nas.text import counted
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
@@ -29,7 +30,15 @@ from nas.workers.protocol import Workers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
-    """`num_runs` trainings are wanted, of which `num_done` have ended already."""
+    """A stage of the confirmation starts: the ranking or the test.
+
+    Attributes:
+        judged_on: Split on which the stage measures accuracy: "val" for the ranking, "test" for the winner.
+        trials: Numbers of the trials that the stage trains.
+        num_runs: Number of training runs of the stage.
+        num_done: Number of them that have ended before.
+        device: Description of the hardware.
+    """
 
     judged_on: JudgedOn
     trials: tuple[int, ...]
@@ -40,7 +49,15 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
-    """A training has ended; no epochs: its loss was no number."""
+    """A training run has ended.
+
+    Attributes:
+        run: Trial, split and seed.
+        history: Metrics of each epoch; empty if the loss was not finite.
+        consistency: Number of last epochs that the objective is the mean of.
+        num_runs: Number of training runs of the stage.
+        num_done: Number of them that have ended.
+    """
 
     run: Run
     history: tuple[EpochMetrics, ...]
@@ -51,7 +68,11 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """The finalists are ranked by val accuracy, and the winner is fixed. `cost`: the metric that breaks ties."""
+    """The finalists are ranked by val accuracy.
+
+    ranking: Finalists, best first, and the winner.
+    cost: Metric that decides among finalists whose accuracies are tied.
+    """
 
     ranking: Ranking
     cost: str
@@ -62,9 +83,15 @@ ConfirmEvent = StageStarted | RunFinished | Ranked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """What came out. `num_openings`: how often the test split has been opened for this study, this time included.
+    """Result of a confirmation.
 
-    `ranking` is None where there was one finalist alone.
+    Attributes:
+        study: Name of the study.
+        dataset: Name of the dataset.
+        winner: Trial that was evaluated on the test split.
+        ranking: Ranking of the finalists; None if there was only one.
+        test: Test accuracies of the winner, compared with the target.
+        num_openings: How often the test split has been opened for this study, including this time.
     """
 
     study: str
@@ -90,7 +117,9 @@ class Confirmation:
 
 
 TOP = 5
-"""Finalists of a search that has not ranked any itself."""
+"""Default number of finalists if the search has not ranked any."""
+
+ORIGINAL = "name the folder of the original data with `data_root`"
 
 
 def confirm(
@@ -110,22 +139,45 @@ def confirm(
     study: str | None = None,
     on_event: Callable[[ConfirmEvent], None] = lambda event: None,
 ) -> Confirmation:
-    """Trains the `top` trials with `seeds` seeds, picks one by val accuracy, and opens the test split for it alone.
+    """Retrains the best trials with several seeds, picks a winner by val accuracy and tests only the winner.
 
-    Several trials are ranked by their mean objective over seeds that the search did not use; among those not measurably
-    worse than the best the smallest wins. `top` is 1 by default where the search has trained its finalists with further
-    seeds, else 5 or all that there are. The winner is trained on train + val with as many seeds, and each epoch
-    judged on the test split against `target`, a fraction to be reached in every one of the last epochs. Runs that have
-    ended are kept: called again, it goes on where it stopped, and what is complete is only read.
+    The finalists are ranked by their mean objective over seeds that the search did not use. Of those within one
+    standard error of the best, the one with the lowest cost wins: the fewest parameters, or the lowest second objective
+    of the study. The winner is retrained on train + val with the same number of seeds and evaluated on the test split
+    after every epoch.
 
-    The test split is opened once a study: for other finalists or seeds it raises `StudyError`, unless `again`, and
-    counts. Raises `StudyError`, too, where there are fewer trained trials, or the data are not those of the search.
+    Every run is stored when it ends: an interrupted confirmation continues where it stopped, and a complete one is only
+    read. The test split is meant to be opened once per study, so other finalists or seeds are refused unless `again`.
+
+    Args:
+        top: Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
+        seeds: Number of seeds that each finalist is trained with, at least 2. Default: 5.
+        target: Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default: 0.994.
+        again: Whether to open the test split although it was opened for other finalists or seeds. Default: False.
+        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
+        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
+        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
+        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results: Results folder of the study. Default: "results".
+        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study: Name of the study. Default: "search".
+        on_event: Called with each event. Default: does nothing.
+
+    Returns:
+        The winner, the ranking and the test accuracies.
+
+    Raises:
+        StudyError: If the study is missing, damaged or being confirmed by another process; if it has fewer than `top`
+            trained trials; if its data have changed; if the test split was opened before; or if a run fails.
+        NasError: If an argument is out of range, or the dataset or the device is not available.
     """
     check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place, ref = compute.place(), StudyRef(results, storage, study)
-    # Before the lock, which would make a folder where a study was misspelt.
+    # Before locking: the lock would create a folder for a misspelt study.
     StudyRecords.open(ref)
     with place, usable(ref.url), closing(locks(ref)) as held:
         if not held.hold("confirm"):
@@ -142,7 +194,7 @@ def confirm(
         winner = ranking.winner.trial if ranking else finalists[0].number
         if opened is not None:
             winner = opened.trial
-        else:  # noted before it is opened: a look cannot be taken back
+        else:  # stored before the split is read, because reading it cannot be undone
             kept.open(Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat()))
         histories = trainer.train(
             "test",
@@ -170,14 +222,14 @@ def confirm(
 
 
 def _finalists(records: StudyRecords, top: int | None) -> list[TrainedTrial]:
-    """The best `top` trained trials, or as many as `confirm` takes; raises `StudyError` where the study has fewer."""
+    """Returns the best `top` trained trials (None: the default number); raises `StudyError` if there are fewer."""
     finalists = records.best(top or (1 if records.runs.ranked() else TOP))
     if len(finalists) < (top or 1):
-        found = len(finalists)
-        allowed = f", allowed: {'1' if found == 1 else f'1 to {found}'}" if found else ""
-        has = f"has {found} trained trial{'s' * (found != 1)}"
-        asked = f"--top {top}: " if top else ""
-        raise StudyError(f"{asked}study {records.name!r} {has}{allowed}")
+        num = len(finalists)
+        if not num:
+            raise StudyError(f"study {records.name!r} has no trained trials yet")
+        expected = f"at most {num}, since study {records.name!r} has {counted(num, 'trained trial')}"
+        raise StudyError(f"{argument('top', top)}: expected {expected}")
     return finalists
 
 
@@ -186,9 +238,9 @@ def _numbers(finalists: Sequence[TrainedTrial]) -> tuple[int, ...]:
 
 
 def _opening(kept: ConfirmedRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool) -> Opening | None:
-    """The earlier opening of the test split for the same finalists and seeds, if there was one.
+    """Returns the earlier opening of the test split for the same finalists and seeds, or None.
 
-    Raises `StudyError` where it was opened for others, unless `again`.
+    Raises `StudyError` if it was opened only for others, unless `again`.
     """
     openings = kept.openings()
     same = next((each for each in openings if each.same_question(_numbers(finalists), seeds)), None)
@@ -202,9 +254,9 @@ def _opened_before(openings: Sequence[Opening], study: str) -> str:
     times = "once" if len(openings) == 1 else f"{len(openings)} times"
     others = ", ".join(map(str, last.finalists))
     return (
-        f"the test split was opened {times} for study {study!r} already, last on {last.date} for trial {last.trial}"
-        f" (finalists {others}; {last.seeds} seeds): the same --top and --seeds, if the study has not grown, show what"
-        " came out; --again opens it once more, for figures that are no longer quite unbiased"
+        f"the test split of study {study!r} was opened {times} already, last on {last.date} for trial {last.trial}"
+        f" (finalists {others}; {last.seeds} seeds); repeat that `top` and `seeds` to see the result, unless the study"
+        " has grown, or give `again=True` to open it once more: its figures are then no longer unbiased"
     )
 
 
@@ -232,20 +284,20 @@ def _ranking(
 def _same_data(settings: Settings, data_root: str | Path | None) -> datasets.Dataset:
     dataset = datasets.load(settings.dataset, data_root=data_root)
     if (dataset.fingerprint, dataset.split_id) != (settings.data_fingerprint, settings.split):
-        raise StudyError(f"{settings.dataset} is not what it was when the study was begun; give its --data-root")
+        raise StudyError(f"dataset {settings.dataset} has changed since the study began; {ORIGINAL}")
     return dataset
 
 
 def _same_test(kept: ConfirmedRecords, name: str, data_root: str | Path | None) -> datasets.Split:
-    """The test split, the one that earlier runs of this study were judged on."""
+    """Loads the test split; raises `StudyError` if earlier runs of this study were evaluated on another one."""
     test = datasets.load_test(name, data_root=data_root)
     if not kept.keep_test(len(test.labels), datasets.fingerprint(test)):
-        raise StudyError(f"the test split of {name} is not what it was when it was opened first; give its --data-root")
+        raise StudyError(f"the test split of {name} has changed since it was first opened; {ORIGINAL}")
     return test
 
 
 class _Trainer:
-    """Trains the finalists' runs that have not been trained yet, and keeps each as it ends."""
+    """Trains the missing runs of the finalists and stores each when it ends."""
 
     def __init__(
         self,
@@ -263,7 +315,7 @@ class _Trainer:
         self.on_event = on_event
 
     def rank(self, seeds: Sequence[int], load: Callable[[], TrainingData]) -> Ranking:
-        """The finalists by val accuracy over further seeds."""
+        """Ranks the finalists by val accuracy over the seeds."""
         settings = self.kept.records.settings
         finalists = list(self.finalists.values())
         histories = self.train("val", _numbers(finalists), seeds, load)
@@ -274,8 +326,8 @@ class _Trainer:
     def train(
         self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
     ) -> dict[tuple[int, int], tuple[EpochMetrics, ...]]:
-        """The epochs of every trial with every seed, by both."""
-        # Seed by seed, so that an early look compares all trials.
+        """Returns the epochs of each run by (trial, seed), after training the missing runs."""
+        # Seed by seed, so that partial results compare all trials.
         runs = [Run(trial=trial, judged_on=judged_on, seed=seed) for seed in seeds for trial in trials]
         missing = [run for run in runs if self.kept.history(run) is None]
         num_done = len(runs) - len(missing)

@@ -1,7 +1,4 @@
-"""Defaults: what a search takes where the user says nothing, from what is known of images, space and limits.
-
-Each is printed in a search's first lines, stored in the study, and overridden by the option of its name.
-"""
+"""Defaults of a search: number of trials, sampler, pruner, and how a new study begins."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,11 +12,15 @@ SAMPLER = "elite"
 PRUNER = "none"
 
 NUM_FILLED = 2
-"""Random candidates after the known ones, in a space whose draws fill the limits."""
+"""Random candidates after the known ones in a space with `Widths`, whose draws fill the limits."""
 
 
 class StartUp(NamedTuple):
-    """How a study begins: so many candidates, known or drawn at random, each the largest of `choices` draws."""
+    """How a study begins.
+
+    num_startup: Number of candidates, known or random, before the sampler is used.
+    choices: Number of feasible draws per random candidate; the largest is trained.
+    """
 
     num_startup: int
     choices: int
@@ -28,14 +29,14 @@ class StartUp(NamedTuple):
 def start_up(
     space: SearchSpace, constraints: Sequence[Constraint], *, sampler: str, num_objectives: int, num_known: int
 ) -> StartUp:
-    """The start of a new study that is given so many known candidates."""
+    """Returns how a new study with `num_known` known candidates begins."""
     limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
-    # Within a limit larger networks are better; random search and fronts need all sizes.
+    # Under a parameter limit larger networks are better. Random search and Pareto fronts need all sizes.
     wants_large = limited and num_objectives == 1 and sampler != "random"
     match space.widths is not None, num_known > 0, wants_large:
-        case True, _, _:  # draws fill the limits by themselves
+        case True, _, _:  # draws already fill the limits
             return StartUp(num_known + NUM_FILLED, choices=1)
-        case False, True, _:  # who brings networks wants better ones: random candidates would hardly be
+        case False, True, _:  # random candidates are rarely better than known networks
             return StartUp(min(num_known, NUM_STARTUP), choices=NUM_CHOICES if wants_large else 1)
         case False, False, True:
             return StartUp(NUM_STARTUP, choices=NUM_CHOICES)

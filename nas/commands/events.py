@@ -1,4 +1,4 @@
-"""Events that a search reports while it runs."""
+"""Events that a search passes to its `on_event` callback."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,30 @@ from nas.training.metrics import EpochMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchStarted:
-    """The search is about to ask for its first candidate. `unfit`: why what it was to start from was left out."""
+    """The search is about to train its first candidate.
+
+    Attributes:
+        study: Name of the study.
+        storage: Database URL without its password.
+        dataset: Name of the dataset.
+        dataset_note: Why this dataset was chosen, in a sentence.
+        space: Name of the search space.
+        constraints: Limits, such as "params<=8000".
+        device: Description of the hardware.
+        workers: Number of worker processes or tasks.
+        epochs: Number of epochs per candidate.
+        budget: Budget of the whole study.
+        tally: What the study has trained so far.
+        num_queued: Number of trials in the queue, plus known candidates that will be enqueued.
+        unfit: One line for each known network that was left out, with the reason.
+        objectives: "accuracy", and a cost if the search is for a Pareto front.
+        sampler: Name of the sampler.
+        pruner: Name of the pruner.
+        portfolio: Names of the portfolio's designs that fit the space and the limits.
+        seed: Seed of the study.
+        discards: Number of discards so far, by reason.
+        best: Best trial so far; None if none is trained.
+    """
 
     study: str
     storage: str
@@ -40,7 +63,14 @@ class SearchStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted:
-    """A feasible, new candidate goes into training. `discards` counts those of the whole study by reason."""
+    """The training of a candidate starts.
+
+    Attributes:
+        number: Number of the trial.
+        candidate: Network and recipe.
+        cost: Cost of the network.
+        discards: Number of discards in the whole study, by reason.
+    """
 
     number: int
     candidate: Candidate
@@ -50,7 +80,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochFinished:
-    """An epoch of a trial's training is over."""
+    """An epoch of trial `number` has ended."""
 
     number: int
     metrics: EpochMetrics
@@ -58,7 +88,13 @@ class EpochFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFinished:
-    """A trial is over; `tally` and `best` are those of the whole study."""
+    """A trial has ended.
+
+    Attributes:
+        trial: Record of the trial.
+        tally: What the whole study has trained.
+        best: Best trial of the whole study; None if none is trained to the end.
+    """
 
     trial: TrialRecord
     tally: Tally
@@ -67,14 +103,18 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OthersAwaited:
-    """The budget is spent unless what other searches on the study have in training is stopped early, or left to us."""
+    """Waiting: the `num_running` trials that run in other searches may still free some budget."""
 
     num_running: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalsStarted:
-    """The candidates are trained; the best of them are trained again with other seeds, `num_runs` runs in all."""
+    """The finalists, the best candidates, are about to be retrained with other seeds.
+
+    trials: Numbers of the finalists' trials.
+    num_runs: Number of training runs.
+    """
 
     trials: tuple[int, ...]
     num_runs: int
@@ -82,7 +122,15 @@ class FinalsStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalRunFinished:
-    """A finalist's further run has ended; no epochs: its loss was no number, or it failed, for a `reason`."""
+    """A training run of a finalist with another seed has ended.
+
+    Attributes:
+        run: Trial and seed.
+        history: Metrics of each epoch; empty if the loss was not finite or the run failed.
+        num_runs: Number of training runs of the finalists.
+        num_done: Number of them that have ended.
+        reason: Why the run failed; empty if it did not.
+    """
 
     run: Run
     history: tuple[EpochMetrics, ...]

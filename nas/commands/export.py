@@ -1,4 +1,4 @@
-"""Export of a study's trial: its weights and its provenance, found in the study, go to the exporter."""
+"""Exports a trial of a study, with the weights and the provenance that the study stores."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,21 +25,37 @@ def export_trial(
     output: str | Path | None = None,
     on_start: Callable[[int], None] = lambda number: None,
 ) -> Exported:
-    """Exports a finished trial of a study, the best one if None.
+    """Exports a trained trial of a study and verifies the written files.
 
-    "confirmed" is the trial that `confirm` picked, with the weights of its first seed, trained on train + val.
-    `formats`: of `FORMATS`, besides what `export` always writes. The files are proved on the validation split; where
-    the study's data are not at hand, on random images, which the card says. `on_start` hears the trial's number before
-    anything slow is done, and after `output` was found to be a place to write to. Raises `StudyError` for a trial that
-    cannot be exported and `NasError` for a file that is not the network.
+    The files are verified on the validation split. If the study's dataset is missing or has changed, they are verified
+    on random images, and the model card says so.
+
+    Args:
+        trial: Number of the trial, or "confirmed" for the winner of `confirm`, with the weights of its first seed,
+            trained on train + val. Default: None, the best trial.
+        formats: Formats besides those that are always written: "int8" and "c". Default: none.
+        data_root: Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the user's cache.
+        results: Results folder of the study. Default: "results".
+        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study: Name of the study. Default: "search".
+        output: Folder to write. Default: `RESULTS/export/STUDY-trial-N`, or `STUDY-confirmed-trial-N` there.
+        on_start: Called with the number of the trial once `output` is known to be writable. Default: does nothing.
+
+    Returns:
+        The folder, the results of the verification, and remarks on what could not be verified.
+
+    Raises:
+        StudyError: If the study or the trial is missing or damaged, or the trial has no weights.
+        NasError: If a format is unknown, `output` cannot be written, or a file does not reproduce the network; also if
+            "int8" is asked for and the dataset is missing.
     """
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name
-    stem = name.replace("/", "_")  # a study's name stays in its folder
+    stem = name.replace("/", "_")  # a slash would lead to another folder
     if trial == "confirmed":
         verdict = records.verdict
         if verdict is None:
-            raise StudyError(f"study {name!r} is not confirmed yet: `nas confirm` does it")
+            raise StudyError(f"study {name!r} is not confirmed yet; run `nas confirm` first")
         record, kind = records.trained(verdict.trial), "confirmed-trial"
         weights = ConfirmedRecords(records).weights(record.number)
         origin, accuracy = Origin.of_confirmed(records, record, verdict), None
@@ -57,7 +73,7 @@ def export_trial(
     try:
         data = datasets.load(records.settings.dataset, data_root=data_root, download=False)
         if data.fingerprint != records.settings.data_fingerprint:
-            missing = f"{data.name} here is not what the study was made with"
+            missing = f"dataset {data.name} has changed since the study began"
         else:
             evidence = Evidence.of(data, is_seen=trial == "confirmed", accuracy=accuracy)
     except DatasetError as error:

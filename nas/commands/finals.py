@@ -1,4 +1,4 @@
-"""The end of a search: its best candidates are trained again with other seeds, and ranked by their mean."""
+"""The last stage of a search: trains the best candidates again with other seeds."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,10 @@ from nas.workers.protocol import Workers
 
 
 def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event: Callable[[Event], None]) -> None:
-    """Trains the finalists with the seeds that they have not had, while the budget lasts; keeps each run as it ends."""
+    """Trains the missing runs of the finalists that the budget admits, and stores each when it ends.
+
+    Raises `StudyError` if `MAX_FAILURES` runs in a row fail.
+    """
     missing = _missing(records, budget)
     if not missing:
         return
@@ -33,7 +36,7 @@ def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event
 
 
 def _missing(records: StudyRecords, budget: Budget) -> list[Run]:
-    """The runs that are to be trained: those that were chosen, or, where candidates have ended since, others."""
+    """Returns the runs to train: the rest of the stored choice, or a new choice if candidates have ended since."""
     tally = records.tally()
     finals = records.runs.chosen()
     if finals.num_candidates != tally.num_trained:

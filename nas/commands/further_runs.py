@@ -1,4 +1,4 @@
-"""Trains candidates of a study again, with other seeds."""
+"""Trains candidates of a study again with other seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,9 +12,9 @@ from nas.workers.run_all import run_all
 def train_runs(
     runs: Sequence[Run], trials: Mapping[int, TrainedTrial], workers: Workers
 ) -> Iterator[tuple[Run, tuple[EpochMetrics, ...], Ended]]:
-    """Each run with its epochs (none where its loss was no number) and the last word on it, as it ends.
+    """Yields each run when it ends, with its epochs and the final report of the worker.
 
-    `trials`: those that the runs name, by number.
+    The epochs are empty if the run diverged or failed. `trials` holds the trials of all runs, by number.
     """
     jobs = [
         Job(key=key, architecture=trials[run.trial].architecture, recipe=trials[run.trial].recipe, seed=run.seed)

@@ -1,9 +1,9 @@
-"""The report: a study as one page that needs no network, or as a table for other tools."""
+"""Writes the report of a study as one self-contained HTML page, or its trials as a table."""
 
 import tempfile
 from pathlib import Path
 
-from nas.errors import NasError
+from nas.errors import NasError, argument, one_of
 from nas.reports.dataframe import trials_frame
 from nas.reports.html import page
 from nas.study.reader import StudyRecords
@@ -11,7 +11,7 @@ from nas.study.reference import StudyRef
 
 FORMATS = ("html", "csv", "parquet", "json")
 ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
-"""What a file's name ends in, and so holds unless told otherwise."""
+"""Format of a file by its ending, if no format is given."""
 
 
 def report(
@@ -22,23 +22,36 @@ def report(
     storage: str | None = None,
     study: str | None = None,
 ) -> Path:
-    """Writes a study's report and returns its path, RESULTS/STUDY-report.FORMAT unless `output` names one.
+    """Writes the report of a study.
 
-    `format` None is what `output` ends with, "html" where it has no ending: one self-contained page of some 5 MB, most
-    of it plotly's script. The other formats hold a row a trial, as `trials_frame` has them. Raises `NasError` for
-    another format or ending, or a file that cannot be written.
+    "html" is one self-contained page of about 5 MB, most of it plotly's script. The other formats hold one row per
+    trial, with the columns of `trials_frame`.
+
+    Args:
+        output: File to write. Default: `RESULTS/STUDY-report.FORMAT`.
+        format: "html", "csv", "parquet" or "json". Default: by the ending of `output`; "html" if it has none.
+        results: Results folder of the study. Default: "results".
+        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study: Name of the study. Default: "search".
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        StudyError: If the study is missing or damaged.
+        NasError: If the format or the ending is unknown, or the file cannot be written.
     """
     wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
-        raise NasError(f"format {wanted!r}, allowed: {', '.join(FORMATS)}")
+        raise NasError(f"{argument('format', wanted)}: expected {one_of(FORMATS)}")
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name.replace("/", "_")
     path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"
     if path.is_dir():
-        raise NasError(f"{path}: a folder, allowed: a file, such as {path / 'report.html'}")
+        raise NasError(f"{path}: a folder found, expected a file such as {path / 'report.html'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # whole, or not at all
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # renamed when complete
             written = Path(folder) / "report"
             if wanted == "html":
                 written.write_text(page(records), encoding="utf-8")
@@ -53,8 +66,8 @@ def report(
 def _format_of(output: Path) -> str:
     ending = output.suffix.lower()
     if ending not in ENDINGS:
-        allowed = ", ".join(filter(None, ENDINGS))
-        raise NasError(f"{output}: it ends in {ending}, allowed: {allowed}, no ending, or --format to say what it is")
+        expected = f"{one_of(filter(None, ENDINGS))}, or no ending"
+        raise NasError(f"{argument('output', output)}: ending is {ending}, expected {expected}; or give `format`, too")
     return ENDINGS[ending]
 
 

@@ -1,8 +1,7 @@
-"""The search: settings are resolved, limits checked, the study opened, candidates trained, the result summed up."""
+"""Runs a search: resolves settings, checks limits, opens the study, trains candidates and returns the result."""
 
+import inspect
 import platform
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,19 +13,19 @@ from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
 from nas.commands.search_loop import Loop, Task
 from nas.data import datasets
-from nas.errors import InfeasibleError, NasError, StudyError
+from nas.errors import InfeasibleError, NasError, StudyError, argument, one_of
 from nas.reports.overview import refresh
 from nas.resources import default_space, shipped_spaces
 from nas.sampling.pruners import pruner as pruner_of
 from nas.sampling.samplers import proposer
-from nas.schema import Interval, check_counts, refusal
+from nas.schema import Interval, check_counts
 from nas.space.constraints import Constraint, Limits
 from nas.space.portfolio import SOURCE, portfolio
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import starts
 from nas.study.budget import Budget
-from nas.study.database import usable
+from nas.study.database import shown, usable
 from nas.study.locks import Locks, locks
 from nas.study.progress import Tally
 from nas.study.reader import StudyNotes, StudyRecords
@@ -43,7 +42,21 @@ MINUTES = Interval(float, 0, open_low=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What a search leaves. `interrupted`: it was told to stop; `exhausted`: no feasible, new candidate was left."""
+    """Result of a search; all counts are those of the whole study.
+
+    Attributes:
+        study: Name of the study.
+        storage: Database URL without its password.
+        results: Results folder.
+        objectives: "accuracy", and a cost if the search was for a Pareto front.
+        tally: What has been trained.
+        budget: Budget of the search.
+        discards: Number of discards by reason.
+        best: Up to ten best trials, best first.
+        interrupted: Whether Ctrl-C ended the search.
+        exhausted: Reason and survey of the limits if the search ended because no feasible, new candidate was found;
+            empty otherwise.
+    """
 
     study: str
     storage: str
@@ -86,25 +99,64 @@ def search(
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
+    command: str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> SearchResult:
-    """Draws, discards, trains and records until `trials` candidates are trained; resumes a study that is there.
+    """Searches for accurate networks within limits: draws candidates, discards infeasible ones and trains the others.
 
-    `minutes` is so much training for each worker, instead or whichever is spent first: no candidate is begun that would
-    not end in time, going by those before it. With neither it is 20 trials. Both count over the whole study.
+    Creates the study, or resumes it if it exists. The budget, `trials` and `minutes`, is that of the whole study. The
+    objective is the mean accuracy of the last epochs on the validation split; the test split is never read. Ctrl-C ends
+    the training: running trials return to the study's queue, and the result has `interrupted` set.
 
-    Limits are on the metrics of `Cost`; `constraints` takes further ones such as "macs<=200000". `dataset` None is the
-    study's own, or MNIST where it can be had, or scikit-learn's digits; `seed`, `objective`, `sampler` and `pruner`
-    None are the study's own, or 0, "accuracy", "elite" and "none". `objective` "accuracy,params" (or another cost)
-    looks for a Pareto front. What a pruner stops costs the budget the share of its epochs. `start_from`: architecture
-    files, exports or names of published networks to train first, where they fit the space and the limits. `portfolio`
-    False leaves out the known designs that a new study in a shipped space begins with, scaled to its limits.
-    `workers` is the number of processes that train, None one a core on processors and one for each GPU; `exact` makes
-    trainings bitwise repeatable on a GPU, too. `ray` "auto", "local" or HOST:PORT trains on that Ray cluster instead,
-    a task a candidate with one CPU and `gpus_per_trial` of a GPU, 0 to 1, None a whole one where the cluster has any.
-    Accuracies are those on a validation split; the test split is not touched. Ctrl-C ends the search with
-    `interrupted` set and the running trial back in the queue. Raises `NasError` for what a user can mend,
-    `InfeasibleError` among them where (almost) nothing in the space keeps the limits.
+    In a search for accuracy alone, a fifth of a budget of at least 20 runs goes to finalists: the best candidates are
+    retrained with other seeds.
+
+    Dataset, space, epochs, limits, objective, sampler, pruner, portfolio and seed of an existing study cannot change.
+    "Default: the study's, or X" means the setting of an existing study, or X for a new one.
+
+    Args:
+        max_params: Maximum number of trainable parameters. Default: no limit.
+        epochs: Number of epochs per candidate. Default: 15.
+        trials: Number of training runs, finalists' runs included; a pruned one counts as its share of the epochs.
+            Default: 20, or no limit if `minutes` is given.
+        minutes: Training time per worker in minutes, above 0; runs that would end later are not started. Default: no
+            limit.
+        dataset: Name of a dataset, or "folder:PATH". Default: the study's, or MNIST if available, else digits.
+        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
+        space: Name of a shipped search space, path of a TOML file, or a `SearchSpace`. Default: the study's if it is a
+            shipped one, or "grey" for images with one channel and "rgb" for others.
+        min_receptive_field: Minimum receptive field in pixels. Default: the longer side of the images.
+        max_macs: Maximum number of multiply-accumulates for one image. Default: no limit.
+        max_activation_bytes: Maximum bytes of float32 activations alive at once, for one image. Default: no limit.
+        max_weight_bytes: Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        constraints: Further limits on metrics of `Cost`, such as "macs<=200000". Default: none.
+        objective: "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as COST. Default:
+            the study's, or "accuracy".
+        sampler: Name of a sampler in `SAMPLERS`. Default: the study's, or "elite".
+        pruner: Name of a pruner in `PRUNERS`; "none" for a Pareto front. Default: the study's, or "none".
+        start_from: Networks to train first if they fit the space and the limits: architecture files, folders of them,
+            exports, or names of published networks. Default: none.
+        portfolio: Whether to train the space's known designs first, scaled to fit. Default: the study's, or True.
+        keep_discards: Maximum number of discards that the study stores as trials; all are counted. Default: 100.
+        seed: Seed of the search, at least 0. Default: the study's, or 0.
+        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
+        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
+        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results: Results folder of the study. Default: "results".
+        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study: Name of the study. Default: "search".
+        command: Command that repeats the search, which a new study stores. Default: this call as Python code.
+        on_event: Called with each event. Default: does nothing.
+
+    Returns:
+        The best trials and the counts of the whole study.
+
+    Raises:
+        InfeasibleError: If fewer than about 1 in 10,000 candidates of a new study keep the limits.
+        StudyError: If the study is damaged or has other settings, or if three runs in a row fail.
+        NasError: If an argument is not valid, or the dataset or the device is not available.
     """
     check_counts(
         epochs=(epochs, 1), trials=(trials, 1), keep_discards=(keep_discards, 0), seed=(seed, 0), workers=(workers, 1)
@@ -113,7 +165,7 @@ def search(
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place = compute.place()
     if minutes is not None and not MINUTES.holds(minutes):
-        raise NasError(f"minutes is {refusal(minutes, MINUTES)}")
+        raise NasError(f"{argument('minutes', minutes)}: expected {MINUTES}")
     plan = _resolve(
         ref,
         _Asked(
@@ -141,14 +193,14 @@ def search(
     _check_feasible(plan)
     with place, usable(ref.url), closing(locks(ref)) as held:
         budget = _budget(trials, minutes, place)
-        writer = _open_study(ref, plan, held, place)
+        writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
         interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
         return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What the caller asked for; None is left to the study, or to a default."""
+    """Arguments of `search`; None stands for the study's own setting or a default."""
 
     epochs: int
     dataset: str | None
@@ -166,7 +218,10 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What is going to be searched. `unfit`: a line on each network to start from that was left out."""
+    """The resolved arguments of a search.
+
+    unfit: One line for each known network that was left out.
+    """
 
     is_new: bool
     settings: Settings
@@ -177,7 +232,7 @@ class _Plan:
 
 
 def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
-    """Settings, data, space and limits: those asked for, else those of the study there is, else the defaults."""
+    """Resolves settings, data, space and limits: from the arguments, else from the existing study, else defaults."""
     existing = StudyRecords.find(ref)
     if existing is None:
         ref.check_name()
@@ -202,7 +257,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         chosen["portfolio"] = existing.settings.portfolio
     designs, unfit_designs = portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
     known += designs
-    if existing is not None:  # as that version of the product began it
+    if existing is not None:  # defaults of the version that created the study
         start = StartUp(existing.settings.num_startup, existing.settings.choices)
     else:
         num_objectives = len(chosen["objectives"])
@@ -223,7 +278,8 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
     )
     proposer(settings.sampler)
     if len(settings.objectives) > 1 and settings.pruner != "none":
-        raise NasError(f"--pruner {settings.pruner} with two objectives, allowed: none: it compares accuracies alone")
+        text = "expected none with two objectives, since pruners compare accuracies only"
+        raise NasError(f"{argument('pruner', settings.pruner)}: {text}")
     pruner_of(settings.pruner, asked.epochs)
     return _Plan(
         is_new=existing is None,
@@ -236,20 +292,20 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
 
 
 def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
-    """What the options allow, `NUM_TRIALS` where they name neither. `place` is open, and so knows its workers."""
+    """Returns the budget, by default `NUM_TRIALS` trials. `place` must be open: then its number of workers is known."""
     if trials is None and minutes is None:
         trials = NUM_TRIALS
     return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
 
 
 def _space_of(existing: StudyRecords | None) -> str | None:
-    """The space that the study was begun in, if it is one that comes along, whatever the default has become since."""
+    """Returns the name of the study's space if it is a shipped one; the default space may have changed since."""
     name = existing.settings.space if existing is not None else ""
     return name if name in shipped_spaces() else None
 
 
 def _check_feasible(plan: _Plan) -> None:
-    """Raises `InfeasibleError`, with what binds, where a new study's limits leave (almost) nothing of the space."""
+    """Raises `InfeasibleError` with a survey of the limits if (almost) no candidate of a new study keeps them."""
     if not plan.is_new:
         return
     space, constraints = plan.task.space, plan.task.constraints
@@ -261,23 +317,23 @@ def _check_feasible(plan: _Plan) -> None:
         raise InfeasibleError("\n".join(lines))
 
 
-def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place) -> StudyWriter:
-    """What writes to the study, made where there is none; what dead searches left is back in its queue."""
+def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place, command: str) -> StudyWriter:
+    """Opens or creates the study for writing, and returns trials of dead searches to its queue."""
     notes = StudyNotes(
         dataset_note=plan.dataset_note,
         mean=tuple(plan.dataset.mean),
         std=tuple(plan.dataset.std),
         classes=plan.dataset.classes,
-        command=_command(ref),
+        command=command,
         machine=f"{platform.node()}, {place.description}, Python {platform.python_version()}",
     )
     with held.exclusively("begin"):
-        # Looked for again: another search may have made it since.
+        # Looked up again under the lock: another search may have created the study since `_resolve`.
         records = StudyRecords.find(ref) or StudyRecords.create(ref, plan.settings, notes)
         if differences := records.settings.differences(plan.settings):
             raise StudyError(
-                f"study {records.name!r} holds other results: {'; '.join(differences)};"
-                " give the options it was begun with, or another --study NAME"
+                f"study {records.name!r}: {'; '.join(differences)}; repeat the settings of its first search, or give"
+                " another `study`"
             )
         records.artifacts.prepare()
         writer = StudyWriter(records, held)
@@ -294,7 +350,7 @@ def _run(
     budget: Budget,
     on_event: Callable[[Event], None],
 ) -> tuple[bool, str]:
-    """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
+    """Trains until the budget is spent; returns whether it was interrupted, and why no candidate was left if so."""
     records, settings = writer.records, plan.settings
     progress, best = records.progress(), records.best(1)
     on_event(
@@ -330,7 +386,7 @@ def _run(
         if len(settings.objectives) > 1:  # a front has no single best
             return loop.run(budget.admits)
         interrupted, exhausted = loop.run(budget.admits_candidate)
-        # Another search on this study may be at its finals already.
+        # Another search on this study may be training the finalists already.
         if interrupted or not writer.locks.hold("finals"):
             return interrupted, exhausted
         try:
@@ -339,13 +395,13 @@ def _run(
             return True, exhausted
         if exhausted or not budget.admits(records.tally()):
             return False, exhausted
-        # What finalists leave goes to candidates: a run has failed, or trainings took longer than expected, and two
-        # finalists no longer fit. A new loop counts the runs that finalists have had.
+        # Budget is left if a run of a finalist has failed, or if trainings took so long that the runs of two finalists
+        # no longer fit. It goes to candidates, in a new loop: a loop counts the finalists' runs when it is created.
         return Loop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 
 def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:
-    """The result; note and figures of the study are brought up to date."""
+    """Updates the study's note and figures for the dashboard, and returns the result."""
     writer.look()
     records = writer.records
     refresh(records)
@@ -366,18 +422,28 @@ def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted:
 
 
 def _objectives(text: str | None) -> tuple[str, ...] | None:
-    """What `--objective` names, None where it was not given."""
+    """Parses `objective`; None if it was not given. Raises `NasError` unless it is "accuracy" or "accuracy,COST"."""
     if text is None:
         return None
     parts = tuple(part.strip() for part in text.split(","))
     first, *costs = OBJECTIVES
     if parts[0] != first or len(parts) > 2 or any(part not in costs for part in parts[1:]):
-        raise NasError(f"--objective {text!r}, allowed: {first}, {', '.join(f'{first},{cost}' for cost in costs)}")
+        raise NasError(f"{argument('objective', text)}: expected {first}, or {first},COST with COST {one_of(costs)}")
     return parts
 
 
-def _command(ref: StudyRef) -> str:
-    """The command line, without the place that the program lies in and without a password in a database's URL."""
-    program = Path(sys.argv[0])
-    words = ["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]]
-    return shlex.join(word.replace(ref.url, ref.shown_url) for word in words)
+def _python_call(arguments: Mapping[str, Any]) -> str:
+    """Returns a call of `search` as Python code, without defaults and without the password in a database URL."""
+    texts = []
+    for name, parameter in inspect.signature(search).parameters.items():
+        value = arguments[name]
+        if name in ("command", "on_event") or value is None or value == parameter.default:
+            continue
+        if isinstance(value, SearchSpace):
+            value = value.name
+        elif isinstance(value, Path):
+            value = str(value)
+        elif name == "storage":
+            value = shown(value)
+        texts.append(f"{name}={value!r}")
+    return f"nas.search({', '.join(texts)})"

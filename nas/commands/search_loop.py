@@ -1,4 +1,4 @@
-"""The loop of a search: draw, train, store."""
+"""The main loop of a search: draws candidates, trains them and stores the results."""
 
 import hashlib
 import time
@@ -30,20 +30,27 @@ from nas.study.writer import StudyWriter
 from nas.workers.protocol import Ended, Job, Progress, Report, Workers
 
 MAX_FAILURES = 3
-SMALLEST = 0.05  # share of the limits that a candidate for a Pareto front fills at the least
-PAUSE = 0.5  # seconds between two looks at what other searches have in training
-PATROL = 5.0  # seconds between two looks at whether they are alive
+SMALLEST = 0.05  # smallest share of the limits that a candidate for a Pareto front fills
+PAUSE = 0.5  # seconds between two reads of the study while waiting for other searches
+PATROL = 5.0  # seconds between two checks for dead searches
 
 
 class Admits(Protocol):
-    """Whether one more training may begin while so many are running."""
+    """Decides whether the budget admits one more training while `running` others are in progress."""
 
     def __call__(self, tally: Tally, *, running: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a search draws from and keeps. `starts`: known candidates to train first."""
+    """What a search draws candidates from.
+
+    Attributes:
+        space: Search space.
+        constraints: Limits that candidates must keep.
+        starts: Known candidates to train first.
+        keep_discards: Maximum number of discards stored in the study.
+    """
 
     space: SearchSpace
     constraints: Sequence[Constraint]
@@ -52,7 +59,7 @@ class Task:
 
 
 class Loop:
-    """A study, what it draws from, and who trains. Other loops may be at work on the study at the same time."""
+    """Draws, trains and stores the candidates of one search; other searches may work on the same study."""
 
     def __init__(self, writer: StudyWriter, task: Task, workers: Workers, *, on_event: Callable[[Event], None]) -> None:
         self.writer = writer
@@ -66,9 +73,9 @@ class Loop:
         self.seed, self.epochs = settings.seed, settings.epochs
         self.running: dict[int, PendingTrial] = {}
         self.progress = StudyProgress(self.epochs, writer.records.runs.finals())
-        # A candidate is drawn from the results of those that came this far before it, whoever else has ended by then:
-        # what is drawn does not depend on who is faster. With one worker there is nobody to wait for.
-        self.lag = 2 * (workers.most - 1)
+        # A draw or a pruner's decision ignores the last few candidates, even those that have ended, so that it does not
+        # depend on which worker is faster. With one worker all earlier candidates have ended.
+        lag = 2 * (workers.most - 1)
         self.view = CandidateView(writer.trials, writer.study.directions, writer.storage)
         self.sampler = FeasibleSampler(
             self.space,
@@ -78,15 +85,15 @@ class Loop:
             choices=settings.choices,
             smallest=SMALLEST if len(settings.objectives) > 1 else 1.0,
             seed=self.seed,
-            lag=self.lag,
+            max_lag=lag,
         )
-        self.pruner = CandidatePruner(pruner(settings.pruner, self.epochs), self.view, lag=self.lag)
+        self.pruner = CandidatePruner(pruner(settings.pruner, self.epochs), self.view, lag=lag)
         self._patrolled = time.monotonic()
         self._best: TrainedTrial | None = None
         self._look()
 
     def run(self, admits: Admits) -> tuple[bool, str]:
-        """Trains until the budget is spent: whether it was interrupted, and why it ran dry if so."""
+        """Trains until the budget is spent; returns whether it was interrupted, and why no candidate was left if so."""
         try:
             return False, self._train(admits)
         except KeyboardInterrupt:
@@ -95,7 +102,7 @@ class Loop:
             return True, ""
 
     def _train(self, admits: Admits) -> str:
-        """Starts trials and hears of them until the budget is spent: empty, or why there was nothing more to draw."""
+        """Starts trials and handles reports until the budget is spent; returns why no candidate was left if so."""
         failures, waited, dry = 0, False, ""
         while True:
             try:
@@ -106,19 +113,19 @@ class Loop:
             if not self.running:
                 if dry or not self.progress.running:
                     return dry
-                # What others train may be stopped early, or be left to us: only then is the budget known to be spent.
+                # Trials in other searches may still be pruned or interrupted, which frees budget.
                 if not waited:
                     self.on_event(OthersAwaited(num_running=len(self.progress.running)))
                     waited = True
                 time.sleep(PAUSE)
                 continue
             reports = self.workers.reports()
-            # Epochs of a trial that has ended by now are stored with its end.
+            # Epochs of a trial whose end is among the reports are stored with its end.
             going_on = self.running.keys() - {report.key for report in reports if isinstance(report, Ended)}
             epochs = [report for report in reports if isinstance(report, Progress) and report.key in going_on]
             self.writer.report([(report.key, report.metrics) for report in epochs])
             for report in reports:
-                if report.key not in self.running:  # stopped a moment ago
+                if report.key not in self.running:  # already pruned or given up
                     continue
                 failure = self._hear(report)
                 if failure is not None:
@@ -127,14 +134,10 @@ class Loop:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
     def _begin(self, admits: Admits) -> bool:
-        """Begins a trial, or ends one that is not to be trained; False where none is wanted, or nobody is free."""
-        # What a candidate is to be drawn from must be known, unless it comes from the queue.
-        oldest = min((running.index for running in self.running.values()), default=None)
-        if len(self.running) >= self.workers.capacity:
+        """Starts a trial, or ends a queued one that is not to be trained; False if none can start now."""
+        if len(self.running) >= self.workers.capacity or self._waits_for_results():
             return False
-        if oldest is not None and not self.progress.num_queued and oldest < len(self.progress.fingerprints) - self.lag:
-            return False
-        # One search at a time, so that none draws what another one has, and the budget is spent once.
+        # Under a lock, so that two searches neither draw the same candidate nor spend the same budget.
         try:
             with self.writer.locks.exclusively("begin") as check:
                 self._look()
@@ -148,38 +151,46 @@ class Loop:
         except (StorageInternalError, SQLAlchemyError) as error:
             if not is_away(error):
                 raise
-        # The server was away, and with it the lock. A trial that was made all the same is found like any that is left.
+        # The server was away and the lock is lost. If the trial was created, `_patrol` returns it to the queue.
         self._look()
         return True
 
+    def _waits_for_results(self) -> bool:
+        """Returns whether the next candidate depends on one in training; a queued or known candidate depends on none."""
+        if self.progress.num_queued or not self.running:
+            return False
+        index = len(self.progress.fingerprints)
+        needed = max(self.pruner.num_needed(index), 0 if self.starts else self.sampler.num_needed(index))
+        return min(running.index for running in self.running.values()) < needed
+
     def _look(self) -> None:
-        """Sees what has begun and ended since the last look, whoever did it."""
+        """Reads the trials that any process has started or ended since the last call, and updates the counts."""
         self.writer.look()
         self._count()
 
     def _count(self) -> None:
-        """Counts what this search itself has begun or ended."""
+        """Updates the counts from the trials in memory, without a query."""
         self.progress.update(self.writer.trials())
 
     def _patrol(self) -> None:
-        """Takes over, from time to time, what searches that are gone have left."""
+        """Returns trials of dead searches to the queue; checks at most every `PATROL` seconds."""
         if self.progress.running - self.running.keys() and time.monotonic() > self._patrolled + PATROL:
             self.writer.settle(self.running)
             self._count()
             self._patrolled = time.monotonic()
 
     def _start(self, check: Callable[[], None]) -> None:
-        """Draws a candidate, or takes a queued one, and hands it to the workers unless it is not to be trained."""
+        """Draws a candidate or takes a queued one, and submits it to the workers unless it is to be discarded."""
         writer = self.writer
         if self.starts and not self.progress.num_queued:
-            # One at a time: what was interrupted goes back into an empty queue, and so comes first again.
+            # One at a time, so that an interrupted trial returns to an empty queue and is the next one again.
             writer.enqueue(self.starts.pop(0))
             self._count()
         if self.progress.num_queued:
             self._start_queued()
             return
         index = len(self.progress.fingerprints)
-        # Those that a killed search stored for this candidate will be drawn again, and not stored again.
+        # A killed search may have stored some discards of this candidate. They are drawn again, but not stored again.
         stored = self.progress.stored_discards[index]
         keep = max(0, self.keep_discards - self.progress.stored_discards.total() + stored)
         drawn = self.sampler.draw(self.view, self.progress.fingerprints, keep=keep)
@@ -190,7 +201,7 @@ class Loop:
         self._submit(writer.start(drawn, distributions, self.constraints, seed=seed, index=index))
 
     def _start_queued(self) -> None:
-        """Takes a trial from the queue: one that was interrupted, or that somebody enqueued."""
+        """Starts a trial from the queue: an interrupted one, a known candidate, or one that a user enqueued."""
         writer = self.writer
         trial = writer.study.ask()
         if not writer.stored(trial.number).is_from_queue:
@@ -199,7 +210,7 @@ class Loop:
         try:
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)
-        except ArchitectureError as error:  # only parameters that a user enqueued can do this
+        except ArchitectureError as error:  # only with parameters that a user enqueued
             writer.abandon(trial.number, Outcome.UNUSED, first_line(error))
             return
         fingerprint = candidate.fingerprint()
@@ -208,7 +219,7 @@ class Loop:
             return
         seed = _training_seed(self.seed, fingerprint)
         index = writer.stored(trial.number).index
-        if index is None:  # one that is run again keeps its index
+        if index is None:  # an interrupted trial keeps its index
             index = len(self.progress.fingerprints)
         self._submit(writer.start_queued(trial.number, candidate, cost, self.constraints, seed=seed, index=index))
 
@@ -229,7 +240,7 @@ class Loop:
         )
 
     def _why_not(self, trial: optuna.Trial, fingerprint: str, cost: Cost) -> str:
-        """Why a queued trial is not to be trained: a user may enqueue what the sampler would not hand out."""
+        """Returns why a queued trial is discarded, else empty: users may enqueue infeasible trials and duplicates."""
         missed = worst(self.constraints, cost)
         if missed is not None:
             return missed.metric
@@ -237,19 +248,19 @@ class Loop:
         return DUPLICATE if fingerprint in self.progress.fingerprints and own != fingerprint else ""
 
     def _hear(self, report: Report) -> str | None:
-        """Deals with a report: the cause if a training failed, empty if it ended otherwise, None if it goes on."""
+        """Handles a report; returns the cause if a training failed, empty if it ended otherwise, None if it goes on."""
         try:
             if isinstance(report, Ended):
                 return self._end(report)
             self._note(report)
-        except UpdateFinishedTrialError:  # another search took this one for dead, and has its trial now
+        except UpdateFinishedTrialError:  # another search took this one for dead and requeued the trial
             self.workers.stop(report.key)
             self.writer.give_up(report.key)
             self._over(read_trial(self.writer.stored(report.key)))
         return None
 
     def _note(self, report: Progress) -> None:
-        """Hears of an epoch, which is stored already."""
+        """Handles an epoch, which is stored already, and asks the pruner."""
         trial = self.running[report.key]
         trial.history.append(report.metrics)
         self.on_event(EpochFinished(number=trial.number, metrics=report.metrics))
@@ -258,7 +269,7 @@ class Loop:
             self._over(self.writer.prune(trial))
 
     def _end(self, report: Ended) -> str:
-        """Stores how a training ended; the cause if it failed, empty for any other outcome."""
+        """Stores how a training ended; returns the cause if it failed, else empty."""
         trial, outcome = self.running[report.key], Outcome(report.outcome)
         if outcome is Outcome.TRAINED:
             self._over(self.writer.finish(trial, report.weights, report.files))
@@ -273,7 +284,7 @@ class Loop:
         self.on_event(TrialFinished(trial=record, tally=self.progress.tally(), best=self._best))
 
     def _known_best(self, best: StoredTrial | None, record: TrialRecord) -> TrainedTrial | None:
-        """The record of the study's best trial; only what another search has trained is read from the study."""
+        """Returns the record of the study's best trial, from memory if this search has trained it."""
         if best is None:
             return None
         for known in (record, self._best):
@@ -283,5 +294,5 @@ class Loop:
 
 
 def _training_seed(seed: int, fingerprint: str) -> int:
-    """The seed a candidate is trained with: its own, and the same again when it is run again."""
+    """Returns the training seed of a candidate, which is the same when it is trained again."""
     return int.from_bytes(hashlib.sha256(f"{seed} {fingerprint}".encode()).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""One architecture and one recipe, trained once or with several seeds."""
+"""Trains one architecture with one recipe, once or with several seeds."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.data import datasets
-from nas.errors import ArchitectureError, NasError, first_line, found
+from nas.errors import ArchitectureError, NasError, argument, first_line
 from nas.recipe import Recipe
 from nas.schema import check_counts, check_target
 from nas.seed_stats import TestResult
@@ -40,13 +40,30 @@ def train(
     on_dataset: Callable[[str, str], None] = lambda name, note: None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Fit:
-    """Trains on the train split and judges on the val split after every epoch; raises `TrainingDiverged`.
+    """Trains a network once and evaluates it after every epoch.
 
-    With `test`, trains on train + val and opens the test split to judge on it: for checking a published figure,
-    not for choosing. `exact` makes it bitwise repeatable on a GPU, too. `on_dataset` hears the dataset's name and why
-    it was taken before anything is trained.
+    Args:
+        architecture: Network to train; its input and output shape must fit the dataset.
+        recipe: How to train it, for how many epochs.
+        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
+        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
+        seed: Seed of the weights and of the training, at least 0 and below 2**64. Default: 0.
+        device: "auto" (CUDA, then MPS, then CPU), "cuda" (the first GPU), "cuda:N", "mps" or "cpu". Default: "auto".
+        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+            checking a published result, not for choosing a network. Default: False.
+        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
+        on_epoch: Called with the metrics of each epoch. Default: does nothing.
+
+    Returns:
+        The trained network: weights on the CPU and metrics of each epoch.
+
+    Raises:
+        TrainingDiverged: If the loss is not finite.
+        ArchitectureError: If the network does not fit the dataset or cannot be built.
+        NasError: If the seed, the dataset or the device is not valid, or memory does not suffice for a batch.
     """
-    _check_seed(seed)
+    _check_seed("seed", seed)
     picked = pick_device(device)
     loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
     module = _initialised(architecture, seed)
@@ -58,7 +75,7 @@ def train(
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        raise NasError(f"batches of {recipe.batch_size} take more memory than there is: {first_line(error)}") from None
+        raise NasError(f"out of memory with batches of {recipe.batch_size}: {first_line(error)}") from None
     return _fit(architecture, recipe, loaded, seed, history, state_dict_on_cpu(module), test=test)
 
 
@@ -78,18 +95,40 @@ def train_seeds(
     on_dataset: Callable[[str, str], None] = lambda name, note: None,
     on_run: Callable[[int, tuple[EpochMetrics, ...]], None] = lambda seed, history: None,
 ) -> Repeats:
-    """`train` with the seeds from `first_seed` on, several at a time, held against a target as `confirm` does.
+    """Trains a network with several seeds, several runs at a time, and compares the accuracies with a target.
 
-    A run whose loss is no number counts as an accuracy of 0; the first then leaves no weights. `on_run` hears of each
-    run as it ends.
+    A run that diverges has no epochs and counts as an accuracy of 0.
+
+    Args:
+        architecture: Network to train; its input and output shape must fit the dataset.
+        recipe: How to train it, for how many epochs.
+        seeds: Number of runs, at least 2. Default: 5.
+        first_seed: Seed of the first run; the others have the seeds after it. Default: 0.
+        target: Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default: 0.994.
+        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
+        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
+        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers: Number of worker processes. Default: one per CPU core, or one per GPU.
+        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+            checking a published result, not for choosing a network. Default: False.
+        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
+        on_run: Called with the seed and the metrics of each run when it ends. Default: does nothing.
+
+    Returns:
+        The metrics of each run, the comparison with the target, and the network of the first run; it has no weights if
+        that run diverged.
+
+    Raises:
+        ArchitectureError: If the network does not fit the dataset or cannot be built.
+        NasError: If an argument is not valid, the dataset or the device is not available, or a run fails.
     """
     check_counts(seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
-    _check_seed(first_seed)
-    _check_seed(first_seed + seeds - 1)
+    _check_seed("first_seed", first_seed, seeds)
     place = Compute(device=device, workers=workers).place()
     loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
-    _initialised(architecture, first_seed)  # whether it can be run is known before processes are started
+    _initialised(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
     weights = b""
@@ -124,9 +163,9 @@ def train_seeds(
     )
 
 
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise NasError(f"seed is {found(seed)}, allowed: a whole number of at least 0 and below 2**64")
+def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
+    if not 0 <= seed <= 2**64 - seeds:
+        raise NasError(f"{argument(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
 
 
 def _data(
@@ -172,7 +211,7 @@ def _fit(
 
 
 def _initialised(architecture: Architecture, seed: int) -> "nn.Module":
-    """The network, seen to run: its sizes may be more than torch can count, or than this machine can hold."""
+    """Builds the network and runs it once, since its sizes may be too large for torch or for this machine."""
     import torch
 
     try:
@@ -180,21 +219,23 @@ def _initialised(architecture: Architecture, seed: int) -> "nn.Module":
         with torch.inference_mode():
             module.eval()(torch.zeros(1, *architecture.input_shape))
     except (MemoryError, RuntimeError) as error:
-        raise ArchitectureError(f"the architecture cannot be run here: {first_line(error)}") from None
+        raise ArchitectureError(f"the architecture cannot be run on this machine: {first_line(error)}") from None
     return module.train()
 
 
 def _out_of_memory(error: Exception) -> bool:
     import torch
 
-    # Torch has a type for it on a GPU alone.
+    # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _check_fits(architecture: Architecture, shape: tuple[int, ...], num_classes: int, dataset: str) -> None:
     if architecture.input_shape != shape:
-        raise ArchitectureError(f"the architecture takes {architecture.input_shape}, {dataset} has images of {shape}")
+        found = architecture.input_shape
+        raise ArchitectureError(f"architecture: input_shape is {found}, expected {shape} for dataset {dataset}")
     if architecture.output_shape != (num_classes,):
+        found = architecture.output_shape
         raise ArchitectureError(
-            f"the architecture's output is {architecture.output_shape}, {dataset} needs ({num_classes},)"
+            f"architecture: output_shape is {found}, expected ({num_classes},) for dataset {dataset}"
         )

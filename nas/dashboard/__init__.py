@@ -1,1 +1,1 @@
-"""optuna-dashboard with access control, layout patches and figures of the study."""
+"""Serves optuna-dashboard with access control, layout patches and figures of the study."""

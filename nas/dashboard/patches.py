@@ -1,4 +1,4 @@
-"""Workarounds for optuna-dashboard: column order, sorting, layout on narrow screens."""
+"""Workarounds for optuna-dashboard: column order, sorting, response cache, layout on narrow screens."""
 
 import json
 import re
@@ -8,10 +8,10 @@ from typing import Any
 from nas.dashboard.security import Application, StartResponse
 
 COLUMNS = ("params", "macs", "receptive_field", "consistent_accuracy", "num_draws", "outcome", "reason")
-"""Attributes of a trial that come first in its table, sortable all of them."""
+"""Trial attributes that come first in the table of trials, in this order; all are sortable."""
 
 FIGURES = ("accuracy", "learning_curves", "discards", "layers")
-"""The study's figures in their order."""
+"""IDs of the study's figures, in display order."""
 
 PRELOAD = '<link rel="preload" as="fetch" crossorigin href="/api/studies/%s?after=0">\n'
 STYLE = """
@@ -36,7 +36,7 @@ div:has(> .MuiCard-root img[alt="architecture.svg"]) { align-items: flex-start; 
   img[alt="architecture.svg"] { width: 640px !important; flex: none; }
 }
 """
-# The table puts every parameter of the space before the attributes, some 70 columns: here they come last.
+# The table shows the parameters of the space, some 70 columns, before the attributes. This moves them to the end.
 REORDER = """table:has(th:nth-child(%(first)d)) tr { display: flex; }
 table:has(th:nth-child(%(first)d)) :is(th, td) { flex: 0 0 11em; overflow-wrap: anywhere; }
 table:has(th:nth-child(%(first)d)) :is(th, td):nth-child(n + %(first)d):nth-child(-n + %(last)d) { order: 1; }
@@ -49,10 +49,13 @@ def arranged(
     shape: Callable[[], tuple[int, int]],
     version: Callable[[int], object] = lambda study: None,
 ) -> Application:
-    """The application with a study's data in our order, on a page that fits telephones.
+    """Wraps the dashboard: orders columns and figures of a study's data, adapts the page's layout, and caches the data.
 
-    shape: numbers of objectives and of parameters of the study's trials. version: called with a study's number before
-    its data are read; as long as it gives the same they are not read again, unless it is None.
+    Args:
+        application: the dashboard.
+        shape: returns the numbers of objectives and of parameters of the study's trials.
+        version: returns a cache key for the data of the study with a given ID. The cached response is reused while the
+            key stays equal; None disables the cache.
     """
     kept: dict[str, tuple[object, str, list[tuple[str, str]], bytes]] = {}
 
@@ -79,7 +82,7 @@ def arranged(
 
 
 def _answer(application: Application, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Status, headers and body of the application's answer."""
+    """Returns status, headers and body of the application's response."""
     started: list[Any] = []
     parts = application(environ, lambda *args: started.extend(args))
     try:
@@ -90,7 +93,7 @@ def _answer(application: Application, environ: dict[str, Any]) -> tuple[str, lis
 
 
 def _data(body: bytes) -> bytes:
-    """A study's data: columns and figures in order, columns of words sortable, too."""
+    """Orders columns and figures in a study's data, and makes text columns in `COLUMNS` sortable."""
     text = body.decode()
     text = _changed(
         text, "union_user_attrs", lambda columns: [_sortable(column) for column in _by("key", columns, COLUMNS)]
@@ -99,9 +102,9 @@ def _data(body: bytes) -> bytes:
 
 
 def _changed(text: str, key: str, change: Callable[[Any], Any]) -> str:
-    """The text of a JSON object with one value changed; megabytes of trials beside it are not read.
+    """Changes one value in the text of a JSON object, without parsing the megabytes of trials beside it.
 
-    Inside of a string quotes would be escaped: what looks like the key is the key.
+    The first match is the key itself: inside a string its quotes would be escaped.
     """
     before, found, after = text.partition(f'"{key}": ')
     if not found:
@@ -111,7 +114,7 @@ def _changed(text: str, key: str, change: Callable[[Any], Any]) -> str:
 
 
 def _by(name: str, items: list[dict[str, Any]], order: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The items in the order of what they name so, others behind."""
+    """Sorts items by the place of their field `name` in `order`; others follow, sorted by that field."""
     return sorted(items, key=lambda item: (order.index(item[name]) if item[name] in order else len(order), item[name]))
 
 
@@ -120,7 +123,7 @@ def _sortable(column: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _head(path: str, num_objectives: int, num_params: int) -> bytes:
-    """What goes into the page's head: its style, and a request for the study's data while the script is loading."""
+    """Returns HTML for the page's head: styles, and a preload of the study's data while the script loads."""
     first = 3 + num_objectives
     reorder = REORDER % {"first": first, "last": first + num_params - 1} if num_params else ""
     study = re.match(r"/dashboard/studies/(\d+)(/|$)", path)

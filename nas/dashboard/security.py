@@ -1,18 +1,18 @@
-"""Access control for the dashboard, which has no login: names of hosts, origins, methods, headers."""
+"""Access control for the dashboard, which has no login: checks host names, origins and methods, and sets headers."""
 
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from nas.errors import NasError
+from nas.errors import NasError, argument
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 READING = ("GET", "HEAD", "OPTIONS")
 PAGE = "/dashboard"
-"""Where the dashboard's own page is, the one response that may run script."""
+"""Path of the dashboard's own page, the only response that may run scripts."""
 
-# Everything else, artifacts above all: shown, but never run, and to this site alone.
+# Policy of all other responses, above all artifacts: browsers display them, but run no scripts and embed them nowhere.
 INERT = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -26,25 +26,26 @@ StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-def names_for(host: str, allowed: Collection[str]) -> frozenset[str]:
-    """The names that a server at an address answers to; one that others can reach must be told them.
+def names_for(host: str, allow_hosts: Collection[str]) -> frozenset[str]:
+    """Returns the host names, in lower case, that a server listening on the address `host` answers to.
 
-    Raises `NasError` for a name that no browser would send, and where a name is needed and missing.
+    `allow_hosts` adds names. Raises `NasError` for a malformed name, or if other machines can reach `host` and
+    `allow_hosts` is empty.
     """
-    for name in allowed:
+    for name in allow_hosts:
         if not re.fullmatch(r"[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]", name):
-            raise NasError(f"--allow-host {name!r}, allowed: a name or an address as in a browser, without the port")
-    if not is_loopback(host) and not allowed:
+            raise NasError(f"{argument('allow_hosts', [name])}: expected a host name or an address, without a port")
+    if not is_loopback(host) and not allow_hosts:
         raise NasError(
-            f"--host {host} can be reached from other machines: --allow-host NAME says by which names, and nobody"
-            " who can reach it is asked for a password"
+            f"{argument('host', host)}: other machines can reach this address, and the dashboard has no password;"
+            " name the hosts that browsers may ask for with `allow_hosts`"
         )
     own = {f"[{host}]" if ":" in host else host} if is_loopback(host) else set()
-    return frozenset(name.lower() for name in (*LOOPBACK, *own, *allowed))
+    return frozenset(name.lower() for name in (*LOOPBACK, *own, *allow_hosts))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach the address."""
+    """Returns whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -52,10 +53,10 @@ def is_loopback(host: str) -> bool:
 
 
 def guarded(application: Application, *, names: Collection[str], read_only: bool = False) -> Application:
-    """The application behind checks of Host, Origin and method; its answers can do no harm in a browser.
+    """Wraps an application: checks Host, Origin and method of requests, and sets security headers of responses.
 
-    The dashboard has no login. Without the first two a page anywhere on the web could, by pointing its own name at
-    127.0.0.1 (DNS rebinding), read and delete the studies of whoever visits it.
+    The dashboard has no login. Without the Host check a website could point its own name at 127.0.0.1 (DNS rebinding)
+    and read or delete the studies of its visitors. The Origin check refuses requests from pages of other sites.
     """
 
     def checked(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -77,12 +78,12 @@ def guarded(application: Application, *, names: Collection[str], read_only: bool
 
 
 def _refusal(environ: dict[str, Any], names: Collection[str], read_only: bool) -> str:
-    """Why a request is not answered, empty if it is."""
+    """Returns why a request is refused, or an empty string if it is not."""
     host = environ.get("HTTP_HOST", "").lower()
     origin = environ.get("HTTP_ORIGIN")
     if _name(host) not in names:
         return f"This dashboard answers to {', '.join(sorted(names))} only."
-    if origin is not None and origin.lower().partition("://")[2] != host:  # compared, not parsed: it may be anything
+    if origin is not None and origin.lower().partition("://")[2] != host:  # compared, not parsed: it may be any text
         return "This dashboard answers to its own pages only."
     if read_only and environ["REQUEST_METHOD"] not in READING:
         return "This dashboard is read-only."
@@ -90,6 +91,6 @@ def _refusal(environ: dict[str, Any], names: Collection[str], read_only: bool) -
 
 
 def _name(host: str) -> str:
-    """A Host header without its port; one whose port is no number is no name."""
+    """Returns a Host header without its port, or an empty string if it is malformed."""
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(:[0-9]+)?", host)
     return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""Serves optuna-dashboard on a study's database, with access control and figures that are up to date."""
+"""Serves optuna-dashboard on a study's database, with access control and up-to-date figures."""
 
 import errno
 import socket
@@ -15,7 +15,7 @@ import optuna_dashboard
 
 from nas.dashboard.patches import arranged
 from nas.dashboard.security import Application, guarded, names_for
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, StudyError, argument
 from nas.reports.overview import refresh
 from nas.study.database import usable
 from nas.study.optuna_storage import storage_of, study_id, system_attrs
@@ -35,15 +35,15 @@ class _Server6(_Server):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
-        """Nothing: a line a request would bury the address."""
+        """Logs nothing: one line per request would scroll the printed address away."""
 
 
 class Shown:
-    """What is shown of a study, and whether it is up to date."""
+    """A study in the dashboard: keeps its note and figures up to date, and tells whether its data have changed."""
 
     def __init__(self, records: StudyRecords, *, read_only: bool) -> None:
         self.records = records
-        # Not the database itself: a study reads each finished trial once.
+        # The study's own storage, not the database: it caches finished trials.
         self.application = optuna_dashboard.wsgi(
             storage_of(records.study), artifact_store=records.artifacts.store(make=False)
         )
@@ -53,10 +53,11 @@ class Shown:
         self.lock = Lock()
 
     def version(self, study: int) -> object:
-        """What equals itself as long as the study's data do; None while it changes, once it is gone, and of others.
+        """Returns a cache key for the data of the study with the ID `study`.
 
-        Where more trials have ended since, the overview is written first; a database that cannot be written to is
-        shown as it is.
+        None means "do not cache": trials are running or queued, the study cannot be read, or it is another study. If
+        more trials have ended since the last call, the study's note and figures are written first. If the database
+        cannot be written to, the old ones are shown.
         """
         if study != study_id(self.records.study):
             return None
@@ -64,30 +65,30 @@ class Shown:
             trials = self.records.study.get_trials(deepcopy=False)
             num_ended = sum(trial.state.is_finished() for trial in trials)
             if num_ended != self.num_shown and not self.read_only:
-                self.num_shown = num_ended  # first: what fails once is not tried at every request
+                self.num_shown = num_ended  # set first, so that a failed refresh is not repeated at every request
                 refresh(self.records)
             attrs = self.records.study.user_attrs, system_attrs(self.records.study)
             now = (len(trials), *attrs) if num_ended == len(trials) else None
             if now != self.last:
                 self.last = now
-                self.application._inmemory_cache.clear()  # noqa: SLF001  # no public way; it would be stale for seconds
+                self.application._inmemory_cache.clear()  # noqa: SLF001  # no public way; would be stale for seconds
             return now
         return None
 
     def shape(self) -> tuple[int, int]:
-        """Numbers of objectives, and of parameters that any trial has; none of a study that cannot be read."""
+        """Returns the numbers of objectives and of parameters of all trials; (0, 0) if the study cannot be read."""
         with self._readable():
             return self.records.shape()
         return 0, 0
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Ends early where the study cannot be read, or is gone: whoever looks at the dashboard may delete it."""
+        """Leaves the `with` block silently if the study cannot be read, or was deleted in the dashboard."""
         with suppress(StudyError, KeyError), usable(str(self.records.storage.url)):
             yield
 
     def warm(self, application: Application) -> None:
-        """Asks for the study's data once, so that the first reader need not wait."""
+        """Requests the study's data once, so that the first visitor does not wait for them."""
         environ = {"PATH_INFO": f"/api/studies/{study_id(self.records.study)}", "QUERY_STRING": "after=0"}
         setup_testing_defaults(environ)
         b"".join(application(environ, lambda *args: None))
@@ -104,15 +105,25 @@ def serve_dashboard(
     read_only: bool = False,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves optuna-dashboard until interrupted; port 0 is any free one.
+    """Serves a study in optuna-dashboard until interrupted.
 
-    A `host` that other machines can reach needs `allow_hosts`, the names under which browsers may ask for it. With
-    `read_only` every request that would change something is refused, and the study's figures stay as they were
-    written. `on_ready` hears the address of the study's page.
+    Args:
+        results: results folder.
+        storage: URL of the database; None is the SQLite file in the results folder.
+        study: name of the study; None is "search".
+        host: address to listen on. One that other machines can reach requires `allow_hosts`.
+        port: port to listen on; 0 picks a free one.
+        allow_hosts: host names that browsers may use, besides those of this machine.
+        read_only: refuses every request that changes something; note and figures stay as they were stored.
+        on_ready: called with the URL of the study's page when the server listens.
+
+    Raises:
+        StudyError: the study is missing or damaged.
+        NasError: a name in `allow_hosts` is missing or malformed, or the server cannot listen on the port.
     """
     names = names_for(host, allow_hosts)
     records = StudyRecords.open(StudyRef(results, storage, study))
-    with suppress(OSError):  # a folder that cannot be written to is shown
+    with suppress(OSError):  # the study can be shown without a writable folder
         records.artifacts.store(make=not read_only)
     shown = Shown(records, read_only=read_only)
     application = arranged(shown.application, shape=shown.shape, version=shown.version)
@@ -121,8 +132,8 @@ def serve_dashboard(
     try:
         server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)
     except (OSError, OverflowError) as error:
-        free = "; --port 0 takes a free one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
-        where = f"port {port}" if host == HOST else f"{host} port {port}"
+        free = "; `port=0` takes a free one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        where = argument("port", port) if host == HOST else f"{argument('host', host)}, {argument('port', port)}"
         raise NasError(f"{where}: {getattr(error, 'strerror', None) or error}{free}") from None
     with server:
         name = f"[{host}]" if ":" in host else next(iter(allow_hosts), host)

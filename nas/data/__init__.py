@@ -1,1 +1,1 @@
-"""Datasets by name or folder, as tensors of bytes."""
+"""Datasets by name or folder, as uint8 tensors."""

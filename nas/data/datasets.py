@@ -1,4 +1,4 @@
-"""Loads datasets by name or folder: train and val, and separately the test split."""
+"""Loads datasets by name or folder: train and val splits together, the test split separately."""
 
 import difflib
 import hashlib
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.data.image_folder import common_mode, list_images, pixels
-from nas.errors import DatasetError
+from nas.errors import DatasetError, argument, first_line, named, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPLIT_SEED = 0  # of its own: a study's seed must not move examples between train, val and test
+SPLIT_SEED = 0  # not the study's seed, which must not move examples between splits
 PROBE_SECONDS = 5.0
-SILENCE_SECONDS = 30.0  # a download that sends nothing for so long has failed
-ELSEWHERE = "another data root is named by --data-root or the environment variable NAS_DATA"
+SILENCE_SECONDS = 30.0  # a download that sends nothing for this long has failed
+ELSEWHERE = "name another folder with `data_root` or the environment variable NAS_DATA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,11 +31,15 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """What a search may see of a dataset; the test split is not in it.
+    """The train and val splits of a dataset, without the test split.
 
-    mean, std: per channel, of the train split's pixels scaled to 0..1.
-    split_id: how train and val were parted, in words.
-    fingerprint: 16 hexadecimal digits over every byte of train and val, so that a study can refuse changed data.
+    Attributes:
+        name: name that `load` takes.
+        train, val: the splits.
+        classes: names of the classes; a label is an index into them.
+        mean, std: per channel, of the train split's pixels scaled to 0..1.
+        split_id: how train and val were split, as text.
+        fingerprint: `fingerprint(train, val)`, so that a study can refuse changed data.
     """
 
     name: str
@@ -55,19 +59,23 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are to tell apart."""
+        """Number of classes."""
         return len(self.classes)
 
 
 def resolve(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> tuple[str, str]:
-    """The name of the dataset to load, and one sentence why: without a name MNIST where it can be had, else digits."""
+    """Returns the name of the dataset to load, and one sentence that says why.
+
+    Without a name this is "mnist" if it is present or can be downloaded, otherwise "digits". Raises `DatasetError` for
+    an unknown name.
+    """
     if name is not None:
         _check_name(name)
         return name, f"{name} was asked for"
     mnist = PUBLISHED["mnist"]
     root = _data_root(data_root, mnist)
     place = root / mnist.folder
-    if place.is_dir() and any(place.iterdir()):  # where files are missing or damaged, `load` says which
+    if place.is_dir() and any(place.iterdir()):  # `load` reports missing and damaged files
         return "mnist", f"MNIST found in {place}"
     url, _ = mnist.archives(root)
     if not (reason := _unreachable(url) if download else "downloads are off"):
@@ -77,7 +85,17 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
 
 
 def load(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> Dataset:
-    """The dataset of that name (or the one that `resolve` picks), split into train and val, the same every time."""
+    """Loads a dataset and splits it into train and val, always in the same way.
+
+    Args:
+        name: "mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "digits" or "folder:PATH"; None is the one
+            that `resolve` picks.
+        data_root: folder that holds datasets; None is $NAS_DATA or the user's cache.
+        download: downloads the dataset if it is missing.
+
+    Raises:
+        DatasetError: the dataset is unknown, missing, damaged or unsuitable.
+    """
     name, _ = resolve(name, data_root=data_root, download=download)
     pool, classes = _read(name, data_root, download=download, test=False)
     kept, held_out = _hold_out(pool.labels, classes, parts=6, where=f"{name}, train and val")
@@ -96,13 +114,17 @@ def load(name: str | None = None, *, data_root: str | Path | None = None, downlo
 
 
 def load_test(name: str, *, data_root: str | Path | None = None) -> Split:
-    """The test split. Only `confirm` and `nas train --test` may call this: whoever chooses by it has none left."""
+    """Loads the test split; raises `DatasetError` as `load` does.
+
+    Only `nas confirm` and `nas train --test` may call this. A test split that is used to choose networks is no longer
+    unbiased.
+    """
     _check_name(name)
     return _read(name, data_root, download=True, test=True)[0]
 
 
 def merged(dataset: Dataset) -> Split:
-    """Train and val as one split, to retrain on what a search has chosen."""
+    """Returns train and val as one split, on which chosen networks are trained again."""
     import torch
 
     parts = (dataset.train, dataset.val)
@@ -114,12 +136,15 @@ def _check_name(name: str) -> None:
         return
     names = [*PUBLISHED, "digits", "folder:PATH"]
     close = difflib.get_close_matches(name.lower(), names, n=1)
-    guess = f", did you mean {close[0]}?" if close else ","
-    raise DatasetError(f"dataset {name!r} is unknown{guess} allowed: {', '.join(names)}")
+    guess = f"; did you mean {close[0]}?" if close else ""
+    raise DatasetError(f"{argument('dataset', name)}: expected {one_of(names)}{guess}")
 
 
 def _data_root(argument: str | Path | None, dataset: "_Published") -> Path:
-    """The place named, else the first of $NAS_DATA and the user's cache that has the dataset; the first if none has."""
+    """Returns the given folder, else $NAS_DATA or the user's cache.
+
+    The first of these two that has the dataset is taken; if neither has it, $NAS_DATA if set, else the cache.
+    """
     if argument:
         return Path(argument).expanduser()
     named = os.environ.get("NAS_DATA")
@@ -129,7 +154,7 @@ def _data_root(argument: str | Path | None, dataset: "_Published") -> Path:
 
 
 def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool) -> tuple[Split, tuple[str, ...]]:
-    """The test split or everything else, and the names of the classes."""
+    """Returns the test split, or all other examples, and the names of the classes."""
     if name == "digits":
         return _read_digits(test=test)
     try:
@@ -140,20 +165,21 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
         _provide(name, source, root, download=download, test=test)
         return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
     except OSError as error:
-        raise DatasetError(f"{error.filename}: {error.strerror}") from None
+        raise DatasetError(f"{error.filename or name}: {error.strerror or first_line(error)}") from None
 
 
 def _hold_out(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
-    """Indices, each ascending: of what is kept, and of one part in `parts` held out, stratified.
+    """Holds out 1/`parts` of the examples, stratified; returns ascending indices of the kept and the held-out ones.
 
-    Rounding up, and `parts` of each class at the least, leave no class without an example on either side.
+    Raises `DatasetError` if a class has fewer than `parts` examples. This check, and rounding up the number of held-out
+    examples, leave each class with an example on both sides.
     """
     import torch
     from sklearn.model_selection import train_test_split
 
     for label, count in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist(), strict=True):
         if count < parts:
-            raise DatasetError(f"{where}: class {label!r} has {count} images to split, allowed: at least {parts}")
+            raise DatasetError(f"{where}: class {label!r} has {count} images, expected at least {parts} to split")
     size = -(-len(labels) // parts)
     sides = train_test_split(range(len(labels)), test_size=size, random_state=SPLIT_SEED, stratify=labels.numpy())
     kept, held_out = (torch.tensor(sorted(side)) for side in sides)
@@ -161,7 +187,10 @@ def _hold_out(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: 
 
 
 def _statistics(images: "Tensor") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of 0..1; from histograms, thus exact and the same on every machine."""
+    """Returns mean and standard deviation per channel, of pixels scaled to 0..1.
+
+    They are computed from histograms in integers, so they are the same on every machine.
+    """
     import torch
 
     values, means, stds = torch.arange(256), [], []
@@ -169,13 +198,13 @@ def _statistics(images: "Tensor") -> tuple[tuple[float, ...], tuple[float, ...]]
         counts, total = torch.bincount(channel.flatten(), minlength=256), channel.numel()
         first, second = int((counts * values).sum()), int((counts * values**2).sum())
         means.append(first / total / 255)
-        # exact up to the root; a constant channel says nothing, and dividing it by 1 keeps it finite
+        # 1 for a constant channel, so that normalisation does not divide by 0
         stds.append(math.sqrt(second * total - first**2) / total / 255 or 1.0)
     return tuple(means), tuple(stds)
 
 
 def fingerprint(*splits: Split) -> str:
-    """16 hexadecimal digits over every byte of the splits."""
+    """Returns 16 hexadecimal digits: a SHA-256 over shapes, pixels and labels of the splits."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(repr(tuple(split.images.shape)).encode())
@@ -186,7 +215,13 @@ def fingerprint(*splits: Split) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Published:
-    """kind: the class in torchvision.datasets, which downloads and unpacks; folder: where to, below the data root."""
+    """A dataset that torchvision can download.
+
+    Attributes:
+        kind: name of the class in `torchvision.datasets`, which downloads and unpacks it.
+        folder: folder of its files, relative to the data root.
+        classes: names of the classes.
+    """
 
     kind: str
     folder: str
@@ -198,7 +233,7 @@ class _Published:
         return getattr(torchvision.datasets, self.kind)
 
     def archives(self, root: Path) -> tuple[str, dict[Path, str]]:
-        """Address of the first archive, and the MD5 of each by its path."""
+        """Returns the URL of the first archive, and the MD5 of each archive by its path."""
         kind = self.torchvision_class()
         if self.kind == "CIFAR10":
             return kind.url, {root / kind.filename: kind.tgz_md5}
@@ -209,13 +244,13 @@ class _Published:
 
     def unpacked(self, root: Path, *, test: bool) -> list[Path]:
         if self.kind == "CIFAR10":
-            return [root / self.folder / "batches.meta"]  # torchvision itself checks the others
+            return [root / self.folder / "batches.meta"]  # torchvision checks the others itself
         stems = ("emnist-digits-train", "emnist-digits-test") if self.kind == "EMNIST" else ("train", "t10k")
         return [root / self.folder / f"{stems[test]}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
 def _provide(name: str, source: _Published, root: Path, *, download: bool, test: bool) -> None:
-    """Nothing; afterwards the unpacked files are there."""
+    """Downloads and unpacks the dataset unless its unpacked files are present."""
     from http.client import HTTPException
 
     if all(path.is_file() for path in source.unpacked(root, test=test)):
@@ -223,33 +258,33 @@ def _provide(name: str, source: _Published, root: Path, *, download: bool, test:
     folder, (url, archives) = root / source.folder, source.archives(root)
     missing = [path for path in archives if not path.is_file()]
     for path, md5 in archives.items():
-        # torchvision would take a damaged archive for a missing one, and go to the network
+        # torchvision would treat a damaged archive as missing and download it again
         if path not in missing and (found := _md5(path)) != md5:
-            mend = "delete it and run again to download it anew"
-            if source.kind != "CIFAR10":  # whose unpacked files have an MD5, too
-                mend += "; if it is meant to differ, unpack it"
-            raise DatasetError(f"{path}: MD5 is {found}, allowed: {md5}; {mend}")
+            mend = "delete the file and run again to download it anew"
+            if source.kind != "CIFAR10":  # torchvision also checks its unpacked files
+                mend += "; if it differs on purpose, unpack it yourself"
+            raise DatasetError(f"{path}: MD5 is {found}, expected {md5}; {mend}")
     if missing and (reason := _unreachable(url) if download else "downloads are off"):
         files = ", ".join(str(path.relative_to(root)) for path in archives)
-        raise DatasetError(f"{name}: not in {root}, and {reason}; allowed there: {files}; {ELSEWHERE}")
+        raise DatasetError(f"{name}: not found in {root}, and {reason}; expected {files}; {ELSEWHERE}")
     options = {"split": "digits"} if source.kind == "EMNIST" else {}
     timeout = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(SILENCE_SECONDS)
         source.torchvision_class()(root, train=not test, download=True, **options)
     except (OSError, RuntimeError, HTTPException) as error:
-        for path in missing:  # half an archive would stand in the way of the next attempt
+        for path in missing:  # an incomplete archive would block the next attempt
             if path.is_file() and _md5(path) != archives[path]:
                 path.unlink()
-        reason = " ".join(str(error).split())  # torchvision's has lines
-        text = f"{name} cannot be downloaded and unpacked there ({reason}), allowed: a writable folder; {ELSEWHERE}"
+        reason = " ".join(str(error).split())  # torchvision's message has several lines
+        text = f"{name} cannot be downloaded and unpacked ({reason}), expected a writable folder; {ELSEWHERE}"
         raise DatasetError(f"{folder}: {text}") from None
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def _unreachable(url: str) -> str:
-    """Why nothing can be downloaded from there; empty where it can. torchvision itself would wait for ever."""
+    """Returns why a URL cannot be reached, or an empty string. torchvision has no timeout and would wait forever."""
     from http.client import HTTPException
     from urllib import request
 
@@ -257,7 +292,7 @@ def _unreachable(url: str) -> str:
     try:
         request.urlopen(request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)  # of an URLError, what it wraps
+        reason = getattr(error, "reason", error)  # a URLError wraps the cause
         return f"could not {'resolve' if isinstance(reason, socket.gaierror) else 'reach'} host {host}: {reason}"
     return ""
 
@@ -270,25 +305,26 @@ def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
     images_path, labels_path = source.unpacked(root, test=test)
     images, labels = _idx(images_path, num_axes=3), _idx(labels_path, num_axes=1).long()
     if len(images) != len(labels):
-        raise DatasetError(f"{labels_path}: {len(labels)} labels found, allowed: {len(images)}, one an image")
+        raise DatasetError(f"{labels_path}: {len(labels)} labels found, expected {len(images)}, one per image")
     if (highest := int(labels.max())) >= len(source.classes):
-        raise DatasetError(f"{labels_path}: label {highest} found, allowed: 0 to {len(source.classes) - 1}")
-    if source.kind == "EMNIST":  # stored on their side
+        raise DatasetError(f"{labels_path}: label {highest} found, expected 0 to {len(source.classes) - 1}")
+    if source.kind == "EMNIST":  # stores images transposed
         images = images.transpose(1, 2)
     return Split(images=images.unsqueeze(1).contiguous(), labels=labels)
 
 
 def _idx(path: Path, *, num_axes: int) -> "Tensor":
-    """The uint8 array in an unpacked idx file, whose size must be what its header says: never half a dataset."""
+    """Reads the uint8 array of an unpacked idx file; raises `DatasetError` unless its size agrees with its header."""
     import torch
 
     data = bytearray(path.read_bytes())
     start = 4 + 4 * num_axes
     if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) <= start:
-        raise DatasetError(f"{path}: not an idx file of bytes with {num_axes} axes; delete it and run again")
+        raise DatasetError(f"{path}: not an idx file of bytes with {num_axes} axes; delete the file and run again")
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4)]
     if len(data) != (size := start + math.prod(shape)):
-        raise DatasetError(f"{path}: {len(data)} bytes found, allowed: {size} by its header; delete it and run again")
+        text = f"{len(data)} bytes found, expected {size} according to its header; delete the file and run again"
+        raise DatasetError(f"{path}: {text}")
     return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
 
 
@@ -296,7 +332,7 @@ def _read_cifar10(source: _Published, root: Path, *, test: bool) -> Split:
     import torch
 
     try:
-        data = source.torchvision_class()(root, train=not test)  # checks every file's MD5
+        data = source.torchvision_class()(root, train=not test)  # checks the MD5 of every file
     except RuntimeError:
         text = "a file is missing, or its MD5 is not the published one; delete the folder and run again"
         raise DatasetError(f"{root / source.folder}: {text}") from None
@@ -318,22 +354,22 @@ def _read_digits(*, test: bool) -> tuple[Split, tuple[str, ...]]:
 
 
 def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
-    """PATH/train/CLASS/* and PATH/test/CLASS/*; without test/, a sixth of train/ is its test split."""
+    """Reads PATH/train/CLASS/* and PATH/test/CLASS/*; without test/, one sixth of train/ is the test split."""
     import torch
 
     files, labels, classes = list_images(path / "train")
     if (path / "test").is_dir():
         test_files, test_labels, test_classes = list_images(path / "test")
         if odd := sorted(set(test_classes) ^ set(classes)):
-            found = "found" if odd[0] in test_classes else "missing"
+            state = "found" if odd[0] in test_classes else "is missing"
             raise DatasetError(
-                f"{path / 'test'}: class {odd[0]!r} {found}, allowed: those of train, {', '.join(classes)}"
+                f"{path / 'test'}: class {odd[0]!r} {state}, expected the classes of train: {named(classes)}"
             )
     else:
         kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
         test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
         files, labels = [files[i] for i in kept.tolist()], labels[kept]
-    mode = common_mode([*files, *test_files])  # reads headers only: a misfit in test/ must not surface after a search
+    mode = common_mode([*files, *test_files])  # headers only; finds an unsuitable test image before the search
     if test:
         files, labels = test_files, test_labels
     return Split(images=torch.stack([pixels(file, mode) for file in files]), labels=labels), classes

@@ -1,1 +1,1 @@
-"""Exports: a trained network as files that run without this package."""
+"""Exports a trained network as files that run without `nas`."""

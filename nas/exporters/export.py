@@ -1,4 +1,4 @@
-"""Export: a trained network as files that need nothing of ours, each of which has proved itself."""
+"""Exports a trained network to a folder of files that run without `nas`, and verifies each file."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
-from nas.errors import NasError
+from nas.errors import NasError, argument, one_of
 from nas.exporters.c.codegen import c_bytes, c_files
 from nas.exporters.folder import copy_beside, replacing
 from nas.exporters.graphs import INT8, MOST_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMATS = ("int8", "c")
-"""What can be written besides."""
+"""Formats that are written only on request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A folder that was written, what its files proved, and what could not be proved."""
+    """Result of an export.
+
+    Attributes:
+        folder: Folder that was written.
+        proofs: Verification result of each file.
+        remarks: Notes of the model card, such as what could not be verified and why.
+    """
 
     folder: Path
     proofs: tuple[Proof, ...]
@@ -43,21 +49,36 @@ def export(
     formats: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> Exported:
-    """Writes the folder `output`; one of an earlier export is replaced whole.
+    """Writes a verified export to the folder `output`; replaces an earlier export as a whole.
 
-    README.md (a model card), model.py and predict.py (readable, torch and Pillow alone), weights.pt (a state dict) and
-    model.safetensors, model.pt2 (torch.export), model.onnx, architecture.json, recipe.json; with "int8"
-    model_int8.onnx, with "c" network.h and network.c. `weights` is a state dict of `architecture.build()`.
-    Nothing appears at `output` before every file was loaded again in a process of its own and found to be the network:
-    parameters counted, logits equal to 1e-5 (C: 1e-4) of the largest, accuracy as `evidence` says. Raises `NasError`
-    otherwise. `remarks` go into the card.
+    Files: README.md (a model card), model.py and predict.py (need only torch and Pillow), weights.pt (a state dict),
+    model.safetensors, model.pt2 (torch.export), model.onnx, architecture.json and recipe.json.
+
+    Verification loads the files in separate processes and compares them with the network: the number of parameters,
+    the logits (tolerance 1e-5, C: 1e-4, times the largest logit if that exceeds 1) and the val accuracy. Logits of the
+    int8 model are only reported. `output` is not touched before verification has passed.
+
+    Args:
+        architecture: Architecture of the network.
+        weights: State dict of `architecture.build()`.
+        output: New or empty folder, or one that holds an earlier export.
+        origin: Provenance, for the model card and the sources.
+        evidence: Data to verify on; None verifies on random images.
+        formats: Additional formats: "int8" writes model_int8.onnx and needs `evidence`; "c" writes network.h and
+            network.c, which are verified only if the compiler `cc` is installed.
+        remarks: Notes for the model card.
+
+    Returns:
+        The folder, the verification results and all notes of the model card.
+
+    Raises:
+        NasError: A format is unknown or lacks `evidence`, `output` cannot be written, or a file fails verification.
     """
     if unknown := set(formats) - set(FORMATS):
-        raise NasError(f"format {sorted(unknown)[0]!r}, allowed: {', '.join(FORMATS)}, besides what is always written")
+        raise NasError(f"{argument('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
     if "int8" in formats and evidence is None:
-        raise NasError(
-            f"format 'int8' needs the training images to find its ranges: {' '.join(remarks) or 'none given'}"
-        )
+        reason = " ".join(remarks).removesuffix(".") or "give `evidence`, too"
+        raise NasError(f"{argument('formats', formats)}: int8 needs the training images: {reason}")
     output, said = Path(output), list(remarks)
     if evidence and evidence.is_seen:
         said.append("The weights were trained on the val split, too: accuracy on it proves the files, not the network.")
@@ -89,7 +110,7 @@ def export(
 
 
 def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> list[str]:
-    """The state dict under the names of model.py, twice; the names of the files."""
+    """Writes the state dict, renamed as in model.py, in two file formats; returns the file names."""
     import torch
     from safetensors.torch import save
 
@@ -106,16 +127,19 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
 def _write_c(
     folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", origin: Origin
 ) -> tuple[int, int]:
-    """C99 source and its header; the bytes that the header says, of flash and of RAM."""
+    """Writes network.h and network.c; returns the bytes of flash and of RAM that the header states."""
     facts = [f"{origin.dataset}: {origin.result}.", *origin.facts]
-    files = c_files(architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts)
+    try:
+        files = c_files(architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts)
+    except (ValueError, NotImplementedError) as error:
+        raise NasError(f"network.c: {error}") from None
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")
     return c_bytes(files["network.h"])
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:
-    """What other programs read, from the model.py and the weights that were just written; the names of the files."""
+    """Writes model.pt2 and model.onnx from the model.py and weights.pt in `folder`; returns the file names."""
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None

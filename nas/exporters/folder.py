@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.errors import NasError
+from nas.errors import NasError, named
 
 FILES = (
     "README.md",
@@ -22,29 +22,30 @@ FILES = (
 )
 EXTRA = ("model_int8.onnx", "network.h", "network.c")
 LEFT_BY_USE = ("__pycache__",)
+WRITABLE = "a new or empty folder, or an earlier export"
 
 
 def check_output(output: Path) -> Path:
-    """The folder that is meant, links followed; raises `NasError` unless it can be written.
+    """Returns `output` with links resolved and creates its parent folder; raises `NasError` unless it can be written.
 
-    To be asked before a long training, not after it.
+    Call this before a long training run, so that a wrong path fails early.
     """
-    output = Path(os.path.realpath(output))  # `Path.resolve` has an error of its own for links that lead in a circle
+    output = Path(os.path.realpath(output))  # `Path.resolve` may raise RuntimeError for circular links
     try:
         if output.is_symlink():
-            raise NasError(f"{output}: a link that leads nowhere, allowed: a new or empty folder, or a link to one")
+            raise NasError(f"{output}: a broken link found, expected {WRITABLE}")
         if output.exists():
             if not output.is_dir():
-                raise NasError(f"{output}: not a folder, allowed: a new or empty folder, or one of an earlier export")
+                raise NasError(f"{output}: a file found, expected {WRITABLE}")
             names = sorted(path.name for path in output.iterdir())
             if foreign := [name for name in names if name not in (*FILES, *EXTRA, *LEFT_BY_USE)]:
-                text = "allowed: a new or empty folder, or one that holds an earlier export alone"
-                raise NasError(f"{output}: {foreign[0]} is in it, which no export wrote; {text}")
+                text = f"{named(foreign[:1])} found, which no export writes, expected {WRITABLE}"
+                raise NasError(f"{output}: {text}")
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(dir=output.parent):
                 pass
-        except OSError as error:  # its own name would say nothing
+        except OSError as error:  # `error.filename` is a random temporary name
             raise NasError(f"{output.parent}: {error.strerror}") from None
     except OSError as error:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
@@ -53,9 +54,9 @@ def check_output(output: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(output: Path) -> Iterator[Path]:
-    """A folder to write into, which takes `output`'s place at the end; where anything fails all is as before.
+    """Yields an empty folder and moves it to `output` at the end; leaves `output` unchanged after an error.
 
-    A link stays one: the folder that it leads to is replaced.
+    If `output` is a link, the folder that it points to is replaced.
     """
     output = check_output(output)
     try:
@@ -63,7 +64,7 @@ def replacing(output: Path) -> Iterator[Path]:
             new, old = Path(temporary) / "new", Path(temporary) / "old"
             new.mkdir()
             yield new
-            # A folder that is not empty cannot be replaced in one step. In between there is none, not half a one.
+            # A non-empty folder cannot be replaced atomically: between the two renames `output` does not exist.
             if output.exists():
                 output.rename(old)
             try:
@@ -77,5 +78,5 @@ def replacing(output: Path) -> Iterator[Path]:
 
 
 def copy_beside(source: str, folder: Path) -> None:
-    """A file of this package as it stands, such as predict.py."""
+    """Copies a file of this package, such as predict.py, unchanged into `folder`."""
     shutil.copyfile(Path(__file__).with_name(source), folder / source)

@@ -1,4 +1,4 @@
-"""The files that other programs read: torch.export, ONNX, and int8 ONNX."""
+"""Writes a network as graph files for other programs: torch.export, ONNX and int8 ONNX."""
 
 import logging
 import warnings
@@ -17,32 +17,39 @@ if TYPE_CHECKING:
 
 INT8 = "model_int8.onnx"
 MOST_CALIBRATION = 1000
-"""Training images that int8's ranges are read from, at most."""
+"""Maximum number of training images for int8 calibration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantised:
-    """What the quantiser wrote: bytes of weights, biases, scales and zero points; images that ranges are from."""
+    """Size and calibration of an int8 model.
+
+    num_bytes: Bytes of weights, biases, scales and zero points.
+    num_images: Number of calibration images.
+    """
 
     num_bytes: int
     num_images: int
 
 
 def exported_program(network: "nn.Module", input_shape: tuple[int, ...]) -> "ExportedProgram":
-    """The network in eval mode as a graph that takes batches of any size."""
+    """Returns the graph of `network`, which must be in eval mode, for batches of any size.
+
+    `input_shape` is (channels, height, width).
+    """
     import torch
 
     example = torch.zeros(2, *input_shape)
     with _no_advice():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    for node in program.graph.nodes:  # they hold the paths of this machine
+    for node in program.graph.nodes:  # this metadata contains local file paths
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
             node.meta.pop(key, None)
     return program
 
 
 def write_pt2(program: "ExportedProgram", path: Path) -> None:
-    """The graph with its weights, for `torch.export.load`."""
+    """Writes the graph and its weights as a file for `torch.export.load`."""
     import torch
 
     with _no_advice():
@@ -50,7 +57,7 @@ def write_pt2(program: "ExportedProgram", path: Path) -> None:
 
 
 def write_onnx(program: "ExportedProgram", path: Path) -> None:
-    """The same for ONNX: input "images", output "logits", batch norm folded into the convolutions before it."""
+    """Writes the graph as ONNX: input "images", output "logits", batch norm folded into preceding convolutions."""
     import torch
 
     with _no_advice():
@@ -64,7 +71,7 @@ def write_onnx(program: "ExportedProgram", path: Path) -> None:
 
 
 def _slim(model: "onnx.ModelProto") -> None:
-    """Without what the exporter notes for debugging, most of a small network's file; the batch gets its name."""
+    """Removes debugging metadata, most of a small network's file, and names the batch dimension "batch"."""
     for thing in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del thing.metadata_props[:]
         thing.doc_string = ""
@@ -75,10 +82,18 @@ def _slim(model: "onnx.ModelProto") -> None:
 
 
 def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
-    """An ONNX file quantised to int8: weights a channel, activations a tensor, ranges from the least and the most.
+    """Writes an int8 version of the ONNX file `source` to `path`.
 
-    `images`, float32 (N, channels, height, width), normalised, are what the ranges are read from. Quantised and
-    dequantised values stand in the graph (QDQ), which other tools take as their starting point.
+    Weights are quantised per channel, activations per tensor, with ranges from minimum and maximum. The graph contains
+    QuantizeLinear and DequantizeLinear nodes (QDQ format), which other tools can convert further.
+
+    Args:
+        source: float32 ONNX file.
+        path: File to write.
+        images: Calibration images, float32 (N, channels, height, width), normalised.
+
+    Returns:
+        Bytes of the quantised weights and number of calibration images.
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -106,14 +121,14 @@ def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
     _slim(model)
     _shorten(model)
     path.write_bytes(model.SerializeToString())
-    # Each holds its numbers in whichever field its writer chose. Whole numbers of 64 bits are shapes.
+    # `to_array` reads every storage format of a tensor. int64 tensors hold shapes, not weights.
     stored = (tensor for tensor in model.graph.initializer if tensor.data_type != TensorProto.INT64)
     num_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in stored)
     return Quantised(num_bytes=num_bytes, num_images=len(images))
 
 
 def _shorten(model: "onnx.ModelProto") -> None:
-    """Short names for all but the input and the output: the quantiser's long ones outweigh the weights."""
+    """Shortens all names except those of input and output: the quantiser's names take more bytes than the weights."""
     kept = {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
     every = [*(tensor.name for tensor in model.graph.initializer)]
     every += [name for node in model.graph.node for name in node.output]
@@ -128,11 +143,12 @@ def _shorten(model: "onnx.ModelProto") -> None:
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """While it lasts, libraries keep to themselves what they deprecate within, and advice that was taken already."""
+    """Suppresses deprecation warnings inside the libraries, and their advice on steps that are already done."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -1,13 +1,13 @@
-"""The model card: README.md of an export, what there is to know of a network, measured."""
+"""Writes the model card of an export, its README.md, from measured values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS, Cost
 from nas.architecture.summary import NetworkSummary, summarise
+from nas.distribution import package_version
 from nas.exporters.graphs import INT8, Quantised
 from nas.exporters.model_source import plain, recipe_rows, spaced
 from nas.exporters.provenance import Evidence, Origin
@@ -17,10 +17,14 @@ from nas.space.constraints import Constraint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """The files of an export and what is known of them.
+    """Files of an export and their verification results.
 
-    quantised, in_c: the int8 weights and the bytes of flash and RAM of the C code, where they were written. unproved:
-    files that nothing here could load.
+    Attributes:
+        formats: Additional formats that were requested.
+        proofs: Verification result of each file.
+        quantised: Size of the int8 model; None if it was not written.
+        in_c: Bytes of flash and RAM of the C code; None if it was not written.
+        unproved: Files that could not be verified on this machine.
     """
 
     formats: Sequence[str]
@@ -38,9 +42,9 @@ def card(
     evidence: Evidence | None,
     remarks: Sequence[str] = (),
 ) -> str:
-    """Markdown: result, limits, use, files and their proof, memory, layers, training.
+    """Returns the card in Markdown: result, limits, usage, files and their verification, memory, layers, training.
 
-    remarks: what was not proved, and why.
+    `remarks` are notes such as what could not be verified and why.
     """
     summary = summarise(architecture)
     cost = summary.cost
@@ -75,12 +79,12 @@ def card(
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+    """Escapes text so that Markdown shows it literally."""
     return "".join(f"\\{char}" if char in "\\`*_[]<>#|" else char for char in plain(text))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int) -> Iterator[str]:
-    """A Markdown table whose columns from `right` on are aligned to the right."""
+    """Yields a Markdown table whose columns from index `right` on are right-aligned."""
     yield f"| {' | '.join(head)} |"
     yield f"| {' | '.join('---' if i < right else '---:' for i in range(len(head)))} |"
     yield from (f"| {' | '.join(row)} |" for row in rows)
@@ -145,7 +149,7 @@ def _use(architecture: Architecture, origin: Origin, formats: Sequence[str]) -> 
 
 
 def _images(architecture: Architecture, origin: Origin, formats: Sequence[str]) -> Iterator[str]:
-    """What an image must look like, and what becomes of it."""
+    """Yields the requirements for images, their normalisation and the classes."""
     channels, height, width = architecture.input_shape
     kinds = {1: "grey, ", 3: "in colour (red, green, blue), "}
     yield f"- Images: {kinds.get(channels, f'of {channels} channels, ')}{height} pixels high and {width} wide."
@@ -159,7 +163,7 @@ def _images(architecture: Architecture, origin: Origin, formats: Sequence[str]) 
 
 
 def _ground(origin: Origin) -> str:
-    """Light on dark or dark on light, by the mean pixel of the training images; empty where that tells nothing."""
+    """Returns light on dark or dark on light, judged by the mean training pixel; empty if that lies in the middle."""
     (mean,) = origin.mean
     if 1 / 3 < mean < 2 / 3:
         return ""
@@ -167,7 +171,7 @@ def _ground(origin: Origin) -> str:
 
 
 def _normalised(origin: Origin, array: str) -> Iterator[str]:
-    """Lines of Python that make `images` of `pixels`."""
+    """Yields lines of Python that compute `images` from `pixels`."""
     mean, std = _numbers(origin.mean), _numbers(origin.std)
     if len(origin.mean) > 1:
         channels = f"reshape({len(origin.mean)}, 1, 1)"
@@ -248,7 +252,7 @@ def _training(origin: Origin) -> Iterator[str]:
     yield from _table(("recipe", ""), [[f"`{name}`", value] for name, value in recipe_rows(origin.recipe)], right=1)
     if origin.commands:
         yield from _block("Found by:", "sh", *(plain(command) for command in origin.commands))
-    made = f"Exported by nas {version('nas')}"
+    made = f"Exported by nas {package_version()}"
     yield f"{made}; trained on {_text(origin.machine)}." if origin.machine else f"{made}."
 
 

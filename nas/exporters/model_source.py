@@ -1,4 +1,4 @@
-"""The source of `model.py`: what a person would have written for this one network."""
+"""Writes `model.py` of an export: readable torch source of one network."""
 
 import inspect
 import textwrap
@@ -16,9 +16,9 @@ LINE = 100
 
 
 def model_source(architecture: Architecture, origin: Origin) -> str:
-    """Python source that needs torch alone: a class `Network`, named blocks, and `load()`.
+    """Returns Python source that needs only torch: a class `Network` with named blocks, and `load()`.
 
-    Its state dict is `architecture.build()`'s under the names of `state_names`.
+    The state dict of `Network` is that of `architecture.build()` with the layers renamed by `state_names`.
     """
     parts = blocks(architecture)
     calls = {part.name: list(_calls(part)) for part in parts}
@@ -68,28 +68,28 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
 
 
 def state_names(architecture: Architecture) -> dict[int, str]:
-    """The exported module's prefix of each layer: layer 9 may be "block2.0"."""
+    """Returns the state dict prefix in model.py of each layer index; the prefix of layer 9 may be "block2.0"."""
     return {part.start + i: f"{part.name}.{i}" for part in blocks(architecture) for i in range(len(part.layers))}
 
 
 def spaced(shape: Shape) -> str:
-    """A shape as files for people have it: 8 x 28 x 28."""
+    """Returns a shape as readable text: 8 x 28 x 28."""
     return shape_text(shape, " x ")
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
-    """The fields of a recipe that change something, and their values as texts."""
+    """Returns the recipe's fields that have an effect, and their values as text."""
     values = recipe.in_effect().items()
     return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
 
 
 def plain(text: str) -> str:
-    """One line of text that a comment or docstring holds whatever is in it: control characters written out."""
+    """Returns text as one line for a comment or docstring, with control characters escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def docstring(paragraphs: Sequence[str]) -> str:
-    """Paragraphs, wrapped, as the inside of a docstring between triple quotes."""
+    """Returns paragraphs as the wrapped and escaped content of a triple-quoted docstring."""
     text = "\n".join(textwrap.fill(plain(paragraph), LINE) for paragraph in paragraphs)
     return text.replace("\\", "\\\\").replace('"', r"\"") if '"""' in text or "\\" in text else text
 
@@ -161,7 +161,7 @@ def _own_source(name: str) -> str:
 
 
 def _wrapped(call: Call, indent: int) -> list[str]:
-    """The call's source, nested calls on lines of their own where one line is too long."""
+    """Returns the call's source, with nested calls on separate lines if one line is too long."""
     line = " " * indent + call.source()
     if len(line) <= LINE or not any(isinstance(arg, Call) for arg in call.args):
         return [line]

@@ -1,4 +1,4 @@
-"""Classifies image files with the network beside this script; needs torch and Pillow alone.
+"""Classifies image files with the exported network in the same folder; needs only torch and Pillow.
 
 python predict.py IMAGE [IMAGE ...]
 """
@@ -16,15 +16,15 @@ from PIL import Image, ImageOps  # noqa: E402
 
 
 def read(path: Path, *, invert: bool = False) -> torch.Tensor:
-    """The image as the network was trained on them: float32 (1, channels, height, width), normalised.
+    """Returns an image as the network expects it: float32 (1, channels, height, width), normalised.
 
-    What is done to it on the way is told on standard error.
+    Prints changes such as cropping to standard error. Raises `ValueError` for more than 8 bits per channel.
     """
     channels, height, width = INPUT_SHAPE
     changes = []
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")):
-            raise ValueError(f"mode {file.mode} found, allowed: 8 bits a channel")
+            raise ValueError(f"mode {file.mode} found, expected 8 bits per channel")
         image: Image.Image = file
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -51,7 +51,7 @@ def read(path: Path, *, invert: bool = False) -> torch.Tensor:
 
 
 def main() -> int:
-    """Prints a line an image, the likeliest classes first; 2 where an image could not be read."""
+    """Prints one line per image, most likely classes first; returns 2 if an image could not be read, else 0."""
     parser = argparse.ArgumentParser(description="Classify image files.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument("--top", type=int, default=3, help="classes to print, likeliest first (3)")

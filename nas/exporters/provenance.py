@@ -1,4 +1,4 @@
-"""Where an exported network comes from: its data, its recipe, the limits it keeps, and what was measured of it."""
+"""Provenance of an exported network: its data, recipe, limits and measured results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,13 @@ from nas.training.fit import Fit, Repeats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Data at hand to prove exported files on. `val` was seen in training where `is_seen`; `train` calibrates int8.
+    """Data to verify exported files on.
 
-    accuracy: what the weights reached on `val` when they were trained, a fraction; None where nobody measured it.
+    Attributes:
+        train: Training split, which calibrates the int8 model.
+        val: Validation split.
+        is_seen: Whether the weights were trained on `val`, too.
+        accuracy: Val accuracy that was measured in training, a fraction; None if it was not measured.
     """
 
     train: Split
@@ -26,16 +30,27 @@ class Evidence:
 
     @classmethod
     def of(cls, dataset: Dataset, *, is_seen: bool, accuracy: float | None = None) -> "Evidence":
-        """Of a dataset's train and val splits."""
+        """Returns the train and val splits of a dataset as evidence."""
         return cls(train=dataset.train, val=dataset.val, is_seen=is_seen, accuracy=accuracy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What an exported network says of itself. `result` is one sentence, `facts` are sentences for people.
+    """Provenance that an export states in its model card and sources.
 
-    mean, std: of the pixels scaled to 0..1, one a channel. classes: names in the order of the logits.
-    limits: constraints that the network keeps, such as "params<=8000". commands: how it came about.
+    Attributes:
+        dataset: Name of the dataset.
+        split: Images that the weights were trained on, such as "train + val".
+        recipe: Recipe of the training run.
+        seed: Seed of the training run.
+        mean: Mean of each channel, of pixels scaled to 0..1.
+        std: Standard deviation of each channel, of pixels scaled to 0..1.
+        classes: Class names in the order of the logits.
+        result: Measured accuracy, as a phrase.
+        facts: Further facts, as sentences.
+        limits: Constraints that the network satisfies, such as "params<=8000".
+        commands: Commands that produced the network.
+        machine: Machine that trained the network; empty if unknown.
     """
 
     dataset: str
@@ -53,10 +68,10 @@ class Origin:
 
     @classmethod
     def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Origin":
-        """Of a finished trial of a search."""
+        """Returns the provenance of a finished trial."""
         settings = records.settings
         last = last_epochs(settings.consistency, settings.epochs)
-        # First what the weights that are exported reach, then the figure that the search went by.
+        # The accuracy of the exported weights comes first, then the objective of the search.
         final, how, figure = f"{record.history[-1].val_accuracy:.2%}", "after the last epoch", "this figure"
         figures = f"{final} after the last epoch, which these weights are of"
         if min(settings.consistency, settings.epochs) > 1:
@@ -80,7 +95,7 @@ class Origin:
 
     @classmethod
     def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: Verdict) -> "Origin":
-        """Of the trial that a confirmation picked."""
+        """Returns the provenance of the trial that a confirmation picked, with the weights of its first seed."""
         test = verdict.test
         seeds = len(test.finals)
         return _of_study(
@@ -100,12 +115,12 @@ class Origin:
 
     @classmethod
     def of_fit(cls, fit: Fit, facts: Sequence[str]) -> "Origin":
-        """Of a single training."""
+        """Returns the provenance of a single training run."""
         return cls._trained(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
 
     @classmethod
     def of_repeats(cls, repeats: Repeats) -> "Origin":
-        """Of the first of several trainings."""
+        """Returns the provenance of training runs with several seeds; the weights are those of the first seed."""
         fit, result = repeats.fit, repeats.result
         own = f"{fit.history[-1].val_accuracy:.2%} on the {fit.judged_on} split"
         seeds = f"mean and standard deviation of {len(result.finals)} seeds"

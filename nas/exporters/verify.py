@@ -1,4 +1,4 @@
-"""Every export proves itself: its files, loaded in a process of its own, against the network they were written from."""
+"""Verifies exported files: loads them in separate processes and compares their outputs with the network."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = {".c": 1e-4}
-"""Largest difference of two logits, for logits of a size of at most 1 in float32; larger ones in proportion."""
+"""Tolerance for differences of logits by file suffix, 1e-5 for others; times the largest logit if that exceeds 1."""
 
 NUM_RANDOM = 256
 BATCH = 1000
@@ -31,10 +31,15 @@ CHANNELS_OF_FILES = (1, 3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What a file gave in a process of its own.
+    """Verification result of one exported file.
 
-    num_bytes: its size. difference: largest from the network's logits, None where they may differ. num_same: images of
-    `num_images` that it puts into the same class as the network. accuracy: on the val split, where that is at hand.
+    Attributes:
+        name: File name.
+        num_bytes: File size.
+        difference: Largest absolute difference from the network's logits; None for int8, whose logits may differ.
+        num_same: Number of images for which the file predicts the same class as the network.
+        num_images: Number of compared images.
+        accuracy: Accuracy on the val split, a fraction; None if the images are random.
     """
 
     name: str
@@ -46,7 +51,7 @@ class Proof:
 
 
 def normalised(images: "Tensor", origin: Origin) -> np.ndarray:
-    """uint8 (N, channels, height, width) as float32, as the network takes them."""
+    """Returns uint8 images (N, channels, height, width) as float32, normalised for the network."""
     mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (origin.mean, origin.std))
     scaled: np.ndarray = (images.numpy().astype(np.float32) / 255 - mean) / std
     return scaled
@@ -60,10 +65,17 @@ def prove(
     origin: Origin,
     evidence: Evidence | None,
 ) -> list[Proof]:
-    """Loads the files `names` in `folder` as a stranger would; raises `NasError` where one is not the network.
+    """Verifies an export and returns one result per file; raises `NasError` if a file does not match the network.
 
-    The network is built anew from the folder's architecture file and the weights it was trained to. Without evidence
-    the images are random.
+    The reference network is built from the folder's architecture.json and `weights`.
+
+    Args:
+        folder: Folder of the export.
+        names: Model files in it to verify.
+        architecture: Architecture of the network.
+        weights: State dict of `architecture.build()`.
+        origin: Provenance, for normalisation and class names.
+        evidence: Data to verify on; None verifies on random images.
     """
     images = evidence.val.images if evidence else _random_images(architecture)
     expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalised(images, origin))
@@ -74,10 +86,11 @@ def prove(
         logits, difference = answers[name], float(np.abs(answers[name] - expected).max())
         params, counted = cost_of(architecture).params, answers.get(f"{name}:params")
         if counted is not None and int(counted) != params:
-            raise NasError(f"{name}: {int(counted):,} parameters found, allowed: {params:,}, the network's")
-        allowed = TOLERANCE.get(Path(name).suffix, 1e-5) * max(1.0, float(np.abs(expected).max()))
-        if name != INT8 and not difference <= allowed:  # NaN is no agreement
-            raise NasError(f"{name}: its logits differ by {difference:.2g} from the network's, allowed: {allowed:.2g}")
+            raise NasError(f"{name}: {int(counted):,} parameters found, expected {params:,}")
+        tolerance = TOLERANCE.get(Path(name).suffix, 1e-5) * max(1.0, float(np.abs(expected).max()))
+        if name != INT8 and not difference <= tolerance:  # `not <=` also rejects NaN
+            text = f"logits differ by {difference:.2g} from the network's, expected at most {tolerance:.2g}"
+            raise NasError(f"{name}: {text}")
         proofs.append(
             Proof(
                 name=name,
@@ -97,7 +110,7 @@ def prove(
 
 
 def _prove_prediction(folder: Path, image: "Tensor", name: str) -> None:
-    """Runs predict.py on an image file; raises `NasError` unless it names that class."""
+    """Runs predict.py on an image file; raises `NasError` unless it prints the class `name`."""
     from torchvision.transforms.functional import to_pil_image
 
     with tempfile.TemporaryDirectory() as place:
@@ -106,22 +119,25 @@ def _prove_prediction(folder: Path, image: "Tensor", name: str) -> None:
         printed = _run([str(folder / "predict.py"), "--top", "1", str(path)])
     found = printed.removeprefix(f"{path}: ").rpartition(" (")[0]
     if found != name:
-        raise NasError(f"predict.py: class {found!r} found, allowed: {name!r}, the network's")
+        raise NasError(f"predict.py: class {found!r} found, expected {name!r}")
 
 
 def has_compiler() -> bool:
-    """Whether C can be proved here."""
+    """Returns whether the C compiler `cc` is installed, so that C files can be verified."""
     return shutil.which("cc") is not None
 
 
 def _check_accuracy(expected: np.ndarray, labels: np.ndarray | None, evidence: Evidence | None) -> None:
-    """Raises where the network is not as accurate as when it was trained, but for images that hang in the balance."""
+    """Raises `NasError` if the val accuracy is not the one measured in training.
+
+    The tolerance, two images or 0.001 if that is more, is for images with almost equal logits.
+    """
     if labels is None or evidence is None or evidence.accuracy is None:
         return
     found = float((expected.argmax(1) == labels).mean())
     if abs(found - evidence.accuracy) > max(2 / len(labels), 0.001):
         raise NasError(
-            f"val accuracy is {found:.2%}, allowed: {evidence.accuracy:.2%}, as when these weights were trained;"
+            f"val accuracy is {found:.2%}, expected {evidence.accuracy:.2%} as measured in training;"
             " the weights or the data have changed since"
         )
 
@@ -148,7 +164,7 @@ def _logits(architecture: Architecture, weights: "Mapping[str, Tensor]", images:
 def _asked_elsewhere(
     folder: Path, names: Sequence[str], images: np.ndarray, origin: Origin, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """What `verify_subprocess.py` finds, in one process for what needs torch and one for what does not."""
+    """Returns the results of `verify_subprocess.py`; files that do not need torch get a process without torch."""
     answers: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as place:
         question, answer = Path(place) / "question.npz", Path(place) / "answer.npz"
@@ -165,8 +181,8 @@ def _asked_elsewhere(
 
 
 def _run(arguments: list[str]) -> str:
-    """What a fresh interpreter prints; where it fails, `NasError` with its last line."""
-    # Neither the user's site packages nor PYTHONPATH; and no bytecode in a folder that is to be taken home.
+    """Runs a new interpreter and returns its output; raises `NasError` with its last error line if it fails."""
+    # -E and -s ignore PYTHONPATH and user packages; -B keeps bytecode out of the exported folder.
     command = [sys.executable, "-E", "-s", "-B", "-X", "utf8", *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:

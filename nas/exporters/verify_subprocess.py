@@ -1,10 +1,10 @@
-"""Loads exported files as a stranger would and stores what they say: run as a script, in a process of its own.
+"""Loads exported files in a process that cannot import `nas` and stores their logits.
 
 python verify_subprocess.py FOLDER QUESTION.npz ANSWER.npz FILE [FILE ...]
 
-QUESTION: `images` uint8 (N, channels, height, width), `mean` and `std` one a channel, `num_classes`. ANSWER: of each
-FILE its logits, float32 (N, classes), and of those that say so the number of parameters, as FILE:params. Nothing of
-`nas` is imported here, nor can it be.
+QUESTION contains `images`, uint8 (N, channels, height, width), `mean` and `std`, (channels,), and `num_classes`. ANSWER
+receives for each FILE its logits, float32 (N, classes), under its name, and for files that torch loads the number of
+parameters under FILE:params. This module must not import `nas`.
 """
 
 import ctypes
@@ -20,16 +20,16 @@ import numpy as np
 
 BATCH = 1000
 NOT_COMPILED = 3
-"""Exit status where the C compiler refused; the reason is on standard error then."""
+"""Exit status if the C source does not compile; the reason is on standard error."""
 CC = ("cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
 
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Logits of a batch of pixels, uint8, and of the same pixels normalised, float32."""
+"""Function from a batch of pixels, uint8, and the same pixels normalised, float32, to logits."""
 
 
 class NotCompiled(Exception):
-    """What the C compiler had to say."""
+    """Raised with the C compiler's message if the C source does not compile."""
 
 
 def _model_py(path: Path) -> Any:
@@ -86,7 +86,7 @@ def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
     library = path.with_suffix(".so").absolute()
     _compile(path, library)
     function = ctypes.CDLL(str(library)).predict
-    library.unlink()  # loaded: the name is no longer needed
+    library.unlink()  # the loaded library no longer needs its file
 
     def predict(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
         logits = np.empty((len(pixels), num_classes), np.float32)
@@ -99,7 +99,7 @@ def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
 
 
 def _compile(path: Path, library: Path) -> None:
-    # In its own folder, so that it is called by its name alone; in English, so that errors are found.
+    # Compile in the file's folder, so that messages show only its name; in English, so that errors can be found.
     command = [*CC, "-o", library.name, path.name, "-lm"]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
@@ -117,7 +117,7 @@ READERS = {".pt": _state_dict, ".safetensors": _safetensors, ".pt2": _pt2, ".onn
 
 
 def main(folder: Path, question: Path, answer: Path, *names: str) -> None:
-    """Writes what the named files in the folder say of the images."""
+    """Writes the logits of the named files in `folder`, for the images in `question`, to `answer`."""
     asked = np.load(question)
     pixels, mean, std = asked["images"], asked["mean"], asked["std"]
     scaled = (pixels.astype(np.float32) / 255 - mean[:, None, None]) / std[:, None, None]
@@ -132,9 +132,9 @@ def main(folder: Path, question: Path, answer: Path, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["nas"] = None  # type: ignore[assignment]  # from here an import of it fails
+    sys.modules["nas"] = None  # type: ignore[assignment]  # makes every later import of `nas` fail
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
-    except NotCompiled as refusal:
-        print(refusal, file=sys.stderr)
+    except NotCompiled as error:
+        print(error, file=sys.stderr)
         sys.exit(NOT_COMPILED)

@@ -1,1 +1,1 @@
-"""Figures, tables and pages made from the trials of a study."""
+"""Figures, tables and pages about a study."""

@@ -1,4 +1,4 @@
-"""A study's trials as a table, for pandas and what reads its files."""
+"""Converts the trials of a study into a pandas data frame."""
 
 import dataclasses
 import json
@@ -16,10 +16,11 @@ RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 
 
 def trials_frame(trials: Sequence[TrialRecord]) -> "pd.DataFrame":
-    """A row a trial: the figures of `TrialRecord`, the recipe as `recipe_…`, and as texts the architecture (as an
-    architecture file holds it), the val accuracy of each epoch and the objectives of further runs, parted by spaces.
+    """Returns a data frame with one row per trial.
 
-    Whole numbers stay whole where some are missing; accuracies are fractions.
+    Columns: the plain fields of `TrialRecord`; `recipe_FIELD` for each field of the recipe; `architecture`, the JSON of
+    an architecture file; `val_accuracies`, one per epoch, and `further`, the objectives of the runs with other seeds,
+    both as numbers separated by spaces. Accuracies are fractions. Integer columns stay so if values are missing.
     """
     import pandas as pd
 

@@ -1,6 +1,6 @@
-"""Figures of a study, for the dashboard and for reports: pure functions of its trials, accuracies as per cent.
+"""Plotly figures of a study, for the dashboard and for reports.
 
-What there is nothing to show of is a figure that says so.
+The figures are pure functions of the trials; accuracies are in per cent. A figure without data shows a message instead.
 """
 
 import html
@@ -14,13 +14,15 @@ from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import phrase
 from nas.architecture.layers import Shape
 from nas.pareto import front
-from nas.study.trial import TrialRecord
+from nas.study.trial import TrainedTrial, TrialRecord
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# The palette of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can tell apart. Yellow, too
-# light for lines on white, is left out; symbols and dashes say the same a second time.
+MOST_CURVES = 10  # learning curves in one figure
+
+# The palette of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can tell apart, without
+# yellow, which is too light on white. Symbols and dashes distinguish the series, too.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73"),
     *("#0072B2", "#D55E00", "#CC79A7"),
@@ -32,7 +34,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "
 PATTERN = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 10, "solidity": 0.15}
 
 ACCURACY = "val accuracy, %"
-MOST_TICKS = 12  # a telephone has room for as many
+MOST_TICKS = 12  # as many as fit on a phone
 
 
 def accuracy_against(
@@ -41,10 +43,13 @@ def accuracy_against(
     metric: str = "params",
     confirmed: Mapping[int, tuple[float, float]] | None = None,
 ) -> "Figure":
-    """The trained trials' accuracy against a metric of their cost, with the Pareto front.
+    """Plots the objective of the trained trials against a cost, with the Pareto front.
 
-    `confirmed`: of trials that were trained again, by number, mean and standard deviation (fractions), drawn as error
-    bars of one standard deviation.
+    Args:
+        trials: Trials of the study.
+        metric: Name of a metric of `Cost`. Default: "params".
+        confirmed: Mean and standard deviation of the objective over further seeds, as fractions, by trial number; drawn
+            with error bars of one standard deviation. Default: none.
     """
     trained = sorted((trial for trial in trials if trial.objective is not None), key=lambda trial: _cost(trial, metric))
     if not trained:
@@ -74,12 +79,10 @@ def accuracy_against(
     return figure_of(f"Accuracy against {label.short}", traces, x=label.axis, y=ACCURACY)
 
 
-def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure":
-    """Val accuracy by epoch of the best trained trials, as many as `most`."""
-    trained = [trial for trial in trials if trial.objective is not None and trial.history]
-    if not trained:
+def learning_curves(best: Sequence[TrainedTrial]) -> "Figure":
+    """Plots the val accuracy by epoch of some trials, the best first."""
+    if not best:
         return _empty("No trial is trained yet.")
-    best = sorted(trained, key=lambda trial: (-(trial.objective or 0.0), trial.params or 0))[:most]
     traces = [
         {
             "type": "scatter",
@@ -99,9 +102,9 @@ def learning_curves(trials: Sequence[TrialRecord], *, most: int = 10) -> "Figure
 
 
 def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
-    """How many draws were discarded so far, by reason, when each candidate was found.
+    """Plots the cumulative number of discarded draws over the candidates, one line per reason.
 
-    `discards`: those drawn before each candidate, by reason, in the order of candidates.
+    `discards` holds, for each candidate in order, the number of draws discarded before it, by reason.
     """
     reasons = sorted({reason for counts in discards for reason in counts})
     if not reasons:
@@ -126,7 +129,7 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
 
 
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
-    """Each layer's share of the parameters: a bar a block, first to last, a segment a layer."""
+    """Plots each layer's share of the parameters: one bar per block, first block on top, one segment per layer."""
     segments: dict[str, list[tuple[str, str, int]]] = {}
     parts = blocks(architecture)
     for part in parts:
@@ -192,10 +195,10 @@ def _scatter(name: str, trials: Sequence[TrialRecord], metric: str, **how: Any) 
 
 
 def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
-    """Traces with the title and the axes that all figures here have; `x` and `y` say what they are, with units."""
+    """Returns a figure of the traces in the style of this module; `x` and `y` are axis labels with units."""
     from plotly.graph_objects import Figure
 
-    # Wide enough for its numbers, as narrow as a telephone; what Plotly calls a template is 6 kB a figure.
+    # Automatic margins fit the labels and leave room on a phone. Without a template a figure is 6 kB smaller.
     axis = {"gridcolor": "#E5E5E5", "linecolor": "#8C8C8C", "ticks": "outside", "automargin": True, "zeroline": False}
     figure = Figure(list(traces))
     figure.update_layout(
@@ -211,7 +214,7 @@ def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str
 
 
 def _whole(most: int) -> dict[str, int]:
-    """Ticks of an axis that counts to `most`: where that is few, Plotly's own choice would be halves."""
+    """Returns ticks at whole numbers for an axis up to `most`; on a short axis Plotly would put ticks at halves."""
     return {"tick0": 0, "dtick": 1} if most <= MOST_TICKS else {}
 
 
@@ -226,5 +229,5 @@ def _empty(text: str) -> "Figure":
 
 
 def _plain(text: str) -> str:
-    """The text as it is: Plotly takes what looks like HTML for HTML."""
+    """Escapes HTML, which Plotly would interpret."""
     return html.escape(text, quote=False)

@@ -1,7 +1,6 @@
-"""The report as one HTML page: page.html, filled with what the study holds."""
+"""Renders the report of a study as one HTML page from the template page.html."""
 
 import base64
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,8 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import picture
 from nas.architecture.summary import summarise
-from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.distribution import package_version
+from nas.reports.figures import MOST_CURVES, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
 from nas.reports.summary import answer, best_rows, commands, luck, question
 from nas.space.feasibility import meanings
@@ -24,7 +24,7 @@ NUM_BEST = 10
 
 
 def page(records: StudyRecords) -> str:
-    """HTML that holds all it needs, plotly's script once; what comes from the study is escaped."""
+    """Returns a self-contained HTML page that includes plotly's script; text from the study is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -45,7 +45,7 @@ def _content(records: StudyRecords) -> dict[str, Any]:
     shares, discards = importances(records), records.discards()
     figures = {
         "accuracy": accuracy_against(trials, metric=settings.cost, confirmed=verdict.spreads() if verdict else {}),
-        "curves": learning_curves(trials),
+        "curves": learning_curves(records.best(MOST_CURVES)),
     }
     if discards:
         figures["discards"] = discards_over_candidates(records.discards_by_candidate())
@@ -81,16 +81,16 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "last_epochs": last_epochs(settings.consistency, settings.epochs),
         "counted": counted,
         "runs_text": runs_text,
-        "version": version("nas"),
+        "version": package_version(),
     }
 
 
 def _json(figure: "Figure") -> str:
-    """The figure for a script element of type application/json: whatever is in it, it does not end there."""
+    """Returns the figure as JSON for a script element; escapes <, > and &, so that no text can close the element."""
     text: str = figure.to_json()
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _as_source(architecture: Architecture) -> str:
-    """A picture as the source of an img element, where no SVG can run anything."""
+    """Returns the diagram as a data URL for an img element, in which SVG cannot run scripts."""
     return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"

@@ -1,4 +1,4 @@
-"""Importance of each search space parameter for accuracy, with its uncertainty."""
+"""Computes how important each parameter of the search space is for accuracy, with the uncertainty."""
 
 from collections.abc import Mapping
 from statistics import fmean, stdev
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 SEEDS = 5
 LEAST = 10
-"""Trained trials below which a forest has nothing to learn from."""
+"""Minimum number of trained trials; a random forest learns nothing from fewer."""
 
 
 def importances(records: StudyRecords) -> dict[str, tuple[float, float]]:
-    """Share of the variance of the objective that each parameter explains alone, largest first; mean and standard
-    deviation of `SEEDS` random forests. Empty where there are fewer than `LEAST` trained trials.
+    """Returns the importance of each parameter for the objective, largest first.
+
+    The importance is the variance that the parameter explains alone, divided by the sum over all parameters: mean and
+    standard deviation over `SEEDS` random forests. Empty if there are fewer than `LEAST` trained trials.
 
     fANOVA (Hutter, Hoos and Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance").
     """
@@ -38,7 +40,7 @@ def importances(records: StudyRecords) -> dict[str, tuple[float, float]]:
 
 
 def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 12) -> "Figure":
-    """The most important parameters as bars, the largest at the top, with one standard deviation."""
+    """Plots the `most` most important parameters as bars, largest on top, with error bars of one standard deviation."""
     shown = list(shares.items())[:most][::-1]
     bars: dict[str, Any] = {
         "type": "bar",
@@ -49,4 +51,4 @@ def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 
         "marker": {"color": BLUE},
         "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} %<extra></extra>",
     }
-    return figure_of("Importance of parameters", [bars], x="share of the variance, %", y="")
+    return figure_of("Importance of parameters", [bars], x="importance, % of the sum", y="")

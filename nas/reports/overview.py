@@ -1,6 +1,6 @@
-"""A note in Markdown and figures of the whole study, stored in it for the dashboard.
+"""Stores a Markdown note and figures in a study, for the dashboard.
 
-Both follow from what is stored, so two processes that write them at a time write the same.
+Both depend only on what the study stores, so two processes that write them at the same time write the same content.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from nas.architecture.cost import METRIC_LABELS
-from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.figures import MOST_CURVES, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def refresh(records: StudyRecords) -> None:
-    """Writes note and figures into the study; a note that somebody else has written or edited stays."""
+    """Updates the note and the figures in the study; a note that a user has written or edited is kept."""
     import optuna_dashboard
 
     study = records.study
     text, before = note(records), optuna_dashboard.get_note(study)
     ours = system_attrs(study).get(f"{PREFIX}notes", [])
     if text != before and (not before or _digest(before) in ours):
-        # First the digests of both: killed in between, either is known as ours.
+        # Both digests are stored first: if the process is killed in between, either note is recognised as ours.
         set_system_attr(study, f"{PREFIX}notes", [_digest(before), _digest(text)])
         optuna_dashboard.save_note(study, text)
     for name, figure in figures(records).items():
@@ -35,13 +35,13 @@ def refresh(records: StudyRecords) -> None:
 
 
 def figures(records: StudyRecords) -> dict[str, "Figure"]:
-    """The figures of a study, by name."""
-    trials, best = records.trials(), records.best(1)
+    """Returns the figures of a study by name."""
+    trials, best = records.trials(), records.best(MOST_CURVES)
     cost, verdict = records.settings.cost, records.verdict
     spreads = verdict.spreads() if verdict else {}
     shown = {
         "accuracy": accuracy_against(trials, metric=cost, confirmed=spreads),
-        "learning_curves": learning_curves(trials),
+        "learning_curves": learning_curves(best),
         "discards": discards_over_candidates(records.discards_by_candidate()),
     }
     if best:
@@ -51,7 +51,7 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
 
 
 def note(records: StudyRecords) -> str:
-    """The study in a few lines of Markdown; what comes from outside stands in code spans, where nothing is markup."""
+    """Returns a summary of the study in Markdown; text from outside is in code spans, where markup has no effect."""
     settings, notes, tally = records.settings, records.notes, records.tally()
     discards = records.discards()
     counts = f"{tally.num_trained:,} trained, {tally.num_pruned:,} stopped early, {discards.total():,} discarded"
@@ -76,7 +76,7 @@ def note(records: StudyRecords) -> str:
 
 
 def _code(text: object) -> str:
-    """A code span that shows the text on one line, whatever is in it."""
+    """Returns a code span of the text on one line, with a fence longer than any run of backticks in it."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split()) or "-"
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

@@ -1,4 +1,4 @@
-"""A report in words: the question, the answer, the commands that repeat it. Facts of the study alone, no markup."""
+"""Text of a report: the question, the answer, and the commands that reproduce it. Plain text without markup."""
 
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -14,7 +14,14 @@ from nas.text import counted, last_epochs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A study's result. `trial` None: nothing is trained yet. `caveats` are sentences that belong to it."""
+    """Result of a study.
+
+    Attributes:
+        text: The result in one or two sentences.
+        caveats: Sentences that qualify the result.
+        trial: The best or the confirmed trial; None if none is trained yet.
+        test: Test accuracies of the confirmed trial; None before a confirmation.
+    """
 
     text: str
     caveats: tuple[str, ...]
@@ -23,7 +30,7 @@ class Answer:
 
 
 def question(records: StudyRecords) -> str:
-    """What the study looks for, in a sentence."""
+    """Returns the question that the study answers, in one sentence."""
     settings = records.settings
     limits = [Constraint.parse(text) for text in settings.constraints]
     words = {"<=": "at most", ">=": "at least"}
@@ -38,7 +45,7 @@ def question(records: StudyRecords) -> str:
 
 
 def answer(records: StudyRecords) -> Answer:
-    """The answer so far, and what it is worth."""
+    """Returns the result so far, with its caveats."""
     metric, front = records.settings.cost, _front_text(records) if _seeks_front(records) else ""
     if verdict := records.verdict:
         trial, test = records.trial(verdict.trial), verdict.test
@@ -67,7 +74,7 @@ def answer(records: StudyRecords) -> Answer:
 
 
 def _pick(verdict: Verdict) -> tuple[str, ...]:
-    """Why this trial, where there were others to choose from."""
+    """Returns a sentence on why the confirmed trial was picked; none if it was the only finalist."""
     ranking = verdict.ranking
     if ranking is None:
         return ()
@@ -75,9 +82,10 @@ def _pick(verdict: Verdict) -> tuple[str, ...]:
 
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
-    """The best trials for a table, best first, or the whole Pareto front of a study that looks for one, cheapest first.
+    """Returns rows for a table: the `count` best trials, or the whole Pareto front, cheapest first.
 
-    `again` holds the seeds of a confirmation, where there are any.
+    The front is returned if the study has two objectives. Keys of a row: `trial`; `epochs`, mean and standard deviation
+    of the val accuracy over the last epochs; `again`, the same over the seeds of a confirmation, or None.
     """
     verdict = records.verdict
     again = verdict.spreads() if verdict else {}
@@ -88,9 +96,9 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
 
 
 def luck(records: StudyRecords) -> str:
-    """What differences among the best networks are worth, in a sentence; empty before there are further seeds.
+    """Returns a sentence on the standard error of the confirmation's ranking; empty without a ranking.
 
-    The epochs of one run do not say how the next one ends.
+    The spread over the epochs of one run is no substitute: it does not show how much runs differ.
     """
     verdict = records.verdict
     if verdict is None or verdict.ranking is None:
@@ -100,7 +108,7 @@ def luck(records: StudyRecords) -> str:
 
 
 def commands(records: StudyRecords) -> list[str]:
-    """Commands that make this study and its result again."""
+    """Returns the commands that reproduce the study and its result."""
     command, verdict, options = records.notes.command, records.verdict, records.ref.options()
     if verdict is not None:
         return [command, f"{verdict.command}{options}", f"nas export --trial confirmed{options}"]
@@ -112,7 +120,7 @@ def _seeks_front(records: StudyRecords) -> bool:
 
 
 def _front_text(records: StudyRecords) -> str:
-    """The Pareto front so far, by its ends."""
+    """Describes the Pareto front so far by its cheapest and its most expensive network."""
     front, metric = records.pareto(), records.settings.cost
     if not front:
         return ""
@@ -136,13 +144,13 @@ def _accuracy(trial: TrialRecord, records: StudyRecords) -> str:
 
 
 def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
-    """Mean and standard deviation over the last epochs."""
+    """Returns mean and standard deviation of the val accuracy over the last epochs."""
     last = [metrics.val_accuracy for metrics in trial.history[-consistency:]]
     return fmean(last), stdev(last) if len(last) > 1 else 0.0
 
 
 def _cost(trial: TrialRecord, metric: str) -> str:
-    """What the network costs, in the study's `metric` as well."""
+    """Describes the cost of the network; includes `metric`, the study's cost."""
     text = f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
     return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRIC_LABELS[metric].noun}"
 

@@ -1,1 +1,1 @@
-"""Samplers, which propose candidates, and pruners, which stop trainings early."""
+"""Samplers, which propose candidates, and pruners, which stop training runs early."""

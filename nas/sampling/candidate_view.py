@@ -1,4 +1,4 @@
-"""A study as Optuna's samplers and pruners are to see it."""
+"""A view of a study that shows only its ended candidates to Optuna's samplers and pruners."""
 
 import bisect
 import copy
@@ -14,13 +14,16 @@ from nas.study.attributes import StoredTrial
 
 
 class CandidateView(InMemoryStorage):
-    """A study as Optuna's samplers and pruners are to see it: the candidates that have ended, in their order.
+    """In-memory storage that shows the trained and pruned candidates of a study, numbered by their candidate index.
 
-    Each is numbered by its place among the study's candidates. Diverged, failed and interrupted trials and stored
-    discards are not shown: they would change how many trials TPE takes for good ones, and which bracket Hyperband puts
-    a trial into. The trials share everything with the table in memory but their number.
+    Diverged, failed and interrupted trials and stored discards are hidden. They would change how many trials TPE counts
+    as good, and would shift the trial numbers from which Hyperband computes a trial's bracket. The trials shown are
+    shallow copies of the study's trials that differ only in their number.
 
-    `trials` gives all trials of the study by number. `owner` stores what a pruner notes on a trial.
+    Args:
+        trials: Function that returns all trials of the study by number.
+        directions: Directions of the study's objectives.
+        owner: Storage that receives the attributes that a pruner sets on a trial; None drops them.
     """
 
     NAME = "candidates"
@@ -36,23 +39,23 @@ class CandidateView(InMemoryStorage):
         self._trials = trials
         self._owner = owner
         self._below = 0
-        self._ended: list[FrozenTrial] = []  # by the index of the candidate
-        self._open: list[int] = []  # numbers of trials that may be shown later
+        self._ended: list[FrozenTrial] = []  # sorted by candidate index
+        self._open: list[int] = []  # numbers of unfinished trials
         self._next = 0
 
     def below(self, index: int) -> optuna.Study:
-        """The study with the ended candidates that come before the one of that index."""
+        """Returns a study of the ended candidates whose index is below `index`."""
         self._update()
         self._below = index
-        # A new object each time: a study caches its trials.
+        # A new object each time, because `optuna.Study` caches its trials.
         return optuna.Study(study_name=self.NAME, storage=self)
 
     def numbered(self, number: int, index: int) -> FrozenTrial:
-        """The trial of that number in its place among the candidates."""
+        """Returns the study's trial `number` as a copy that is numbered by its candidate index."""
         return _renumbered(self._trials()[number], index)
 
     def num_ended(self) -> int:
-        """How many candidates are shown."""
+        """Returns the number of candidates in the study that the last call of `below` returned."""
         return bisect.bisect_left(self._ended, self._below, key=_number)
 
     def get_all_trials(
@@ -62,15 +65,16 @@ class CandidateView(InMemoryStorage):
         return shown if states is None else [trial for trial in shown if trial.state in states]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        # How far a pruner promoted a candidate belongs to its trial: later ones are compared with it.
-        if self._owner is not None and trial_id >= 0:  # not the trial that a sampler is asked for
+        # ASHA and Hyperband store the rungs that a trial has reached, and compare later trials with them. Samplers also
+        # set attributes, but on a placeholder trial with a negative ID.
+        if self._owner is not None and trial_id >= 0:
             self._owner.set_trial_system_attr(trial_id, key, value)
 
     def _update(self) -> None:
-        """Takes in the trials that have ended since the last look."""
+        """Adds the candidates that have ended since the last call."""
         trials = self._trials()
         looked_at, self._open = self._open, []
-        while self._next in trials:  # a number that another process took may not have been seen yet
+        while self._next in trials:  # stops at a gap: a trial of another process may not have been read yet
             looked_at.append(self._next)
             self._next += 1
         for number in looked_at:

@@ -1,9 +1,9 @@
-"""Draws candidates that keep the limits and are new to the study.
+"""Draws candidates that are feasible and new to the study.
 
-Optuna's own constraints are soft: its samplers may still draw infeasible points, and pruning those one by one misleads
-them and wastes trials. Here discarding happens inside the draw, before Optuna has a trial to spend: the first
-candidates are drawn at random, later ones proposed by what `--sampler` names. Where no draw or proposal keeps the
-limits, the closest one is changed a few parameters at a time until it does.
+Optuna's constraints are soft: its samplers may still propose infeasible points, and pruning these one by one misleads
+the sampler and wastes trials. Here infeasible draws are discarded before Optuna creates a trial. The first candidates
+are drawn at random; later ones come from the sampler that `--sampler` names. If no draw is feasible and new, the
+closest one is repaired: a few of its parameters are changed at a time until it is.
 """
 
 import math
@@ -26,20 +26,28 @@ MAX_TRIES = 20_000
 
 
 class NothingNewError(NasError):
-    """No feasible candidate that the study does not have yet was found in many tries."""
+    """No candidate that is feasible and new to the study was found in `MAX_TRIES` draws."""
 
 
 class FeasibleSampler:
-    """Draws feasible, new candidates of a search space; `propose` learns from the trained ones.
+    """Draws candidates of a search space that are feasible and new to the study.
 
-    A draw depends on the seed, on how many candidates the study has had and on their results alone, so a resumed study
-    goes on as if it had never stopped. The last `lag` candidates before a draw may still be in training and are not
-    looked at. The first `num_startup` are drawn at random, each the largest of `choices` that are feasible: where
-    accuracy is sought within a limit, large networks are better.
+    A draw depends only on the seed, the earlier candidates and their results, so a resumed study continues as if it had
+    not been interrupted. In a space with `Widths`, the widths of each draw and proposal are scaled to fill the upper
+    limits; a proposal that changes only the recipe of a trained candidate keeps its widths.
 
-    In a space that says how widths go together (`Widths`) each draw and proposal is scaled to fill the upper limits, or
-    a share of them from `smallest` to 1, drawn evenly in the logarithm. A proposal whose network has been trained keeps
-    its widths.
+    Args:
+        space: Search space to draw from.
+        constraints: Limits that a candidate must keep.
+        propose: Sampler, one of `SAMPLERS`. Default: `tpe`.
+        seed: Seed of the study.
+        max_lag: Largest number of candidates directly before a draw whose results are ignored, because they may still be
+            in training. Results of start-up candidates and of the first half of all candidates count always. Default: 0.
+        num_startup: Index of the first candidate that `propose` proposes; those before it are random draws. Default: 10.
+        choices: Number of feasible random draws per start-up candidate; the one with the most parameters is taken,
+            because larger networks are usually more accurate. Default: 1.
+        smallest: Smallest share of the upper limits to fill, above 0 and at most 1. The share that a draw fills is
+            log-uniform between `smallest` and 1. Default: 1.
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class FeasibleSampler:
         *,
         propose: Propose = tpe,
         seed: int,
-        lag: int = 0,
+        max_lag: int = 0,
         num_startup: int = NUM_STARTUP,
         choices: int = 1,
         smallest: float = 1.0,
@@ -58,26 +66,36 @@ class FeasibleSampler:
         self.constraints = tuple(constraints)
         self.propose = propose
         self.seed = seed
-        self.lag = lag
+        self.max_lag = max_lag
         self.num_startup = num_startup
         self.choices = choices
         self.smallest = smallest
 
-    def draw(self, view: CandidateView, seen: Set[str], *, keep: int = 0) -> Drawn:
-        """The next candidate of the study that `view` shows.
+    def num_needed(self, index: int) -> int:
+        """Returns how many of the first candidates must have ended before the candidate `index` is drawn."""
+        if index < self.num_startup or self.propose is at_random:
+            return 0
+        return max(self.num_startup, index - min(self.max_lag, index // 2))
 
-        `seen` holds the fingerprints of the candidates so far; `keep` is how many discards to keep whole. Raises
-        `NothingNewError` after `MAX_TRIES` draws.
+    def draw(self, view: CandidateView, seen: Set[str], *, keep: int = 0) -> Drawn:
+        """Returns the next candidate.
+
+        Args:
+            view: View of the study's ended candidates.
+            seen: Fingerprints of all candidates so far.
+            keep: Maximum number of discards to return with their values; all are counted. Default: 0.
+
+        Raises:
+            NothingNewError: If `MAX_TRIES` draws give no candidate that is feasible and new.
         """
         rng = Random(f"{self.seed} {len(seen)}")
-        trained = view.below(len(seen) - self.lag)
-        enough = view.num_ended() >= self.num_startup
-        propose, choices = (self.propose, 1) if enough else (at_random, self.choices)
+        trained = view.below(self.num_needed(len(seen)))
+        propose, choices = (self.propose, 1) if view.num_ended() else (at_random, self.choices)
         return _Draw(self, rng, seen, keep).feasible(propose(self.space, trained, rng), choices)
 
 
 class _Found(NamedTuple):
-    """A feasible, new candidate among the draws."""
+    """A draw that is feasible and new."""
 
     values: Values
     judgement: Judgement
@@ -91,7 +109,7 @@ class _Found(NamedTuple):
 
 
 class _Draw:
-    """One draw: what it has judged and discarded so far."""
+    """State of one call of `FeasibleSampler.draw`: its random generator and the discards so far."""
 
     def __init__(self, sampler: FeasibleSampler, rng: Random, seen: Set[str], keep: int) -> None:
         self.space, self.constraints = sampler.space, sampler.constraints
@@ -104,7 +122,7 @@ class _Draw:
         self.discards: list[Discard] = []
 
     def feasible(self, proposals: Iterator[Proposal], choices: int) -> Drawn:
-        """The largest of the first `choices` feasible, new proposals; without any the closest one, mended."""
+        """Returns the largest of the first `choices` feasible, new proposals; if there is none, repairs the closest."""
         found: list[_Found] = []
         least, closest = math.inf, self.space.draw(self.rng)
         for proposal in proposals:
@@ -119,7 +137,7 @@ class _Draw:
             found = self._mended(least, closest)
             least, closest = math.inf, self.space.draw(self.rng)
         if not found:
-            raise NothingNewError(f"none of {self.num_draws:,} more draws is feasible and new")
+            raise NothingNewError(f"none of {self.num_draws:,} further draws is feasible and new")
         taken = max(found, key=lambda each: each.params)
         for each in found:
             if each is not taken:
@@ -135,7 +153,7 @@ class _Draw:
         )
 
     def _mended(self, violation: float, values: Values, tries: int = 1_000) -> list[_Found]:
-        """A feasible, new candidate near `values`, or none: random changes, kept unless they lead off the limits."""
+        """Returns a feasible, new candidate near `values` or none; random changes must not increase the violation."""
         names = list(self.space.domains)
         for _ in range(tries):
             changed = dict(values)
@@ -149,7 +167,7 @@ class _Draw:
         return []
 
     def _judge(self, proposal: Proposal) -> "_Found | Judgement":
-        """The candidate where it is feasible and new; else the judgement, which is counted as a discard."""
+        """Returns the candidate if it is feasible and new; otherwise counts a discard and returns its judgement."""
         self.num_draws += 1
         values = proposal.values
         if proposal.fill:

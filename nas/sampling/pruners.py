@@ -1,14 +1,14 @@
-"""Pruners: which candidates are stopped before their last epoch, by Optuna's rules.
+"""Pruners: Optuna's rules for stopping the training of a candidate before its last epoch.
 
-A candidate is compared with those before it alone, the ones that its own parameters could be drawn from. Candidates
-that run beside it do not count, so what is stopped depends neither on which worker is faster nor on an interruption.
+A candidate is compared only with the earlier candidates that its own parameters could be drawn from. Candidates in
+training at the same time are ignored, so pruning depends neither on the speed of the workers nor on interruptions.
 """
 
 from collections.abc import Callable
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from nas.errors import NasError
+from nas.errors import NasError, argument, one_of
 from nas.sampling.candidate_view import CandidateView
 
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
@@ -19,29 +19,37 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
         min_resource=_share(epochs, 5), max_resource=epochs, reduction_factor=2
     ),
 }
-"""Each for a number of epochs. None looks before a fifth of them is over: earlier accuracies say little of the last."""
+"""Constructors by name; each takes the number of epochs of a training.
+
+No pruner acts before a fifth of the epochs (rounded down, at least one), because earlier accuracies predict the last
+one poorly.
+"""
 
 
 def pruner(name: str, epochs: int) -> BasePruner:
-    """The pruner of that name."""
+    """Returns the pruner with that name, for trainings of `epochs` epochs; raises `NasError` for an unknown name."""
     if name not in PRUNERS:
-        raise NasError(f"--pruner {name!r}, allowed: {', '.join(PRUNERS)}")
+        raise NasError(f"{argument('pruner', name)}: expected {one_of(PRUNERS)}")
     return PRUNERS[name](epochs)
 
 
 class CandidatePruner:
-    """Asks one of Optuna's pruners about candidates, each seen beside those at least `lag` before it."""
+    """Applies one of Optuna's pruners to candidates, each compared with all earlier ones but the last `lag`."""
 
     def __init__(self, pruner: BasePruner, view: CandidateView, *, lag: int = 0) -> None:
         self.pruner = pruner
         self.view = view
         self.lag = lag
 
+    def num_needed(self, index: int) -> int:
+        """Returns how many of the first candidates must have ended before the candidate `index` starts."""
+        return 0 if isinstance(self.pruner, NopPruner) else index - self.lag
+
     def hopeless(self, number: int, index: int) -> bool:
-        """Whether the candidate of that index should stop, after what its trial has reported so far."""
+        """Returns whether to stop the trial `number` of candidate `index`, given the epochs that it has reported."""
         if isinstance(self.pruner, NopPruner):
             return False
-        study = self.view.below(index - self.lag)
+        study = self.view.below(self.num_needed(index))
         study.pruner = self.pruner
         return self.pruner.prune(study, self.view.numbered(number, index))
 

@@ -1,7 +1,7 @@
-"""How the next candidate is proposed: one function for each `--sampler`.
+"""Samplers: one function for each value of `--sampler`, which proposes values for the next candidate.
 
-Each gives proposals from the parameter values and results of the candidates before it; `feasible.py` judges whether one
-keeps the limits and is new.
+A sampler reads the parameter values and results of earlier candidates; `feasible.py` checks whether a proposal is
+feasible and new.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.errors import NasError, ShapeError
+from nas.errors import NasError, ShapeError, argument, one_of
 from nas.pareto import dominates, front
 from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
@@ -22,69 +22,73 @@ from nas.space.widths import is_width, nearest
 
 
 class Proposal(NamedTuple):
-    """Values of all parameters. fill: whether their widths are to be scaled to the limits."""
+    """A value for each parameter of the space.
+
+    fill: Whether the widths are scaled to fill the limits.
+    """
 
     values: Values
     fill: bool = True
 
     @classmethod
     def child(cls, parent: Values, values: Values) -> "Proposal":
-        """Values that a trained candidate was changed into. Where the network is the same, it keeps its widths."""
+        """Returns a proposal that changes a trained candidate; it keeps the widths if only the recipe differs."""
         return cls(values, fill=_network(values) != _network(parent))
 
 
 Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Proposal]]
-"""Proposals for a space. The study shows nothing but the candidates that have ended, in their order."""
+"""A function that yields proposals for a space. The study is a `CandidateView`: ended candidates in their order."""
 
 NUM_STARTUP = 10
-"""Candidates that are drawn at random before any other sampler has enough to go on."""
+"""Default number of ended candidates before a sampler replaces random draws."""
 
 NUM_CHOICES = 4
-"""Feasible draws of which a search for accuracy takes the largest for each of those (docs/search.md)."""
+"""Feasible random draws per start-up candidate in a search for accuracy; the largest is taken (docs/search.md)."""
 
-NUM_RANDOM = 1_000  # random draws before the closest is mended
-NUM_TPE = 4  # proposals before the last is mended: each costs as much as some 200 judgements
-NUM_GENETIC = 100
-NUM_ELITE = 4
-NUM_PROBED = 3  # networks that "elite" tries the space's probes on
-CHANGES = (0.25, 0.25, 0.5)  # how likely "elite" changes the recipe, the widths, and the rest of the network
+NUM_RANDOM = 1_000  # random draws before the closest is repaired
+NUM_TPE = 4  # proposals before the closest is repaired; each takes as long as about 200 judgements
+NUM_GENETIC = 100  # the same for "nsga2", "evolution" and "elite"
+NUM_ELITE = 4  # best candidates from which "elite" picks a parent
+NUM_PROBED = 3  # best networks to which "elite" applies the space's probes
+CHANGES = (0.25, 0.25, 0.5)  # probabilities that "elite" changes the recipe, the widths, and the rest of the network
 POPULATION = 20
 TOURNAMENT = 5
 
 
 def at_random(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Every parameter evenly over its range."""
+    """Yields random draws of the space (random search)."""
     for _ in range(NUM_RANDOM):
         yield Proposal(space.draw(rng))
 
 
 def tpe(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Optuna's tree-structured Parzen estimator over all parameters together."""
+    """Yields proposals of Optuna's multivariate tree-structured Parzen estimator."""
     sampler = _quietly(TPESampler, multivariate=True, constant_liar=False, n_startup_trials=1, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, NUM_TPE)
 
 
 def gp(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Optuna's Gaussian process: one proposal, since it would say much the same again."""
+    """Yields one proposal of Optuna's Gaussian process; further ones would be nearly the same."""
     sampler = _quietly(GPSampler, n_startup_trials=1, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, 1)
 
 
 def nsga2(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Optuna's NSGA-II: children of the best of all generations so far."""
+    """Yields children by Optuna's NSGA-II; random draws until the first generation is complete."""
     sampler = _NsgaByOrder(population_size=POPULATION, seed=_seed(rng))
     return _of_optuna(sampler, space, trained, rng, NUM_GENETIC)
 
 
 def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Aging evolution: the best of a few drawn from the youngest, with one choice changed.
+    """Yields mutations, in one parameter each, of the best of `TOURNAMENT` trials sampled from the last `POPULATION`.
 
-    Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv 1802.01548).
+    Aging evolution: Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv
+    1802.01548).
     """
     young = _complete(trained)[-POPULATION:]
     drawn = rng.sample(young, min(TOURNAMENT, len(young)))
     points = {trial.number: _point(trial, trained.directions) for trial in drawn}
-    # With one objective nobody dominates the best; with several, any of their front may be the parent.
+    # With one objective only the best is dominated by none. With two the parent is the first on the sample's front.
     parent = min(drawn, key=lambda trial: sum(dominates(other, points[trial.number]) for other in points.values()))
     for _ in range(NUM_GENETIC):
         values = {name: parent.params[name] for name in space.domains}
@@ -92,10 +96,11 @@ def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterato
 
 
 def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Small changes of one of the best few, or of a front: of its recipe, its widths, or one or two other choices.
+    """Yields the space's probes, then small changes (see `changed`) of the best candidates.
 
-    The space's probes come first: its changes of the recipe, applied to the best three networks. A probe that has been
-    trained is left out.
+    Probes are changes of the recipe, applied to the `NUM_PROBED` best networks; probes that have been trained are left
+    out. The parent of a small change is one of the `NUM_ELITE` best candidates, or with two objectives any candidate on
+    the Pareto front.
     """
     ranked = _ranked(trained)
     had = [trial.params for trial in _complete(trained)]
@@ -109,7 +114,10 @@ def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Pr
 
 
 def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
-    """Values near these that stand for another candidate."""
+    """Returns values near `values` that give another candidate.
+
+    Changes one or two parameters of the recipe, the widths of one block, or one or two other parameters.
+    """
     recipe = [name for name in space.domains if name.startswith("recipe.")]
     widths = [name for name in space.domains if is_width(name)]
     others = [name for name in space.domains if name not in {*recipe, *widths}]
@@ -124,15 +132,15 @@ def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
 
 
 def _stepped(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
-    """The values, one or two of those named a step away."""
+    """Returns the values with one or two of the named parameters moved by a step."""
     chosen = rng.sample(names, min(len(names), 1 + int(rng.random() * 2)))
     return {**values, **{name: space.domains[name].step_from(values[name], rng) for name in chosen}}
 
 
 def _rewidened(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
-    """The values, the widths of one block larger or smaller by up to a half, each by a little more or less.
+    """Returns the values with the widths of one block scaled by a common factor and a small one for each width.
 
-    `names`: those of all widths.
+    The common factor is 2/3 to 1.5, the small one 1/1.1 to 1.1. `names` are the names of all widths.
     """
     block = names[int(rng.random() * len(names))].partition(".")[0]
     factor = 1.5 ** rng.uniform(-1.0, 1.0)
@@ -152,14 +160,14 @@ SAMPLERS: dict[str, Propose] = {
 
 
 def proposer(name: str) -> Propose:
-    """The one of that name."""
+    """Returns the sampler with that name; raises `NasError` for an unknown name."""
     if name not in SAMPLERS:
-        raise NasError(f"--sampler {name!r}, allowed: {', '.join(SAMPLERS)}")
+        raise NasError(f"{argument('sampler', name)}: expected {one_of(SAMPLERS)}")
     return SAMPLERS[name]
 
 
 class _NsgaByOrder(NSGAIISampler):
-    """NSGA-II whose generations follow from the order of the candidates, so that a resumed study has the same."""
+    """NSGA-II whose generations follow from the order of the candidates, so that a resumed study has the same ones."""
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
         return len(_complete(study)) // POPULATION
@@ -173,7 +181,7 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _of_different_networks(candidates: Sequence[Values]) -> list[Values]:
-    """The first few candidates whose networks differ, not their recipes alone."""
+    """Returns the first `NUM_PROBED` candidates with different networks."""
     different: dict[tuple[object, ...], Values] = {}
     for values in candidates:
         different.setdefault(_network(values), values)
@@ -181,12 +189,12 @@ def _of_different_networks(candidates: Sequence[Values]) -> list[Values]:
 
 
 def _network(values: Values) -> tuple[object, ...]:
-    """The values that decide the network."""
+    """Returns the values that determine the network: all but those of the recipe."""
     return tuple(value for name, value in values.items() if not name.startswith("recipe."))
 
 
 def _ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials by accuracy, the best first, or with two objectives those that no other one dominates."""
+    """Returns the trained trials, the most accurate first; with two objectives only those on the Pareto front."""
     done = [(trial, _point(trial, study.directions)) for trial in _complete(study)]
     ranked = sorted(done, key=lambda each: each[1], reverse=True)
     return [trial for trial, _ in ranked] if len(study.directions) == 1 else front(ranked)
@@ -195,17 +203,17 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
 def _of_optuna(
     sampler: BaseSampler, space: SearchSpace, trained: optuna.Study, rng: Random, count: int
 ) -> Iterator[Proposal]:
-    asked = create_trial(state=TrialState.RUNNING)  # samplers make notes on the trial that they are asked for
+    asked = create_trial(state=TrialState.RUNNING)  # samplers set attributes on the trial
     for _ in range(count):
         values = _quietly(sampler.sample_relative, trained, asked, space.distributions())
-        # What NSGA-II mutates it leaves out, to be drawn anew.
+        # NSGA-II leaves out the parameters that it mutates; they are drawn at random.
         yield Proposal(
             {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
         )
 
 
 def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:
-    """The values with one of them changed, one that changes the candidate."""
+    """Returns the values with one parameter drawn again so that the candidate changes."""
     names = list(space.domains)
 
     def mutant() -> Values:
@@ -216,9 +224,9 @@ def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:
 
 
 def _another(space: SearchSpace, values: Values, propose: Callable[[], Values]) -> Values:
-    """The first proposal that stands for another candidate than the values, or else the last of a hundred."""
+    """Returns the first proposal that gives another candidate than `values`, or the last of 100 proposals."""
     own = space.candidate(values)
-    for _ in range(100):  # almost all parameters may be unused
+    for _ in range(100):  # a candidate may leave most parameters unused
         proposed = propose()
         try:
             if space.candidate(proposed) != own:
@@ -229,13 +237,13 @@ def _another(space: SearchSpace, values: Values, propose: Callable[[], Values]) 
 
 
 def _point(trial: FrozenTrial, directions: list[StudyDirection]) -> tuple[float, ...]:
-    """The trial's values, larger ones better."""
+    """Returns the trial's objective values, with signs that make larger values better."""
     signs = (1 if direction == StudyDirection.MAXIMIZE else -1 for direction in directions)
     return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
 
 
 def _seed(rng: Random) -> int:
-    """A seed for a sampler of Optuna's: one for each candidate, since it does not save a sampler's random state."""
+    """Returns a seed for one candidate's Optuna sampler: Optuna does not store the random state of a sampler."""
     return rng.getrandbits(32)
 
 

@@ -1,1 +1,1 @@
-"""Search spaces: which candidates there are, and which are feasible. Importing it loads neither torch nor Optuna."""
+"""Search spaces: candidates, their limits and their feasibility. Importing it loads neither torch nor Optuna."""

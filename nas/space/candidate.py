@@ -1,4 +1,4 @@
-"""A candidate: one network with one recipe."""
+"""Candidate: one network with one recipe."""
 
 import hashlib
 import json
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 
-LATER = ("flip",)  # fields that recipes did not have at first
+LATER = ("flip",)  # fields of the recipe that are newer than the first studies
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a trial trains."""
+    """The network and the recipe that a trial trains."""
 
     architecture: Architecture
     recipe: Recipe
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits, equal for the same network with the same recipe."""
-        # These are left out where they are off, so that candidates of earlier studies keep their fingerprints.
+        """Returns 16 hexadecimal digits, equal for the same network with the same recipe."""
+        # Fields in LATER are left out if they are off, so that candidates of older studies keep their fingerprints.
         recipe = {name: value for name, value in self.recipe.to_json().items() if value or name not in LATER}
         text = self.architecture.fingerprint() + json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

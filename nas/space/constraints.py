@@ -1,4 +1,4 @@
-"""Constraints: parses `METRIC<=VALUE`, and computes by how much a cost violates it."""
+"""Parses constraints such as `params<=8000` and computes by how much a cost violates them."""
 
 import math
 import re
@@ -6,14 +6,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nas.architecture.cost import METRICS, Cost
-from nas.errors import ConstraintError
+from nas.errors import ConstraintError, one_of
+from nas.schema import check_counts, mismatch
 
 _PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
+BOUND = "an integer of at least 1"
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`metric <= bound` or `metric >= bound` on one of the metrics of `Cost`."""
+    """An upper or lower limit on one metric of a network's cost.
+
+    Attributes:
+        metric: name of a field of `Cost`.
+        relation: "<=" or ">=".
+        bound: the limit, an integer of at least 1.
+
+    Raises:
+        ConstraintError: an attribute has another value.
+    """
 
     metric: str
     relation: str
@@ -21,31 +32,30 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise ConstraintError(f"constraint on {self.metric!r}, allowed metrics: {', '.join(METRICS)}")
+            raise ConstraintError(f"constraint: metric is {mismatch(self.metric, one_of(METRICS))}")
         if self.relation not in ("<=", ">="):
-            raise ConstraintError(f"constraint with {self.relation!r}, allowed: <=, >=")
+            raise ConstraintError(f"constraint: relation is {mismatch(self.relation, '<= or >=')}")
         if type(self.bound) is not int or self.bound < 1:
-            raise ConstraintError(f"{self.metric}{self.relation}{self.bound}: allowed: a whole number of at least 1")
+            raise ConstraintError(f"constraint on {self.metric}: bound is {mismatch(self.bound, BOUND)}")
 
     @classmethod
     def parse(cls, text: str) -> "Constraint":
-        """The constraint in a text such as `macs<=200000`."""
+        """Returns the constraint in a text such as "macs<=200000"; raises `ConstraintError` if it is not valid."""
         match = _PATTERN.fullmatch(text)
         if match is None:
-            raise ConstraintError(
-                f"constraint {text!r}, allowed: METRIC<=VALUE or METRIC>=VALUE with a metric of {', '.join(METRICS)}"
-            )
+            form = f"METRIC<=VALUE or METRIC>=VALUE with METRIC {one_of(METRICS)}"
+            raise ConstraintError(f"constraint {text!r} found, expected {form}")
         metric, relation, value = match.groups()
         try:
             number = int(value) if value.isdecimal() else float(value)
         except ValueError:
             number = math.nan
-        if number % 1 != 0:  # nan, and inf whose remainder is nan, among them
-            raise ConstraintError(f"constraint {text!r}: {value!r} is not a whole number")
+        if number % 1 != 0:  # also true for nan and for inf, whose remainder is nan
+            raise ConstraintError(f"constraint on {metric}: bound is {mismatch(value, BOUND)}")
         return cls(metric, relation, int(number))
 
     def violation(self, cost: Cost) -> float:
-        """By what share of the bound the cost misses it; 0 or less where it is kept."""
+        """Returns by how much the cost violates the constraint, relative to the bound; 0 or less if it satisfies it."""
         excess: int = getattr(cost, self.metric) - self.bound
         return (excess if self.relation == "<=" else -excess) / self.bound
 
@@ -54,7 +64,7 @@ class Constraint:
 
 
 def worst(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
-    """The constraint that the cost misses by the largest share of its bound, None if it keeps them all."""
+    """Returns the constraint with the largest violation, or None if the cost satisfies all constraints."""
     largest, found = 0.0, None
     for constraint in constraints:
         violation = constraint.violation(cost)
@@ -64,7 +74,7 @@ def worst(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
 
 
 def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
-    """The constraints with one bound, the tightest, for each metric and side; raises where two contradict."""
+    """Returns the tightest constraint for each metric and relation; raises `ConstraintError` if two contradict."""
     tightest: dict[tuple[str, str], Constraint] = {}
     for constraint in constraints:
         key = constraint.metric, constraint.relation
@@ -80,7 +90,16 @@ def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What candidates must keep, as options name it; None is no limit, and the receptive field covers the images."""
+    """Limits on the cost of candidates, under the names of the command line's options; None means no limit.
+
+    Attributes:
+        max_params: largest number of parameters.
+        min_receptive_field: smallest receptive field in pixels; None means the longer side of the images.
+        max_macs: largest number of multiply-accumulates for one example.
+        max_activation_bytes: largest `peak_activation_bytes`.
+        max_weight_bytes: largest number of bytes of weights.
+        constraints: further constraints, as objects or as text such as "macs<=200000".
+    """
 
     max_params: int | None = None
     min_receptive_field: int | None = None
@@ -90,7 +109,18 @@ class Limits:
     constraints: Sequence[str | Constraint] = ()
 
     def constraints_for(self, input_shape: Sequence[int]) -> tuple[Constraint, ...]:
-        """The constraints for images of a shape (channels, height, width); raises `ConstraintError`."""
+        """Returns the constraints for images of shape (channels, height, width), one for each metric and relation.
+
+        Raises `NasError` if a limit is not valid, `ConstraintError` if a constraint is not valid or if two contradict.
+        """
+        check_counts(
+            ConstraintError,
+            max_params=(self.max_params, 1),
+            min_receptive_field=(self.min_receptive_field, 1),
+            max_macs=(self.max_macs, 1),
+            max_activation_bytes=(self.max_activation_bytes, 1),
+            max_weight_bytes=(self.max_weight_bytes, 1),
+        )
         side = max(input_shape[1:])
         bounds = (
             ("params", "<=", self.max_params),
@@ -114,7 +144,21 @@ def limits(
     max_weight_bytes: int | None = None,
     constraints: Sequence[str | Constraint] = (),
 ) -> tuple[Constraint, ...]:
-    """The constraints that the options stand for; the receptive field must cover the image unless told otherwise."""
+    """Returns the constraints that the options stand for, one for each metric and relation.
+
+    Args:
+        input_shape: shape of the images, (channels, height, width).
+        max_params: largest number of parameters; None: no limit.
+        min_receptive_field: smallest receptive field in pixels; None: the longer side of the images.
+        max_macs: largest number of multiply-accumulates for one example; None: no limit.
+        max_activation_bytes: largest `peak_activation_bytes`; None: no limit.
+        max_weight_bytes: largest number of bytes of weights; None: no limit.
+        constraints: further constraints, as objects or as text such as "macs<=200000".
+
+    Raises:
+        NasError: a limit is not an integer of at least 1.
+        ConstraintError: a constraint is not valid, or two contradict.
+    """
     return Limits(
         max_params=max_params,
         min_receptive_field=min_receptive_field,

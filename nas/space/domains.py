@@ -1,7 +1,7 @@
-"""Domains: what one parameter of a search space may be, in Optuna's own words.
+"""Domains: the values that one parameter of a search space can take, in Optuna's terms.
 
-A scalar is fixed, a list is a choice, `{ low, high, step, log }` a range. `{ values, weights }` is a choice, too: some
-of its values are drawn more often than others.
+In TOML a scalar is a fixed value, a list is a choice, and `{ low, high, step, log }` is a range. `{ values, weights }`
+is a choice with a weight for each value in random draws.
 """
 
 import math
@@ -10,8 +10,8 @@ from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import SearchSpaceError, found
-from nas.schema import COUNT, LARGEST, Allowed, Flag, Interval, Many, check, check_keys
+from nas.errors import SearchSpaceError, one_of
+from nas.schema import COUNT, LARGEST, Expected, Flag, Interval, Many, check, check_keys, mismatch, number_text
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -22,22 +22,23 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values. weights: how often a random draw takes each, beside the others; none: equally often.
+    """A choice between a few values.
 
-    Samplers of Optuna's know no weights: to them all values are alike.
+    weights: relative frequency of each value in random draws; empty: all values are equally likely. Optuna's samplers
+    ignore the weights.
     """
 
     values: tuple[Value, ...]
     weights: tuple[int, ...] = field(default=(), repr=False)
 
     def draw(self, rng: Random) -> Value:
-        """A value, as likely as its weight says."""
+        """Returns a random value, with probabilities proportional to the weights."""
         if self.weights:
             return rng.choices(self.values, self.weights)[0]
         return self.values[int(rng.random() * len(self.values))]
 
     def step_from(self, value: Value, rng: Random) -> Value:
-        """The next larger or smaller one of numbers; another word, each as likely."""
+        """Returns the next smaller or larger number at random, or any other value if they are not all numbers."""
         others = [x for x in self.values if x != value]
         if all(map(_is_number, self.values)):
             order = sorted(self.values, key=float)
@@ -46,26 +47,26 @@ class Choice:
         return others[int(rng.random() * len(others))]
 
     def grid(self) -> tuple[Value, ...]:
-        """The values worth trying in a search along one parameter: here all."""
+        """Returns the values to try in a search along this parameter: all of them."""
         return self.values
 
     def holds(self, value: object) -> bool:
-        """Whether it is one of the values, of the same type."""
+        """Returns whether `value` is one of the values and has the same type."""
         return any(type(value) is type(x) and value == x for x in self.values)
 
     def nearest(self, value: Value) -> Value:
-        """The value itself where it is one of these, else the number that comes closest, else the first."""
+        """Returns the value itself if it is a choice, otherwise the closest choice if all are numbers, or the first."""
         if self.holds(value) or not all(_is_number(x) for x in (value, *self.values)):
             return value if self.holds(value) else self.values[0]
         return min(self.values, key=lambda x: abs(float(x) - float(value)))
 
     def suggest(self, trial: "Trial", name: str) -> Value:
-        """The trial's value."""
+        """Suggests the parameter through an Optuna trial and returns its value."""
         value: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
         return value
 
     def distribution(self) -> "BaseDistribution":
-        """Optuna's counterpart."""
+        """Returns the corresponding Optuna distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
@@ -73,7 +74,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class IntRange:
-    """Whole numbers from low to high, both included, drawn evenly or evenly in the logarithm."""
+    """Integers from low to high, both included, drawn uniformly or, with `log`, log-uniformly."""
 
     low: int
     high: int
@@ -81,14 +82,14 @@ class IntRange:
     log: bool = False
 
     def draw(self, rng: Random) -> int:
-        """A number of the range."""
+        """Returns a random number of the range."""
         if self.log:
             drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
             return min(max(round(drawn), self.low), self.high)
         return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
 
     def step_from(self, value: Value, rng: Random) -> int:
-        """A number close to the value: up to a fifth larger or smaller, and another one at the least."""
+        """Returns a random number near the value, at most a fifth of the value away, or one step if that is more."""
         assert isinstance(value, int)
         most = max(1, value // (5 * self.step))
         step = self.step * (1 + int(rng.random() * most))
@@ -96,25 +97,25 @@ class IntRange:
         return others[int(rng.random() * len(others))]
 
     def grid(self) -> tuple[int, ...]:
-        """Every number of the range; of more than 100 an even sample with both ends."""
+        """Returns every number of the range or, if there are more than 100, an even sample that includes both ends."""
         every = range(self.low, self.high + 1, self.step)
         return *every[: -1 : 1 + (len(every) - 1) // 100], self.high
 
     def holds(self, value: object) -> bool:
-        """Whether it is a number of the range."""
+        """Returns whether `value` is a number of the range."""
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def nearest(self, value: Value) -> int:
-        """The number of the range that comes closest."""
+        """Returns the number of the range that is closest to `value`."""
         steps = round((min(max(float(value), self.low), self.high) - self.low) / self.step)
         return self.low + self.step * min(steps, (self.high - self.low) // self.step)
 
     def suggest(self, trial: "Trial", name: str) -> int:
-        """The trial's value."""
+        """Suggests the parameter through an Optuna trial and returns its value."""
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
     def distribution(self) -> "BaseDistribution":
-        """Optuna's counterpart."""
+        """Returns the corresponding Optuna distribution."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high, log=self.log, step=self.step)
@@ -122,7 +123,7 @@ class IntRange:
 
 @dataclass(frozen=True, slots=True)
 class FloatRange:
-    """Numbers from low to high, in steps, evenly, or evenly in the logarithm."""
+    """Numbers from low to high, both included, drawn uniformly, in steps, or log-uniformly."""
 
     low: float
     high: float
@@ -130,7 +131,7 @@ class FloatRange:
     log: bool = False
 
     def draw(self, rng: Random) -> float:
-        """A number of the range."""
+        """Returns a random number of the range."""
         if self.log:
             return min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
         if self.step is None:
@@ -139,12 +140,15 @@ class FloatRange:
         return self.short(self.low + self.step * int(rng.random() * (steps + 1)))
 
     def short(self, value: float) -> float:
-        """The number without digits that mean nothing: 3 significant ones, or of a step's multiple those it has."""
-        digits = 3 if self.step is None else 12  # TPE says 0.15000000000000002 for 0.15
+        """Returns the number rounded to 3 significant digits, or to 12 if the range has steps."""
+        digits = 3 if self.step is None else 12  # 12 digits remove rounding errors of TPE, such as 0.15000000000000002
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
     def step_from(self, value: Value, rng: Random) -> float:
-        """A number close to the value: a step away, or a tenth to a third of the range (of its logarithm)."""
+        """Returns a random number near the value.
+
+        The distance is one step or, without steps, 10 to 33 % of the range (of its logarithm with `log`).
+        """
         low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, float(value)))
         step = self.step or rng.uniform(0.1, 0.33) * (high - low)
         slack = 1e-9 * (high - low)
@@ -153,26 +157,26 @@ class FloatRange:
         return self.nearest(math.exp(moved) if self.log else moved)
 
     def grid(self) -> tuple[float, ...]:
-        """Both ends."""
+        """Returns both ends of the range."""
         return self.low, self.high
 
     def holds(self, value: object) -> bool:
-        """Whether it is a number between low and high."""
+        """Returns whether `value` is a number between low and high; steps are not considered."""
         return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]
 
     def nearest(self, value: Value) -> float:
-        """The number of the range that comes closest."""
+        """Returns the number of the range that is closest to `value`."""
         inside = min(max(float(value), self.low), self.high)
         return (
             inside if self.step is None else self.short(self.low + self.step * round((inside - self.low) / self.step))
         )
 
     def suggest(self, trial: "Trial", name: str) -> float:
-        """The trial's value."""
+        """Suggests the parameter through an Optuna trial and returns its value."""
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
     def distribution(self) -> "BaseDistribution":
-        """Optuna's counterpart."""
+        """Returns the corresponding Optuna distribution."""
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
@@ -185,45 +189,70 @@ def _is_number(value: object) -> bool:
 Domain = Choice | IntRange | FloatRange
 
 
-def read(data: object, allowed: Allowed, where: str) -> Domain | Value:
-    """The domain, or the fixed value, in a TOML value; raises `SearchSpaceError` beginning with `where`."""
+def domain_text(domain: Domain | Value) -> str:
+    """Returns the values of a domain, or a fixed value, as messages say what they expect."""
+    if isinstance(domain, Choice):
+        return one_of(map(value_text, domain.values))
+    if not isinstance(domain, IntRange | FloatRange):
+        return value_text(domain)
+    noun = "an integer" if isinstance(domain, IntRange) else "a number"
+    steps = f" in steps of {domain.step}" if domain.step not in (None, 1) else ""
+    return f"{noun} from {domain.low} to {domain.high}{steps}"
+
+
+def value_text(value: Value) -> str:
+    """Returns a parameter's value as TOML spells it, strings without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read(data: object, expected: Expected, where: str) -> Domain | Value:
+    """Returns the domain or the fixed value in a TOML value.
+
+    Args:
+        data: parsed TOML.
+        expected: check of each value of the parameter.
+        where: start of every error message: the file and the key.
+
+    Raises:
+        SearchSpaceError: the domain is not valid.
+    """
     if isinstance(data, dict):
-        return _weighted(data, allowed, where) if "values" in data else _range(data, allowed, where)
+        return _weighted(data, expected, where) if "values" in data else _range(data, expected, where)
     if not isinstance(data, list):
-        return _value(data, allowed, where)
-    values = _values(data, allowed, where)
+        return _value(data, expected, where)
+    values = _values(data, expected, where)
     return Choice(values) if len(values) > 1 else values[0]
 
 
-def _values(data: list[Any], allowed: Allowed, where: str) -> tuple[Value, ...]:
+def _values(data: list[Any], expected: Expected, where: str) -> tuple[Value, ...]:
     if not data:
-        raise SearchSpaceError(f"{where}: an empty list, allowed: at least one of: {allowed}")
-    values = tuple(_value(item, allowed, where) for item in data)
+        raise SearchSpaceError(f"{where} is [], expected at least one item, each {expected}")
+    values = tuple(_value(item, expected, where) for item in data)
     if len(set(values)) < len(values):
-        raise SearchSpaceError(f"{where}: {found(data)} names a value twice")
+        raise SearchSpaceError(f"{where} is {mismatch(data, 'each value once')}")
     return values
 
 
-def _weighted(data: dict[str, Any], allowed: Allowed, where: str) -> Choice:
+def _weighted(data: dict[str, Any], expected: Expected, where: str) -> Choice:
     check_keys(data, ("values", "weights"), where, SearchSpaceError, required={"values", "weights"})
-    check(data["values"], Many(allowed, 2), f"{where}: values", SearchSpaceError)
-    values = _values(data["values"], allowed, f"{where}: values")
+    check(data["values"], Many(expected, 2), f"{where}: values", SearchSpaceError)
+    values = _values(data["values"], expected, f"{where}: values")
     check(data["weights"], Many(COUNT, len(values), len(values)), f"{where}: weights", SearchSpaceError)
     return Choice(values, tuple(data["weights"]))
 
 
-def _value(data: Any, allowed: Allowed, where: str) -> Value:
-    check(data, allowed, where, SearchSpaceError)
-    # One type a parameter: 0 and 0.0 would be two choices to Optuna's storage.
-    value: Value = float(data) if isinstance(allowed, Interval) and allowed.kind is float else data
+def _value(data: Any, expected: Expected, where: str) -> Value:
+    check(data, expected, where, SearchSpaceError)
+    # Each parameter has one type, because Optuna's storage treats 0 and 0.0 as different choices.
+    value: Value = float(data) if isinstance(expected, Interval) and expected.kind is float else data
     return value
 
 
-def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value:
-    if not isinstance(allowed, Interval):
-        raise SearchSpaceError(f"{where}: a range, allowed: a value or a list of: {allowed}")
+def _range(data: dict[str, Any], expected: Expected, where: str) -> Domain | Value:
+    if not isinstance(expected, Interval):
+        raise SearchSpaceError(f"{where}: a range found, expected a value or a list of values, each {expected}")
     check_keys(data, ("low", "high", "step", "log"), where, SearchSpaceError, required={"low", "high"})
-    low, high = (_value(data[key], allowed, f"{where}: {key}") for key in ("low", "high"))
+    low, high = (_value(data[key], expected, f"{where}: {key}") for key in ("low", "high"))
     log = data.get("log", False)
     check(log, Flag(), f"{where}: log", SearchSpaceError)
     assert isinstance(low, int | float)
@@ -231,13 +260,13 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
     if low > high:
         raise SearchSpaceError(f"{where}: low ({low}) is above high ({high})")
     if log and low <= 0:
-        raise SearchSpaceError(f"{where}: low ({low}) with log, allowed: above 0")
+        raise SearchSpaceError(f"{where}: low is {low} with log = true, expected a number above 0")
     step = data.get("step")
     if step is not None:
-        _check_step(step, allowed.kind, low, high, log, where)
+        _check_step(step, expected.kind, low, high, log, where)
     if low == high:
         return low
-    if allowed.kind is int:
+    if expected.kind is int:
         return IntRange(int(low), int(high), step or 1, log)
     return FloatRange(low, high, float(step) if step is not None else None, log)
 
@@ -245,10 +274,11 @@ def _range(data: dict[str, Any], allowed: Allowed, where: str) -> Domain | Value
 def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where: str) -> None:
     check(step, Interval(float, 0, open_low=True) if kind is float else COUNT, f"{where}: step", SearchSpaceError)
     if log:
-        raise SearchSpaceError(f"{where}: step and log together, allowed: one of them")
-    # In the digits that the file has, as Optuna counts: in binary 0.3 is not three steps of 0.1.
+        raise SearchSpaceError(f"{where}: step and log = true found, expected only one of them")
+    # Computed in decimal, like Optuna: in binary 0.3 is not exactly three steps of 0.1.
     steps = (Fraction(str(high)) - Fraction(str(low))) / Fraction(str(step))
     if steps > LARGEST:
-        raise SearchSpaceError(f"{where}: step: {step} goes more than {LARGEST:g} times into {low} to {high}")
+        most = f"at most {number_text(LARGEST)} steps from {low} to {high}"
+        raise SearchSpaceError(f"{where}: step is {step}, expected {most}")
     if steps.denominator != 1:
-        raise SearchSpaceError(f"{where}: high ({high}) is not low ({low}) plus a whole number of steps of {step}")
+        raise SearchSpaceError(f"{where}: high is {high}, expected low ({low}) plus a multiple of step ({step})")

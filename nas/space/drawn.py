@@ -1,4 +1,4 @@
-"""Result of a draw: a feasible, new candidate, its cost, and the discards before it."""
+"""Drawn: the result of a draw, with a feasible new candidate, its cost and the discards before it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Values = dict[str, Value]
 
 
 class Discard(NamedTuple):
-    """Values that were drawn and not taken, and why."""
+    """Drawn values that were discarded, and the judgement with the reason."""
 
     values: Values
     judgement: Judgement
@@ -22,9 +22,15 @@ class Discard(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A feasible, new candidate.
+    """A feasible candidate that is new to the study.
 
-    counts: draws discarded before it, by reason. discards: the first of them, as many as were to be kept.
+    Attributes:
+        values: its value of each drawn parameter.
+        candidate: its network and recipe.
+        cost: cost of its network.
+        fingerprint: fingerprint of the candidate.
+        counts: number of draws discarded before it, by reason.
+        discards: the first of these discards, up to the number that the caller asked for.
     """
 
     values: Values
@@ -36,5 +42,5 @@ class Drawn:
 
     @property
     def num_draws(self) -> int:
-        """Draws that it took, itself included."""
+        """Number of draws, including the candidate itself."""
         return sum(self.counts.values()) + 1

@@ -1,8 +1,9 @@
-"""From a network to the parameter values of a search space that make it.
+"""Finds the parameter values with which a search space produces a given network.
 
-Blocks lie between pools, so a network is read block by block: what a block's first convolution says of its style is
-believed, the layers that such a block has are put together as the search space does it, and the two are compared.
-Where layers can be read in several ways, such as a 1x1 convolution beside a pool, every way is tried.
+Pools separate the blocks, so a network is read block by block. The parameters that all convolutions of a block share
+are read from its first convolution. The layers that the search space builds with these parameters are compared with the
+layers of the network. If layers can be read in several ways, such as a 1x1 convolution next to a pool, every reading is
+tried.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, chain
 from nas.errors import ArchitectureError
-from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value
+from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
 from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, shared, unit
 
 Layers = tuple[Layer, ...]
@@ -22,15 +23,16 @@ Values = dict[str, Value]
 
 
 def values_of(space: SearchSpace, architecture: Architecture) -> Values:
-    """Values of the parameters that the network depends on: the space makes it of them, whatever the others are.
+    """Returns the parameter values with which `space` produces `architecture`; unused parameters are left out.
 
-    Raises `ArchitectureError` with the first layer that no values give or, where the layers are right, with every
-    value that the space does not hold; of several readings the one with the fewest of them counts.
+    Raises `ArchitectureError` if no values produce the network. The message names the first layer that cannot be
+    produced or, if all layers can, the values that are outside the space. If the network can be read in several ways,
+    the reading with the fewest values outside the space is taken.
     """
     if architecture.input_shape != space.input_shape:
-        raise ArchitectureError(f"input_shape is {architecture.input_shape}, allowed: {space.input_shape}")
+        raise ArchitectureError(f"input_shape is {architecture.input_shape}, expected {space.input_shape}")
     if architecture.output_shape != (space.num_classes,):
-        raise ArchitectureError(f"output_shape is {architecture.output_shape}, allowed: {(space.num_classes,)}")
+        raise ArchitectureError(f"output_shape is {architecture.output_shape}, expected {(space.num_classes,)}")
     readings: list[Values] = []
     misfits: list[_Misfit] = []
     around = any(isinstance(layer, Residual) for layer in architecture.layers)
@@ -51,17 +53,20 @@ def values_of(space: SearchSpace, architecture: Architecture) -> Values:
 
 
 class _Misfit(Exception):
-    """A layer that does not stand where it could; its place is an index, and one more for each layer around it."""
+    """A layer that the space cannot have at its place.
 
-    def __init__(self, place: tuple[int, ...], found: Layer | None, allowed: str) -> None:
+    The place is the index of the layer, after the indices of the composites that contain it.
+    """
+
+    def __init__(self, place: tuple[int, ...], found: Layer | None, expected: str) -> None:
         super().__init__(
-            f"layer {'.'.join(str(index + 1) for index in place)}: {_text(found)} found, allowed: {allowed}"
+            f"layer {'.'.join(str(index + 1) for index in place)}: {_text(found)} found, expected {expected}"
         )
         self.place = place
 
 
 def _furthest(misfits: Sequence[_Misfit]) -> _Misfit:
-    """That of the reading which came furthest, and so tells most; of equals the first."""
+    """Returns the misfit furthest into the network, because its reading explains most layers; the first of equals."""
     return max(misfits, key=lambda misfit: misfit.place)
 
 
@@ -71,7 +76,7 @@ def _fittest(space: SearchSpace, readings: Sequence[Values]) -> Values:
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """What is one and the same in all blocks."""
+    """Properties that all blocks of a network share."""
 
     order: str
     activation: str
@@ -84,7 +89,16 @@ class _Style:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A block's layers and, in `behind`, the pool or head after it; `start` is the place of the first layer."""
+    """A block of the network to read.
+
+    Attributes:
+        number: number of the block, from 1.
+        start: index of its first layer in the network.
+        channels: channels of its input.
+        layers: all its layers, with the pool or head after it.
+        behind: the pool or head that is expected at the end of `layers`.
+        last: whether it is the last block.
+    """
 
     number: int
     start: int
@@ -95,19 +109,22 @@ class _Block:
 
 
 def _heads(space: SearchSpace, architecture: Architecture) -> list[tuple[str, int]]:
-    """The heads that the network may be said to have, with the place where each begins."""
+    """Returns the possible heads of the network, each with the index of its first layer."""
     layers = architecture.layers
     start = max(0, len(layers) - 3)
     ends = [end for end in range(start, len(layers)) if not any(layer.ends_features for layer in layers[:end])]
     heads = [(head, end) for head in HEADS for end in ends if space.head(head, layers[:end]) == layers[end:]]
     if not heads:
         found = ", ".join(_text(layer) for layer in layers[start:])
-        raise ArchitectureError(f"layer {start + 1}: {found} found, allowed: a head ({', '.join(HEADS)})")
+        raise ArchitectureError(f"layer {start + 1}: {found} found, expected a head ({', '.join(HEADS)})")
     return heads
 
 
 def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, residual: bool) -> Values:
-    """Values of all that the network depends on, fixed or not, its head beginning at `end`; raises `_Misfit`."""
+    """Returns the values that the network depends on, including fixed ones; raises `_Misfit`.
+
+    `end`: index of the head's first layer.
+    """
     order, activation = _order(architecture.layers)
     style = _Style(order, activation, head, residual)
     pools = [index for index, layer in enumerate(architecture.layers[:end]) if type(layer) in map(type, POOLS.values())]
@@ -115,7 +132,7 @@ def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, r
     values["residual"] = residual
     if pools:
         values["pool"] = next(x for x, pool in POOLS.items() if type(pool) is type(architecture.layers[pools[0]]))
-    # The fittest values so far, apart for whether they leave a transition for the next block to begin with.
+    # The best values so far; the key says whether the next block begins with a transition of the block before it.
     best = {False: values}
     blocks = list(_blocks(architecture, end, pools))
     for block in blocks:
@@ -134,12 +151,12 @@ def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, r
             raise _furthest(misfits or [nowhere])
     values = best[False]
     if all(values[f"block{block.number}.padding"] == "valid" for block in blocks):
-        del values["residual"]  # there is nothing for it to go around
+        del values["residual"]  # unused: blocks without padding have no residual connection
     return values
 
 
 def _order(layers: Layers) -> tuple[str, str]:
-    """Order and activation, as the first convolution has them."""
+    """Returns the order and the activation function after the first convolution."""
     first = (layers[0].children() or layers)[1:3]
     parts = tuple("norm" if isinstance(x, BatchNorm) else "act" if isinstance(x, Activation) else "" for x in first)
     order = next((order for order, own in ORDERS.items() if parts[: len(own)] == own), "norm_act")
@@ -151,7 +168,7 @@ def _blocks(architecture: Architecture, end: int, pools: Sequence[int]) -> Itera
     for number, (before, pool) in enumerate(zip([-1, *pools], [*pools, None], strict=True), start=1):
         start, stop = before + 1, len(layers) if pool is None else pool + 1
         channels = chain(layers[:start], architecture.input_shape).output_shape[0]
-        # Of two kinds of pools the second is the one that does not fit.
+        # A space has one kind of pool per network, so a later pool of another kind is reported as a misfit.
         behind = layers[end:] if pool is None else tuple(x for x in POOLS.values() if type(x) is type(layers[pools[0]]))
         yield _Block(number, start, channels, layers[start:stop], behind, last=pool is None)
 
@@ -161,9 +178,9 @@ def _convolutions(layers: Layers) -> list[Layer]:
 
 
 def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Iterator[tuple[Values, Layers]]:
-    """Values of the block, each with all the layers that they stand for, and which need not be those that are there.
+    """Yields possible values of the block, each with the layers that they produce, for comparison with the network.
 
-    `led`: its first convolution is the transition of the block before.
+    `led`: the block's first convolution is the transition of the block before it.
     """
     prefix = f"block{block.number}."
     values: Values = {} if block.last else {f"{prefix}transition": transition}
@@ -191,7 +208,7 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
     repeats = [layer.times for layer in convs if isinstance(layer, Repeat)]
     counts = [(len(widths), repeats[0] if repeats else 0)]
     if not repeats and widths[-1:] == widths[-2:-1]:
-        counts.append((len(widths) - 1, 1))  # shared with itself alone
+        counts.append((len(widths) - 1, 1))  # a shared convolution applied once looks like any other
     after = takewhile(lambda layer: not isinstance(layer, Convolution | Repeat), body[1:])
     dropout = next((layer.rate for layer in after if isinstance(layer, Dropout)), 0.0)
     kind = "separable" if isinstance(conv, DepthwiseSeparable) else "full"
@@ -205,13 +222,13 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
             layers = (Residual(layers=layers, projection=channels != widths[-1]),)
         own: Values = {"num_convs": num_convs, "kernel_size": conv.kernel_size, "padding": padding}
         own |= {"convolution": kind, "shared_repeats": times, "dropout": dropout}
-        drawn = num_convs - (block.last and style.head == "gap")  # whose last one counts out the classes
+        drawn = num_convs - (block.last and style.head == "gap")  # its last convolution has one channel per class
         own |= {f"conv{number}.channels": width for number, width in enumerate(widths[:drawn], start=1)}
         yield {**values, **{prefix + key: value for key, value in own.items()}}, lead + layers + behind
 
 
 def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) -> _Misfit | None:
-    """The first layer that is another one than expected; `place` is that of the first of them."""
+    """Returns the first difference as a misfit, or None; `place` is the place of the first layer."""
     for index, (layer, other) in enumerate(zip_longest(found, expected), start=place[-1]):
         if layer != other:
             here = (*place[:-1], index)
@@ -223,7 +240,7 @@ def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) 
 
 
 def _text(layer: Layer | None) -> str:
-    """A layer in a file's words, without the layers in it."""
+    """Returns a layer's kind and non-default fields as text, without the layers that it contains."""
     if layer is None:
         return "nothing"
     values = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "layers"}
@@ -233,30 +250,21 @@ def _text(layer: Layer | None) -> str:
 
 
 def _outside(space: SearchSpace, values: Values) -> list[str]:
-    """A line for each value that the space does not hold; parameters that it does not have tell nothing new."""
+    """Returns a message for each value outside the space; parameters that it does not have are ignored."""
     domains = {name: space.domains.get(name, space.fixed.get(name)) for name in values}
     return [
-        f"{name} is {_word(value)}, allowed: {_allowed(domain)}"
+        f"{name} is {value_text(value)}, expected {_domain_text(domain)}"
         for name, value in values.items()
         if (domain := domains[name]) is not None and not _holds(domain, value)
     ]
 
 
 def _holds(domain: Domain | Value, value: Value) -> bool:
-    if isinstance(domain, FloatRange):  # which holds what is between its steps, too
+    if isinstance(domain, FloatRange):  # FloatRange.holds ignores steps
         return domain.holds(value) and domain.short(domain.nearest(value)) == value
     return domain.holds(value) if isinstance(domain, Choice | IntRange) else domain == value
 
 
-def _allowed(domain: Domain | Value) -> str:
-    if isinstance(domain, Choice):
-        return ", ".join(map(_word, domain.values))
-    if not isinstance(domain, IntRange | FloatRange):
-        return _word(domain)
-    steps = f" in steps of {domain.step}" if domain.step not in (None, 1) else ""
-    digits = " with 3 significant digits" if domain.step is None else ""
-    return f"{domain.low} to {domain.high}{steps}{digits}"
-
-
-def _word(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _domain_text(domain: Domain | Value) -> str:
+    rounded = isinstance(domain, FloatRange) and domain.step is None
+    return domain_text(domain) + " with 3 significant digits" * rounded

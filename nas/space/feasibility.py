@@ -1,6 +1,6 @@
-"""Judges whether a drawn candidate can be built and keeps the limits.
+"""Judges whether a drawn candidate can be built and satisfies the limits.
 
-Neither torch nor Optuna here: a judgement takes some 100 microseconds.
+A judgement needs neither torch nor Optuna and takes about 100 microseconds.
 """
 
 import math
@@ -24,28 +24,35 @@ MEANINGS = {
     DUPLICATE: "drawn before in this study",
     SMALLER: "keeps the limits, but of the few draws for one of the first candidates another is larger",
 }
-"""What the reasons of discards mean that are not the name of a limit's metric."""
+"""Meaning of each discard reason that is not the name of a metric."""
 
 
 def meanings(reasons: Iterable[str]) -> dict[str, str]:
-    """What each reason of a discard means."""
+    """Returns the meaning of each discard reason."""
     return {
         reason: MEANINGS.get(reason, f"misses the limit on {reason}, and no other one by more") for reason in reasons
     }
 
 
 class Judgement(NamedTuple):
-    """What is known of a candidate without training it. `reason` is empty for a feasible one, else why it is discarded:
-    a constraint's metric or "impossible_shape" (then there is no cost)."""
+    """Feasibility of a candidate.
+
+    Attributes:
+        architecture: the network; None if its shapes are impossible.
+        cost: the cost; None if its shapes are impossible.
+        reason: empty if the candidate is feasible, otherwise why it is discarded: the metric of the constraint with the
+            largest violation, or a key of `MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by `judge`.
+        violation: sum of the violations of all constraints, each relative to its bound; infinite for impossible shapes.
+    """
 
     architecture: Architecture | None
     cost: Cost | None
     reason: str
-    violation: float  # the sum of what the constraints are missed by; infinite for an impossible shape
+    violation: float
 
 
 def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Judgement:
-    """The judgement on the candidate that the values stand for; no module is built."""
+    """Returns the judgement on the candidate with these parameter values, without building a module."""
     try:
         architecture = space.architecture(values)
         cost = cost_of(architecture)

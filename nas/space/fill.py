@@ -1,4 +1,4 @@
-"""Fill: the largest widths of a candidate that keep the limits, its structure as it is."""
+"""Scales the widths of a candidate to the largest that satisfy the limits, without changing its structure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,26 @@ from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.space.widths import scaled
 
-MOST = 64.0  # times the drawn widths, and as small a part of them
-CLOSE = 1.005  # factors that are no further apart are as good as one
-POWER = 1.6  # costs grow with this power of the widths, or so: linearly in some layers, with the square in others
+MOST = 64.0  # largest scaling factor; the smallest is its reciprocal
+CLOSE = 1.005  # the search for the factor stops when the ratio of its bounds falls to this
+POWER = 1.6  # approximate exponent of the cost in the widths: linear in some layers, quadratic in others
 
 
 def filled(
     space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value], share: float = 1.0
 ) -> Values:
-    """The values with all widths times the largest factor at which every upper limit is kept; about a millisecond.
+    """Returns the values with all widths scaled by the largest factor that satisfies every upper limit.
 
-    `share`: of each upper limit, 0 to 1, that the candidate may take. The smallest widths where no factor keeps all
-    limits; the values as they are where the space draws each width by itself, or where no limit is an upper one.
+    If even the smallest widths violate an upper limit or a limit on the receptive field, they are returned. The values
+    are returned unchanged if the space has no `widths` or no constraint is an upper limit. Takes about a millisecond.
+
+    Args:
+        space: the search space.
+        constraints: the limits; lower limits on other metrics than the receptive field are ignored.
+        values: a value for each drawn parameter.
+        share: fraction of each upper limit, from 0 to 1, that the candidate may use.
     """
-    # Shapes and the receptive field follow from depth and kernels, not from widths.
+    # Widths change neither the sizes of feature maps nor the receptive field, so one check of these is enough.
     sees = [c for c in constraints if c.metric == "receptive_field"]
     upper = [
         Constraint(c.metric, c.relation, max(1, int(c.bound * share)))
@@ -45,7 +51,7 @@ def filled(
             high = factor
         else:
             low, best = factor, wider
-        # A guess from the cost met, a little inside what is known to be too narrow and too wide.
+        # The next factor is extrapolated from the cost, and kept off the bounds so that each step narrows them.
         guess = factor * _room(upper, judgement.cost) ** (1 / POWER)
         inside = (high / low) ** 0.1
         factor = min(max(guess, low * inside), high / inside)
@@ -53,7 +59,11 @@ def filled(
 
 
 def narrowed(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Values:
-    """Values that tell whether any widths keep the limits: the smallest, or where a limit asks for more the filled."""
+    """Returns the values with the widths that are most likely to satisfy the limits.
+
+    These are the largest widths (`filled`) if there is a lower limit on another metric than the receptive field, and
+    the smallest widths otherwise. The values are returned unchanged if the space has no `widths`.
+    """
     if not space.widths:
         return dict(values)
     if any(c.relation == ">=" and c.metric != "receptive_field" for c in constraints):
@@ -62,6 +72,6 @@ def narrowed(space: SearchSpace, constraints: Sequence[Constraint], values: Mapp
 
 
 def _room(upper: Sequence[Constraint], cost: Cost) -> float:
-    """By what factor the cost may grow until it meets the first limit; below 1 where it exceeds one."""
+    """Returns the factor by which the cost can grow until it reaches the first limit; below 1 if it exceeds one."""
     room: float = min(constraint.bound / max(1, getattr(cost, constraint.metric)) for constraint in upper)
     return room

@@ -1,8 +1,8 @@
-"""Portfolio: known designs that come with a search space, scaled to any limits without training.
+"""Portfolio: known designs that come with a search space, scaled to the limits without training.
 
-A design is a network with the recipe that suits it best, for the images that it was made for. Read in the parameters of
-its space it fits other images and classes, too; its widths are scaled to fill the limits, and where it sees too little
-of an image its kernels and depth grow until it sees enough.
+A design is a network with its best known recipe, for images of one shape. It is converted to the parameters of its
+space, so it can be rebuilt for other image shapes and numbers of classes. Its kernels and depth grow until the limit on
+the receptive field is satisfied, and its widths are scaled until they fill the upper limits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,17 +25,24 @@ from nas.text import read_json
 
 KEYS = ("about", "architecture", "recipe")
 SOURCE = "portfolio "
-"""What the source of a candidate begins with that is a design of a portfolio; the design's name follows."""
+"""Prefix of `Start.source` for designs of a portfolio; the name of the design follows."""
 
 SEEING = ("kernel_size", "num_convs", "padding", "num_blocks")
-"""Parameters that decide how much of an image is seen."""
+"""Parameters that determine the receptive field."""
 
 MAX_REPAIRS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """A known network and the recipe that suits it. about: where it is from, in a sentence."""
+    """A known network with its best known recipe.
+
+    Attributes:
+        name: stem of the file's name.
+        about: where the design comes from, in one sentence.
+        architecture: the network.
+        recipe: the recipe.
+    """
 
     name: str
     about: str
@@ -44,7 +51,7 @@ class Design:
 
     @classmethod
     def load(cls, path: Path) -> "Design":
-        """The design in a file; raises `ArchitectureError` or `RecipeError`, beginning with the path."""
+        """Returns the design in a file; raises `ArchitectureError` or `RecipeError` with the path in the message."""
         data = check_keys(read_json(path, ArchitectureError), KEYS, str(path), ArchitectureError, required=set(KEYS))
         return cls(
             name=path.stem,
@@ -57,7 +64,18 @@ class Design:
 def portfolio(
     names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int
 ) -> tuple[list[Start], tuple[str, ...]]:
-    """The designs of those names, scaled to the limits, and a line on each that does not fit the space or them."""
+    """Returns the designs as candidates scaled to the limits, and a message for each design that does not fit.
+
+    Args:
+        names: names of shipped designs, or paths of files.
+        space: the search space, for the images of the study.
+        constraints: the limits.
+        seed: seed of the values that a design does not determine.
+
+    Raises:
+        ArchitectureError: a file is missing, or its network is not valid.
+        RecipeError: the recipe in a file is not valid.
+    """
     files = (
         shipped_or_file(name, folder="portfolio", suffix=".json", what="known design", error=ArchitectureError)
         for name in names
@@ -72,28 +90,31 @@ def portfolio(
 
 
 def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start:
-    """The design as a candidate; raises `ArchitectureError` with what the space or the limits refuse."""
+    """Returns the design as a candidate; raises `ArchitectureError` if it does not fit the space or the limits."""
     shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
     network = values_of(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
     values = completed(space, design.architecture, network, design.recipe, seed=seed)
     values = filled(space, constraints, _seeing_enough(space, constraints, values))
     if reason := judge(space, constraints, values).reason:
         missed = ", ".join(str(constraint) for constraint in constraints if constraint.metric == reason)
-        raise ArchitectureError(MEANINGS.get(reason) or f"no widths of it keep {missed}")
+        raise ArchitectureError(MEANINGS.get(reason) or f"no widths keep {missed}")
     return Start.of(space, values, source=f"{SOURCE}{design.name}")
 
 
 def _seeing_enough(
     space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]
 ) -> Mapping[str, Value]:
-    """The values with few changes of kernels, depth and padding, so that enough is seen; widths do not matter."""
+    """Returns the values with kernels, depth and padding changed until the receptive field satisfies its limit.
+
+    Each change is the best one of a single parameter. The search ends early if no change improves the receptive field.
+    """
     lower = [constraint for constraint in constraints if constraint.metric == "receptive_field"]
     violation = judge(space, lower, values).violation
     for _ in range(MAX_REPAIRS):
         if not violation:
             break
         tried = [(judge(space, lower, changed), changed) for changed in _seeing_more(space, values)]
-        # Of those that see enough the one that sees least: the design changes as little as it may.
+        # Of several changes that satisfy the limit, the one with the smallest receptive field changes the design least.
         if not tried:
             break
         least, changed = min(tried, key=lambda each: (each[0].violation, each[0].cost and each[0].cost.receptive_field))
@@ -104,7 +125,7 @@ def _seeing_enough(
 
 
 def _seeing_more(space: SearchSpace, values: Mapping[str, Value]) -> Iterator[Mapping[str, Value]]:
-    """The values with one of the parameters changed that decide how much of an image is seen, later blocks first."""
+    """Yields the values with one of the parameters in `SEEING` changed, later blocks first."""
     for name, domain in reversed(list(space.domains.items())):
         if name.rpartition(".")[2] in SEEING:
             yield from ({**values, name: value} for value in domain.grid() if value != values[name])

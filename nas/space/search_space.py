@@ -1,12 +1,13 @@
-"""SearchSpace: which networks and recipes a search may draw, read from TOML.
+"""SearchSpace: the networks and recipes that a search can draw, read from TOML.
 
-The space is flat and static: every parameter of every block and convolution is drawn for every candidate,
-and those of blocks and convolutions that a candidate does not have are ignored. So a parameter has one fixed
-range in the whole study, which is what lets a sampler model all of them together.
+The space is flat and static: every parameter of every block and convolution is drawn for every candidate. Parameters of
+blocks and convolutions that a candidate does not have are ignored. Each parameter therefore has one fixed range in the
+whole study, so that a sampler can model all of them together.
 """
 
 import hashlib
 import json
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,12 +33,25 @@ from nas.architecture.layers import (
     Shape,
     chain,
 )
-from nas.errors import SearchSpaceError, found
-from nas.recipe import ALLOWED, Recipe
+from nas.errors import SearchSpaceError, found, one_of
+from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.resources import shipped_designs, shipped_or_file
-from nas.schema import COUNT, RATE, Allowed, Fields, Flag, ImageShape, Interval, Many, Words, check, check_keys, refusal
+from nas.schema import (
+    COUNT,
+    RATE,
+    Expected,
+    Fields,
+    Flag,
+    ImageShape,
+    Interval,
+    Many,
+    Words,
+    check,
+    check_keys,
+    mismatch,
+)
 from nas.space.candidate import LATER, Candidate
-from nas.space.domains import Choice, Domain, FloatRange, Value, read
+from nas.space.domains import Choice, Domain, FloatRange, Value, domain_text, read
 from nas.space.widths import GROWTH, WIDTHS, Widths
 from nas.text import read_text
 
@@ -45,13 +59,13 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
 
-VERSION = 1  # of the meaning of the parameters: raise it when the same values come to mean another network
+VERSION = 1  # version of the parameters' meaning: raise it when the same values come to produce another network
 
 ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act",)}
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
-Knobs = dict[str, tuple[Allowed, Value | None]]
+Knobs = dict[str, tuple[Expected, Value | None]]
 
 NETWORK: Knobs = {
     "num_blocks": (Interval(int, 1, 20), None),
@@ -73,26 +87,33 @@ BLOCK: Knobs = {
 }
 CONV: Knobs = {"channels": (COUNT, None)}
 RECIPE: Knobs = {
-    # A rate that suits one optimizer ruins the other, so each has its own range.
-    "sgd_learning_rate": (ALLOWED["learning_rate"], 0.1),
-    "adam_learning_rate": (ALLOWED["learning_rate"], 0.01),
+    # A learning rate that suits SGD does not suit Adam, so each has its own range.
+    "sgd_learning_rate": (RECIPE_FIELDS["learning_rate"], 0.1),
+    "adam_learning_rate": (RECIPE_FIELDS["learning_rate"], 0.01),
     **{
-        name: (allowed, getattr(Recipe(), name))
-        for name, allowed in ALLOWED.items()
+        name: (expected, getattr(Recipe(), name))
+        for name, expected in RECIPE_FIELDS.items()
         if name not in ("epochs", "learning_rate")
     },
 }
-"""The keys of each table of a space's file: what a value may be, and the value where the key is left out
-(None: it may not be). Epochs are no part of a space: all candidates of a study train equally long."""
+"""The keys of the tables [network], [block], [conv] and [recipe]: a check of the values, and the default (None: the key
+is required). Epochs are not part of a space, because all candidates of a study train for the same number of epochs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """Named parameters, each with a domain or a fixed value, and what network and recipe they stand for.
+    """Named parameters, each with a domain or a fixed value, and the networks and recipes that their values describe.
 
-    widths: how random draws choose channels together; None draws each by itself.
-    portfolio: names of the known designs that a search begins with.
-    probes: changes of the recipe that a search tries on its best networks, each as values by parameter name.
+    Attributes:
+        name: name of the space, the stem of its file's name.
+        input_shape: shape of the images, (channels, height, width).
+        num_classes: number of classes, the size of every network's output.
+        epochs: number of epochs in every recipe.
+        domains: the domain of each parameter that is drawn.
+        fixed: the value of each parameter that is not drawn.
+        widths: joint distribution of the numbers of channels in random draws; None: each is drawn independently.
+        portfolio: names of the known designs that a search begins with.
+        probes: changes of the recipe that a search tries on its best networks, each as values by parameter name.
     """
 
     name: str
@@ -107,7 +128,10 @@ class SearchSpace:
 
     @classmethod
     def load(cls, name_or_path: str) -> "SearchSpace":
-        """The space in a TOML file, or of that name among those that come with the package."""
+        """Returns the space in a TOML file, or a shipped one by name, such as "grey".
+
+        Raises `SearchSpaceError` if there is none, or if it is not valid.
+        """
         path = shipped_or_file(name_or_path, folder="", suffix=".toml", what="search space", error=SearchSpaceError)
         try:
             data = tomllib.loads(read_text(path, SearchSpaceError))
@@ -117,7 +141,16 @@ class SearchSpace:
 
     @classmethod
     def from_toml(cls, data: Mapping[str, Any], *, where: str = "search space", name: str = "") -> "SearchSpace":
-        """The space in parsed TOML; a `SearchSpaceError` names `where`, the key, the value and what is allowed."""
+        """Returns the space in parsed TOML.
+
+        Args:
+            data: the tables of the file.
+            where: start of every error message, such as the path of the file.
+            name: name of the space.
+
+        Raises:
+            SearchSpaceError: a key or a value is not valid; the message names it and what is expected.
+        """
         tables = {"network": NETWORK, "block": BLOCK, "conv": CONV, "recipe": RECIPE}
         scaled = "widths" in data
         if scaled:
@@ -129,10 +162,9 @@ class SearchSpace:
         num_blocks = _most(values["network"]["num_blocks"])
         each = [f"block{number}" for number in range(1, num_blocks + 1)]
         if beyond := sorted(set(own) - set(each)):
-            raise SearchSpaceError(
-                f"{where}: {beyond[0]}: a space of at most {num_blocks} blocks, allowed: {', '.join(each)}"
-            )
-        # What the table of one block says stands above what the table of all says.
+            blocks_of = f"{one_of(each)} because num_blocks is at most {num_blocks}"
+            raise SearchSpaceError(f"{where}: unknown key {found(beyond[0])}, expected {blocks_of}")
+        # The table of one block, such as [block2], overrides [block].
         blocks = {name: values["block"] | _table(data, name, tables["block"], where, partly=True) for name in each}
         growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
         flat = dict(_flatten(values, blocks))
@@ -154,28 +186,31 @@ class SearchSpace:
         )
 
     def bind(self, *, input_shape: Shape, num_classes: int, epochs: int) -> "SearchSpace":
-        """The same space for a dataset's images and classes, and a number of epochs."""
+        """Returns the same space with another shape of images, number of classes and number of epochs."""
         return replace(self, input_shape=input_shape, num_classes=num_classes, epochs=epochs)
 
     def draw(self, rng: Random) -> dict[str, Value]:
-        """Values of all parameters, drawn at random."""
+        """Returns a random value of each parameter in `domains`."""
         values = {name: domain.draw(rng) for name, domain in self.domains.items()}
         return values | self.widths.draw(rng, self.domains) if self.widths else values
 
     def suggest(self, trial: "Trial") -> Candidate:
-        """The candidate of an Optuna trial, every parameter of the space asked."""
+        """Suggests every parameter in `domains` through an Optuna trial and returns the candidate."""
         return self.candidate({name: domain.suggest(trial, name) for name, domain in self.domains.items()})
 
     def distributions(self) -> dict[str, "BaseDistribution"]:
-        """Optuna's distribution of each parameter."""
+        """Returns the Optuna distribution of each parameter in `domains`."""
         return {name: domain.distribution() for name, domain in self.domains.items()}
 
     def candidate(self, values: Mapping[str, Value]) -> Candidate:
-        """The network and recipe that the values stand for; raises `ShapeError` like `architecture`."""
+        """Returns the candidate with these parameter values; raises `ShapeError` like `architecture`."""
         return Candidate(self.architecture(values), self.recipe(values))
 
     def recipe(self, values: Mapping[str, Value]) -> Recipe:
-        """The recipe that the values stand for; continuous ones to 3 significant digits: what is printed is trained."""
+        """Returns the recipe with these parameter values.
+
+        Values of ranges without steps are rounded to 3 significant digits, so that the printed recipe is exact.
+        """
         every = {**self.fixed, **values}
         chosen = {key: self._short(f"recipe.{key}", every) for key in RECIPE}
         by_sgd, by_adam = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
@@ -183,10 +218,10 @@ class SearchSpace:
         return Recipe(epochs=self.epochs, **chosen)
 
     def architecture(self, values: Mapping[str, Value]) -> Architecture:
-        """The network that the values stand for.
+        """Returns the network with these parameter values.
 
-        Raises `ShapeError` where the head cannot be made for want of a map; whether the other layers fit is for
-        `cost_of` to find.
+        Only the head "valid_conv" depends on the size of the feature map; it raises `ShapeError` if a layer before it
+        does not fit. With the other heads, `cost_of` finds layers that do not fit.
         """
         v: dict[str, Any] = {**self.fixed, **values}
         order, activation, head = v["order"], v["activation"], v["head"]
@@ -206,7 +241,7 @@ class SearchSpace:
                 body += unit(width, *style)
             if v[block + "shared_repeats"]:
                 body += shared(widths[-1], v[block + "shared_repeats"], *style)
-            if v["residual"] and padding == "same":  # a valid convolution leaves nothing to add to
+            if v["residual"] and padding == "same":  # without padding, input and output differ in size
                 body = (Residual(layers=body, projection=channels != widths[-1]),)
             layers += body
             channels = widths[-1]
@@ -226,9 +261,10 @@ class SearchSpace:
         return domain.short(values[name]) if isinstance(domain, FloatRange) else values[name]
 
     def head(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
-        """The layers that make scores of the classes of a feature map; `features` are those before them.
+        """Returns the layers that compute class scores from a feature map; `features` are the layers before them.
 
-        "block_gap" is one more convolution of the last block, bare: a norm and an activation would bound the scores.
+        "block_gap" is one more convolution like the last one. It has no norm and no activation, which would bound the
+        scores.
         """
         if head == "gap_conv":
             return GlobalAvgPool(), _classifier(self.num_classes), Flatten()
@@ -241,7 +277,8 @@ class SearchSpace:
             conv = Conv(out_channels=self.num_classes, kernel_size=min(height, width), bias=False)
             return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
         if head == "block_gap":
-            last = next(_backwards(features), _classifier(self.num_classes))  # none: only in what is to be recognised
+            # The default serves encoding.py, which passes networks that may have no convolution.
+            last = next(_backwards(features), _classifier(self.num_classes))
             counting = type(last)(
                 out_channels=self.num_classes, kernel_size=last.kernel_size, padding=last.padding, bias=False
             )
@@ -249,12 +286,12 @@ class SearchSpace:
         return GlobalAvgPool(), Flatten()
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any parameter's name, range or meaning."""
+        """Returns 16 hexadecimal digits that change with everything except `name`, `epochs` and `portfolio`."""
         off = {f"recipe.{name}" for name in LATER}
         fixed = sorted((name, value) for name, value in self.fixed.items() if value or name not in off)
         entries = [VERSION, list(self.input_shape), self.num_classes, fixed]
         entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
-        # What spaces did not have at first is left out where a space does not have it: earlier ones keep theirs.
+        # Newer features are left out if a space does not use them, so that older spaces keep their fingerprints.
         if self.widths:
             entries.append(repr(self.widths))
         weights = sorted((name, x.weights) for name, x in self.domains.items() if isinstance(x, Choice) and x.weights)
@@ -269,28 +306,28 @@ class SearchSpace:
 def _table(
     data: Mapping[str, Any],
     table: str,
-    knobs: Mapping[str, tuple[Allowed, Value | None]],
+    knobs: Mapping[str, tuple[Expected, Value | None]],
     where: str,
     *,
     partly: bool = False,
 ) -> dict[str, Domain | Value]:
-    """The domains in a table of a space's file; `partly`: keys that are left out have no default."""
+    """Returns the domains and fixed values in a table; with `partly`, missing keys are left out and get no default."""
     content = data.get(table, {})
     if not isinstance(content, dict):
-        raise SearchSpaceError(f"{where}: {table}: {refusal(content, 'a table')}")
+        raise SearchSpaceError(f"{where}: {table} is {mismatch(content, 'a table')}")
     check_keys(content, knobs, f"{where}: {table}", SearchSpaceError)
     values: dict[str, Domain | Value] = {}
-    for key, (allowed, default) in knobs.items():
+    for key, (expected, default) in knobs.items():
         if key not in content and partly:
             continue
         if key not in content and default is None:
-            raise SearchSpaceError(f"{where}: {table}.{key} is missing, allowed: {allowed}")
-        values[key] = read(content.get(key, default), allowed, f"{where}: {table}.{key}")
+            raise SearchSpaceError(f"{where}: {table}.{key} is missing, expected {expected}")
+        values[key] = read(content.get(key, default), expected, f"{where}: {table}.{key}")
     return values
 
 
 def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
-    """The probes of a file, each as values by parameter name. Raises `SearchSpaceError` for a value out of range."""
+    """Returns the probes as values by parameter name; raises `SearchSpaceError` for a value outside its domain."""
     check(data, Many(Fields({})), f"{where}: probes", SearchSpaceError)
     assert isinstance(data, list)
     drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
@@ -299,17 +336,18 @@ def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Ma
         place = f"{where}: probe {number}"
         check_keys(probe, drawn, place, SearchSpaceError)
         if not probe:
-            raise SearchSpaceError(f"{place} is empty, expected one of {', '.join(drawn)}")
+            raise SearchSpaceError(f"{place} is empty, expected {one_of(drawn)}")
         probes.append({f"recipe.{key}": _held(domains, key, value, place) for key, value in probe.items()})
     return tuple(probes)
 
 
 def _held(domains: Mapping[str, Domain], key: str, value: object, place: str) -> Value:
-    """The value as its domain holds it, 4 as 4.0 where it has floats; raises `SearchSpaceError` where it does not."""
+    """Returns the value in its domain's type, such as 4.0 for 4; raises `SearchSpaceError` if the domain lacks it."""
     domain = domains[f"recipe.{key}"]
-    held = domain.nearest(value) if isinstance(value, int | float) else value
+    is_finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    held = domain.nearest(value) if is_finite else value  # type: ignore[arg-type]
     if held != value or not domain.holds(held):
-        raise SearchSpaceError(f"{place}: {key} is {found(value)}, expected a value that recipe.{key} may have")
+        raise SearchSpaceError(f"{place}: {key} is {mismatch(value, domain_text(domain))}")
     return held  # type: ignore[return-value]
 
 
@@ -317,7 +355,7 @@ Table = dict[str, Domain | Value]
 
 
 def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterator[tuple[str, Domain | Value]]:
-    """Every parameter of the space with its name, for as many blocks and convolutions as a candidate may have."""
+    """Yields the name and domain of every parameter, for the largest possible number of blocks and convolutions."""
     yield from tables["network"].items()
     for name, block in blocks.items():
         for key, value in block.items():
@@ -332,7 +370,7 @@ def _most(value: Domain | Value) -> int:
     return int(max(value.grid() if isinstance(value, Domain) else [value]))
 
 
-# Layers are values, so candidates share them: made and checked once, not once a draw.
+# Layers are immutable, so candidates share them. The caches avoid constructing and checking them in every draw.
 
 
 @cache
@@ -351,7 +389,7 @@ def _after(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
 def unit(
     width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
-    """A convolution with the norm, activation and dropout that follow it; a norm makes its bias pointless."""
+    """Returns a convolution with its norm, activation and dropout; it has a bias only if there is no norm."""
     return _conv(width, kernel, padding, convolution, order == "act"), *_after(order, activation, dropout)
 
 
@@ -359,7 +397,10 @@ def unit(
 def shared(
     width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
-    """One more convolution applied several times, with the norm outside: its statistics differ each time."""
+    """Returns a convolution and activation applied `times` times with shared weights, then a norm and dropout.
+
+    The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `unit`.
+    """
     if times == 1:
         return unit(width, kernel, padding, convolution, order, activation, dropout)
     conv = _conv(width, kernel, padding, convolution, order == "act")
@@ -369,7 +410,7 @@ def shared(
 
 
 def _backwards(layers: Sequence[Layer]) -> Iterator[Convolution]:
-    """The convolutions, the last one first, those in other layers among them."""
+    """Yields the convolutions from last to first, including those inside composites."""
     for layer in reversed(layers):
         if isinstance(layer, Convolution):
             yield layer

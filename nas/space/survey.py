@@ -1,4 +1,4 @@
-"""A survey of a search space: what limits leave of it, found by random draws before anything is trained."""
+"""Surveys a search space: estimates from random draws, without training, which share of it satisfies the limits."""
 
 import math
 from collections import Counter
@@ -18,10 +18,14 @@ from nas.space.widths import is_width
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitReport:
-    """One constraint against the space.
+    """Effect of one constraint on a search space.
 
-    `share_alone` of all draws keep it. `admits_one_percent` is the bound, everything else as it is, at which
-    1 % of all draws would be feasible; None where the other limits alone admit less.
+    Attributes:
+        constraint: the constraint.
+        share_alone: share of all draws that satisfy it, from 0 to 1, whether or not they satisfy the other constraints.
+        admits_one_percent: the bound at which 1 % of all draws would be feasible, with the other constraints unchanged;
+            None if less than 1 % of the draws satisfy the other constraints.
+        binds: True for the constraint with the smallest `share_alone`, unless every network satisfies it.
     """
 
     constraint: Constraint
@@ -32,12 +36,22 @@ class LimitReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceReport:
-    """What a search space makes of limits, from `num_draws` random draws.
+    """Result of a survey.
 
-    `smallest` is the network with the fewest parameters that was found in the space, `smallest_within_limits`
-    the one with the fewest among those that keep every limit on other metrics (None: none was found).
-    `discards` counts draws by reason. `admitting_together` are the limits, all widened by one factor, that 1 % of the
-    draws keep; empty where they do so as they are, or where too few draws can be built.
+    In a space with `widths`, a draw is judged with the widths of `narrowed`, which are the most likely to satisfy the
+    limits.
+
+    Attributes:
+        space: name of the space.
+        num_draws: number of random draws.
+        num_feasible: number of draws that satisfy all limits.
+        discards: number of other draws by reason, the most frequent reason first.
+        limits: effect of each constraint.
+        admitting_together: the limits, all relaxed by one factor, that 1 % of the draws satisfy; empty if 1 % satisfy
+            them unchanged, or if fewer than 1 % can be built.
+        smallest: cost of the network with the fewest parameters that was found in the space.
+        smallest_within_limits: the same among networks that satisfy all limits on metrics other than `params`; None if
+            there are no limits, or if no such network was found.
     """
 
     space: str
@@ -51,11 +65,11 @@ class SpaceReport:
 
     @property
     def feasible_share(self) -> float:
-        """Share of the draws that keep all limits."""
+        """Share of the draws that satisfy all limits, from 0 to 1."""
         return self.num_feasible / self.num_draws
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         return {
             "space": self.space,
             "num_draws": self.num_draws,
@@ -72,7 +86,7 @@ class SpaceReport:
         }
 
     def lines(self) -> list[str]:
-        """The report as text, a fact a line."""
+        """Returns the report as lines of text."""
         share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
         lines = [f"space {self.space}: {share}"]
         if self.discards:
@@ -102,7 +116,14 @@ class SpaceReport:
 def survey(
     space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
 ) -> SpaceReport:
-    """What the space makes of the limits: feasible share, smallest network, the limit that binds. Takes seconds."""
+    """Returns the feasible share of a space, its smallest network, and the limit that excludes most. Takes seconds.
+
+    Args:
+        space: the search space.
+        constraints: the limits.
+        num_draws: number of random draws.
+        seed: seed of the draws.
+    """
     rng = Random(seed)
     discards: Counter[str] = Counter()
     possible: list[tuple[Cost, dict[str, Value]]] = []
@@ -132,7 +153,7 @@ def survey(
                 constraint=constraint,
                 share_alone=shares[index],
                 admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
-                binds=index == binding,
+                binds=index == binding and shares[index] < len(costs) / num_draws,
             )
             for index, constraint in enumerate(constraints)
         ),
@@ -145,7 +166,7 @@ def survey(
 def any_feasible(
     space: SearchSpace, constraints: Sequence[Constraint], *, num_draws: int = 1_000, seed: int = 0
 ) -> bool:
-    """Whether one of the first draws that a survey makes keeps the limits; as quick as the first that does."""
+    """Returns whether one of the first `num_draws` draws of a survey is feasible; stops at the first that is."""
     rng = Random(seed)
     draws = (narrowed(space, constraints, space.draw(rng)) for _ in range(num_draws))
     return any(not judge(space, constraints, values).reason for values in draws)
@@ -175,13 +196,13 @@ def _widened(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: i
 
 
 def _factor(constraint: Constraint, cost: Cost) -> float:
-    """By how much the bound would have to be widened to admit the cost; at most 1 where it does already."""
+    """Returns the factor by which the bound must be relaxed to admit the cost; at most 1 if it already does."""
     value: int = getattr(cost, constraint.metric)
     return value / constraint.bound if constraint.relation == "<=" else constraint.bound / max(value, 1)
 
 
 def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
-    """The cost with the fewest parameters that changing one value at a time leads to from any start."""
+    """Returns the cost with the fewest parameters that coordinate descent finds from the given starts."""
     best: Cost | None = None
     for start in starts:
         values, cost = dict(start), judge(space, (), start).cost
@@ -190,7 +211,8 @@ def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Seq
         while improved:
             improved = False
             for name, domain in space.domains.items():
-                if name.startswith("recipe.") or (space.widths and is_width(name)):  # these are the smallest already
+                # Recipes do not change the cost, and `narrowed` has already chosen the widths.
+                if name.startswith("recipe.") or (space.widths and is_width(name)):
                     continue
                 for value in domain.grid():
                     changed = {**values, name: value}

@@ -1,4 +1,4 @@
-"""Known networks to start a search from, read from files and expressed in the parameters of a search space."""
+"""Reads known networks from files and converts them to candidates of a search space, for a search to train first."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, Self
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import shape_text
-from nas.errors import ArchitectureError, StudyError
+from nas.errors import ArchitectureError, StudyError, argument
 from nas.recipe import Recipe
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
@@ -21,7 +21,13 @@ from nas.space.search_space import RECIPE, SearchSpace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A candidate to train first. `source`: where it was read; `values`: of every parameter of the space."""
+    """A candidate to train first.
+
+    Attributes:
+        source: the file or the design that it comes from.
+        values: its value of each drawn parameter of the space.
+        fingerprint: fingerprint of the candidate.
+    """
 
     source: str
     values: dict[str, Value]
@@ -29,26 +35,36 @@ class Start:
 
     @classmethod
     def of(cls, space: SearchSpace, values: dict[str, Value], *, source: str) -> Self:
-        """The candidate that the values stand for."""
+        """Returns the candidate with these parameter values."""
         return cls(source=source, values=values, fingerprint=space.candidate(values).fingerprint())
 
 
 def starts(
     files: Sequence[str | Path], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int
 ) -> tuple[list[Start], tuple[str, ...]]:
-    """The networks of the files that fit the space and the limits, and a line on each that does not.
+    """Returns the networks that fit the space and the limits, and a message for each that does not.
 
-    A file is an architecture (JSON), the name of a published network, an export or another folder of such files. Its
-    recipe is the one beside it, as an export has it, or else the default recipe as nearly as the space has it;
-    parameters that the network does not use are drawn from `seed`. Raises `StudyError` where it takes images of
-    another shape than the space's.
+    The recipe of a network is the `recipe.json` in the same folder, or else the default recipe. Either is replaced by
+    the closest recipe in the space. Parameters that the network does not use are drawn at random.
+
+    Args:
+        files: architecture files (JSON), names of published networks, exports, or folders of architecture files.
+        space: the search space, for the images of the study.
+        constraints: the limits.
+        seed: seed of the random values.
+
+    Raises:
+        StudyError: a network takes images of another shape, or a folder has no architecture files.
+        ArchitectureError: a file is missing or not a valid architecture.
+        RecipeError: a recipe is not valid.
     """
     fitting, unfit = [], []
     for file in (inside for named in files for inside in _files(named)):
         architecture = Architecture.load(file)
         if architecture.input_shape != space.input_shape:
             found, wanted = map(shape_text, (architecture.input_shape, space.input_shape))
-            raise StudyError(f"--start-from {file}: takes images of {found}, the dataset has {wanted}")
+            place = argument("start_from", [str(file)])
+            raise StudyError(f"{place}: input_shape is {found}, expected {wanted} as in the dataset")
         try:
             network = values_of(space, architecture)
         except ArchitectureError as error:
@@ -60,7 +76,7 @@ def starts(
         if judge(space, constraints, values).reason:
             cost = cost_of(architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
-            found = ", ".join(f"{c.metric} is {getattr(cost, c.metric)}, allowed: {c}" for c in missed)
+            found = "; ".join(f"{c.metric} is {getattr(cost, c.metric)}, expected {c}" for c in missed)
             unfit.append(f"{file} is left out: {found}")
             continue
         fitting.append(Start.of(space, values, source=str(file)))
@@ -68,35 +84,35 @@ def starts(
 
 
 def _files(named: str | Path) -> Sequence[str | Path]:
-    """The architecture files that an argument stands for."""
+    """Returns the architecture files in a folder, or the argument itself if it is not a folder."""
     folder = Path(named)
-    if not os.path.isdir(folder):  # not Path's, which raises where a name is too long
+    if not os.path.isdir(folder):  # Path.is_dir raises if a name is too long
         return [named]
     try:
         found = sorted(folder / name for name in os.listdir(folder) if name.endswith(".json") and name != "recipe.json")
     except OSError as error:
-        raise StudyError(f"--start-from {named}: {error.strerror}") from None
+        raise StudyError(f"{argument('start_from', [str(named)])}: {error.strerror}") from None
     export = folder / "architecture.json"
     if export in found:
         return [export]
     if not found:
-        raise StudyError(f"--start-from {named}: no architecture (*.json) in this folder")
+        raise StudyError(f"{argument('start_from', [str(named)])}: no architecture file (*.json) found in this folder")
     return found
 
 
 def completed(
     space: SearchSpace, architecture: Architecture, network: dict[str, Value], recipe: Recipe, *, seed: int
 ) -> dict[str, Value]:
-    """A value for every parameter: those of the network, those of the recipe, the rest drawn from `seed`.
+    """Returns a value for every drawn parameter: from the network, from the recipe, or else random.
 
-    What the network does not use says where later changes of it begin.
+    The random values matter when a sampler later changes the network so that it uses them.
     """
     drawn = space.draw(Random(f"{seed} {architecture.fingerprint()}"))
     return {**drawn, **network, **recipe_values(space, recipe)}
 
 
 def recipe_values(space: SearchSpace, recipe: Recipe) -> dict[str, Value]:
-    """Values of the recipe's parameters, as near to the recipe as the space has them."""
+    """Returns values for the recipe's parameters, each the closest to the recipe that the space has."""
     wanted: dict[str, Any] = {name: getattr(recipe, name, default) for name, (_, default) in RECIPE.items()}
     wanted["sgd_learning_rate" if recipe.optimizer == "sgd" else "adam_learning_rate"] = recipe.learning_rate
     keys = {name: f"recipe.{name}" for name in wanted}

@@ -1,8 +1,9 @@
-"""Widths: how many channels the convolutions of a random draw have, drawn together instead of one by one.
+"""Widths: draws the number of channels of all convolutions together instead of independently.
 
-Independent widths rarely make a sound network, so a space may say how they go together: where they start, by how much
-they grow from block to block, how far each differs from its block. `fill.py` then scales them to the limits. This is
-the design of RegNet's spaces, on the scale of a few thousand parameters (Radosavovic et al. 2020, arXiv 2003.13678).
+Independent widths rarely make a good network. The table [widths] of a space relates them: the width of the first block,
+the growth from block to block, and the deviation of each convolution from its block. `fill.py` then scales them to the
+limits. RegNet's spaces have the same design; here the networks have a few thousand parameters (Radosavovic et al. 2020,
+arXiv 2003.13678).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,26 +12,29 @@ from functools import lru_cache
 from itertools import chain
 from random import Random
 
-from nas.schema import Allowed, Interval
+from nas.schema import Expected, Interval
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value
 
 FACTOR = Interval(float, 0.1, 10.0)
-WIDTHS: dict[str, tuple[Allowed, Value | None]] = {
+WIDTHS: dict[str, tuple[Expected, Value | None]] = {
     "start": (Interval(float, 1), None),
     "squeeze": (FACTOR, 1.0),
     "jitter": (Interval(float, 1.0, 10.0), 1.0),
 }
-GROWTH: dict[str, tuple[Allowed, Value | None]] = {"growth": (FACTOR, 1.0)}
-"""Keys of the table `widths`, and the one that a table of a block has for it."""
+GROWTH: dict[str, tuple[Expected, Value | None]] = {"growth": (FACTOR, 1.0)}
+"""Keys of the table [widths], and the key that it adds to the table of a block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """How random draws choose channels.
+    """Joint distribution of the widths in random draws.
 
-    start: channels of the first block. growth: of each block, its channels over those of the block before it; the
-    first block's is not used. squeeze: channels of the 1x1 convolution beside a pool, over those of the block before
-    it. jitter: each convolution has its block's channels times or divided by at most this factor.
+    Attributes:
+        start: channels of the first block.
+        growth: for each block, the ratio of its channels to those of the block before it; the first entry is not used.
+        squeeze: ratio of the channels of the 1x1 convolution before or after a pool to those of the block before the
+            pool.
+        jitter: largest ratio between the channels of a convolution and those of its block, in both directions.
     """
 
     start: Domain | Value
@@ -39,7 +43,7 @@ class Widths:
     jitter: Domain | Value
 
     def draw(self, rng: Random, domains: Mapping[str, Domain]) -> dict[str, Value]:
-        """Channels of every convolution that the domains have, each the nearest one of its domain."""
+        """Returns random channels of every convolution in `domains`, rounded to the nearest value of each domain."""
         channels: dict[str, Value] = {}
         width, jitter = _draw(self.start, rng), _draw(self.jitter, rng)
         names = width_names(tuple(domains))
@@ -53,13 +57,13 @@ class Widths:
 
 
 def is_width(name: str) -> bool:
-    """Whether the parameter of that name is a number of channels."""
+    """Returns whether the parameter of that name is a number of channels."""
     return name.endswith("channels")
 
 
 @lru_cache(maxsize=16)
 def width_names(parameters: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
-    """The parameters that are numbers of channels, by the name of their block."""
+    """Returns the names of the parameters that are numbers of channels, by block."""
     names: dict[str, list[str]] = {}
     for name in filter(is_width, parameters):
         names.setdefault(name.partition(".")[0], []).append(name)
@@ -67,14 +71,14 @@ def width_names(parameters: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
 
 
 def scaled(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> dict[str, Value]:
-    """The values with every width times a factor, each the nearest one of its domain."""
+    """Returns the values with every width multiplied by a factor and rounded to the nearest value of its domain."""
     names = chain.from_iterable(width_names(tuple(domains)).values())
     widths = {name: nearest(domains[name], float(values[name]) * factor) for name in names}
     return {**values, **widths}
 
 
 def nearest(domain: Domain, width: float) -> Value:
-    """The domain's value that is closest to a width."""
+    """Returns the value of the domain that is closest to a width."""
     if isinstance(domain, Choice):
         return min(domain.values, key=lambda value: abs(float(value) - width))
     return domain.nearest(width)

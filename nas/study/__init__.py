@@ -1,1 +1,1 @@
-"""A study: its trials as typed values, in memory and in Optuna's database."""
+"""Studies: settings, trials and further runs, stored in an Optuna database and read as typed values."""

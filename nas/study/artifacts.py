@@ -1,4 +1,4 @@
-"""Stores weights and dashboard files in Optuna's artifact store beside the database."""
+"""Stores weights and dashboard files in Optuna's artifact store, a folder of the results folder."""
 
 import pickle
 import struct
@@ -30,27 +30,28 @@ MIMETYPES = {
 
 
 class Artifacts:
-    """The artifacts below a results folder."""
+    """The artifact store of a results folder."""
 
     def __init__(self, results: Path) -> None:
         self.folder = results / FOLDER
 
     def store(self, *, make: bool = True) -> FileSystemArtifactStore:
-        """Optuna's view of them; unless told not to it makes the folder."""
+        """Returns Optuna's artifact store; creates its folder if `make` is true."""
         if make:
             self.folder.mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(str(self.folder))
 
     def prepare(self) -> None:
-        """Makes the folder; raises `OSError` where nothing could be written to it."""
+        """Creates the folder; raises `OSError` if it is not writable."""
         self.store()
         with tempfile.TemporaryFile(dir=self.folder):
             pass
 
     def write(self, content: bytes, name: str = "weights.pt") -> tuple[str, dict[str, str]]:
-        """Stores a file; returns its ID and the system attribute that links it to its owner.
+        """Stores a file; returns its artifact ID and the system attribute that links it to a trial or study.
 
-        The file is there whole or not at all: a killed process leaves at most one that nothing refers to.
+        The file is written under a temporary name and then renamed, so an artifact is never incomplete. A process that
+        is killed leaves at most a file that nothing refers to. The suffix of `name` determines the MIME type.
         """
         artifact_id = str(uuid.uuid4())
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,34 +65,41 @@ class Artifacts:
         return artifact_id, artifact_link(artifact_id, filename=name, mimetype=MIMETYPES[Path(name).suffix])
 
     def sweep(self) -> None:
-        """Removes what killed processes had half-written; call it where nobody is writing."""
+        """Deletes incomplete files of killed processes; must not run while another process writes."""
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
     def download(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
-        """The state dict in an artifact, on the CPU, which fits the network; `what` names it should it not be there.
+        """Returns the state dict in an artifact, on the CPU. Nothing in the file is executed.
 
-        Raises `StudyError` where it cannot be read, is damaged, or of another network. Nothing in the file is executed.
+        Args:
+            name: Artifact ID.
+            what: Description of the artifact for error messages, such as "the weights of trial 3".
+            architecture: Network that the state dict must fit.
+
+        Raises:
+            StudyError: The file is missing, unreadable or damaged, or belongs to another network.
         """
         import torch
 
-        if Path(name).name != name or not name.isprintable():  # a path would lead out of the folder
-            raise StudyError(f"{self.folder}: {what}: {found(name)}, allowed: the name of a file in it")
+        if Path(name).name != name or not name.isprintable():  # a path could lead out of the folder
+            raise StudyError(f"{self.folder}: {what}: {found(name)} found, expected the name of a file in this folder")
         path = self.folder / name
         try:
             opened = path.open("rb")
         except OSError as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else error.strerror
-            raise StudyError(f"{path}: {reason}, it held {what}") from None
+            reason = "the file is missing" if isinstance(error, FileNotFoundError) else error.strerror
+            raise StudyError(f"{path}: {what} cannot be read: {reason}") from None
         try:
             with warnings.catch_warnings(), opened as file:
-                warnings.simplefilter("ignore")  # torch warns of some foreign files before it refuses them
+                warnings.simplefilter("ignore")  # torch warns about some invalid files before it rejects them
                 _check_archive(file)
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except UNREADABLE as error:
-            raise StudyError(f"{path}: damaged, it held {what} ({first_line(error)[:100]!r})") from None
+            reason = f"the file is damaged ({first_line(error)[:100]!r})"
+            raise StudyError(f"{path}: {what} cannot be read: {reason}") from None
         if difference := _difference(state, architecture):
-            raise StudyError(f"{path}: damaged, it held {what}: {difference}")
+            raise StudyError(f"{path}: {what} cannot be read: {difference}")
         weights: dict[str, Tensor] = state
         return weights
 
@@ -101,13 +109,13 @@ UNREADABLE = (
     *(RuntimeError, MemoryError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
 )
-"""What reading raises: the unpickler runs the file's opcodes, each of which fails in its own way on nonsense."""
+"""Errors that reading a damaged file may raise: each opcode of the unpickler fails in its own way on invalid data."""
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Raises unless it is an archive as `torch.save` writes it, every byte as it was written.
+    """Raises unless the file is what `torch.save` writes: an uncompressed zip archive with correct checksums.
 
-    Torch itself does not look at the checksums: flipped bits would come back as other weights.
+    torch does not verify the checksums: flipped bits would load as different weights.
     """
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -118,24 +126,24 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def _difference(state: object, architecture: Architecture) -> str:
-    """In what a state dict is not one of the network's; empty if it is."""
+    """Returns how a state dict differs from that of the network; empty if it fits."""
     import torch
 
     try:
-        with torch.device("meta"):  # shapes without memory
+        with torch.device("meta"):  # shapes only, without allocating memory
             wanted = architecture.build().state_dict()
-    except RuntimeError as error:  # of sizes that torch cannot count
-        return f"its network cannot be built: {first_line(error)}"
+    except RuntimeError as error:  # sizes that are too large for torch
+        return f"the network cannot be built: {first_line(error)}"
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in state.values()
     ):
-        return f"{type(state).__name__} found, allowed: a state dict"
+        return f"{type(state).__name__} found, expected a state dict"
     if odd := state.keys() ^ wanted.keys():
-        return f"{named(odd)} in one alone of the file and the network"
+        return f"{named(odd)} found in only one of the file and the network"
     for name, tensor in wanted.items():
         it = state[name]
         if (it.shape, it.dtype, it.layout) != (tensor.shape, tensor.dtype, tensor.layout):
-            return f"{name} is {it.dtype} {tuple(it.shape)}, allowed: {tensor.dtype} {tuple(tensor.shape)}"
+            return f"{name} is {it.dtype} {tuple(it.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
         if it.isnan().any():
-            return f"{name} holds nan"
+            return f"{name} contains nan"
     return ""

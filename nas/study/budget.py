@@ -1,4 +1,4 @@
-"""Budget: how much a study may train."""
+"""Computes how much of its budget a study has left, for candidates and for finalists."""
 
 import math
 from dataclasses import dataclass
@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from nas.study.progress import Tally
 
 FINAL_SHARE = 0.2
-"""Share of the budget that finalists get, for runs with other seeds: one run decides little among the best."""
+"""Share of the budget for runs of the finalists with other seeds: a single run hardly separates the best trials."""
 
 MAX_FINALISTS = 5
-RUNS_EACH = 2  # at least, beside the one that a finalist has had
+RUNS_EACH = 2  # minimum of further runs for each finalist
 
 LEAST_SECONDS = 0.1
-"""What a training counts at least, on average: one that diverges in its first epoch has no time stored."""
+"""Lower bound of the mean seconds per training run: a run that diverges in its first epoch stores no time."""
 
-SLACK = 1e-9  # thirds of a training do not add up exactly
+SLACK = 1e-9  # tolerance for rounding: a pruned trial counts as a fraction of a training run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """So many trials, so many minutes of so many workers, or whichever is spent first; counted over the whole study.
+    """Limit on the training of a whole study: in trials, in time, or both, whichever is spent first.
 
-    trials: trained to the end; one that a pruner stops costs the share of its epochs. minutes: of training on `workers`
-    processes, each of which has so much time; what trains side by side on a GPU shares its time.
+    Attributes:
+        trials: Number of whole training runs; a pruned trial costs its share of epochs. None: unlimited.
+        minutes: Training time of each worker; networks that train side by side on a GPU share it. None: unlimited.
+        workers: Number of worker processes that have `minutes` each.
     """
 
     trials: int | None = None
@@ -30,17 +32,20 @@ class Budget:
     workers: int = 1
 
     def admits(self, tally: Tally, *, running: int = 0) -> bool:
-        """Whether one more training, and each that is running, can still go to its end."""
+        """Returns whether the budget lasts for one more whole training run, beside those that are running."""
         return self._left(tally) - running >= 1 - SLACK
 
     def admits_candidate(self, tally: Tally, *, running: int = 0) -> bool:
-        """The same, when the finalists' share is set aside, as far as they have not had it yet."""
+        """Returns whether the budget lasts for one more candidate, with the finalists' remaining share set aside."""
         left = self._left(tally)
         reserve = 0 if math.isinf(left) else max(0, _num_runs(tally.spent + left) - tally.num_further)
         return left - running >= 1 + reserve - SLACK
 
     def finals(self, tally: Tally) -> tuple[int, int]:
-        """How many finalists there are to be, and how many further runs in all, the candidates being trained."""
+        """Returns the number of finalists, and the number of their further runs in all, those already trained included.
+
+        Both are 0 if nothing is left of the budget, or if it is not known yet how many training runs it allows.
+        """
         left = self._left(tally)
         if not 0 < left < math.inf:
             return 0, 0
@@ -48,18 +53,18 @@ class Budget:
         return min(MAX_FINALISTS, num_runs // RUNS_EACH), num_runs
 
     def share(self, tally: Tally) -> float:
-        """How much of it is spent, 0 to 1."""
+        """Returns the share of the budget that is spent, 0 to 1: the larger of the shares of trials and of time."""
         by_trials = tally.spent / self.trials if self.trials is not None else 0.0
         by_time = tally.spent_seconds / self.seconds if self.seconds is not None else 0.0
         return min(1.0, max(by_trials, by_time))
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training, summed over workers; None where time is no limit."""
+        """Training time in seconds, summed over workers; None if time is unlimited."""
         return None if self.minutes is None else 60 * self.minutes * self.workers
 
     def _left(self, tally: Tally) -> float:
-        """Whole trainings that are left; infinite where time alone counts and no training has told what one takes."""
+        """Returns how many whole training runs are left; infinite if only time is limited and no run has ended yet."""
         by_trials = math.inf if self.trials is None else self.trials - tally.spent
         if self.seconds is None or not tally.spent:
             return by_trials
@@ -68,6 +73,6 @@ class Budget:
 
 
 def _num_runs(trainings: float) -> int:
-    """How many of so many trainings go to finalists: none where there would be no two of them."""
+    """Returns how many of `trainings` are further runs of finalists; 0 if they are too few for two finalists."""
     num_runs = int(FINAL_SHARE * trainings + SLACK) // RUNS_EACH * RUNS_EACH
     return num_runs if num_runs >= 2 * RUNS_EACH else 0

@@ -1,4 +1,4 @@
-"""What a study stores of its confirmation: runs with further seeds, and every opening of the test split."""
+"""Stores and reads the confirmation of a study: its training runs, and every read of the test split."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """One opening of the test split: for which trial, with how many seeds, chosen among which finalists."""
+    """A read of the test split.
+
+    Attributes:
+        trial: Trial that is tested.
+        seeds: Number of seeds.
+        finalists: Trials that it was chosen from.
+        date: Date in ISO format.
+    """
 
     trial: int
     seeds: int
@@ -23,7 +30,7 @@ class Opening:
     date: str
 
     def same_question(self, finalists: tuple[int, ...], seeds: int) -> bool:
-        """Whether it was opened for these finalists and seeds."""
+        """Returns whether the finalists and the number of seeds are the same."""
         return (self.finalists, self.seeds) == (finalists, seeds)
 
 
@@ -36,50 +43,52 @@ TEST = Fields({"num_images": COUNT, "fingerprint": TEXT}, required={"num_images"
 
 
 class ConfirmedRecords(StudyRuns):
-    """The confirmation's part of a study's records."""
+    """Stores and reads the confirmation of a study."""
 
     def __init__(self, records: StudyRecords) -> None:
         super().__init__(records.study, records.settings.epochs)
         self.records = records
 
     def openings(self) -> list[Opening]:
-        """Every opening of the test split so far."""
+        """Returns every read of the test split so far, oldest first."""
         rows = self.read(f"{PREFIX}openings", Many(OPENING)) or []
         return [Opening(**{**row, "finalists": tuple(row["finalists"])}) for row in rows]
 
     def open(self, opening: Opening) -> None:
-        """Notes that the test split is about to be opened."""
+        """Records that the test split is about to be read."""
         self.write(f"{PREFIX}openings", [asdict(every) for every in (*self.openings(), opening)])
 
     def keep_test(self, num_images: int, fingerprint: str) -> bool:
-        """Stores what the test split is, or tells whether it is still the same."""
+        """Returns whether the test split is the recorded one; the first call records it."""
         found = {"num_images": num_images, "fingerprint": fingerprint}
         if self.read(f"{PREFIX}test", TEST) is None:
             self.write(f"{PREFIX}test", found)
         return bool(self.read(f"{PREFIX}test", TEST) == found)
 
     def num_images(self) -> int:
-        """How many images the test split has, once it was opened."""
+        """Returns the number of test images; raises `StudyError` if the test split is not recorded yet."""
         test = self.read(f"{PREFIX}test", TEST)
         if test is None:
-            raise StudyError(f"{self.where(f'{PREFIX}test')} is missing, allowed: what the test split is")
+            raise StudyError(
+                f"{self.where(f'{PREFIX}test')} is missing, expected the size and fingerprint of the test split"
+            )
         return int(test["num_images"])
 
     def keep_weights(self, trial: int, weights: bytes) -> None:
-        """Stores the weights of the first seed of the trial that was confirmed."""
+        """Stores the state dict of the confirmed trial's run with seed 0."""
         artifact, attributes = self.records.artifacts.write(weights)
         for key, value in attributes.items():
             self.write(key, value)
         self.write(f"{PREFIX}weights:{trial}", artifact)
 
     def weights(self, trial: int) -> "dict[str, Tensor]":
-        """The weights of the first seed, trained on train + val."""
+        """Returns the state dict of the run with seed 0, trained on train + val; raises `StudyError` if it diverged."""
         artifact = self.read(f"{PREFIX}weights:{trial}", TEXT)
         if artifact is None:
-            raise StudyError(f"trial {trial} with seed 0 diverged on train + val: it has no weights to export")
+            raise StudyError(f"trial {trial} with seed 0 diverged on train + val and has no weights to export")
         architecture = self.records.trained(trial).architecture
         return self.records.artifacts.download(artifact, f"the confirmed weights of trial {trial}", architecture)
 
     def conclude(self, summary: dict[str, Any]) -> None:
-        """Stores what came out, for people to read."""
+        """Stores the summary of the confirmation as a user attribute."""
         self.records.study.set_user_attr("confirmed", summary)

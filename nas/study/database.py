@@ -1,4 +1,4 @@
-"""The database of a study: opening it, checking it, and errors that a user can act on."""
+"""Opens and checks the database of a study, and turns its errors into messages that users can act on."""
 
 import os
 import sqlite3
@@ -16,29 +16,33 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.errors import StudyError, first_line
+from nas.errors import StudyError, argument, first_line
 
 DATABASE = "studies.db"
 
-PATIENCE = 300.0  # seconds that a server may be away
-PAUSE = 0.5  # seconds between two tries
+PATIENCE = 300.0  # seconds to wait for a server that is unavailable
+PAUSE = 0.5  # seconds between two tries of an operation
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def default_storage(results: str | Path) -> str:
-    """The URL of the SQLite database in a results folder."""
+    """Returns the URL of the SQLite database in a results folder."""
     return f"sqlite:///{Path(results) / DATABASE}"
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at a URL; SQLite in WAL mode, so that readers and the one writer don't wait for each other."""
+    """Returns Optuna's storage at a URL.
+
+    SQLite uses WAL mode, so that readers and the writer do not block each other; a file that is not writable is opened
+    read-only.
+    """
     database = sqlite_file(url)
     if database is None:
         with _alone(url):
             server = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        weakref.finalize(server, server.engine.dispose)  # or its connections stay open until the process ends
+        weakref.finalize(server, server.engine.dispose)  # otherwise its connections stay open until the process ends
         return server
     if _unwritable(database):
         return optuna.storages.RDBStorage(f"sqlite:///{_reading(database)}&uri=true")
@@ -47,52 +51,60 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def set_pragmas(connection: Any, _: object) -> None:
-        # With WAL, NORMAL loses nothing when a process dies; only a power cut may cost the last commits.
+        # With WAL, NORMAL loses nothing when a process dies; a power failure may lose the last commits.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    storage.engine.dispose()  # so that the first connection, too, is made anew with the pragmas
+    storage.engine.dispose()  # the first connection was made without the pragmas
     return storage
 
 
 @contextmanager
 def _alone(url: str) -> Iterator[None]:
-    """Keeps other processes from making Optuna's tables at the same moment, which fails for all but one."""
+    """Lets one process at a time create Optuna's tables in PostgreSQL; of simultaneous attempts, all but one fail."""
     if sqlalchemy.engine.make_url(url).get_backend_name() != "postgresql":
         yield
         return
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-    with engine.connect() as connection:  # its end releases the lock
+    with engine.connect() as connection:  # closing it releases the lock
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext('nas: tables'))"))
         yield
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite URL, None for other databases."""
-    try:
-        parsed = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise StudyError(f"--storage {url!r}, allowed: a database URL such as sqlite:///results/studies.db") from None
+    """Returns the file of an SQLite URL, None for other databases.
+
+    Raises `StudyError` for an invalid URL and for an in-memory database.
+    """
+    parsed = _parsed(url)
     if not parsed.drivername.startswith("sqlite"):
         return None
     if parsed.database in (None, "", ":memory:"):
-        raise StudyError(f"--storage {url!r}: an in-memory database would lose the study, name a file")
+        raise StudyError(f"{argument('storage', url)}: an in-memory database would lose the study; name a file")
     return Path(str(parsed.database))
 
 
 def exists(database: Path) -> bool:
-    """Whether the file is there; `Path.exists` raises where a name is too long to be one."""
+    """Returns whether the file exists; False for a name that is too long, for which `Path.exists` raises."""
     return os.path.exists(database)
 
 
 def shown(url: str) -> str:
-    """The URL for people's eyes: without its password."""
-    return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    """Returns the URL with its password masked; raises `StudyError` for an invalid URL."""
+    return _parsed(url).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sqlalchemy.engine.URL:
+    try:
+        return sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        text = "expected a database URL such as sqlite:///results/studies.db"
+        raise StudyError(f"{argument('storage', url)}: {text}") from None
 
 
 @contextmanager
 def opening(url: str) -> Iterator[None]:
-    """Turns what opening a missing, damaged or foreign database raises into a `StudyError`."""
+    """Raises `StudyError` for errors that opening a missing, damaged or foreign database causes within the context."""
     database = sqlite_file(url)
     with usable(url):
         try:
@@ -101,31 +113,36 @@ def opening(url: str) -> Iterator[None]:
             yield
         except ImportError:
             raise StudyError(f"{shown(url)}: the driver of this database is not installed") from None
-        except RuntimeError as error:  # Optuna's, of a database that another version of it made
-            raise StudyError(f"{shown(url)}: not a database that can be used: {first_line(error)}") from None
+        except RuntimeError as error:  # raised by Optuna for a database of an incompatible version
+            raise StudyError(f"{shown(url)}: not a usable database: {first_line(error)}") from None
 
 
 @contextmanager
 def decoding(url: str) -> Iterator[None]:
-    """Turns what Optuna raises where it cannot make sense of a row into a `StudyError`: each column has its own way."""
+    """Raises `StudyError` for errors that Optuna raises on invalid rows; their type depends on the column."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
-        raise StudyError(f"{shown(url)}: damaged: {type(error).__name__}: {first_line(error)}") from None
+        raise StudyError(
+            f"{shown(url)}: the database is damaged: {type(error).__name__}: {first_line(error)}"
+        ) from None
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether a server is at fault, not what it was asked: it is being restarted, or cannot be reached."""
+    """Returns whether an error means that the database server is restarting or unreachable; never for SQLite."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
     if not isinstance(cause, sqlalchemy.exc.DBAPIError) or isinstance(cause.orig, sqlite3.Error):
         return False
-    # Classes of PostgreSQL's errors: 08 connections, 57P the server's end; none where there was no answer at all.
+    # Error classes of PostgreSQL: 08 is a failed connection, 57P a shutdown. Without an answer there is no class.
     state = getattr(cause.orig, "sqlstate", None) or ""
     return cause.connection_invalidated or not state or state.startswith(("08", "57P"))
 
 
 def patiently(method: Callable[P, T]) -> Callable[P, T]:
-    """Wraps a method so that it is tried again while the server is away. Doing it twice must do no harm."""
+    """Wraps a method so that it is retried while the server is unavailable, for up to `PATIENCE` seconds.
+
+    The method must be idempotent: an earlier try may have succeeded although its answer was lost.
+    """
 
     @wraps(method)
     def tried(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -143,13 +160,13 @@ def patiently(method: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def usable(url: str) -> Iterator[None]:
-    """Turns what a database or a disk that fails raises into a `StudyError`."""
+    """Raises `StudyError` for errors of the database or the disk within the context."""
     try:
         yield
-    except BrokenPipeError:  # of who reads our output
+    except BrokenPipeError:  # standard output was closed: not an error of the study
         raise
     except OSError as error:
-        raise StudyError(f"{error.filename or shown(url)}: {error.strerror}") from None
+        raise StudyError(f"{error.filename or shown(url)}: {error.strerror or first_line(error)}") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError) else error
         raise StudyError(f"{shown(url)}: the database cannot be used: {first_line(cause)}") from None
@@ -157,7 +174,7 @@ def usable(url: str) -> Iterator[None]:
 
 def _check_sqlite(database: Path) -> None:
     if database.is_dir():
-        raise StudyError(f"{database}: a folder, allowed: an SQLite database")
+        raise StudyError(f"{database}: a folder found, expected an SQLite database")
     try:
         reading = _unwritable(database)
         connection = sqlite3.connect(_reading(database) if reading else database, timeout=60, uri=reading)
@@ -167,11 +184,11 @@ def _check_sqlite(database: Path) -> None:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
-        raise StudyError(f"{database}: not a database that can be used: {error}") from None
+        raise StudyError(f"{database}: not a usable database: {error}") from None
     if found != "ok":
-        raise StudyError(f"{database}: a damaged database: {found}")
+        raise StudyError(f"{database}: the database is damaged: {found}")
     if tables and "studies" not in tables:
-        raise StudyError(f"{database}: a database of another program, allowed: one of Optuna's, or a new file")
+        raise StudyError(f"{database}: a database of another program found, expected an Optuna database or a new file")
 
 
 def _unwritable(database: Path) -> bool:
@@ -179,11 +196,14 @@ def _unwritable(database: Path) -> bool:
 
 
 def _reading(database: Path) -> str:
-    """The URI of a file that is only read; where nobody has it open SQLite would write beside it unless told not to."""
+    """Returns the URI that opens a file read-only.
+
+    Without a `-wal` file no process has it open; `immutable` then keeps SQLite from creating files beside it.
+    """
     is_open = database.with_name(f"{database.name}-wal").exists()
     return f"file:{quote(str(database.resolve()))}?mode=ro" + "&immutable=1" * (not is_open)
 
 
 def quiet_optuna() -> None:
-    """From now on Optuna logs warnings alone: a line a trial would bury ours."""
+    """Limits Optuna's log to warnings: its lines about each trial would hide the output of this package."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)

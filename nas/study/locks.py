@@ -1,8 +1,9 @@
-"""Locks that let several searches work on one study at a time.
+"""Locks that let several searches work on one study at the same time.
 
-Each search holds a lock of its own for as long as it lives, and its trials name it: so others know whether they are
-alive. The system releases it however the process dies, and no clock is asked. Another lock is held for moments, while
-a trial is begun. They are files beside an SQLite database, and advisory locks of a PostgreSQL server.
+Each search holds its own lock while it runs, and its trials store the name of that lock. Other searches test the lock
+to find out whether the search is still running. The lock is released however the process ends, so no clock is needed.
+Another lock is held briefly while a trial begins. Locks are files beside an SQLite database, or advisory locks of a
+PostgreSQL server.
 """
 
 import hashlib
@@ -13,43 +14,46 @@ from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy
-from filelock import FileLock, Timeout  # torch brings it
+from filelock import FileLock, Timeout  # a dependency of torch
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nas.study.database import sqlite_file
 from nas.study.reference import StudyRef
 
-POLL = 0.01  # seconds between two tries for a lock file
-REFRESH = 2.0  # seconds between two looks at whether the server still knows us
-GRACE = 15  # seconds after its start within which a server may not know everybody yet
+POLL = 0.01  # seconds between two attempts to take a lock file
+REFRESH = 2.0  # seconds between two checks that the server still holds the locks
+GRACE = 15  # seconds after a server's start in which searches may not have taken their locks again
 
 
 class LockLostError(Exception):
-    """The server forgot our lock while we were at work under it: that work has to be done again."""
+    """The server lost a lock while it was needed; the work done under it must be repeated."""
 
 
 class Locks(Protocol):
-    """Locks of one study, each with a name; those of a process that ends are free at once."""
+    """Named locks of one study. The end of a process releases its locks."""
 
     def hold(self, name: str) -> bool:
-        """Takes a lock until `close`, without waiting: False where another process has it."""
+        """Takes a lock until `close`, without waiting; returns False if another process holds it."""
 
     def is_held(self, name: str) -> bool:
-        """Whether another process holds it."""
+        """Returns whether another process holds the lock."""
 
     def exclusively(self, name: str) -> "AbstractContextManager[Callable[[], None]]":
-        """Holds a lock within the context, waiting for it; what it gives raises `LockLostError` once it is lost."""
+        """Waits for a lock and holds it within the context.
+
+        Yields a function that raises `LockLostError` if the lock has been lost since.
+        """
 
     def close(self) -> None:
-        """Releases what is held."""
+        """Releases all locks that `hold` has taken."""
 
 
 def locks(ref: StudyRef) -> Locks:
-    """The locks of a study.
+    """Returns the locks of a study.
 
-    Files lie beside an SQLite database, whichever results folder a search names; those for databases that are neither
-    SQLite nor PostgreSQL in the results folder, and so count on this machine alone.
+    They are advisory locks for PostgreSQL, and files beside the database for SQLite, independent of the results folder.
+    For other databases they are files in the results folder, which only exclude searches that share this folder.
     """
     if sqlalchemy.engine.make_url(ref.url).get_backend_name() == "postgresql":
         return ServerLocks(ref.url, ref.name)
@@ -59,7 +63,7 @@ def locks(ref: StudyRef) -> Locks:
 
 
 class FileLocks:
-    """Locks as files, whose names begin with `stem`."""
+    """Locks as files. `stem`: path with which their names begin."""
 
     def __init__(self, stem: Path) -> None:
         self.stem = stem
@@ -81,7 +85,7 @@ class FileLocks:
         lock = FileLock(path)
         try:
             with lock.acquire(timeout=0):
-                path.unlink(missing_ok=True)  # left by a process that was killed
+                path.unlink(missing_ok=True)  # left behind by a killed process
         except Timeout:
             return True
         return False
@@ -89,11 +93,12 @@ class FileLocks:
     @contextmanager
     def exclusively(self, name: str) -> Iterator[Callable[[], None]]:
         with self._lock(name).acquire(poll_interval=POLL):
-            yield lambda: None  # the system does not take a file's lock away
+            yield lambda: None  # a file lock cannot be lost
 
     def close(self) -> None:
         for lock in self._held:
-            # Gone before it is free, so that nobody can be about to take it. Some systems keep what is open.
+            # Deleted before it is released: after that, another process may hold it. Some systems cannot delete open
+            # files.
             with suppress(OSError):
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
@@ -109,9 +114,9 @@ class FileLocks:
 
 
 class ServerLocks:
-    """Advisory locks of a PostgreSQL server, which releases them when the connection is gone.
+    """Advisory locks of a PostgreSQL server, which releases them when the connection ends.
 
-    A server that was restarted has forgotten them: a thread takes them again as soon as it answers.
+    A restarted server has lost them; a background thread takes them again once the server answers.
     """
 
     def __init__(self, url: str, study: str) -> None:
@@ -140,14 +145,15 @@ class ServerLocks:
         with self._connected() as connection:
             if not self._try(connection, name):
                 return True
-            # The connection's end would release it, too, but only when the server comes to that.
+            # Closing the connection releases it as well, but only when the server notices.
             connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key(name)})
+            # Soon after the server's start, the holder may not have taken the lock again: it counts as held.
             age = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
             return float(connection.execute(sqlalchemy.text(age)).scalar_one()) < GRACE
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[Callable[[], None]]:
-        # Apart from the one that holds: a lock that is waited for would keep it from being refreshed.
+        # A connection of its own: waiting for a lock on the other one would keep its locks from being refreshed.
         if self._waiting is None or self._waiting.invalidated:
             self._waiting = self._connected()
         connection = self._waiting
@@ -162,7 +168,7 @@ class ServerLocks:
         try:
             yield check
         finally:
-            with suppress(SQLAlchemyError):  # of a server that is gone, and with it the lock
+            with suppress(SQLAlchemyError):  # the server is gone, and the lock with it
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key(name)})
 
     def close(self) -> None:
@@ -180,7 +186,7 @@ class ServerLocks:
                 if self._closing.is_set():
                     return
                 try:
-                    for name in self._names:  # once more does no harm where we have it
+                    for name in self._names:  # harmless if the lock is still held
                         self._try(self._connection, name)
                 except SQLAlchemyError:
                     self._connection.invalidate()
@@ -188,7 +194,7 @@ class ServerLocks:
 
     def _connected(self) -> sqlalchemy.Connection:
         connection = self._engine.connect()
-        # A machine that fell off the network says no goodbye: the server is to find out within half a minute.
+        # A machine that drops off the network does not close its connection: the server notices after half a minute.
         for setting in ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 4"):
             connection.execute(sqlalchemy.text(f"SET {setting}"))
         return connection
@@ -198,6 +204,6 @@ class ServerLocks:
         return bool(connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar())
 
     def _key(self, name: str) -> int:
-        """Of the 64-bit keys of a database, the one of this study's lock."""
+        """Returns the 64-bit key of an advisory lock of this study."""
         digest = hashlib.sha256(f"nas {self.study} {name}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)

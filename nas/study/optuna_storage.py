@@ -1,9 +1,11 @@
-"""All that relies on Optuna's private names: its tables, its cache, its attributes. Contract tests watch them.
+"""Contains all code that relies on Optuna's private names: its tables, its cache and its attributes.
 
-`StudyStorage` holds a study's trials in memory, beside the database. Optuna's own storage writes each parameter and
-attribute in a transaction of its own, and reads every unfinished trial at every look: with 64 workers that takes
-seconds a trial. Here a trial begins and ends in one transaction each, and a look reads what other processes have begun
-or ended since the last one. Optuna's tables have been the same since its version 3.
+Contract tests check these names. Optuna's tables have had the same columns since version 3.
+
+`StudyStorage` keeps a study's trials in memory, beside the database. Optuna's own storage writes each parameter and
+attribute in a separate transaction, and reads all unfinished trials again whenever trials are requested: with 64
+workers this takes seconds per trial. `StudyStorage` begins and ends a trial in one transaction each, and `look` reads
+only what other processes have begun or ended since the last call.
 """
 
 import json
@@ -36,24 +38,24 @@ Attrs = Mapping[str, Any]
 NONE: Attrs = MappingProxyType({})
 NO_EPOCHS: Mapping[int, float] = MappingProxyType({})
 
-EPOCHS_PAUSE = 1.0  # seconds at least between two writes of epochs: many workers report hundreds a second
+EPOCHS_PAUSE = 1.0  # minimum seconds between two writes of epochs: many workers report hundreds per second
 
 
 class StudyStorage(_CachedStorage):
-    """Optuna's storage for a process that writes to a study: its trials in one table in memory, beside the database.
+    """Optuna storage for a process that writes to a study, with the trials in memory beside the database.
 
-    It shows the study as it was at the last `look`, and what this process has written since. Unfinished trials of other
-    processes stay as they were first seen: their epochs are not followed. While a database server is away, `look`,
-    `end`, `write`, `report` and what concerns the study as a whole wait for it, up to `PATIENCE`.
+    It shows the study as of the last `look`, and what this process has written since. The intermediate values of other
+    processes' trials are not updated while these run. While a database server is unavailable, `look`, `end`, `write`,
+    `report` and the methods for study attributes retry, for up to `PATIENCE` seconds.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
-        self._ours: set[int] = set()  # trials that are for this process alone to write to, until they have ended
-        self._theirs: dict[int, set[int]] = {}  # of each study: trials of others that have not ended
-        self._last: dict[int, int] = {}  # of each study: the highest identifier of a trial seen
-        self._unwritten: dict[int, dict[int, float]] = {}  # of trials of ours: epochs that are in memory alone
-        self._epochs_written = float("-inf")  # when some were last written
+        self._ours: set[int] = set()  # IDs of running trials that only this process writes
+        self._theirs: dict[int, set[int]] = {}  # by study: IDs of all other unfinished trials
+        self._last: dict[int, int] = {}  # by study: highest trial ID seen
+        self._unwritten: dict[int, dict[int, float]] = {}  # by trial ID: epochs not in the database yet
+        self._epochs_written = float("-inf")  # time of the last write of epochs
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         if study_id not in self._last:
@@ -61,12 +63,12 @@ class StudyStorage(_CachedStorage):
 
     @patiently
     def look(self, study_id: int) -> None:
-        """Reads trials that are new, and those of others that have ended."""
+        """Reads new trials, and trials of other processes whose state has changed."""
         last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
         table = models.TrialModel.__table__.c
-        # One query needs no transaction, whose beginning and end are two more messages to a server.
+        # Autocommit: the beginning and end of a transaction would cost two more round trips to a server.
         with self._backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if last < 0:  # Optuna's way of saying that there is no such study
+            if last < 0:  # raises Optuna's error if the study does not exist
                 self._backend.get_study_name_from_id(study_id)
             condition = table.trial_id > last
             if theirs:
@@ -79,7 +81,7 @@ class StudyStorage(_CachedStorage):
             self._last[study_id] = max([last, *states])
             if not changed:
                 return
-            # It reads those included up to the last one, and all beyond.
+            # Reads the included trials up to this ID, and all trials above it.
             beyond = self._last[study_id]
             news = self._backend._get_trials(
                 study_id, states=None, included_trial_ids=changed, trial_id_greater_than=beyond
@@ -95,7 +97,7 @@ class StudyStorage(_CachedStorage):
             return True
         number = self._trial_id_to_study_id_and_number[trial_id][1]
         known = self._studies[study_id].trials[number]
-        # A trial that another process takes from the queue says only a little later what it trains.
+        # A trial that another process takes from the queue gets its fingerprint in a later write than its state.
         return known.state != state or (state == TrialState.RUNNING and StoredTrial(known).fingerprint is None)
 
     def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
@@ -104,15 +106,15 @@ class StudyStorage(_CachedStorage):
         return super()._get_cached_trial(trial_id)
 
     def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
-        """The trials of a study by number: `get_all_trials`, without a list to be made of them."""
+        """Returns the trials of a study by number, without the list that `get_all_trials` builds."""
         self._read_trials_from_remote_storage(study_id)
         return self._studies[study_id].trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """A trial as it is begun, queued, or already ended: all of it in one transaction."""
+        """Stores a running, queued or ended trial in one transaction; returns its ID."""
         template = template_trial or create_trial(state=TrialState.RUNNING)
         with _create_scoped_session(self._backend.scoped_session) as session:
-            # As Optuna does: numbers follow each other, and so who makes trials waits for who does.
+            # Locks the study's row, as Optuna does: concurrent callers wait, so that trials are numbered consecutively.
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
             others = sqlalchemy.select(sqlalchemy.func.count()).where(models.TrialModel.study_id == study_id)
             number: int = session.execute(others).scalar_one()
@@ -162,9 +164,9 @@ class StudyStorage(_CachedStorage):
         constraints: Attrs = NONE,
         epochs: Mapping[int, float] = NO_EPOCHS,
     ) -> None:
-        """Ends a trial, with the attributes and intermediate values that belong to its end, in one transaction.
+        """Ends a trial and stores its final attributes and intermediate values, in one transaction.
 
-        Raises Optuna's `UpdateFinishedTrialError` where another process has ended it.
+        Raises Optuna's `UpdateFinishedTrialError` if another process has ended it.
         """
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         epochs = {**self._unwritten.get(trial_id, NO_EPOCHS), **epochs}
@@ -178,7 +180,7 @@ class StudyStorage(_CachedStorage):
                 _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
                 _add(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
-            elif not _has(session, trial_id, user_attrs):  # else it was us, and the answer did not come through
+            elif not _has(session, trial_id, user_attrs):  # otherwise an earlier try ended it, but its answer was lost
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
         trial.user_attrs |= _as_read(user_attrs)
         trial.system_attrs |= _as_read(system_attrs)
@@ -187,13 +189,16 @@ class StudyStorage(_CachedStorage):
 
     @patiently
     def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NONE) -> None:
-        """Sets attributes of a trial of ours in one transaction."""
+        """Sets attributes of a trial of this process in one transaction.
+
+        Raises Optuna's `UpdateFinishedTrialError` if another process has ended it.
+        """
         system_attrs = {**system_attrs, **_as_attrs(constraints)}
         with _create_scoped_session(self._backend.scoped_session) as session:
             row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             if row.state.is_finished():
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
-            # An earlier try may have come through without its answer.
+            # Deletes the attributes first: an earlier try may have stored them although its answer was lost.
             _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, user_attrs)
             _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs, system_attrs)
         trial = self._cached(trial_id)
@@ -201,10 +206,10 @@ class StudyStorage(_CachedStorage):
         trial.system_attrs |= _as_read(system_attrs)
 
     def report(self, epochs: Sequence[tuple[int, int, float]]) -> None:
-        """Sets intermediate values, (trial, step, value) each, of trials of ours.
+        """Sets intermediate values of this process's trials, as tuples (trial ID, step, value).
 
-        In the database they are at once, unless some were written within the last second: then a later report or the
-        trial's end brings them there.
+        They are written to the database at once, unless the last write is less than `EPOCHS_PAUSE` seconds ago. Then a
+        later report or the end of the trial writes them.
         """
         for trial_id, step, value in epochs:
             self._cached(trial_id).intermediate_values[step] = value
@@ -215,7 +220,7 @@ class StudyStorage(_CachedStorage):
     @patiently
     def _write_epochs(self) -> None:
         rows = [row for trial_id, epochs in self._unwritten.items() for row in _stored_epochs(trial_id, epochs)]
-        # Epochs that are there already were written before the answer was lost: all of them, or none.
+        # An integrity error means that an earlier try has written all of them, but its answer was lost.
         with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
             _add(session, models.TrialIntermediateValueModel, rows)
         self._unwritten.clear()
@@ -231,7 +236,7 @@ class StudyStorage(_CachedStorage):
             trial.distributions[param_name] = distribution
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Ends a trial, or takes one from the queue: then it is ours, unless another process was faster."""
+        """Ends a trial, or takes one from the queue for this process; returns False if another process was faster."""
         if trial_id in self._unwritten:
             self._write_epochs()
         if not super().set_trial_state_values(trial_id, state, values):
@@ -263,7 +268,7 @@ class StudyStorage(_CachedStorage):
             self._cached(trial_id).system_attrs |= _as_read({key: value})
 
     def give_up(self, trial_id: int) -> None:
-        """Leaves a trial of ours to others, who have ended it."""
+        """Stops treating a trial as one of this process, after another process has ended it."""
         with self._lock:
             study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
             self._ours.discard(trial_id)
@@ -291,17 +296,17 @@ class StudyStorage(_CachedStorage):
 
 
 def study_id(study: optuna.Study) -> int:
-    """Optuna's identifier of the study in its database."""
+    """Returns Optuna's ID of the study in its database."""
     return study._study_id
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """The storage that the study reads and writes."""
+    """Returns the storage that the study reads and writes."""
     return study._storage
 
 
 def system_attrs(study: optuna.Study) -> dict[str, Any]:
-    """System attributes of the study."""
+    """Returns the system attributes of the study."""
     return study._storage.get_study_system_attrs(study._study_id)
 
 
@@ -311,7 +316,7 @@ def set_system_attr(study: optuna.Study, key: str, value: Any) -> None:
 
 
 def artifact_link(artifact_id: str, *, filename: str, mimetype: str) -> dict[str, str]:
-    """The system attribute that links an artifact to the trial or study that owns it."""
+    """Returns the system attribute that links an artifact to its trial or study."""
     meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=mimetype, encoding=None)
     return {f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}": json.dumps(asdict(meta))}
 
@@ -321,7 +326,7 @@ def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> Non
         session.execute(sqlalchemy.insert(model.__table__), rows)
 
 
-# Of the study as a whole: what is read or set twice is as if it were once.
+# Methods for attributes of the study: calling them twice has the same effect as calling them once.
 for _name in (
     *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
     *("set_study_user_attr", "set_study_system_attr"),
@@ -330,21 +335,21 @@ for _name in (
 
 
 def _put(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:
-    """Sets attributes; deleting those present first does in every database what each has a word of its own for."""
+    """Sets attributes; deletes existing ones first, since the syntax of an upsert differs between databases."""
     if replaced := [key for key in attrs if key in present]:
         session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(replaced)))
     _add(session, model, _stored_attrs(trial_id, attrs))
 
 
 def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:
-    """Whether the trial has these user attributes."""
+    """Returns whether the trial has these user attributes."""
     model = models.TrialUserAttributeModel
     query = sqlalchemy.select(model.key, model.value_json).where(model.trial_id == trial_id)
     return _as_read(attrs).items() <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
 
 
 def _as_attrs(constraints: Attrs) -> dict[str, Any]:
-    """System attributes in which Optuna keeps constraints."""
+    """Returns the system attributes in which Optuna stores constraints."""
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
 
 
@@ -376,7 +381,7 @@ def _as_json(distribution: BaseDistribution) -> str:
 
 
 def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
-    """The template as it would be read back."""
+    """Returns the template as it would be read from the database."""
     return FrozenTrial(
         number=number,
         state=template.state,
@@ -394,6 +399,6 @@ def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
 
 
 def _as_read(attrs: Attrs) -> dict[str, Any]:
-    """Attributes as JSON brings them back: tuples as lists, keys as texts."""
+    """Returns attributes as they are read from JSON: tuples become lists, keys become strings."""
     found: dict[str, Any] = json.loads(json.dumps(dict(attrs)))
     return found

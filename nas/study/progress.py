@@ -1,4 +1,4 @@
-"""What a study has come to: counted once for each trial that begins or ends."""
+"""Counts the trained, pruned, discarded, queued and running trials of a study."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,15 @@ from nas.training.metrics import EpochMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What a study has trained.
+    """What a study has trained so far.
 
-    num_trained: trials that were trained to their end, or until their loss was no number. num_pruned: trials that a
-    pruner stopped. spent: what they cost of the budget, in trials; one that was stopped costs the share of its epochs.
-    spent_seconds: of training, summed over workers. num_further: runs that finalists had with other
-    seeds; each costs the budget one training.
+    Attributes:
+        num_trained: Number of trials that were trained to the last epoch or diverged.
+        num_pruned: Number of trials that a pruner stopped.
+        spent: Cost of all training, further runs included, in whole training runs; a pruned trial costs its share of
+            epochs.
+        spent_seconds: Training time in seconds, further runs included, summed over workers.
+        num_further: Number of further runs of finalists with other seeds; each costs one whole training run.
     """
 
     num_trained: int
@@ -28,12 +31,18 @@ class Tally:
 
 
 class StudyProgress:
-    """Counts over a study's trials, as they were at the last `update`.
+    """Counts of a study's trials, as of the last `update`. Each trial is counted once.
 
-    epochs: epochs of a whole training. finals: epochs of the further runs that finalists had, by trial.
-    fingerprints: of every candidate that was handed out for training.
-    num_queued, running: trials that wait, and numbers of those in training. stored_discards: how many discards are
-    stored, by the index of the candidate that they were drawn for. best: highest accuracy, the smallest of equals.
+    Args:
+        epochs: Number of epochs of a whole training run.
+        finals: Epochs of each further run of the finalists, by trial.
+
+    Attributes:
+        fingerprints: Fingerprints of all candidates whose training has begun.
+        num_queued: Number of trials in the queue.
+        running: Numbers of the running trials.
+        stored_discards: Number of stored discards, by the index of the candidate found after them.
+        best: Complete trial with the highest accuracy and, among equals, the fewest parameters; None if there is none.
     """
 
     def __init__(self, epochs: int, finals: Mapping[int, Sequence[Sequence[EpochMetrics]]]) -> None:
@@ -52,7 +61,7 @@ class StudyProgress:
         self._unfinished: list[StoredTrial] = []
 
     def update(self, trials: Mapping[int, FrozenTrial]) -> None:
-        """Counts what has begun or ended; `trials` are all of the study, by number."""
+        """Counts trials that have begun or ended since the last call. `trials`: all trials of the study, by number."""
         looked_at = [StoredTrial(trials[trial.number]) for trial in self._unfinished]
         while self._next in trials:
             looked_at.append(StoredTrial(trials[self._next]))
@@ -69,7 +78,7 @@ class StudyProgress:
         self.running = {trial.number for trial in self._unfinished if trial.state == TrialState.RUNNING}
 
     def tally(self) -> Tally:
-        """What has been trained so far."""
+        """Returns what has been trained so far."""
         return Tally(
             num_trained=self._num_trained,
             num_pruned=self._num_pruned,
@@ -79,7 +88,7 @@ class StudyProgress:
         )
 
     def discards(self) -> Counter[str]:
-        """Number of discards by reason."""
+        """Returns the number of discards by reason."""
         return sum((trial.discards for trial in self._unfinished), Counter(self._discards))
 
     def _count(self, trial: StoredTrial) -> None:

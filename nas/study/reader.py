@@ -1,7 +1,7 @@
-"""Opens a study, or makes a new one, and reads its settings, trials, counts and weights.
+"""Opens or creates a study, and reads its settings, trials, counts and weights.
 
-A study is Optuna's, in a database: figures are user attributes, which optuna-dashboard shows; the network, the recipe
-and the epochs of a trial are system attributes; its weights, and files for people, lie in Optuna's artifact store.
+A study is an Optuna study in a database. The figures of a trial are user attributes, which optuna-dashboard shows. Its
+architecture, recipe and epochs are system attributes. Its weights and dashboard files lie in Optuna's artifact store.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas.errors import StudyError, named
+from nas.errors import StudyError, one_of
 from nas.pareto import front
 from nas.seed_stats import Verdict
 from nas.study.artifacts import Artifacts
-from nas.study.attributes import StoredTrial, stored
+from nas.study.attributes import Outcome, StoredTrial, stored
 from nas.study.database import decoding, exists, open_storage, opening, sqlite_file
 from nas.study.progress import StudyProgress, Tally
 from nas.study.reference import StudyRef
@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyNotes:
-    """What a study says of itself for people and exports. `mean`, `std`: of the training pixels, one a channel."""
+    """Description of a study for people and exports.
+
+    Attributes:
+        dataset_note: Sentence that says why this dataset was chosen.
+        mean: Mean of the training pixels for each channel, 0 to 1.
+        std: Standard deviation of the training pixels for each channel.
+        classes: Names of the classes.
+        command: Command line that created the study.
+        machine: Machine and devices on which the study was created.
+    """
 
     dataset_note: str
     mean: tuple[float, ...]
@@ -47,7 +56,7 @@ class StudyNotes:
     machine: str
 
     def to_attributes(self) -> dict[str, Any]:
-        """As user attributes of the study."""
+        """Returns the notes as user attributes of the study."""
         return {
             "dataset_note": self.dataset_note,
             "normalisation": {"mean": self.mean, "std": self.std},
@@ -58,7 +67,7 @@ class StudyNotes:
 
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> Self:
-        """The notes in the user attributes of a checked study."""
+        """Returns the notes in the user attributes of a checked study."""
         return cls(
             dataset_note=attrs["dataset_note"],
             mean=tuple(attrs["normalisation"]["mean"]),
@@ -70,7 +79,7 @@ class StudyNotes:
 
 
 class StudyRecords:
-    """One study, opened."""
+    """An open study."""
 
     def __init__(self, study: optuna.Study, storage: optuna.storages.RDBStorage, ref: StudyRef) -> None:
         self.study = study
@@ -82,7 +91,10 @@ class StudyRecords:
 
     @classmethod
     def find(cls, ref: StudyRef) -> "StudyRecords | None":
-        """The study, or None where there is none (nothing is created then)."""
+        """Opens the study; returns None if it does not exist, without creating it.
+
+        Raises `StudyError` if the study or its database is damaged or was made by another program.
+        """
         database = sqlite_file(ref.url)
         if database is not None and not exists(database):
             return None
@@ -95,31 +107,31 @@ class StudyRecords:
                 attrs, trials, directions = loaded.user_attrs, loaded.get_trials(deepcopy=False), loaded.directions
             if "settings" not in attrs:
                 if not trials:
-                    return None  # killed while it was created
-                raise StudyError(f"{ref.shown_url}: study {ref.name!r} was not made by nas; take another --study NAME")
+                    return None  # its creation was interrupted
+                raise StudyError(f"{ref.shown_url}: study {ref.name!r} was not made by nas; give another `study`")
         check_study(attrs, trials, len(directions), f"{ref.shown_url}: study {ref.name!r}")
         return cls(loaded, opened, ref)
 
     @classmethod
     def open(cls, ref: StudyRef) -> "StudyRecords":
-        """The study; a `StudyError` that lists those there are, where it is missing."""
+        """Opens the study; raises `StudyError`, which lists the existing studies, if it does not exist."""
         if (records := cls.find(ref)) is not None:
             return records
         database = sqlite_file(ref.url)
         if database is not None and not exists(database):
-            raise StudyError(
-                f"{database}: no such database; `nas search` makes one, --results or --storage names another"
-            )
+            mend = "run `nas search` first, or name another one with `results` or `storage`"
+            raise StudyError(f"{database}: no database found; {mend}")
         with opening(ref.url), decoding(ref.url):
             names = optuna.get_all_study_names(open_storage(ref.url))
-        raise StudyError(f"{ref.shown_url}: no study {ref.name!r}, allowed: {named(names) or 'none yet'}")
+        known = f"expected {one_of(sorted(names))}" if names else "the database has no studies yet"
+        raise StudyError(f"{ref.shown_url}: no study {ref.name!r} found, {known}")
 
     @classmethod
     def create(cls, ref: StudyRef, settings: Settings, notes: StudyNotes) -> "StudyRecords":
-        """A new study."""
+        """Creates a study."""
         with opening(ref.url), decoding(ref.url):
             opened = open_storage(ref.url)
-            # Where one is there already it has neither settings nor trials: it was killed while it was created.
+            # A study of this name has neither settings nor trials if it exists: its creation was interrupted.
             costs = settings.objectives[1:]
             created = optuna.create_study(
                 study_name=ref.name,
@@ -133,7 +145,7 @@ class StudyRecords:
                 created.set_metric_names([metric, *costs])
             for key, value in notes.to_attributes().items():
                 created.set_user_attr(key, value)
-            # Last, since it marks the study as whole.
+            # Last: a study without settings counts as not created.
             created.set_user_attr("settings", dataclasses.asdict(settings))
         return cls(created, opened, ref)
 
@@ -141,55 +153,56 @@ class StudyRecords:
 
     @cached_property
     def settings(self) -> Settings:
-        """What the study was begun with."""
+        """Settings with which the study was created."""
         return Settings.from_json(self.study.user_attrs["settings"])
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """Name of the study."""
         return self.study.study_name
 
     @cached_property
     def notes(self) -> StudyNotes:
-        """What the study says of itself."""
+        """Description of the study for people and exports."""
         return StudyNotes.from_attributes(self.study.user_attrs)
 
     @property
     def verdict(self) -> Verdict | None:
-        """What its confirmation came to; None before there is one."""
+        """Result of the confirmation; None if the study is not confirmed."""
         summary = self.study.user_attrs.get("confirmed")
         return None if summary is None else Verdict.from_json(summary, self.settings.consistency)
 
     def stored(self) -> list[StoredTrial]:
-        """Every trial, stored discards included, by number, as it is stored."""
+        """Returns a typed view of every trial, stored discards included, sorted by number."""
         return stored(self.study.get_trials(deepcopy=False))
 
     def trials(self) -> list[TrialRecord]:
-        """Every trial, stored discards included, by number."""
+        """Returns the record of every trial, stored discards included, sorted by number."""
         further = self._further()
         return [replace(read_trial(trial), further=further.get(trial.number, ())) for trial in self.stored()]
 
     def trial(self, number: int) -> TrialRecord:
-        """The trial of that number."""
+        """Returns the record of a trial, without its further runs; raises `StudyError` if it does not exist."""
         return read_trial(self._numbered(number))
 
     def trained(self, number: int) -> TrainedTrial:
-        """The trained trial of that number; raises `StudyError` for any other."""
+        """Returns the record of a trained trial, without its further runs; raises `StudyError` for any other trial."""
         trial = self._numbered(number)
         if not trial.is_complete:
             outcome = trial.outcome or trial.state.name.lower()
-            raise StudyError(f"trial {number} has no weights: it is {outcome}, allowed: a trial that is trained")
+            raise StudyError(f"trial {number}: outcome is {outcome}, expected {Outcome.TRAINED}")
         return read_trained(trial)
 
     def best(self, count: int) -> list[TrainedTrial]:
-        """Finished trials, the best first, smaller networks first among equals.
+        """Returns the `count` best trained trials, best first; among equals, smaller networks come first.
 
-        Finalists come first, by the mean over their runs; the others by their one run, which may have been lucky.
+        Finalists with further runs come first, by the mean over their runs. The others follow by their single run,
+        which may have been lucky.
         """
         return self._ranked(count, finalists_first=True)
 
     def contenders(self, count: int) -> list[TrainedTrial]:
-        """Finished trials by the mean over the runs that they have had, be it one: who should be finalists."""
+        """Returns the `count` best trained trials by the mean over their runs, from which finalists are chosen."""
         return self._ranked(count, finalists_first=False)
 
     def _ranked(self, count: int, *, finalists_first: bool) -> list[TrainedTrial]:
@@ -204,58 +217,57 @@ class StudyRecords:
         return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in first]
 
     def pareto(self) -> list[TrainedTrial]:
-        """The finished trials that no other one beats in accuracy and cost, cheapest first.
+        """Returns the Pareto front of the trained trials in accuracy and cost, cheapest first.
 
-        The cost is the study's second objective, or parameters where it has one alone.
+        The cost is the study's second objective, or the number of parameters if it has only one objective.
         """
         cost = self.settings.cost
         done = sorted(map(read_trained, self._complete()), key=lambda trial: int(getattr(trial, cost)))
         return front((trial, (trial.objective, -getattr(trial, cost))) for trial in done)
 
     def progress(self) -> StudyProgress:
-        """What the study has come to so far."""
+        """Returns the counts of the study's trials so far."""
         progress = StudyProgress(self.settings.epochs, self.runs.finals())
         progress.update({trial.number: trial for trial in self.study.get_trials(deepcopy=False)})
         return progress
 
     def tally(self) -> Tally:
-        """What has been trained so far."""
+        """Returns what has been trained so far."""
         return self.progress().tally()
 
     def discards_by_candidate(self) -> list[Counter[str]]:
-        """Number of discards by reason that each candidate took, in the order of candidates."""
+        """Returns for each candidate, in order, the number of discards by reason that were drawn before it."""
         counts: dict[int, Counter[str]] = {}
         index = 0
         for trial in self.stored():
-            # What a user enqueued and was discarded is no candidate: it counts with the one before it.
+            # A discarded trial from the queue has no candidate: it counts with the candidate before it.
             index = index if trial.index is None else trial.index
-            if taken := trial.discards:
-                counts.setdefault(index, Counter()).update(taken)
-        return [counts[index] for index in sorted(counts)]
+            counts.setdefault(index, Counter()).update(trial.discards or {})
+        return [counts.get(index, Counter()) for index in range(max(counts, default=-1) + 1)]
 
     def discards(self) -> Counter[str]:
-        """Number of discards by reason, over all sessions of the study: the sum of what its candidates took."""
+        """Returns the number of discards by reason, over all searches of the study."""
         return self.progress().discards()
 
     def shape(self) -> tuple[int, int]:
-        """Numbers of objectives, and of parameters that any trial has."""
+        """Returns the number of objectives, and the number of distinct parameters in all trials."""
         trials = self.study.get_trials(deepcopy=False)
         return len(self.study.directions), len({name for trial in trials for name in trial.params})
 
     def weights(self, number: int) -> "dict[str, Tensor]":
-        """The trained weights of a trial, a state dict on the CPU."""
+        """Returns the state dict of a trained trial, on the CPU; raises `StudyError` if it is missing or damaged."""
         record, artifact = self.trained(number), self._numbered(number).weights
         if artifact is None:
-            raise StudyError(f"trial {number} has no weights, allowed: a trial that is trained")
+            raise StudyError(f"trial {number} has no weights, expected a trained trial")
         return self.artifacts.download(artifact, f"the weights of trial {number}", record.architecture)
 
     @property
     def runs(self) -> StudyRuns:
-        """Further runs of its trials."""
+        """Further runs of the study's trials."""
         return StudyRuns(self.study, self.settings.epochs)
 
     def _further(self) -> dict[int, tuple[float, ...]]:
-        """Objectives of the further runs of each finalist, by trial."""
+        """Returns the objectives of the further runs of each finalist, by trial."""
         settings = self.settings
         return {
             trial: tuple(
@@ -267,7 +279,8 @@ class StudyRecords:
     def _numbered(self, number: int) -> StoredTrial:
         trials = self.study.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
-            raise StudyError(f"no trial {number}, allowed: 0 to {len(trials) - 1}")
+            known = f"expected 0 to {len(trials) - 1}" if trials else "the study has no trials yet"
+            raise StudyError(f"no trial {number} found, {known}")
         return StoredTrial(trials[number])
 
     def _complete(self) -> list[StoredTrial]:

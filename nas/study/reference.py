@@ -1,23 +1,25 @@
-"""Which study: a results folder, a database and a name."""
+"""Identifies a study by its results folder, its database and its name."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.errors import StudyError, found
+from nas.errors import StudyError, argument
 from nas.study.database import default_storage, shown
 
 DEFAULT_STUDY = "search"
 DEFAULT_RESULTS = Path("results")
-MOST_CHARACTERS = 100  # of a study's name
+MOST_CHARACTERS = 100  # maximum length of a study's name
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRef:
-    """A study, whether it is there or not.
+    """Reference to a study, which need not exist.
 
-    results: folder of artifacts, exports and reports. storage: URL of the database; None is the SQLite file in the
-    results folder. study: its name; None is `DEFAULT_STUDY`.
+    Attributes:
+        results: Folder of artifacts, exports and reports.
+        storage: URL of the database; None is the SQLite file in the results folder.
+        study: Name of the study; None is `DEFAULT_STUDY`.
     """
 
     results: str | Path = DEFAULT_RESULTS
@@ -26,7 +28,7 @@ class StudyRef:
 
     @property
     def folder(self) -> Path:
-        """The results folder."""
+        """Results folder."""
         return Path(self.results)
 
     @property
@@ -36,22 +38,22 @@ class StudyRef:
 
     @property
     def shown_url(self) -> str:
-        """URL of the database without its password."""
+        """URL of the database with its password masked."""
         return shown(self.url)
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """Name of the study."""
         return self.study or DEFAULT_STUDY
 
     def check_name(self) -> None:
-        """Raises `StudyError` unless a new study may have this name: it becomes part of file names."""
+        """Raises `StudyError` unless the name is valid for a new study; it becomes part of file names."""
         if not self.name.isprintable() or len(self.name) > MOST_CHARACTERS or "/" in self.name:
-            allowed = f"at most {MOST_CHARACTERS} printable characters without /"
-            raise StudyError(f"--study {found(self.name)}, allowed: {allowed}")
+            expected = f"at most {MOST_CHARACTERS} printable characters without /"
+            raise StudyError(f"{argument('study', self.name)}: expected {expected}")
 
     def options(self) -> str:
-        """Command-line options that name the study, each after a space; defaults and passwords are left out."""
+        """Returns the command-line options that name the study, each after a space; without defaults and password."""
         options = {
             "--results": "" if self.folder == DEFAULT_RESULTS else str(self.results),
             "--storage": "" if self.url == default_storage(self.results) else self.shown_url,

@@ -1,4 +1,4 @@
-"""What all trials of a study have in common: its data, space, limits, sampler and seed."""
+"""Settings that all trials of a study share: data, space, limits, objectives, sampler and seed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,14 +9,27 @@ from nas.errors import StudyError
 from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Words, check
 
 OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
-"""What a search may look for: accuracy, and beside it one cost."""
+"""Objectives of a search: accuracy, and optionally one of the costs."""
 
-WHOLE = Interval(int, 0, 10**100)  # a cost, whatever a space allows, or a seed
+WHOLE = Interval(int, 0, 10**100)  # seeds, and costs, which may exceed the limit of other counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What all trials of a study have in common; results under different settings are not comparable."""
+    """Settings that all trials of a study share; results under different settings are not comparable.
+
+    Studies of earlier versions lack the fields that have a default; they were made with these defaults.
+
+    Attributes:
+        split: Description of the split into train and val.
+        epochs: Number of epochs of a training run.
+        consistency: Number of last epochs over which accuracy is measured.
+        constraints: Limits, such as "params<=8000".
+        objectives: "accuracy", or "accuracy" and a cost.
+        num_startup: Number of ended candidates that the sampler needs before it proposes candidates.
+        choices: Number of feasible random draws for each candidate before that; the largest is taken.
+        portfolio: Known designs with which the search begins.
+    """
 
     dataset: str
     data_fingerprint: str
@@ -27,36 +40,35 @@ class Settings:
     consistency: int
     constraints: tuple[str, ...]
     seed: int
-    # Studies of earlier versions do not say these; they were made like this.
     objectives: tuple[str, ...] = ("accuracy",)
     sampler: str = "tpe"
-    num_startup: int = 20  # candidates before the sampler has enough to go on
-    choices: int = 1  # feasible draws of which each of those is the largest
+    num_startup: int = 20
+    choices: int = 1
     pruner: str = "none"
-    portfolio: tuple[str, ...] = ()  # known designs that it begins with
+    portfolio: tuple[str, ...] = ()
 
     @property
     def cost(self) -> str:
-        """The metric that is to be small beside accuracy: the second objective, or parameters."""
+        """Cost metric of the study: the second objective, or "params" if there is only one."""
         return (*self.objectives, "params")[1]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str = "settings") -> "Settings":
-        """The settings in what a study stores."""
+        """Returns the settings in a study's attribute; raises `StudyError` if they are invalid."""
         check(data, SETTINGS, where, StudyError)
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
         return cls(**values)
 
     def differences(self, other: "Settings") -> list[str]:
-        """Where the other settings differ, as `field: this, not that`."""
+        """Returns a text for each field in which the other settings differ."""
         fields = [field.name for field in dataclasses.fields(self)]
         unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
-        # A fingerprint says something only where the name is the same.
+        # Fingerprints are only comparable if the names are equal.
         contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
         return [
-            f"{contents[name]}: {getattr(self, contents[name])} is not what it was"
+            f"{contents[name]} {getattr(self, contents[name])} has changed"
             if name in contents
-            else f"{name}: {_text(getattr(self, name))}, not {_text(getattr(other, name))}"
+            else f"{name} is {_text(getattr(other, name))}, expected {_text(getattr(self, name))}"
             for name in unlike
             if contents.get(name) not in unlike
         ]

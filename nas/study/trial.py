@@ -1,4 +1,4 @@
-"""Trials as values: in training, and as people and scripts read them."""
+"""Typed records of trials: in training, in any state, and trained."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,14 @@ from nas.training.metrics import EpochMetrics
 
 @dataclass(slots=True, kw_only=True)
 class PendingTrial:
-    """A trial in training. `index`: place of its candidate among those of the study; `history` grows by the epoch."""
+    """A trial in training.
+
+    Attributes:
+        index: Index of the candidate within the study.
+        num_draws: Draws until the candidate, itself included.
+        source: Origin of a known candidate; empty for a drawn one.
+        history: Metrics of the epochs so far.
+    """
 
     number: int
     index: int
@@ -29,7 +36,7 @@ class PendingTrial:
     history: list[EpochMetrics] = field(default_factory=list)
 
     def ended(self, outcome: Outcome, *, reason: str = "", seconds: float) -> "TrialRecord":
-        """Its record, unless it was trained to its end."""
+        """Returns the record of the trial if it did not complete its training. `seconds`: training time."""
         return TrialRecord(
             state=outcome.state.name,
             outcome=str(outcome),
@@ -39,7 +46,7 @@ class PendingTrial:
         )
 
     def trained(self, *, objective: float, consistent_accuracy: float, seconds: float) -> "TrainedTrial":
-        """Its record after its last epoch."""
+        """Returns the record of the trial after its last epoch. `seconds`: training time; accuracies are fractions."""
         return TrainedTrial(
             state=Outcome.TRAINED.state.name,
             outcome=str(Outcome.TRAINED),
@@ -65,7 +72,23 @@ class PendingTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """Any trial of a study. `state` is Optuna's name; accuracies are fractions; None is what the trial has not."""
+    """Record of a trial in any state. A value that the trial lacks is None.
+
+    Attributes:
+        number: Number of the trial in Optuna.
+        state: Name of Optuna's `TrialState`.
+        outcome: Value of `Outcome`; empty before the trial has ended.
+        objective: Mean validation accuracy over the last epochs, a fraction.
+        consistent_accuracy: Lowest validation accuracy over the same epochs, a fraction.
+        params, macs, receptive_field, peak_activation_bytes, weight_bytes: Cost of the network, as in `Cost`.
+        seconds: Training time in seconds.
+        num_draws: Draws until the candidate, itself included.
+        seed: Seed of the training run.
+        reason: Why the trial was discarded, stopped or failed; otherwise empty.
+        history: Metrics of each epoch; empty before the trial has ended.
+        source: Origin of a known candidate, such as "portfolio nas-7230"; empty for a drawn one.
+        further: Objectives of the further runs that the trial had as a finalist, one for each seed.
+    """
 
     number: int
     state: str
@@ -84,11 +107,11 @@ class TrialRecord:
     recipe: Recipe | None
     architecture: Architecture | None
     history: tuple[EpochMetrics, ...]
-    source: str = ""  # where a candidate comes from that was not drawn, such as "portfolio nas-7230"
-    further: tuple[float, ...] = ()  # objectives of the runs with other seeds that it had as a finalist
+    source: str = ""
+    further: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         row = {name: getattr(self, name) for name in FIELDS}
         row["recipe"] = self.recipe.to_json() if self.recipe else None
         row["architecture"] = self.architecture.to_json() if self.architecture else None
@@ -102,7 +125,7 @@ FIELDS = tuple(TrialRecord.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedTrial(TrialRecord):
-    """A trial that was trained to its last epoch."""
+    """Record of a trial that was trained to the last epoch."""
 
     objective: float
     consistent_accuracy: float
@@ -117,19 +140,19 @@ class TrainedTrial(TrialRecord):
 
     @property
     def mean_objective(self) -> float:
-        """Mean over all its runs: the objective, unless it was a finalist."""
+        """Mean objective over all runs of the trial, a fraction; its own objective unless it has further runs."""
         return fmean((self.objective, *self.further))
 
 
 def runs_text(trial: TrialRecord) -> str:
-    """A finalist's mean over its runs, in a few words; empty for all others."""
+    """Returns a text with the mean objective over a finalist's runs; empty for other trials."""
     if not isinstance(trial, TrainedTrial) or not trial.further:
         return ""
     return f"mean of {1 + len(trial.further)} runs {trial.mean_objective:.2%}"
 
 
 def read_trial(trial: StoredTrial) -> TrialRecord:
-    """The record of any stored trial; raises `StudyError` where its network, recipe or epochs are damaged."""
+    """Returns the record of a stored trial; raises `StudyError` if its architecture, recipe or epochs are damaged."""
     where = f"trial {trial.number}"
     try:
         recipe = Recipe.from_json(trial.stored_recipe, where=f"{where}: recipe") if trial.stored_recipe else None
@@ -156,12 +179,12 @@ def read_trial(trial: StoredTrial) -> TrialRecord:
 
 
 def read_trained(trial: StoredTrial) -> TrainedTrial:
-    """The record of a trial that was trained to its end; raises `StudyError` where it is damaged."""
+    """Returns the record of a complete trial; raises `StudyError` if it is damaged."""
     record = read_trial(trial)
     assert isinstance(record, TrainedTrial)
     return record
 
 
 def epochs_of(rows: Sequence[object], *, where: str) -> tuple[EpochMetrics, ...]:
-    """The epochs in what a study stores of them."""
+    """Returns the stored epochs as metrics; raises `StudyError`, which names `where`, if they are invalid."""
     return tuple(EpochMetrics.from_json(row, where=f"{where}[{index}]") for index, row in enumerate(rows))

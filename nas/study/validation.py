@@ -1,7 +1,7 @@
 """Checks a stored study once, when it is opened.
 
-A database may be damaged, edited by hand or by another program. Code that reads the study after this check finds all
-it needs there, and of its type; networks, recipes and epochs of trials are parsed only where they are used.
+A database may be damaged, or edited by hand or by another program. After this check, code may rely on the presence and
+the types of the attributes. Architectures, recipes and epochs are parsed only where they are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import METRICS
-from nas.errors import StudyError, found
-from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check
+from nas.errors import StudyError, found, one_of
+from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check, mismatch
 from nas.study.attributes import Outcome, StoredTrial
 from nas.study.settings import OBJECTIVES, WHOLE, Settings
 
@@ -30,7 +30,7 @@ STUDY = Fields(
     },
     required={"command", "dataset_note", "machine", "normalisation", "classes"},
 )
-"""The attributes of a study that are read again, beside its settings and the summary of its confirmation."""
+"""User attributes of a study that are read back, except its settings and the summary of its confirmation."""
 
 FINALIST = Fields(
     {"trial": INDEX, "cost": INDEX, "objectives": Many(FRACTION, 2)}, required={"trial", "cost", "objectives"}
@@ -59,7 +59,7 @@ TRIAL = Fields(
         "seconds": Interval(float, 0),
     }
 )
-"""The attributes of a trial; what a trial has of them depends on how far it came."""
+"""User attributes of a trial. Which of them are required depends on how the trial ended."""
 
 NOTES = Fields(
     {
@@ -70,29 +70,36 @@ NOTES = Fields(
         **dict.fromkeys(("weights", "session"), TEXT),
     }
 )
-"""What is noted of a trial for us alone; the first three are read in full where they are used."""
+"""System attributes of a trial, without their prefix. The first three are fully checked where they are used."""
 
 NEEDED = {"outcome", *METRICS, "consistent_accuracy", "seconds"}
 
 
 def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directions: int, where: str) -> None:
-    """Raises `StudyError` unless what is stored of a study is what `StudyRecords` stores."""
+    """Raises `StudyError` unless the attributes and trials of a study are as this package stores them.
+
+    Args:
+        attrs: User attributes of the study, with "settings" among them.
+        trials: All trials of the study, sorted by number.
+        directions: Number of Optuna's directions.
+        where: Name of the study for error messages.
+    """
     settings = Settings.from_json(attrs["settings"], where=f"{where}: settings")
     if settings.objectives[0] != OBJECTIVES[0] or len(set(settings.objectives)) != directions:
         raise StudyError(
-            f"{where}: settings: objectives: {found(settings.objectives)} for {directions} directions of Optuna's,"
-            f" allowed: {OBJECTIVES[0]}, or it and one of {', '.join(OBJECTIVES[1:])}"
+            f"{where}: settings: objectives is {found(settings.objectives)} with {directions} directions in Optuna,"
+            f" expected {OBJECTIVES[0]}, or {OBJECTIVES[0]} and {one_of(OBJECTIVES[1:])}"
         )
     check(attrs, STUDY, where, StudyError)
     for number, trial in enumerate(trials):
         if trial.number != number:
-            raise StudyError(f"{where}: trial {found(trial.number)} in place of trial {number}")
+            raise StudyError(f"{where}: trial {number}: number is {mismatch(trial.number, number)}")
         _check_trial(trial, directions, f"{where}: trial {number}")
     if "confirmed" in attrs:
         check(attrs["confirmed"], CONFIRMED, f"{where}: confirmed", StudyError)
         number = attrs["confirmed"]["trial"]
         if number >= len(trials) or trials[number].state != TrialState.COMPLETE:
-            raise StudyError(f"{where}: confirmed: trial: {number}, allowed: a finished training")
+            raise StudyError(f"{where}: confirmed: trial is {number}, expected the number of a trained trial")
 
 
 def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
@@ -103,6 +110,6 @@ def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
     check(trial.user_attrs, replace(TRIAL, required=NEEDED if whole else set()), where, StudyError)
     check(notes, replace(NOTES, required=needed), where, StudyError)
     if needed and not notes["history"]:
-        raise StudyError(f"{where}: history: [], allowed: an epoch or more")
+        raise StudyError(f"{where}: history is [], expected at least one epoch")
     if trial.state == TrialState.COMPLETE:
         check(trial.values, Many(Interval(float, 0), directions, directions), f"{where}: values", StudyError)

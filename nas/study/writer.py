@@ -1,4 +1,7 @@
-"""Writes the trials of a search into its study: each begins and ends whole, or not at all."""
+"""Writes the trials of a search into its study.
+
+A drawn trial begins in one transaction, and every trial ends in one.
+"""
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class StudyWriter:
-    """The only writer of a study's trials, for one search among perhaps several.
+    """Writes the trials of one search; several searches may work on one study.
 
-    `session` names the search in its trials, and the lock that it holds while it lives.
+    `session` is the name of the search in its trials, and of the lock that it holds while it runs.
     """
 
     def __init__(self, records: StudyRecords, locks: Locks) -> None:
@@ -38,41 +41,41 @@ class StudyWriter:
         self.study = optuna.load_study(
             study_name=records.name,
             storage=self.storage,
-            # Only for what a user enqueues without a value for every parameter.
+            # Only used for parameters that a trial enqueued by a user lacks.
             sampler=RandomSampler(seed=records.settings.seed % 2**32),
         )
         self.records = StudyRecords(self.study, records.storage, records.ref)
         self.locks = locks
         self.session = uuid.uuid4().hex[:12]
         locks.hold(self.session)
-        # Optuna has no place for epochs beside two objectives.
+        # Optuna supports no intermediate values with two objectives.
         self._curves = len(self.records.settings.objectives) == 1
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Sees what other searches, and users, have begun and ended."""
+        """Reads the trials that other searches and users have begun or ended."""
         self.storage.look(study_id(self.study))
 
     def trials(self) -> Mapping[int, FrozenTrial]:
-        """Every trial of the study, by number, as it was at the last look."""
+        """Returns every trial of the study by number, as of the last `look`."""
         return self.storage.trials(study_id(self.study))
 
     def stored(self, number: int) -> StoredTrial:
-        """A trial as it is stored."""
+        """Returns a typed view of a trial."""
         return StoredTrial(self.trials()[number])
 
     # -- the queue -------------------------------------------------------------------------------------------
 
     def not_had(self, starts: Iterable[Start]) -> list[Start]:
-        """Starting candidates that are not in the study yet, deduplicated."""
+        """Returns the starting candidates that are not in the study yet, deduplicated."""
         trials = stored(self.trials().values())
         had = {trial.fingerprint for trial in trials} | {trial.started_as for trial in trials}
         distinct = {start.fingerprint: start for start in starts}
         return [start for fingerprint, start in distinct.items() if fingerprint not in had]
 
     def enqueue(self, start: Start) -> None:
-        """Puts a known candidate into the queue."""
+        """Adds a known candidate to the queue."""
         attrs = attributes.enqueued(start.source, start.fingerprint)
         self.study.enqueue_trial(dict(start.values), user_attrs=attrs.user)
 
@@ -86,13 +89,14 @@ class StudyWriter:
         *,
         drawn_for: int,
     ) -> None:
-        """Stores discards as PRUNED trials, to be browsed.
+        """Stores discards as PRUNED trials, so that users can browse them.
 
-        `drawn_for` is the index of the candidate that was found after them: the same draws have the same index.
+        `drawn_for` is the index of the candidate found after them. A resumed search repeats the draws for this index,
+        so it can tell which of them are stored already.
         """
         for values, judgement in discards:
             attrs = attributes.discarded(judgement.reason, judgement.cost) | attributes.drawn_for(drawn_for)
-            # An impossible shape has no cost to measure: it counts as missing every limit by all of it.
+            # An impossible shape has no cost: it counts as violating every limit by 100 %.
             violations = (
                 _violations(constraints, judgement.cost) if judgement.cost else {str(c): 1.0 for c in constraints}
             )
@@ -115,7 +119,7 @@ class StudyWriter:
         seed: int,
         index: int,
     ) -> PendingTrial:
-        """Begins the trial of a drawn candidate. `index`: how many candidates the study had before this one."""
+        """Begins the trial of a drawn candidate. `index`: number of candidates that the study had before this one."""
         attrs = self._begun(drawn.candidate, drawn.cost, drawn.fingerprint, index, seed, drawn.num_draws)
         attrs |= attributes.drawn_before(drawn.counts)
         trial = create_trial(
@@ -146,7 +150,7 @@ class StudyWriter:
         seed: int,
         index: int,
     ) -> PendingTrial:
-        """Begins a trial that was taken from the queue; one that is run again brings its number of draws along."""
+        """Begins a trial that was taken from the queue; a retry keeps the number of draws of the interrupted trial."""
         num_draws = self.stored(number).num_draws
         attrs = self._begun(candidate, cost, candidate.fingerprint(), index, seed, num_draws)
         self.storage.write(
@@ -166,7 +170,7 @@ class StudyWriter:
         )
 
     def discard(self, number: int, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
-        """Ends a trial from the queue that is not to be trained: a user may enqueue what is not feasible."""
+        """Ends a trial from the queue without training: users may enqueue infeasible or duplicate candidates."""
         attrs = attributes.discarded(reason, cost) | attributes.drawn_before({reason: 1})
         self.storage.end(
             self._id(number),
@@ -179,14 +183,17 @@ class StudyWriter:
     # -- ending ----------------------------------------------------------------------------------------------
 
     def report(self, epochs: Sequence[tuple[int, EpochMetrics]]) -> None:
-        """Notes epochs, (trial, figures) each, for the learning curves and for pruners."""
+        """Stores epochs, as tuples (trial number, metrics), for learning curves and pruners."""
         if self._curves and epochs:
             self.storage.report([(self._id(number), metrics.epoch, metrics.val_accuracy) for number, metrics in epochs])
 
     def finish(self, trial: PendingTrial, weights: bytes, files: Mapping[str, bytes]) -> TrialRecord:
-        """Stores a finished training; returns its record.
+        """Stores a completed training run; returns its record.
 
-        `weights`: the state dict, as `torch.save` writes it. `files`: what the dashboard shows, by name.
+        Args:
+            trial: Trial after its last epoch.
+            weights: State dict as `torch.save` writes it.
+            files: Dashboard files by name.
         """
         settings = self.records.settings
         accuracies = [metrics.val_accuracy for metrics in trial.history]
@@ -200,12 +207,12 @@ class StudyWriter:
         return trial.trained(objective=mean, consistent_accuracy=lowest, seconds=seconds)
 
     def prune(self, trial: PendingTrial) -> TrialRecord:
-        """Stores a training that was stopped early; returns its record."""
+        """Stores a training run that the pruner stopped; returns its record."""
         last = trial.history[-1]
         return self.fail(trial, Outcome.PRUNED, f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}")
 
     def fail(self, trial: PendingTrial, outcome: Outcome, reason: str) -> TrialRecord:
-        """Stores a trial that gave no network; returns its record."""
+        """Stores a trial that ended without completing its training; returns its record."""
         files = (
             files_of_training(trial.candidate.architecture, trial.history, title=f"Trial {trial.number}")
             if outcome.has_files
@@ -215,7 +222,7 @@ class StudyWriter:
         return trial.ended(outcome, reason=reason, seconds=self.stored(trial.number).figure("seconds"))
 
     def abandon(self, number: int, outcome: Outcome, reason: str) -> None:
-        """Ends a trial that was never trained in this process."""
+        """Ends a trial that was not trained in this process."""
         self._end(number, outcome, (), Attributes(), reason=reason)
 
     def _end(
@@ -246,13 +253,14 @@ class StudyWriter:
     # -- other searches --------------------------------------------------------------------------------------
 
     def settle(self, running: Collection[int] = ()) -> None:
-        """Ends the trials that searches which are gone left running; their parameters go back into the queue.
+        """Ends the running trials of searches that have ended, and enqueues their parameters again.
 
-        `running`: the trials that this search has in training. Call it where no other search begins a trial.
+        Must not run while another search begins a trial. `running`: numbers of the trials that this search trains.
         """
         trials = stored(self.study.get_trials(deepcopy=False))
         queued = {trial.retry_of for trial in trials}
-        dead: dict[str | None, bool] = {None: True, self.session: True}  # what begins without a name is not ours
+        # A running trial has no session if its search was killed while the trial began.
+        dead: dict[str | None, bool] = {None: True, self.session: True}
         for trial in trials:
             if trial.state != TrialState.RUNNING or trial.number in running:
                 continue
@@ -266,14 +274,14 @@ class StudyWriter:
 
     def _interrupt(self, trial: StoredTrial, *, again: bool) -> None:
         begun = trial.has_begun
-        # First queued, then ended: killed in between, the trial is found again and not queued twice.
+        # Enqueued before it ends: if the process is killed in between, the trial is found again but not enqueued twice.
         if begun and again:
             self.study.enqueue_trial(trial.params, user_attrs=attributes.again(trial).user)
         what = "its parameters went back into the queue" if begun else "before it began; it is drawn again"
         self.abandon(trial.number, Outcome.INTERRUPTED, f"interrupted; {what}")
 
     def give_up(self, number: int) -> None:
-        """Leaves a trial of this search to the one that has ended it."""
+        """Gives up a trial of this search that another search has ended, and reads how it ended."""
         self.storage.give_up(self._id(number))
         self.look()
 

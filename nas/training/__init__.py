@@ -1,1 +1,1 @@
-"""Training of one network: a reference trainer to read, and a fast engine for each kind of device."""
+"""Training of networks: a readable reference trainer and a fast engine for each kind of device."""

@@ -1,4 +1,4 @@
-"""Augmentation of images on their device: each draws its own values."""
+"""Random augmentation of image batches on their device, with separate random values for each image."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "contrast": (1, 1, 1),
     "flip": (1, 1, 1),
 }
-"""What a recipe can ask for, in the order in which it is drawn, and the shape of an image's random numbers."""
+"""Augmentations of a recipe, in the order in which they are drawn, and the shape of one image's random numbers."""
 
 Draws = dict[str, Tensor]
-"""Random numbers in 0..1 by what they are for, (N, *shape)."""
+"""Random numbers in 0..1 for each augmentation, of shape (N, *SHAPES[name])."""
 
 
 def draws(recipe: Recipe, count: int, *, generator: torch.Generator) -> Draws:
-    """Random numbers for `count` images, on the generator's device; a strength of zero draws nothing."""
+    """Draws random numbers for `count` images on the generator's device; a strength of zero draws nothing."""
     return {
         name: torch.rand(count, *shape, device=generator.device, generator=generator)
         for name, shape in SHAPES.items()
@@ -31,14 +31,19 @@ def draws(recipe: Recipe, count: int, *, generator: torch.Generator) -> Draws:
 
 
 def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
-    """`images`, (N, C, H, W) in 0..1, augmented as the recipe says; the same tensor where it says nothing.
+    """Returns augmented images, or `images` itself if the recipe has no augmentation.
 
-    `drawn` is of `draws`, for as many images. What becomes of an image does not depend on the others.
+    The result for an image does not depend on the other images.
+
+    Args:
+        images: (N, C, H, W) in 0..1.
+        recipe: strength of each augmentation.
+        drawn: random numbers from `draws` for N images.
     """
     out = images
 
     def change(name: str) -> Tensor:
-        """Uniform in -strength..strength."""
+        """Returns values that are uniform in -strength..strength."""
         strength: float = getattr(recipe, name)
         if not strength:
             return images.new_zeros(len(images), *SHAPES[name])
@@ -65,27 +70,33 @@ def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
 
 
 def affine(images: Tensor, *, angle: Tensor, translation: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """(N, C, H, W): each image sheared along x, rotated, scaled about its centre, then moved; bilinear, 0 outside.
+    """Shears each image along x, rotates and scales it about its centre, then moves it.
 
-    angle, shear: (N,) degrees, clockwise as in torchvision; scale: (N,) factors;
-    translation: (N, 2) fractions of width (rightwards) and height (downwards).
+    Interpolation is bilinear; pixels outside the image are 0.
+
+    Args:
+        images: (N, C, H, W).
+        angle: (N,) degrees, clockwise as in torchvision.
+        translation: (N, 2) fractions of the width (rightwards) and of the height (downwards).
+        scale: (N,) factors.
+        shear: (N,) degrees.
     """
     height, width = images.shape[2:]
     radians = torch.deg2rad(angle)
     cos, sin, tan = radians.cos(), radians.sin(), torch.deg2rad(shear).tan()
-    # grid_sample asks where each output pixel comes from: the inverse map. It counts both axes from -1 to 1,
-    # so on an image that is not square a rotation needs the ratio of the sides, or it would distort.
+    # grid_sample takes the inverse map: the input position of each output pixel. Both axes run from -1 to 1, so
+    # a rotation needs the aspect ratio; without it, images that are not square would be distorted.
     ratio = width / height
-    # A step right and a step down in the output are these two steps, (N, 1, 1, 2), in the input.
+    # Input displacements, (N, 1, 1, 2), of one step to the right and one step down in the output.
     right = torch.stack([cos - sin * tan, -sin * ratio], dim=1).div(scale[:, None])[:, None, None]
     down = torch.stack([(sin + cos * tan) / ratio, cos], dim=1).div(scale[:, None])[:, None, None]
     back = 2 * translation[:, None, None]
     x = _pixel_centres(width, images.device).view(1, 1, -1, 1) - back[..., :1]
     y = _pixel_centres(height, images.device).view(1, -1, 1, 1) - back[..., 1:]
-    grid = right * x + down * y  # not affine_grid, whose batched product takes several times as long on a CPU
+    grid = right * x + down * y  # affine_grid takes several times as long on a CPU
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _pixel_centres(side: int, device: torch.device) -> Tensor:
-    """(side,): where the pixels lie on an axis whose borders are -1 and 1."""
+    """Returns the pixel centres, (side,), on an axis whose borders are -1 and 1."""
     return (torch.arange(side, device=device) * 2 + 1) / side - 1

@@ -1,8 +1,8 @@
-"""Which weights a training keeps: its last ones, or a running average of those after every step.
+"""Running average of the weights during a training run; without averaging, the last weights are kept.
 
-Late in a training each step still moves the weights about a point that lies between them; their average is nearer to
-it, and steadier from one epoch to the next (Polyak and Juditsky 1992, "Acceleration of stochastic approximation by
-averaging"). It is exponential, with the running statistics of batch norms averaged alike, as in Tarvainen and Valpola
+Late in a training run, each step moves the weights around a point between them. Their average is closer to that point
+and varies less from epoch to epoch (Polyak and Juditsky 1992, "Acceleration of stochastic approximation by
+averaging"). The average is exponential and includes the running statistics of batch norm, as in Tarvainen and Valpola
 2017, "Mean teachers are better role models".
 """
 
@@ -18,11 +18,17 @@ EARLY = 9
 
 
 def averaging_share(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The share of the weights after batch `step`, counted from 0, in the average: 1 where there is none.
+    """Returns the share in 0..1 of the current weights in the average; 1 if the recipe has no averaging.
 
-    The average forgets by a factor of e in `average_epochs`, and as long as the training is young in a ninth of what
-    it has come through: early weights move fast, and their batch norms' statistics fit no mean of them. The ninth is
-    that of TensorFlow's `ExponentialMovingAverage`.
+    The update is `average += share * (current - average)`. The time constant of the average is `average_epochs`
+    epochs. Early in a training run it is shorter, a ninth of the steps so far: early weights change fast, and the
+    running statistics of their batch norms do not fit an average of them. The early share, 9 / (step + 9), is that of
+    TensorFlow's `ExponentialMovingAverage` with `num_updates` = step - 1.
+
+    Args:
+        recipe: gives `average_epochs`.
+        step: batch after which the average is updated, counted from 0 over the whole training run.
+        steps_per_epoch: batches in an epoch.
     """
     if not recipe.average_epochs:
         return 1.0
@@ -30,20 +36,20 @@ def averaging_share(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 class Kept(Protocol):
-    """The weights and running statistics that a training is judged by and leaves behind."""
+    """The weights and running statistics that are validated and that the module holds after training."""
 
     def restart(self) -> None:
-        """Begins anew from what the module holds."""
+        """Resets the kept state to the state of the module."""
 
     def update(self, share: float | Tensor) -> None:
-        """After a step; `share` is `averaging_share`, a number or, on a device, a tensor of one."""
+        """Updates the kept state after a step; `share` is `averaging_share` as a number or as a tensor of shape ()."""
 
     def swap(self) -> None:
-        """Exchanges what the module holds for what is kept, and back."""
+        """Exchanges the state of the module and the kept state; a second call undoes the first."""
 
 
 class Last:
-    """Those of the last step: nothing to do."""
+    """Keeps the weights of the last step, which the module holds anyway."""
 
     def restart(self) -> None:
         pass
@@ -56,7 +62,7 @@ class Last:
 
 
 class Average:
-    """The average of the module's floating-point parameters and buffers, on their device."""
+    """Keeps a running average of the module's floating-point parameters and buffers, on their device."""
 
     def __init__(self, module: nn.Module) -> None:
         tensors = [*module.parameters(), *module.buffers()]
@@ -78,5 +84,5 @@ class Average:
 
 
 def kept_weights(module: nn.Module, recipe: Recipe) -> Kept:
-    """What the recipe has kept of the module, which must be on its device."""
+    """Returns the kept state that the recipe asks for; `module` must already be on its training device."""
     return Average(module) if recipe.average_epochs else Last()

@@ -1,4 +1,4 @@
-"""Batches of an epoch; equal seeds give every engine the same images in the same order."""
+"""Batches of an epoch, the same in every engine for the same seed and device type."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from nas.training.data import TrainingData, per_channel
 
 
 def batch_size_and_steps(recipe: Recipe, num_examples: int) -> tuple[int, int]:
-    """Examples a batch and batches an epoch; a recipe's batch may be larger than all there is."""
+    """Returns the batch size, which is at most `num_examples`, and the number of batches in an epoch."""
     batch_size = min(recipe.batch_size, num_examples)
-    # Batches of one size: the rest of a permutation is left out, and the next has other examples there.
+    # All batches have the same size: the remainder of each permutation is left out.
     return batch_size, num_examples // batch_size
 
 
 def batches(data: TrainingData, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of the train split in a new order: augmented, normalised images (N, C, H, W) and labels (N,)."""
+    """Yields the batches of one epoch in a new order: augmented, normalised images (N, C, H, W) and labels (N,)."""
     device = data.train_images.device
     mean, std = per_channel(data.mean, device), per_channel(data.std, device)
     batch_size, num_steps = batch_size_and_steps(recipe, len(data.train_images))

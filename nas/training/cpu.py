@@ -1,4 +1,4 @@
-"""Training engine for processors: machine code where the network is supported, otherwise the reference."""
+"""Training engine for all devices but CUDA: machine code for a network on a CPU, or else the reference trainer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from nas.training.native.trainer import NativeTrainer
 
 
 class CpuEngine:
-    """One network at a time, in one thread."""
+    """Trains one network at a time in one thread."""
 
     capacity = 1
 
@@ -36,10 +36,10 @@ class CpuEngine:
     def _advance(self, key: int) -> EpochMetrics | Exception:
         last, epochs = self._running[key]
         try:
-            # In one thread always, so that a result does not depend on how many workers share the machine.
+            # Always one thread, so that a result does not depend on the number of workers on the machine.
             with _one_thread():
                 metrics = next(epochs)
-        except Exception as error:  # whatever a network does belongs to its own training
+        except Exception as error:  # any error of a network is the outcome of its own training run
             self.remove(key)
             return error
         if metrics.epoch == last:

@@ -1,4 +1,4 @@
-"""The images a training sees, kept as bytes on its device."""
+"""Training and validation data as uint8 tensors on a device, or as files that several processes share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,16 @@ from nas.data.datasets import Dataset, Split, merged
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingData:
-    """Two splits, on one device: images uint8 (N, C, H, W), labels int64 (N,); mean and std of each channel in 0..1."""
+    """Training and validation split on one device.
+
+    Attributes:
+        train_images, val_images: uint8 (N, C, H, W).
+        train_labels, val_labels: int64 (N,).
+        mean, std: of each channel, for pixels scaled to 0..1.
+
+    Raises:
+        ValueError: a split is empty, or its tensors have the wrong type, rank or length.
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -32,7 +41,7 @@ class TrainingData:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TrainingData":
-        """The splits of a dataset that a search may see."""
+        """Returns the train and val split of a dataset."""
         return cls(
             train_images=dataset.train.images,
             train_labels=dataset.train.labels,
@@ -44,7 +53,7 @@ class TrainingData:
 
     @classmethod
     def on_test(cls, dataset: Dataset, test: Split) -> "TrainingData":
-        """Train and val together to train on, and the test split to judge on; normalised as in the search."""
+        """Returns train and val as training data and the test split as validation data, normalised as in the search."""
         every = merged(dataset)
         return cls(
             train_images=every.images,
@@ -56,7 +65,7 @@ class TrainingData:
         )
 
     def to(self, device: torch.device) -> "TrainingData":
-        """The same data on `device`; uint8, so all of MNIST takes 55 MB there."""
+        """Returns the same data on `device`. As uint8, all of MNIST takes 55 MB."""
         return replace(
             self,
             train_images=self.train_images.to(device),
@@ -68,7 +77,13 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedData:
-    """Training data in files, which any number of processes map into memory without a copy of their own."""
+    """Training data in files, which several processes map into memory without copies.
+
+    Attributes:
+        folder: holds one file for each tensor.
+        shapes: of the tensors, by name.
+        mean, std: as in `TrainingData`.
+    """
 
     folder: Path
     shapes: Mapping[str, tuple[int, ...]]
@@ -77,7 +92,7 @@ class SharedData:
 
     @classmethod
     def write(cls, data: TrainingData, folder: Path) -> "SharedData":
-        """Writes the files into `folder`."""
+        """Writes one file for each tensor into `folder`."""
         shapes = {}
         for name in _DTYPES:
             tensor: Tensor = getattr(data, name).cpu().contiguous()
@@ -86,7 +101,7 @@ class SharedData:
         return cls(folder=folder, shapes=shapes, mean=data.mean, std=data.std)
 
     def open(self) -> TrainingData:
-        """The data, on the CPU; nothing is read before it is used."""
+        """Returns the data on the CPU, mapped from the files: pages are read when they are first used."""
         tensors = {
             name: torch.from_file(
                 str(self.folder / name), shared=False, size=math.prod(shape), dtype=_DTYPES[name]
@@ -105,5 +120,5 @@ _DTYPES = {
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """(1, C, 1, 1): one value for each channel of a batch of images, on `device`."""
+    """Returns one value for each channel as a float32 tensor (1, C, 1, 1) on `device`."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""Results of training outside a search: one network with weights, or one for each seed."""
+"""Results of training outside a search: a network trained with one seed, or with several."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A trained network. `judged_on` is the split that the history's val figures are of: "val" or "test"."""
+    """A trained network.
+
+    Attributes:
+        architecture, recipe: what was trained, and how.
+        dataset: name of the dataset.
+        mean, std: of each channel of the train split, for pixels scaled to 0..1.
+        classes: names of the classes.
+        judged_on: "val" or "test", the split that the val figures in `history` come from.
+        seed: of the initialisation and of the training run.
+        data: the train and val split.
+        history: metrics of each epoch; empty if the run diverged.
+        weights: state dict on the CPU; empty if the run diverged.
+    """
 
     architecture: Architecture
     recipe: Recipe
@@ -32,7 +44,7 @@ class Fit:
     weights: "Mapping[str, Tensor]" = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         cost = cost_of(self.architecture)
         return {
             "dataset": self.dataset,
@@ -48,10 +60,12 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """The same training with several seeds. `fit`: with the first of them, whose weights are to be kept.
+    """The same training with several seeds.
 
-    histories: by seed, without epochs where the loss was no number; then there are no weights either.
-    result: what the seeds say of a target.
+    Attributes:
+        fit: the run with the first seed, and its weights.
+        histories: metrics of each epoch, by seed; empty for a run that diverged.
+        result: accuracies of all seeds, compared with a target.
     """
 
     fit: Fit
@@ -59,5 +73,5 @@ class Repeats:
     result: TestResult
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         return {**self.fit.to_json(), "seeds": list(self.histories), **self.result.to_json()}

@@ -1,4 +1,4 @@
-"""What a training reports of each epoch."""
+"""Metrics that a training run reports for each epoch."""
 
 import dataclasses
 import math
@@ -6,26 +6,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import StudyError, TrainingDiverged
-from nas.schema import COUNT, Allowed, Fields, Interval, check
+from nas.schema import COUNT, Expected, Fields, Interval, check
 
-ALLOWED: dict[str, Allowed] = {
+EPOCH_FIELDS: dict[str, Expected] = {
     "epoch": COUNT,
-    **dict.fromkeys(("train_loss", "val_loss"), Interval(float, -1)),  # rounding may put a loss just below 0
+    **dict.fromkeys(("train_loss", "val_loss"), Interval(float, -1)),  # rounding can make a loss slightly negative
     **dict.fromkeys(("train_accuracy", "val_accuracy"), Interval(float, 0, 1)),
     **dict.fromkeys(("learning_rate", "seconds"), Interval(float, 0)),
 }
-EPOCH = Fields(ALLOWED, required=ALLOWED.keys(), closed=True)
+EPOCH = Fields(EPOCH_FIELDS, required=EPOCH_FIELDS.keys(), closed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMetrics:
-    """One epoch, counted from 1. Accuracies are fractions in 0..1.
+    """Metrics of one epoch. Losses are mean cross entropies, accuracies are in 0..1.
 
-    train_loss, train_accuracy: means over the epoch's augmented batches while the weights changed, label smoothing
-        included.
-    val_loss, val_accuracy: after the epoch, un-augmented and unsmoothed.
-    learning_rate: that of the epoch's last step.
-    seconds: wall time of training and validation; the first epoch's with what was built or compiled before it.
+    Attributes:
+        epoch: counted from 1.
+        train_loss, train_accuracy: means over the augmented batches, computed while the weights change. The loss
+            includes label smoothing.
+        val_loss, val_accuracy: after the epoch, without augmentation and label smoothing.
+        learning_rate: of the last step.
+        seconds: wall time of training and validation. Networks that train side by side on a GPU share it evenly. The
+            first epoch includes the time for building and compiling.
     """
 
     epoch: int
@@ -37,19 +40,19 @@ class EpochMetrics:
     seconds: float
 
     def or_diverged(self) -> "EpochMetrics":
-        """These metrics; raises `TrainingDiverged` where a loss is not finite."""
-        for loss in (self.train_loss, self.val_loss):  # after the epoch's last step only the val loss can tell
+        """Returns these metrics; raises `TrainingDiverged` if a loss is not finite."""
+        for loss in (self.train_loss, self.val_loss):  # only the val loss shows that the last step diverged
             if not math.isfinite(loss):
                 raise TrainingDiverged(self.epoch, loss)
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`."""
+        """Returns plain data for `json.dump`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "epoch metrics") -> "EpochMetrics":
-        """The metrics in what `to_json` gave."""
+        """Returns the metrics from the output of `to_json`; raises `StudyError` for invalid data."""
         check(data, EPOCH, where, StudyError)
         assert isinstance(data, dict)
         return cls(**data)

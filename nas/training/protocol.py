@@ -1,4 +1,4 @@
-"""What every training engine offers."""
+"""Interface of the training engines."""
 
 from typing import Protocol
 
@@ -9,27 +9,28 @@ from nas.training.metrics import EpochMetrics
 
 
 class GroupFullError(Exception):
-    """There is no memory for one more network beside those that are being trained."""
+    """Memory does not suffice for one more network beside those in training."""
 
 
 class Engine(Protocol):
-    """Trains up to `capacity` networks side by side; what one comes to does not depend on the others.
+    """Trains up to `capacity` networks side by side. The result of a network does not depend on the others.
 
-    `notes` says what was done otherwise than meant, and why.
+    capacity: may change with every call.
+    notes: messages about fallbacks and their reasons.
     """
 
     capacity: int
     notes: list[str]
 
     def add(self, key: int, module: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        """Takes a network in, to be trained in place; raises `GroupFullError`."""
+        """Adds a network, which is trained in place; raises `GroupFullError`."""
 
     def remove(self, key: int) -> None:
-        """Drops a network, wherever its training stands."""
+        """Removes a network, if it is there, before its training is complete."""
 
     def advance(self) -> list[tuple[int, EpochMetrics | Exception]]:
-        """Trains every network by an epoch: its metrics, or what it failed with.
+        """Trains every network for one epoch; returns the metrics, or the exception, of each by key.
 
-        A network leaves by itself after its recipe's last epoch, or when it fails: `TrainingDiverged` where its loss
-        is no longer finite.
+        A network is removed after the last epoch of its recipe and after an exception. The exception is
+        `TrainingDiverged` if its loss is not finite.
         """

@@ -1,6 +1,6 @@
-"""The reference trainer: one eager loop to read, and to hold every faster trainer to.
+"""The reference trainer: a readable eager loop that every faster trainer is tested against.
 
-No data loader: the images stay on the device as uint8 and each epoch gathers its batches there.
+There is no data loader: the images stay on the device as uint8, and each batch is gathered there.
 """
 
 import time
@@ -22,7 +22,7 @@ from nas.training.schedule import learning_rate
 
 
 def initialise(architecture: Architecture, *, seed: int) -> nn.Module:
-    """The network on the CPU, its weights torch's defaults drawn from `seed`."""
+    """Returns the network on the CPU, with torch's default initialisation drawn from `seed`."""
     with as_global(torch.Generator().manual_seed(seed)):
         return architecture.build()
 
@@ -30,12 +30,19 @@ def initialise(architecture: Architecture, *, seed: int) -> nn.Module:
 def train(
     module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, device: torch.device
 ) -> Iterator[EpochMetrics]:
-    """Yields the metrics of each epoch while it trains `module` in place, on `device`, where it stays.
+    """Trains `module` in place and yields the metrics of each epoch.
 
-    `seed` governs the order of the examples, the augmentation and dropout; on the CPU equal seeds give equal bits on
-    the same machine and number of threads. Raises `TrainingDiverged` after an epoch whose loss is not finite.
-    At each yield the module is in eval mode, holds the weights that the recipe has kept (`nas.training.averaging`),
+    At each yield the module is in eval mode and holds the weights that the recipe keeps (`nas.training.averaging`),
     and torch's global random state is as the caller left it.
+
+    Args:
+        module: moved to `device`, where it stays.
+        data: on any device.
+        seed: determines the order of the examples, the augmentation and dropout. On the CPU, equal seeds give bitwise
+            equal results on the same machine with the same number of threads.
+
+    Raises:
+        TrainingDiverged: the loss of an epoch is not finite.
     """
     data = data.to(device)
     module.to(device).to(memory_format=_memory_format(module, device))
@@ -76,7 +83,14 @@ def evaluate(
     device: torch.device,
     batch_size: int = 1000,
 ) -> tuple[float, float]:
-    """Mean cross entropy and accuracy, a fraction, over all examples; leaves `module` on `device` in eval mode."""
+    """Returns mean cross entropy and accuracy in 0..1 over all examples; leaves `module` on `device` in eval mode.
+
+    Args:
+        images: uint8 (N, C, H, W), on any device.
+        labels: int64 (N,), on any device.
+        mean, std: of each channel, for pixels scaled to 0..1.
+        batch_size: examples in a batch; changes only speed, memory and rounding.
+    """
     module.to(device).eval()
     memory_format = _memory_format(module, device)
     centre, spread = per_channel(mean, device), per_channel(std, device)
@@ -93,7 +107,7 @@ def evaluate(
 
 
 def state_dict_on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the weights and buffers on the CPU, contiguous, fit for `torch.save`."""
+    """Returns contiguous copies of the weights and buffers on the CPU, ready for `torch.save`."""
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
@@ -110,7 +124,7 @@ def _train_epoch(
     epoch: int,
     generator: torch.Generator,
 ) -> tuple[float, float]:
-    """Mean training loss and accuracy of the epoch, read from the device once."""
+    """Returns mean training loss and accuracy of the epoch, which are read from the device only at its end."""
     module.train()
     device = data.train_images.device
     memory_format = _memory_format(module, device)
@@ -132,12 +146,12 @@ def _train_epoch(
 
 
 def _memory_format(module: nn.Module, device: torch.device) -> torch.memory_format:
-    """channels_last where it is faster and right: a tenth to a third less time a step on a CPU."""
+    """Returns channels_last where it is faster and correct: it saves a tenth to a third of a step's time on a CPU."""
     if device.type not in ("cpu", "cuda"):
         return torch.contiguous_format
     if device.type == "cpu":
         for layer in module.modules():
-            # oneDNN issue 6035: wrong weight gradients in channels_last on AVX2 for few input channels.
+            # oneDNN issue 6035: wrong weight gradients in channels_last on AVX2 with few input channels.
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1):
                 return torch.contiguous_format
     return torch.channels_last

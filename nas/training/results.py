@@ -1,4 +1,4 @@
-"""A trial's objective and consistent accuracy; neither is the best epoch's."""
+"""Objective and consistent accuracy of a trial, both computed from its last epochs and not from its best."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -6,21 +6,25 @@ from statistics import fmean
 from nas.training.metrics import EpochMetrics
 
 CONSISTENCY = 5
-"""How many of the last epochs count, unless told otherwise."""
+"""Default number of last epochs that count."""
 
 
 def objective(val_accuracies: Sequence[float], consistency: int) -> float:
-    """Mean val accuracy, a fraction, over the last `consistency` epochs, or all where there are fewer."""
+    """Returns the mean val accuracy in 0..1 over the last `consistency` epochs, or over all if there are fewer.
+
+    Raises:
+        ValueError: there are no epochs, or `consistency` is below 1.
+    """
     return fmean(_last(val_accuracies, consistency))
 
 
 def consistent_accuracy(val_accuracies: Sequence[float], consistency: int) -> float:
-    """Smallest val accuracy, a fraction, over the same epochs: "at least this in each of the last 5"."""
+    """Returns the lowest val accuracy in 0..1 over the epochs that `objective` averages; raises as `objective` does."""
     return min(_last(val_accuracies, consistency))
 
 
 def val_accuracies(history: Sequence[EpochMetrics], epochs: int) -> tuple[float, ...]:
-    """One for each epoch; 0 in all of `epochs` for a run that has none, since its loss was no number."""
+    """Returns the val accuracy of each epoch; for an empty history, that of a diverged run, 0 for all `epochs`."""
     return tuple(metrics.val_accuracy for metrics in history) or (0.0,) * epochs
 
 

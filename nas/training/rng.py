@@ -1,4 +1,4 @@
-"""Random numbers of a training: its generators, and torch's global stream lent to one of them."""
+"""Random generators of a training run, and a context that makes one of them torch's global generator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from torch import Tensor
 
 @contextmanager
 def as_global(generator: torch.Generator) -> Iterator[None]:
-    """Within, the global random stream of the generator's device is this generator; after, what it was before.
+    """Context in which torch's global generator of the device continues from `generator`.
 
-    Weight initialisation and dropout draw from the global stream and can be given no other.
+    On exit, `generator` has the state that the global generator reached, and the global generator has its previous
+    state. Weight initialisation and dropout need this: they can draw only from the global generator.
     """
     before = _get(generator.device)
     _set(generator.device, generator.get_state())
@@ -23,7 +24,7 @@ def as_global(generator: torch.Generator) -> Iterator[None]:
 
 
 def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
-    """Random numbers for a training: those of the order and the augmentation, and those of dropout."""
+    """Returns two generators on `device`: for the order of the examples and the augmentation, and for dropout."""
     dropout_seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
     return torch.Generator(device).manual_seed(seed), torch.Generator(device).manual_seed(dropout_seed)
 

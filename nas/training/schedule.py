@@ -1,16 +1,16 @@
-"""Learning rates as a pure function of the step, so that any trainer can compute or tabulate them."""
+"""Learning rate as a pure function of the step, so that any trainer can compute or tabulate it."""
 
 import math
 
 from nas.recipe import Recipe
 
-# OneCycleLR's defaults: it starts at peak / 25 and ends at that / 10,000.
+# Defaults of OneCycleLR: the rate starts at peak / 25 and ends at that / 10,000.
 _START_DIVISOR = 25.0
 _FINAL_DIVISOR = 1e4
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of batch `step`, counted from 0 over the whole training."""
+    """Returns the learning rate of batch `step`, counted from 0 over the whole training run."""
     peak = recipe.learning_rate
     num_steps = recipe.epochs * steps_per_epoch
     if recipe.schedule == "constant":
@@ -25,11 +25,11 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def _one_cycle(peak: float, warmup: float, step: int, num_steps: int) -> float:
-    """As `torch.optim.lr_scheduler.OneCycleLR` with its two phases and without its cycled momentum."""
+    """Returns the rate of `torch.optim.lr_scheduler.OneCycleLR` with two phases; momentum is not cycled."""
     start = peak / _START_DIVISOR
-    peak_step = warmup * num_steps - 1  # -1 without a warmup: torch's first step is then already past the peak
+    peak_step = warmup * num_steps - 1  # -1 without warmup: as in torch, the first step is then already past the peak
     if step <= peak_step:
-        # The peak may fall on step 0, where torch divides by zero.
+        # The peak can be at step 0, where torch would divide by zero.
         return _cosine(start, peak, step / peak_step) if peak_step > 0 else peak
     return _cosine(peak, start / _FINAL_DIVISOR, (step - peak_step) / (num_steps - 1 - peak_step))
 

@@ -1,6 +1,8 @@
-"""The fastest trainer that a device and a network have, behind one interface.
+"""Selects the fastest trainer for a device and a network, behind one interface.
 
-Machine code for each network on processors, graphs of kernels on CUDA, and where neither can do it the reference.
+On CPUs this is machine code generated for the network, or the reference trainer if the network is not supported. On
+CUDA it is a group of lanes with CUDA graphs, or without graphs if capture fails. On other devices it is the reference
+trainer.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from nas.training.protocol import Engine
 
 
 def most_at_once(device: torch.device, size: int | None = None) -> int:
-    """The largest capacity that the engine of a device can have; `size` as for `open_engine`."""
+    """Returns the largest capacity that the engine of a device can have; `size` is that of `open_engine`."""
     if device.type == "cuda":
         from nas.training.cuda.engine import GROUP
 
@@ -25,9 +27,13 @@ def most_at_once(device: torch.device, size: int | None = None) -> int:
 
 
 def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False, size: int | None = None) -> Engine:
-    """The engine of a device. `exact`: bitwise repeatable, which on processors it always is; `size`: of CUDA's groups.
+    """Returns a training engine for a device.
 
-    None: 16, or as many as memory allows.
+    Args:
+        data: on any device; the engine moves it to `device`.
+        device: where to train.
+        exact: whether results on CUDA are bitwise repeatable. On CPUs they always are.
+        size: largest number of networks that train side by side on CUDA, default 16; memory may allow fewer.
     """
     if device.type == "cuda":
         from nas.training.cuda.engine import CudaGroup
@@ -45,9 +51,10 @@ def train(
     device: torch.device,
     exact: bool = False,
 ) -> Iterator[EpochMetrics]:
-    """Yields the metrics of each epoch while it trains `module` in place; raises `TrainingDiverged`.
+    """Trains `module` in place with the fastest engine of the device and yields the metrics of each epoch.
 
-    What `reference.train` does, on the fastest engine of the device.
+    Arguments and errors are those of `reference.train`, `exact` is that of `open_engine`. On CUDA, the module is in
+    eval mode and holds the kept weights only after the last epoch.
     """
     engine = open_engine(data, device, exact=exact, size=1)
     engine.add(0, module, recipe, seed=seed)

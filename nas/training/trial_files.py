@@ -1,4 +1,4 @@
-"""Files that the dashboard shows of a training: a picture, the architecture, a table of epochs."""
+"""Files that the dashboard shows for a training run: a picture, the architecture and a table of epochs."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from nas.training.metrics import EpochMetrics
 
 
 def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics], *, title: str) -> dict[str, bytes]:
-    """By name: a picture, the architecture file, a table of epochs."""
+    """Returns the contents of the files by name: a picture of the network, its architecture and a table of epochs."""
     return {
         "architecture.svg": picture(architecture, title=title),
         "architecture.json": architecture.dumps().encode(),
@@ -19,7 +19,7 @@ def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics
 
 
 def epochs_csv(history: Sequence[EpochMetrics]) -> str:
-    """A line an epoch below the names of its figures; accuracies are fractions."""
+    """Returns the metrics as CSV: a header, then one line for each epoch. Accuracies are in 0..1."""
     text = io.StringIO()
     writer = csv.DictWriter(text, EpochMetrics.__dataclass_fields__, lineterminator="\n")
     writer.writeheader()

@@ -1,1 +1,1 @@
-"""Where a candidate is trained: in this process, in worker processes or on a Ray cluster, behind one interface."""
+"""Training of candidates in this process, in worker processes or on a Ray cluster, behind one interface."""

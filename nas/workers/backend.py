@@ -1,4 +1,4 @@
-"""Chooses local devices or a Ray cluster before a search, and opens them when it starts."""
+"""Chooses where to train, on local devices or on a Ray cluster, and opens workers there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import torch
 
-from nas.errors import NasError
+from nas.errors import NasError, argument
 from nas.training.data import TrainingData
 from nas.training.device import describe, num_cores, pick_devices
 from nas.training.select import most_at_once
@@ -16,15 +16,15 @@ from nas.workers.protocol import Workers
 
 
 class Place(Protocol):
-    """A context, inside which workers can be opened, one set after another."""
+    """Where to train: a context manager in which sets of workers are opened, one after another."""
 
     @property
     def description(self) -> str:
-        """Where it is, in words."""
+        """Devices or cluster as text."""
 
     @property
     def num_workers(self) -> int:
-        """How many processes or tasks train at a time."""
+        """Number of processes or tasks that train at a time."""
 
     def open(self, data: TrainingData, *, exact: bool = False) -> Workers: ...
 
@@ -35,7 +35,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ThisMachine:
-    """`num_workers` processes on `devices` in turn; where that is one this process."""
+    """Devices of this machine, used in turn by `num_workers` processes. A single worker trains in this process."""
 
     devices: Sequence[torch.device]
     num_workers: int
@@ -56,11 +56,14 @@ class ThisMachine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """What to train on, as options name it.
+    """Options that say where to train.
 
-    device: "auto", "cuda", "cuda:N", "mps" or "cpu". workers: processes that train; None is one a core on processors,
-    one for each GPU, and on a cluster as many as it has room for. ray: address of a Ray cluster. gpus_per_trial: share
-    of a GPU, 0 to 1, with `ray`. exact: bitwise repeatable on a GPU, too.
+    Attributes:
+        device: "auto", "cuda", "cuda:N", "mps" or "cpu"; with `ray` "auto", "cuda" or "cpu".
+        workers: Number of workers. None: one per CPU core, one per GPU, or as many as a Ray cluster has room for.
+        ray: Address of a Ray cluster; None: this machine.
+        gpus_per_trial: GPUs of a trial on a Ray cluster: 0, or 0.01 to 1. None: 1 on GPUs, otherwise 0.
+        exact: Whether training on GPUs is bitwise repeatable, as it always is on CPUs.
     """
 
     device: str = "auto"
@@ -70,7 +73,7 @@ class Compute:
     exact: bool = False
 
     def place(self) -> Place:
-        """Where it is; raises `NasError` for options that do not fit together, or for a device that is not there."""
+        """Returns where to train; raises `NasError` for contradictory options or an unavailable device."""
         if self.ray is not None:
             from nas.workers.ray_backend import RayCluster
 
@@ -78,7 +81,9 @@ class Compute:
                 self.ray, device=self.device, workers=self.workers, gpus_per_trial=self.gpus_per_trial
             )
         if self.gpus_per_trial is not None:
-            raise NasError("--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out")
+            raise NasError(
+                f"{argument('gpus_per_trial', self.gpus_per_trial)}: only for a Ray cluster; give `ray`, too"
+            )
         devices = pick_devices(self.device)
         return ThisMachine(devices, self.workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
 
@@ -91,10 +96,14 @@ def open_workers(
     exact: bool = False,
     group: int | None = None,
 ) -> Workers:
-    """Workers on devices of this machine: `num` processes on them in turn, or where that is one this process.
+    """Opens workers on this machine: `num` processes that use `devices` in turn, or this process if `num` is 1.
 
-    `group`: networks that one CUDA device trains at once, None: 16, or as many as memory allows. `exact`: bitwise
-    repeatable.
+    Args:
+        data: Images and labels to train on.
+        devices: Devices of this machine, all of one type.
+        num: Number of workers.
+        exact: Whether training on GPUs is bitwise repeatable.
+        group: Maximum number of networks that a CUDA device trains at once, if memory allows; None is 16.
     """
     if num == 1:
         return InProcess(data, devices[0], exact=exact, group=group)

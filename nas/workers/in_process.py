@@ -1,4 +1,4 @@
-"""Training in this process."""
+"""Trains jobs in the calling process."""
 
 import io
 
@@ -16,13 +16,13 @@ from nas.workers.protocol import Ended, Job, Progress, Report
 
 
 class InProcess:
-    """Jobs on one device of this process: an epoch of each at every call of `reports`."""
+    """Trains jobs on one device in this process: `reports` trains each job by one epoch, unless reports are pending."""
 
     def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group: int | None = None) -> None:
         self.most = most_at_once(device, group)
         self._engine = open_engine(data, device, exact=exact, size=group)
         self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}
-        self._waiting: list[Job] = []  # there was no memory for them beside the others
+        self._waiting: list[Job] = []  # jobs for which memory was short
         self._reports: list[Report] = []
 
     @property
@@ -31,12 +31,12 @@ class InProcess:
 
     @property
     def notes(self) -> list[str]:
-        """What was done otherwise than meant, and why."""
+        """Notes on what the engine did differently than requested, and why."""
         return self._engine.notes
 
     @property
     def busy(self) -> bool:
-        """Whether there is, or will be, something to report."""
+        """Whether there are jobs or pending reports."""
         return bool(self._jobs or self._waiting or self._reports)
 
     def submit(self, job: Job) -> None:
@@ -45,7 +45,7 @@ class InProcess:
             self._engine.add(job.key, module, job.recipe, seed=job.seed)
         except GroupFullError:
             self._waiting.append(job)
-        except Exception as error:  # whatever a network does to torch belongs to its own trial
+        except Exception as error:  # any error of a network concerns only its own trial
             self._reports.append(_failed(job.key, error))
         else:
             self._jobs[job.key] = job, module, []

@@ -1,4 +1,7 @@
-"""A worker process: takes jobs, and keys of jobs to stop, on standard input; sends reports on standard output."""
+"""Runs a worker process: reads jobs from standard input, and writes reports to standard output.
+
+An integer on standard input is the key of a job to stop.
+"""
 
 import os
 import pickle
@@ -16,8 +19,8 @@ from nas.workers.protocol import Job
 
 
 def main() -> None:
-    """Works until standard input ends, which it does when the parent is gone."""
-    # Whatever prints, torch perhaps, must not print among the reports.
+    """Runs until standard input ends, which happens when the parent process ends."""
+    # Redirects standard output to standard error, so that printed text cannot corrupt the reports.
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
@@ -42,7 +45,7 @@ def _listen(stream: BinaryIO, messages: "queue.SimpleQueue[Job | int]") -> None:
     with suppress(EOFError, pickle.UnpicklingError):
         while True:
             messages.put(pickle.load(stream))
-    os._exit(0)  # at once, though the main thread trains: nobody is left to hear of it
+    os._exit(0)  # does not wait for the main thread, whose results no process reads any more
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains in worker processes with one thread each."""
+"""Trains jobs in worker processes with one thread each."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ from nas.workers.protocol import RETRIES, Ended, Job, Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a worker process is told first."""
+    """First message to a worker process: data, device and options of the engine."""
 
     data: SharedData
     device: torch.device
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a worker process sends: reports, and how many jobs it can have at a time from now on."""
+    """Message from a worker process: reports, and the number of jobs that it can now train at a time."""
 
     capacity: int
     reports: list[Report]
@@ -39,7 +39,13 @@ class Batch:
 
 @dataclass(slots=True)
 class _Running:
-    """A job in training. `epoch` is the last one that was passed on."""
+    """A job in training.
+
+    Attributes:
+        job: The job.
+        epoch: Last epoch that was reported.
+        times_lost: Number of worker processes that died while they trained the job.
+    """
 
     job: Job
     epoch: int = 0
@@ -60,25 +66,26 @@ class _Worker:
 
     def send(self, message: Setting | Job | int) -> None:
         assert self.process.stdin is not None
-        with suppress(OSError):  # a process that died says so in what is received
+        with suppress(OSError):  # the listener notices that the process has died
             pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kills the process, which holds nothing that could be lost, and waits until nothing of it is left."""
+        """Kills the process, which holds nothing that could be lost, and waits for the end of its listener."""
         self.process.kill()
         self.process.wait()
         self.listener.join()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            with suppress(OSError):  # what was not sent yet
+            with suppress(OSError):  # unsent data cannot be written any more
                 pipe.close()
 
 
 class ProcessPool:
-    """A process for each of `devices`, started when there is a job for it; the images lie in memory once for all.
+    """One worker process for each of `devices`, started when there is a job for it. All share one copy of the images.
 
-    A process that dies is replaced, and its jobs begin anew; what dies again and again is failed. The others go on.
+    A process that dies is replaced, and its jobs start again; a job fails after more than `RETRIES` such losses. The
+    other processes continue.
     """
 
     def __init__(
@@ -87,7 +94,7 @@ class ProcessPool:
         self.most = most * len(devices)
         self._folder = tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True)
         shared = SharedData.write(data, Path(self._folder.name))
-        # What the processes send, each beside its worker; None when the process has ended.
+        # Messages with the worker that sent them; None when its process has ended.
         self._received: queue.Queue[tuple[_Worker, Batch | None]] = queue.Queue()
         self._to_start = [Setting(data=shared, device=device, exact=exact, group=group) for device in devices]
         self._workers: list[_Worker] = []
@@ -106,7 +113,7 @@ class ProcessPool:
         found: list[Report] = []
         while not found and any(worker.jobs for worker in self._workers):
             with suppress(queue.Empty):
-                # In short waits, because on some systems Ctrl-C does not end a long one.
+                # Waits briefly, because on some systems Ctrl-C does not interrupt a long wait.
                 worker, batch = self._received.get(timeout=0.5)
                 if worker in self._workers:
                     found = self._replaced(worker) if batch is None else self._taken(worker, batch)
@@ -129,11 +136,11 @@ class ProcessPool:
         reports: list[Report] = []
         for report in batch.reports:
             running = worker.jobs.get(report.key)
-            if running is None:  # stopped, while this was under way
+            if running is None:  # stopped while the report was on its way
                 continue
             if isinstance(report, Ended):
                 del worker.jobs[report.key]
-            elif report.metrics.epoch <= running.epoch:  # told before its process died, and the same again
+            elif report.metrics.epoch <= running.epoch:  # already reported before its process died
                 continue
             else:
                 running.epoch = report.metrics.epoch
@@ -151,19 +158,19 @@ class ProcessPool:
             if running.times_lost <= RETRIES:
                 new.train(running)
             else:
-                reason = f"{running.times_lost} worker processes died under it, the last one by {how}"
+                reason = f"{running.times_lost} worker processes died while they trained it, the last one by {how}"
                 failed.append(Ended(key=key, outcome="failed", reason=reason))
         return failed
 
     def _started(self, setting: Setting) -> _Worker:
-        # Not by multiprocessing: that would run the caller's script again in every process.
+        # Not multiprocessing, which would import the caller's script in every process.
         path = [str(Path(nas.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "nas.workers.process_main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C in a terminal is for the caller alone, who decides
+            start_new_session=True,  # Ctrl-C in a terminal reaches only the parent process, which decides
         )
         worker = _Worker(setting, process)
         worker.send(setting)
@@ -173,7 +180,7 @@ class ProcessPool:
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
-        with suppress(EOFError, OSError, pickle.UnpicklingError):  # as a process that dies leaves its last message
+        with suppress(EOFError, OSError, pickle.UnpicklingError):  # a process that dies may leave an incomplete message
             while True:
                 self._received.put((worker, pickle.load(worker.process.stdout)))
         self._received.put((worker, None))

@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back: values that can be sent to another process."""
+"""Defines the interface of workers, and the jobs and reports that are exchanged with them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,15 @@ from nas.training.metrics import EpochMetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One network to train; `key` names it in the reports. `title`: of the files to be made of it, empty for none."""
+    """A network to train. Can be pickled.
+
+    Attributes:
+        key: Identifies the job in its reports.
+        architecture: Architecture of the network.
+        recipe: Recipe of the training run.
+        seed: Seed of the training run.
+        title: Title of the dashboard files; empty if none are wanted.
+    """
 
     key: int
     architecture: Architecture
@@ -22,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """An epoch of a job is over."""
+    """Report of an epoch of a job. Can be pickled."""
 
     key: int
     metrics: EpochMetrics
@@ -30,10 +38,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The last word on a job: where it was trained its state dict, as `torch.save` writes it, else the reason.
+    """Last report of a job. Can be pickled.
 
-    `files`: what the dashboard shows of it, by name, where the job has a title. Workers make them, since a picture
-    takes longer than all else that a search does for a trial.
+    Attributes:
+        key: Key of the job.
+        outcome: How the job ended.
+        reason: Why the job diverged or failed; empty for a trained one.
+        weights: State dict of a trained job as `torch.save` writes it; otherwise empty.
+        files: Dashboard files of a trained job by name, if it has a title. Workers make them, because drawing the
+            picture takes longer than everything else that a search does for a trial.
     """
 
     key: int
@@ -46,11 +59,11 @@ class Ended:
 Report = Progress | Ended
 
 RETRIES = 3
-"""How often a job is run again whose process or node was lost. What fails by itself is not run again."""
+"""Maximum number of retries of a job whose process or node was lost. A job that raises an error is not retried."""
 
 
 class Workers(Protocol):
-    """Trains jobs, up to `capacity` at a time, which may change; `most` is the largest that it can become."""
+    """Trains jobs, up to `capacity` at a time. `capacity` may change; `most` is its maximum."""
 
     @property
     def capacity(self) -> int: ...
@@ -59,13 +72,13 @@ class Workers(Protocol):
     def most(self) -> int: ...
 
     def submit(self, job: Job) -> None:
-        """Hands a job over; not more than `capacity` at a time."""
+        """Submits a job; at most `capacity` jobs may be submitted and not ended."""
 
     def reports(self) -> list[Report]:
-        """Waits until there is something to report on the jobs, and gives it; nothing where there are no jobs."""
+        """Waits for reports on the jobs and returns them; returns none if there are no jobs."""
 
     def stop(self, key: int) -> None:
-        """Ends a job early, without a report; does nothing where it has ended."""
+        """Stops a job without a last report; does nothing if it has ended."""
 
     def close(self) -> None:
-        """Ends all jobs, without a report."""
+        """Stops all jobs without a last report."""

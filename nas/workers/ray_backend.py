@@ -1,4 +1,7 @@
-"""Training on a Ray cluster: a task for each job. Ray places it, queues it, and runs it again where a node is lost."""
+"""Trains jobs on a Ray cluster, each as one Ray task.
+
+Ray places and queues the tasks, and retries them if a process or a node is lost.
+"""
 
 import os
 import pickle
@@ -13,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from nas.errors import NasError, first_line
+from nas.errors import NasError, argument, first_line, one_of
 from nas.text import counted
 from nas.training.data import TrainingData
 from nas.training.device import num_cores
@@ -24,18 +27,20 @@ DEVICES = ("auto", "cpu", "cuda")
 LOCAL = "local"
 
 ANSWER_SECONDS = 30.0
-"""How long a cluster may take to answer, its first import of Ray included; where all is well it takes two or three."""
+"""Seconds to wait for the answer of a cluster, the import of Ray included; normally it takes two or three."""
 
 LOOK_SECONDS = 3.0
-"""How often is asked which nodes are lost. Of a dead process Ray hears at once, of a cut link only seven minutes later:
-the head has long counted the node as dead when the task's own connection gives up (gRPC's keepalive, 5 + 2 minutes; a
-shorter one is taken for an attack by the other side and ends tasks that are well)."""
+"""Seconds between two checks for lost nodes.
+
+Ray reports a dead process at once, but a cut network link only after seven minutes, when the connection of the task
+gives up (gRPC's keepalive, 5 + 2 minutes). The head counts the node as dead much earlier. A shorter keepalive is no
+solution: the other side takes it for an attack and ends healthy tasks."""
 
 POLL_SECONDS = 0.5
-"""How long Ctrl-C may have to wait."""
+"""Seconds of one wait for reports: Ctrl-C takes effect after at most this time."""
 
-# Without a limit of our own: Ray tries an address where nobody answers for two minutes and more, and writes of it all
-# the while. In a process of its own, for nothing else can end the attempt.
+# Run in a separate process with a timeout: Ray tries an address that does not answer for more than two minutes, prints
+# messages meanwhile, and cannot be stopped in any other way.
 PROBE = """
 import sys
 try:
@@ -52,16 +57,22 @@ except Exception as error:
 
 
 class RayCluster:
-    """A place for workers: the cluster at an address, joined when the context is entered and left at its end.
+    """A Ray cluster to train on, which this process joins on entering the context and leaves on exit.
 
-    `address`: "local" is a Ray of this machine's own that ends with the context, "auto" the cluster of this machine or
-    of `RAY_ADDRESS`, else HOST:PORT. Where the process has joined a cluster already, that one is used, and not left.
+    If the process has already joined a cluster, that one is used and not left.
+
+    Args:
+        address: "local" starts a Ray cluster on this machine for the duration of the context; "auto" is the running
+            cluster of this machine or of `RAY_ADDRESS`; otherwise HOST:PORT.
+        device: "auto", "cpu" or "cuda".
+        workers: Number of tasks at a time; None: as many as the cluster has room for.
+        gpus_per_trial: GPUs of a task: 0, or 0.01 to 1. None: 1 on GPUs, otherwise 0.
     """
 
     def __init__(self, address: str, *, device: str, workers: int | None, gpus_per_trial: float | None) -> None:
         self.address = address
         self.device = device
-        self.num_workers = workers or 0  # known when the cluster is
+        self.num_workers = workers or 0  # None is resolved when the cluster is joined
         self.gpus_per_trial = gpus_per_trial or 0.0
         self.description = f"Ray {address}"
         self._asked = workers, gpus_per_trial
@@ -70,18 +81,21 @@ class RayCluster:
 
     @classmethod
     def named(cls, address: str, *, device: str, workers: int | None, gpus_per_trial: float | None) -> Self:
-        """What the options say, checked as far as it can be without the cluster."""
+        """Returns the cluster, not joined yet; raises `NasError` if the options are invalid or Ray is not installed."""
         if device not in DEVICES:
-            raise NasError(f"--device {device} with --ray, allowed: {', '.join(DEVICES)}: Ray picks the GPU")
+            text = f"expected {one_of(DEVICES)} with `ray`, since Ray picks the GPU"
+            raise NasError(f"{argument('device', device)}: {text}")
         if gpus_per_trial is not None:
+            share = argument("gpus_per_trial", gpus_per_trial)
             if not (gpus_per_trial == 0 or 0.01 <= gpus_per_trial <= 1):
-                raise NasError(f"--gpus-per-trial {gpus_per_trial}, allowed: 0, or 0.01 to 1 (0.25: four on a GPU)")
+                raise NasError(f"{share}: expected 0, or a number from 0.01 to 1 (0.25: four trials on one GPU)")
             if (device == "cpu" and gpus_per_trial > 0) or (device == "cuda" and gpus_per_trial == 0):
-                raise NasError(f"--gpus-per-trial {gpus_per_trial} contradicts --device {device}")
+                wanted = "0" if device == "cpu" else "a number above 0"
+                raise NasError(f"{share}: expected {wanted} with {argument('device', device)}")
         if address.startswith("ray://"):
             raise NasError(
-                f"--ray {address}: Ray's client cannot stream results; search on a machine of the cluster"
-                " (--ray auto; docs/cluster.md) or submit the search with `ray job submit`"
+                f"{argument('ray', address)}: Ray's client cannot stream results; search on a machine of the cluster"
+                " with `ray='auto'` (docs/cluster.md), or submit the search with `ray job submit`"
             )
         ray_package()
         return cls(address, device=device, workers=workers, gpus_per_trial=gpus_per_trial)
@@ -91,9 +105,9 @@ class RayCluster:
 
     def __enter__(self) -> Self:
         ray = ray_package()
-        if not ray.is_initialized():
-            self._join(ray)
         try:
+            if not ray.is_initialized():
+                self._join(ray)
             self._look_round(ray.nodes())
         except BaseException:
             self.__exit__()
@@ -116,16 +130,19 @@ class RayCluster:
         with _own_signals():
             self._joined = True
             if self.address == LOCAL:
-                # Ray would write a token for its processes, by which they know each other, into the user's home.
+                # Otherwise Ray writes the token that authenticates its processes into the user's home directory.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(LOCAL, num_cpus=self._asked[0] or num_cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(self.address, **quiet)
-        # Ray prints what it does about a lost node to standard output, whatever it is asked, among our lines of JSON.
+        # Regardless of its options, Ray prints messages about lost nodes to standard output, between lines of JSON.
         ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None  # noqa: SLF001
 
     def _look_round(self, nodes: list[dict[str, Any]]) -> None:
-        """What the cluster has now; what an autoscaler adds later is used as far as there are workers for it."""
+        """Determines GPUs per trial, number of workers and description from the cluster's present nodes.
+
+        Nodes that an autoscaler adds later are used as far as the number of workers allows.
+        """
         workers, gpus = self._asked
         alive = [node["Resources"] for node in nodes if node["Alive"]]
         num_cpus, num_gpus = (int(sum(node.get(kind, 0) for node in alive)) for kind in ("CPU", "GPU"))
@@ -135,8 +152,8 @@ class RayCluster:
         self.num_workers = workers or sum(_room(node, gpus) for node in alive)
         if not self.num_workers:
             raise NasError(
-                f"--ray {self.address}: the cluster has {num_cpus} CPUs and {num_gpus} GPUs, a trial needs 1 and"
-                f" {gpus:g}; where its autoscaler adds some, say with --workers how many trials may wait for them"
+                f"{argument('ray', self.address)}: {counted(num_cpus, 'CPU')} and {counted(num_gpus, 'GPU')} found,"
+                f" expected at least 1 CPU and {gpus:g} GPU for each trial; if an autoscaler adds nodes, give `workers`"
             )
         parts = [counted(len(alive), "node"), counted(num_cpus, "CPU")]
         parts += [counted(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
@@ -145,7 +162,15 @@ class RayCluster:
 
 @dataclass(slots=True)
 class _Running:
-    """A job in training. `node` is known once it has begun, `epoch` is the last one that was passed on."""
+    """A job in training.
+
+    Attributes:
+        job: The job.
+        stream: Ray's generator of the task's results.
+        node: ID of the node that trains it; empty before the task has begun.
+        epoch: Last epoch that was reported.
+        times_lost: Number of nodes that were lost while they trained the job.
+    """
 
     job: Job
     stream: Any
@@ -155,9 +180,10 @@ class _Running:
 
 
 class RayTasks:
-    """`num` jobs at a time, each a task with one CPU and `gpus` of a GPU; a process is used again by the next task.
+    """Trains up to `num` jobs at a time, each as a task with one CPU and `gpus` GPUs.
 
-    The images are put into Ray's object store once, which copies them once to each node that trains.
+    Ray reuses a worker process for the next task. The images are put into Ray's object store once, which copies them
+    once to each node that trains.
     """
 
     def __init__(self, data: TrainingData, *, num: int, gpus: float, exact: bool) -> None:
@@ -180,7 +206,7 @@ class RayTasks:
                 found += self._look_for_the_lost()
                 self._looked = time.monotonic()
                 continue
-            # In short waits, because Ctrl-C does not end a long one.
+            # Waits briefly, because Ctrl-C does not interrupt a long wait.
             keys = {id(running.stream): key for key, running in self._running.items()}
             streams = [running.stream for running in self._running.values()]
             ready, _ = self._ray.wait(streams, num_returns=1, timeout=POLL_SECONDS)
@@ -190,53 +216,55 @@ class RayTasks:
 
     def stop(self, key: int) -> None:
         if running := self._running.pop(key, None):
-            self._cancel(running.stream, force=False)  # the process is kept: it is warm
+            self._cancel(running.stream, force=False)  # keeps the started process for the next task
 
     def close(self) -> None:
         while self._running:
             _, running = self._running.popitem()
             self._cancel(running.stream, force=True)
-        self._images = None  # the last reference: Ray frees it on every node
+        self._images = None  # the last reference: Ray now frees the images on every node
 
     def _new_task(self, number: int) -> Any:
-        """The remote function; of each number a function of its own, in Ray's eyes."""
+        """Returns the remote function; for Ray, each `number` gives a different function."""
         options = {"num_cpus": 1, "num_gpus": self._gpus, "max_retries": RETRIES}
         code = _task(number, dict(versions()), on_gpu=self._gpus > 0, exact=self._exact)
         return self._ray.remote(**options)(code)
 
     def _stream(self, job: Job) -> Any:
-        """A task that trains the job; as bytes, which are opened once the versions are known to be alike."""
+        """Starts the task of a job. The job is pickled here, so that the task compares versions before it loads it."""
         return self._task.options(name=f"nas trial {job.key}").remote(pickle.dumps(job), self._images)
 
     def _dead_nodes(self) -> frozenset[str]:
         return frozenset(node["NodeID"] for node in self._ray.nodes() if not node["Alive"])
 
     def _look_for_the_lost(self) -> list[Report]:
-        """Hands to Ray again what was on a node that has died since the last look, or was perhaps on its way there."""
+        """Submits again the jobs on nodes lost since the last check, and those that have not begun anywhere yet."""
         dead = self._dead_nodes()
         new, self._dead = dead - self._dead, dead
         found: list[Report] = []
         if new:
-            # Tasks of one function wait for workers together. What was asked of the lost node is answered by nobody:
-            # who waited for that, too, would wait until the connection gives up, for two minutes and more.
+            # Ray requests worker processes for all tasks of a function together. A request to the lost node ends only
+            # when its connection gives up, after more than two minutes. Tasks of a new function do not wait for it.
             self._task = self._new_task(len(dead))
         for key, running in list(self._running.items()) if new else ():
             if running.node and running.node not in new:
                 continue
-            self._cancel(running.stream, force=False)  # where Ray has noticed, too, its new attempt
+            self._cancel(running.stream, force=False)  # if Ray has noticed the loss, this cancels its retry
             running.times_lost += bool(running.node)
             if running.times_lost > RETRIES:
-                found += self._ended(Ended(key=key, outcome="failed", reason=f"{RETRIES + 1} nodes died under it"))
+                found += self._ended(
+                    Ended(key=key, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
+                )
             else:
                 running.stream, running.node = self._stream(running.job), ""
         return found
 
     def _cancel(self, stream: Any, *, force: bool) -> None:
-        with suppress(Exception):  # it has ended, or so has the cluster
+        with suppress(Exception):  # the task or the cluster has ended
             self._ray.cancel(stream, force=force)
 
     def _next(self, key: int, stream: Any) -> list[Report]:
-        """The next report of a job that has one."""
+        """Returns the next report of a job whose stream is ready, if it is a new one."""
         try:
             node, item = self._ray.get(next(stream))
         except StopIteration:
@@ -251,8 +279,8 @@ class RayTasks:
             return self._ended(item)
         running = self._running[key]
         running.node = node
-        # A task that is run again begins at its first epoch, and an epoch is the same whenever it is trained. Where Ray
-        # does it, the stream goes on behind what was taken from it; a stream of our own making begins anew.
+        # A retried task trains from its first epoch, with the same results. If Ray retries it, the stream continues
+        # after the results already taken. If it was submitted again, the new stream repeats epochs already reported.
         if item is None or item.metrics.epoch <= running.epoch:
             return []
         running.epoch = item.metrics.epoch
@@ -266,7 +294,7 @@ class RayTasks:
 def _task(
     number: int, wanted: Mapping[str, str], *, on_gpu: bool, exact: bool
 ) -> Callable[..., Generator[tuple[str, Any], None, None]]:
-    """What a node runs. It is sent as code, for a node may have another `nas`, or none; then it says so in words."""
+    """Returns the function that a node runs. It is sent as code, so that it can report a missing or different `nas`."""
 
     def train_candidate(
         job: bytes, arrays: Mapping[str, Any], number: int = number
@@ -278,17 +306,17 @@ def _task(
 
         node = ray.get_runtime_context().get_node_id()
         name = f"node {platform.node()} of the Ray cluster"
-        yield node, None  # before anything long
+        yield node, None  # reports the node before any slow work
         try:
             from nas.workers.ray_task import reports, versions
         except ImportError as error:
-            yield node, f"{name} has not this version of nas: {error}"
+            yield node, f"{name} does not have this version of nas: {error}"
             return
         there = versions()
         if differences := [
-            f"{what} {there[what]}, not {wanted[what]}" for what in wanted if there[what] != wanted[what]
+            f"{what} is {there[what]}, expected {wanted[what]}" for what in wanted if there[what] != wanted[what]
         ]:
-            yield node, f"{name} has {'; '.join(differences)}: install the same on every node"
+            yield node, f"{name}: {'; '.join(differences)}; install the same versions on every node"
             return
         for report in reports(pickle.loads(job), arrays, on_gpu=on_gpu, exact=exact):
             yield node, report
@@ -297,18 +325,18 @@ def _task(
 
 
 def ray_package() -> Any:
-    """Ray itself, imported when it is asked for."""
-    # Read when Ray is imported. It would tell its makers of each cluster that is started.
+    """Imports and returns Ray; raises `NasError` if it is not installed."""
+    # Ray reads this on import. By default it reports each started cluster to its developers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
-        raise NasError("--ray needs Ray, which is not installed: pip install 'nas[ray]'") from None
+        raise NasError("`ray`: Ray is not installed; run pip install 'smallnas[ray]'") from None
     return ray
 
 
 def _probe(address: str) -> None:
-    """Raises `NasError` where no cluster answers in time, or it does not take us."""
+    """Raises `NasError` if no cluster answers in time, or if it refuses the connection."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE, address],
@@ -319,15 +347,15 @@ def _probe(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise NasError(f"--ray {address}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s") from None
+        raise NasError(f"{argument('ray', address)}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise NasError(f"--ray {address}: {said}")
+        raise NasError(f"{argument('ray', address)}: {said}")
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it starts; what the program did about it is put back."""
+    """Restores the handler of SIGTERM at the end of the context, since Ray installs its own when it starts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -339,6 +367,6 @@ def _own_signals() -> Iterator[None]:
 
 
 def _room(node: Mapping[str, float], gpus: float) -> int:
-    """How many trials a node has room for; no trial has parts of several GPUs."""
+    """Returns how many trials a node has room for; a trial's share must lie on one GPU."""
     cpus = int(node.get("CPU", 0))
     return min(cpus, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else cpus

@@ -1,4 +1,4 @@
-"""Runs a list of jobs to the end, as many at a time as there are workers."""
+"""Runs a list of jobs to the end, as many at a time as the workers have capacity for."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from nas.workers.protocol import Ended, Job, Workers
 
 
 def run_all(workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[EpochMetrics], Ended]]:
-    """Each job with its epochs and the last word on it, as it ends; each has a key of its own."""
+    """Yields each job with its epochs and its last report when it ends. The keys of the jobs must be distinct."""
     waiting = list(reversed(jobs))
     running: dict[int, tuple[Job, list[EpochMetrics]]] = {}
     while waiting or running:

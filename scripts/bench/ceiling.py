@@ -1,4 +1,7 @@
-"""The machine's ceiling: products and bytes a second, on processors of one core, while all others do the same."""
+"""Measures the peak FLOP/s and bytes/s of a GPU or of one processor core.
+
+`training.py` runs it on all cores at the same time.
+"""
 
 import ctypes
 import statistics
@@ -10,11 +13,11 @@ from llvmlite import ir
 
 from nas.training.native.emit import I64, POINTER, Compiled, Emitter, Machine
 
-PRODUCT, BYTES, TURNS = 8192, 2**30, 10_000_000  # side of matrices, bytes copied on a GPU, turns of the loop on a core
+PRODUCT, BYTES, TURNS = 8192, 2**30, 10_000_000  # matrix side and bytes copied on a GPU, loop iterations on a core
 
 
 def ceiling(device: torch.device, *, share: int = 1) -> dict[str, float]:
-    """FLOP/s and bytes/s. `share`: by how much less is done to find it, where it has to be quick."""
+    """Returns peak `flops` and `bytes` per second; `share` divides the work, for a quick estimate."""
     if device.type != "cpu":
         torch.backends.cuda.matmul.allow_tf32 = False
         side = PRODUCT // share
@@ -29,7 +32,7 @@ def ceiling(device: torch.device, *, share: int = 1) -> dict[str, float]:
 
 
 def peak_flops(turns: int) -> float:
-    """Of one core: fused multiply-adds of independent registers, or a matrix product where we write no code."""
+    """Returns the peak FLOP/s of one core, of generated multiply-adds, or of a matrix product where nas has no code."""
     machine = Machine.host()
     if machine is None:
         a = torch.randn(1024, 1024)
@@ -37,7 +40,7 @@ def peak_flops(turns: int) -> float:
     module = ir.Module()
     e = Emitter(module, machine, "spin", [POINTER, I64])
     place, count = e.args
-    # Each starts with another number: equal sums would be computed once.
+    # Each sum starts with a different number, because the compiler would merge equal sums.
     sums = [e.variable(e.vector, e.load(place, i * machine.lanes)) for i in range(12)]
     factor = e.load(place, 12 * machine.lanes)
     with e.loop(count):
@@ -53,7 +56,7 @@ def peak_flops(turns: int) -> float:
 
 
 def timed(run: Callable[[], object], wait: Callable[[], None] = lambda: None) -> float:
-    """Median seconds of five runs after a first one; `wait`: until what a run began has ended."""
+    """Returns the median seconds of five runs after a warm-up; `wait` blocks until the work of a run has ended."""
     seconds = []
     for _ in range(6):
         start = time.perf_counter()

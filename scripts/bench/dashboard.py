@@ -1,10 +1,10 @@
-"""Seconds until the dashboard's trial list and study page are there, in Chromium, for a large study.
+"""Measures how long Chromium takes to show the dashboard's pages of a large study.
 
     python scripts/bench/dashboard.py [--trained 300] [--discarded 100] [--runs 5]
 
-The study is made up: networks of the default space with figures drawn at random, 15 reported epochs each, artifacts as
-a search stores them. Each run is a new browser with an empty profile; the server is the same, as for a reader. Prints
-a line of JSON: median and range of each page, what its data weigh, the machine.
+The study is synthetic: networks of the space `mnist` with random metrics, 15 reported epochs each, artifacts as a
+search stores them. Each run starts a new browser with an empty profile; all runs use one server. Prints one line of
+JSON: median and range for each page (trial list, study, table), size of the study's data, and the machine.
 """
 
 import argparse
@@ -48,7 +48,7 @@ PAGES = {
 
 
 def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
-    """A study as a search would have left it."""
+    """Stores a study as a search would have left it."""
     rng, space, limits = Random(0), SearchSpace.load("mnist"), (Constraint("params", "<=", 8000),)
     settings = Settings(
         dataset="mnist",
@@ -148,7 +148,7 @@ def add_trained(
 
 
 def stored(records: StudyRecords, files: dict[str, bytes]) -> dict[str, str]:
-    """The attributes of files that are stored as artifacts; a trial that is added whole cannot be given them later."""
+    """Stores artifacts and returns the attributes that link them; a complete trial cannot get attributes later."""
     attrs: dict[str, str] = {}
     for name, content in files.items():
         attrs |= records.artifacts.write(content, name)[1]
@@ -156,15 +156,15 @@ def stored(records: StudyRecords, files: dict[str, bytes]) -> dict[str, str]:
 
 
 def seconds_until(address: str, page: str) -> tuple[float, float]:
-    """From an empty browser to a page that can be used, and the same again: then it has the script compiled."""
+    """Returns the seconds until a page is usable, on the first and on the third visit with a new browser."""
     path, selector = PAGES[page]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:
             tab = browser.new_page(viewport={"width": 1366, "height": 768})
-            tab.set_default_timeout(300_000)  # on a busy machine
+            tab.set_default_timeout(300_000)  # milliseconds, enough for a busy machine
             seconds = []
-            for _ in range(3):  # Chromium keeps compiled scripts from the second time on
+            for _ in range(3):  # Chromium caches compiled scripts from the second visit on
                 start = time.perf_counter()
                 tab.goto(f"{address}/{path}", wait_until="commit")
                 tab.wait_for_selector(selector, state="visible")

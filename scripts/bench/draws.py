@@ -1,13 +1,13 @@
-"""How good are random draws of a search space? Trains the first so many of them, and compares the distributions.
+"""Trains random draws of search spaces and compares the distributions of their errors.
 
     python scripts/bench/draws.py train --task small-mnist --space grey --draws 100 --rows results/draws/small-mnist
     python scripts/bench/draws.py table results/draws/*/*.jsonl
     python scripts/bench/draws.py figure results/draws/mnist/*.jsonl --to docs/images/draws.svg
 
-`train` adds a line to ROWS/NAME.jsonl for each draw that has been trained, and goes on where it stopped. Draws keep the
-task's limits (tasks.py) and a receptive field of the image's side. Draw i is trained with seed i; --every 5 takes every
-fifth training image. The error is one minus the mean val accuracy of the last 5 epochs. This is the way of RegNet's
-authors: change a space where the whole distribution gains (Radosavovic et al. 2020, arXiv 2003.13678).
+`train` appends a line to ROWS/NAME.jsonl for each trained draw, and resumes where it stopped. Draws satisfy the task's
+limits (tasks.py) and have a receptive field of at least the image's side. Draw i is trained with seed i; `--every 5`
+uses every fifth training image. The error is 1 minus the mean val accuracy of the last 5 epochs. The method is that of
+RegNet: a space is changed if that improves the whole distribution (Radosavovic et al. 2020, arXiv 2003.13678).
 """
 
 import argparse
@@ -44,7 +44,7 @@ TITLES = ("rows", "draws", "failed", "lowest", "10th pct", "25th", "median", "75
 
 
 def drawn(space: SearchSpace, kept: Sequence[Constraint], seed: int) -> Iterator[tuple[Judgement, Candidate]]:
-    """Feasible random draws, without end."""
+    """Yields feasible random draws without end."""
     rng = Random(seed)
     while True:
         values = filled(space, kept, space.draw(rng))
@@ -91,7 +91,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def row_of(judgement: Judgement, candidate: Candidate, history: Sequence[EpochMetrics], epochs: int) -> Row:
-    """What became of a draw. objective: None where its loss was no number."""
+    """Returns the row of a trained draw; `objective` and `lowest` are None if its loss was not finite."""
     assert judgement.cost is not None
     reached = [metrics.val_accuracy for metrics in history]
     whole = len(reached) == epochs
@@ -108,18 +108,18 @@ def row_of(judgement: Judgement, candidate: Candidate, history: Sequence[EpochMe
 
 
 def rows(path: Path) -> list[Row]:
-    """The draws that have been trained, in their order."""
+    """Returns the rows of the trained draws, sorted by draw."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return sorted((json.loads(line) for line in lines), key=lambda row: int(row["draw"]))
 
 
 def accuracies(path: Path) -> list[float]:
-    """Accuracies of the draws in per cent, lowest first; 0 where a training diverged."""
+    """Returns the accuracies of the draws in percent, in ascending order; 0 for a diverged training run."""
     return sorted(100 * (row["objective"] or 0.0) for row in rows(path))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of sorted values lies, between two of them in proportion."""
+    """Returns the quantile `share` of sorted values, with linear interpolation."""
     place = share * (len(values) - 1)
     low = int(place)
     high = min(low + 1, len(values) - 1)
@@ -127,7 +127,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Prints a row for each file."""
+    """Prints a table with one row per file."""
     print(f"| {' | '.join(TITLES)} |")
     print(f"|{' --- |' * len(TITLES)}")
     for path in args.files:
@@ -141,7 +141,7 @@ def table(args: argparse.Namespace) -> None:
 
 
 def figure(args: argparse.Namespace) -> None:
-    """Draws the share of draws whose error is below a value, a line for each file."""
+    """Plots the cumulative distribution of the errors, one line per file."""
     import matplotlib.pyplot as plt
 
     plot, axes = plt.subplots(figsize=(7, 4))
@@ -160,7 +160,7 @@ def figure(args: argparse.Namespace) -> None:
 
 
 def options() -> argparse.Namespace:
-    """What the command line says."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     training = commands.add_parser("train")
@@ -168,21 +168,21 @@ def options() -> argparse.Namespace:
     training.add_argument("--task", choices=TASKS, required=True)
     training.add_argument("--space", required=True)
     training.add_argument("--rows", type=Path, required=True)
-    training.add_argument("--name", help="of the file of rows; default: the space's")
+    training.add_argument("--name", help="name of the output file; default: name of the space")
     training.add_argument("--draws", type=int, default=100)
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--epochs", type=int, help="default: the task's")
-    training.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
+    training.add_argument("--epochs", type=int, help="default: epochs of the task")
+    training.add_argument("--every", type=int, default=1, metavar="N", help="use one in N training images")
     training.add_argument("--max-macs", type=int)
-    training.add_argument("--min-receptive-field", type=int, help="default: the image's side")
+    training.add_argument("--min-receptive-field", type=int, help="default: side of the image")
     training.add_argument("--device", default="cpu")
-    training.add_argument("--workers", type=int, default=2, help="processes, on a processor")
+    training.add_argument("--workers", type=int, default=2, help="worker processes, with --device cpu")
     training.add_argument("--data-root")
-    training.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
+    training.add_argument("--images", type=Path, default=Path("data"), help="folder to write image folders to")
     tables = commands.add_parser("table")
     tables.set_defaults(run=table)
     tables.add_argument("files", type=Path, nargs="+")
-    tables.add_argument("--failed-below", type=float, default=50.0, help="per cent")
+    tables.add_argument("--failed-below", type=float, default=50.0, help="accuracy in percent; draws below it failed")
     figures = commands.add_parser("figure")
     figures.set_defaults(run=figure)
     figures.add_argument("files", type=Path, nargs="+")

@@ -1,23 +1,26 @@
-"""Does the search earn its keep? Four ways to come to a network, each with the same time, or as many trainings.
+"""Compares four ways to find a network, each with the same training time or number of training runs.
 
-    python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER   # run again, it goes on
+    python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER   # resumes if run again
     python scripts/bench/earn.py --tasks small-mnist --seeds 10 --minutes 5 --runs FOLDER --table
     python scripts/bench/earn.py --tasks small-mnist --seeds 10 --trials 20 --runs FOLDER --together cuda
 
-default: `nas search`. random: random draws of the same space, no portfolio. plain: what people write without this tool,
-an Optuna objective over the space that the default was before (tasks.py), with Optuna's own defaults, which raises
-`TrialPruned` where a candidate misses a limit or has been had before. portfolio: the known designs that come along,
-scaled to the limits and trained with seed after seed; the one with the best mean on val is taken.
+- default: `nas search`.
+- random: random draws of the same space, without the portfolio.
+- plain: what users write without this package: an Optuna objective over an earlier default space (tasks.py), with
+  Optuna's default settings. It raises `TrialPruned` if a candidate violates a limit or was trained before.
+- portfolio: the shipped designs, scaled to the limits and trained in turn with new seeds; the design with the best mean
+  val accuracy is the result.
 
-`--minutes` are of training on one core, with one thread. With `--trials` all ways have as many trainings, further runs
-of finalists included; `--together cuda` then runs all searches at once, each a training at a time, on one GPU.
+`--minutes` is training time on one core with one thread. With `--trials` all ways have the same number of training
+runs, including further runs of finalists; `--together cuda` then runs all searches at once on one GPU, each with one
+training run at a time.
 
-All train with the same engine, and are judged by the mean val accuracy of the last 5 epochs. Then what each
-has found is trained on train and val with `--confirm-seeds` fresh seeds, and held against the test split.
+All ways use the same engine and the same objective, the mean val accuracy of the last 5 epochs. The network that a
+search has found is then trained on train and val with `--confirm-seeds` new seeds and evaluated on the test split.
 
-A way begins no training that would not end in time, going by those before it; the time counts over all sessions. Prints
-a line of JSON for each part that ends, and a table in Markdown: each way's accuracy on the test split, and how far the
-default is ahead of it, paired by seed.
+A way starts no training run that would exceed the time, estimated from its earlier runs; time adds up over all
+sessions. Prints one line of JSON for each finished part, and a Markdown table: each way's accuracy on the test split,
+and how far the default is ahead of it, paired by seed.
 """
 
 import argparse
@@ -57,7 +60,7 @@ from scripts.bench.together import run_together
 
 LAST_EPOCHS = 5
 MOST_TRIALS = 3000
-CONFIRM_SEED = 1000  # the first of the fresh seeds: no search trains with so large a one by itself
+CONFIRM_SEED = 1000  # first seed of a confirmation; searches hardly ever use seeds 1000, 1001, …
 TITLES = (
     *("task", "way", "searches", "trained", "best val", "test, mean of the searches", "lowest search"),
     *("lowest of last 5 epochs, mean", "params", "default ahead by", "minutes"),
@@ -66,7 +69,18 @@ TITLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What all searches of a task have in common."""
+    """Settings that all searches of a task share.
+
+    Attributes:
+        task: Task of the searches.
+        dataset: Name of its dataset for `nas`.
+        data_root: Folder of the data; None for the default.
+        minutes: Training time of a search; None with `trials`.
+        trials: Training runs of a search; None with `minutes`.
+        epochs: Epochs of a training run.
+        max_macs: Limit on multiply-accumulates; None for no limit.
+        confirm_seeds: Number of seeds of a confirmation.
+    """
 
     task: Task
     dataset: str
@@ -78,26 +92,32 @@ class Setting:
     confirm_seeds: int
 
     def data(self) -> datasets.Dataset:
-        """The task's images, read once a process: no way pays for that more than once."""
+        """Returns the task's dataset, which each process loads once."""
         return loaded(self.dataset, self.data_root)
 
     def space(self, name: str) -> SearchSpace:
-        """A shipped space, for the task's images."""
+        """Returns a shipped space, the default one if `name` is empty, bound to the task's images."""
         data = self.data()
         return SearchSpace.load(name or default_space(data.input_shape)).bind(
             input_shape=data.input_shape, num_classes=data.num_classes, epochs=self.epochs
         )
 
     def limits(self, space: SearchSpace) -> tuple[Constraint, ...]:
-        """What a candidate has to keep."""
+        """Returns the limits that candidates must satisfy."""
         return nas.limits(space.input_shape, max_params=self.task.max_params, max_macs=self.max_macs)
 
 
 @dataclass(slots=True)
 class Clock:
-    """What a way has trained, over all sessions; kept in a file after each training.
+    """Training time and training runs of one way over all sessions, stored in a file after each run.
 
-    limit: seconds; most: trainings.
+    Attributes:
+        path: File that stores them.
+        limit: Maximum seconds.
+        most: Maximum training runs.
+        spent: Seconds so far.
+        trained: Training runs so far.
+        began: When the current training run began.
     """
 
     path: Path
@@ -112,23 +132,23 @@ class Clock:
             self.spent, self.trained = before["seconds"], before["trained"]
 
     def tick(self) -> None:
-        """A training has ended."""
+        """Counts a training run that has just ended."""
         self.spent += time.monotonic() - self.began
         self.trained += 1
         self.began = time.monotonic()
         write(self.path, {"seconds": self.spent, "trained": self.trained})
 
     def has_time(self) -> bool:
-        """Whether one more training would end in time."""
+        """Returns whether one more training run of average length would end in time, and starts its clock."""
         if self.trained >= self.most:
             return False
-        self.began = time.monotonic()  # what came before the training is nobody's
+        self.began = time.monotonic()  # time between training runs does not count
         return self.trained == 0 or self.spent * (1 + 1 / self.trained) <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One search and the confirmation of what it found, in a folder; a part whose file is there is not run again."""
+    """One search and the confirmation of its result, in a folder; a part whose file exists is not run again."""
 
     arm: str
     seed: int
@@ -136,7 +156,7 @@ class Run:
     folder: Path
 
     def search(self) -> str:
-        """Searches, and keeps the best network and recipe as files."""
+        """Searches, stores the best network and recipe, and returns the part's line of output."""
         quiet()
         if self.found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +167,7 @@ class Run:
         return self.line("found")
 
     def confirm(self) -> str:
-        """Trains the best with several seeds, on train and val, and judges it on the test split."""
+        """Trains the best network on train and val with several seeds and evaluates it on the test split."""
         quiet()
         if self.confirmed is None:
             setting = self.setting
@@ -167,28 +187,28 @@ class Run:
 
     @property
     def found(self) -> dict[str, float] | None:
-        """What the search came to, None before it has ended: trained, best, minutes."""
+        """Result of the search (trained, best, minutes); None before it has ended."""
         row: dict[str, float] | None = read(self.folder / "found.json")
         return row
 
     @property
     def confirmed(self) -> dict[str, Any] | None:
-        """What `Repeats.to_json` gave, None before it has ended."""
+        """Result of the confirmation as from `Repeats.to_json`; None before it has ended."""
         row: dict[str, Any] | None = read(self.folder / "confirmed.json")
         return row
 
     def line(self, part: str) -> str:
-        """A part that has ended, as JSON."""
+        """Returns a finished part as a line of JSON."""
         name = {"task": self.setting.task.name, "way": self.arm, "seed": self.seed}
         return json.dumps({**name, part: read(self.folder / f"{part}.json")})
 
     def clock(self) -> Clock:
-        """Of a way that trains by itself."""
+        """Returns the clock of a way that does not use `nas search`."""
         minutes, trials = self.setting.minutes, self.setting.trials
         return Clock(self.folder / "clock.json", 60 * (minutes or inf), trials or inf)
 
     def objective(self, candidate: Candidate, seed: int) -> float:
-        """Mean val accuracy of the last epochs; raises `TrainingDiverged`."""
+        """Trains a candidate and returns its mean val accuracy of the last epochs; raises `TrainingDiverged`."""
         data = TrainingData.of(self.setting.data())
         job = Job(key=0, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
         with closing(Compute(device="cpu", workers=1).place().open(data)) as workers:
@@ -204,7 +224,7 @@ Result = tuple[dict[str, float], Candidate]
 
 
 def ours(run: Run, *, drawn: bool = False) -> Result:
-    """`nas search`; `drawn`: candidates are drawn at random, all of them."""
+    """Runs `nas search`; with `drawn` all candidates are drawn at random, without the portfolio."""
     setting = run.setting
     options: dict[str, Any] = {"sampler": "random", "portfolio": False} if drawn else {}
     result = nas.search(
@@ -230,13 +250,13 @@ def ours(run: Run, *, drawn: bool = False) -> Result:
 
 
 def plain(run: Run) -> Result:
-    """An ordinary study of Optuna's. A training that diverges costs time, as it does in `nas search`."""
+    """Runs an ordinary Optuna study. A diverged training run costs time, as in `nas search`."""
     setting, clock = run.setting, run.clock()
     space = setting.space(setting.task.earlier)
     kept = setting.limits(space)
     storage = f"sqlite:///{run.folder / 'plain.db'}"
     study = optuna.create_study(study_name="plain", storage=storage, direction="maximize", load_if_exists=True)
-    # Begun again with the same seed it would draw the same candidates again.
+    # With the same seed a resumed study would draw the same candidates again.
     study.sampler = optuna.samplers.TPESampler(seed=run.seed + 1000 * len(study.trials))
     had = {trial.user_attrs["fingerprint"] for trial in study.trials if "fingerprint" in trial.user_attrs}
 
@@ -273,7 +293,7 @@ def plain(run: Run) -> Result:
 
 
 def known(run: Run) -> Result:
-    """The designs that come along, one after the other, with seed after seed."""
+    """Trains the designs of the portfolio in turn, with a new seed each time."""
     setting, clock = run.setting, run.clock()
     space = setting.space("")
     starts, _ = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
@@ -305,17 +325,17 @@ ARMS: dict[str, Callable[[Run], Result]] = {
 
 @cache
 def loaded(dataset: str, data_root: str | None) -> datasets.Dataset:
-    """What `datasets.load` gives."""
+    """Returns the dataset from a cache of this process."""
     return datasets.load(dataset, data_root=data_root)
 
 
 def summary(trained: int, best: float, seconds: float) -> dict[str, float]:
-    """What `Run.found` gives."""
+    """Returns the content of `Run.found`."""
     return {"trained": trained, "best": best, "minutes": seconds / 60}
 
 
 def table(runs: Sequence[Run]) -> Iterator[str]:
-    """A row for each task and way."""
+    """Yields a Markdown table with one row for each task and way."""
     yield f"| {' | '.join(TITLES)} |"
     yield f"|{' --- |' * len(TITLES)}"
     for task in dict.fromkeys(run.setting.task.name for run in runs):
@@ -338,7 +358,7 @@ def table(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def difference(pairs: Sequence[tuple[float, float]]) -> str:
-    """Mean difference of pairs and its standard error, in points."""
+    """Returns the mean difference of pairs and its standard error, in percentage points."""
     gains = [100 * (ours - theirs) for ours, theirs in pairs]
     if len(gains) < 2:
         return f"{gains[0]:+.2f}" if gains else ""
@@ -346,52 +366,52 @@ def difference(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def spread(accuracies: Sequence[float]) -> str:
-    """Mean and standard deviation, in per cent."""
+    """Returns mean and standard deviation in percent."""
     mean = f"{100 * fmean(accuracies):.2f}"
     return f"{mean} ± {100 * stdev(accuracies):.2f}" if len(accuracies) > 1 else mean
 
 
 def quiet() -> None:
-    """One thread, and no line a trial."""
+    """Limits torch to one thread and silences Optuna's log."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def read(path: Path) -> Any:
-    """What the file holds, None where there is none."""
+    """Returns the content of a JSON file; None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write(path: Path, content: object) -> None:
-    """The file is there whole or not at all."""
+    """Writes a JSON file atomically."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
 def options() -> argparse.Namespace:
-    """What the command line says."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, and of their setting")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs and their settings")
     parser.add_argument("--tasks", choices=TASKS, nargs="+", required=True)
     parser.add_argument("--ways", choices=ARMS, nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="of training on one core, a search")
-    parser.add_argument("--trials", type=int, help="trainings, a search")
-    parser.add_argument("--together", metavar="DEVICE", help="run all searches at once on it, one task only")
-    parser.add_argument("--epochs", type=int, help="default: the task's")
+    parser.add_argument("--minutes", type=float, help="training time of a search, on one core")
+    parser.add_argument("--trials", type=int, help="training runs of a search")
+    parser.add_argument("--together", metavar="DEVICE", help="run all searches of one task at once on this device")
+    parser.add_argument("--epochs", type=int, help="default: epochs of the task")
     parser.add_argument("--max-macs", type=int)
     parser.add_argument("--confirm-seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--data-root")
-    parser.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
+    parser.add_argument("--images", type=Path, default=Path("data"), help="folder to write image folders to")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--group", type=int, default=16, help="networks that train at a time, with --together")
-    parser.add_argument("--table", action="store_true", help="print the table of what has ended, and train nothing")
+    parser.add_argument("--group", type=int, default=16, help="networks trained at a time, with --together")
+    parser.add_argument("--table", action="store_true", help="print the table of finished runs and train nothing")
     return parser.parse_args()
 
 
 def both(run: Run) -> None:
-    """Searches and confirms."""
+    """Runs a search and its confirmation."""
     print(run.search(), run.confirm(), sep="\n", flush=True)
 
 

@@ -1,10 +1,10 @@
-"""A long search: memory of its processes, size of its database and seconds a trial as it goes on. Linux alone.
+"""Measures a long search: memory of its processes, size of its database and seconds per trial. Linux only.
 
     python scripts/bench/memory.py [--dataset mnist] [--trials 50] [--epochs 1] [--workers 2] [--results FOLDER]
 
-A real search under 8,000 parameters (digits: 2,000), in a folder that is thrown away unless it is named. Prints a line
-of JSON after each tenth part of the trials: what each process has in memory (resident, MB), the database (kB a trial),
-and seconds a trial since the line before.
+Runs a real search within 8,000 parameters (digits: 2,000), in a temporary folder unless `--results` names one. Prints
+one line of JSON after each tenth of the trials: resident memory of each process (MB), database size (kB per trial), and
+seconds per trial since the previous line.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 class Watch:
-    """Hears the search's events, and prints."""
+    """Receives the search's events and prints the measurements."""
 
     def __init__(self, results: Path, *, every: int) -> None:
         self.results, self.every = results, every
@@ -73,13 +73,13 @@ class Watch:
 
 
 def children() -> list[int]:
-    """Processes that this one has started."""
+    """Returns the IDs of the processes that this process has started."""
     threads = Path(f"/proc/{os.getpid()}/task").iterdir()
     return sorted(int(child) for thread in threads for child in (thread / "children").read_text().split())
 
 
 def megabytes(process: int, field: str) -> int:
-    """A figure of /proc/PROCESS/status, which counts in KiB."""
+    """Returns a field of /proc/PROCESS/status, which is in KiB, in MB."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 // 10**6 for line in lines if line.startswith(field))
 

@@ -1,10 +1,10 @@
-"""Does the engine reach what the reference trainer reaches? Trains both with the same seeds, and compares.
+"""Compares the accuracy of the engine with that of the reference trainer, both trained with the same seeds.
 
     python scripts/bench/parity.py --seeds 10 --output results/parity.jsonl
 
-A line of JSON a training; what the file holds already is not trained again, so the script can be stopped and run again.
-`--first-seed 4 --seeds 2` trains the seeds 4 and 5 alone, where time is lent in pieces.
-Several may write to one file where their --trainers or --networks differ.
+Writes a line of JSON per training run and skips runs that the file already contains, so it can be stopped and resumed.
+`--first-seed 4 --seeds 2` trains only the seeds 4 and 5, for machines with limited time per call.
+Several processes may write to one file if their `--trainers` or `--networks` differ.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def rows(path: Path, wanted: Row) -> list[Row]:
-    """What the file holds of that dataset and number of epochs; its first rows do not say theirs."""
+    """Returns the rows with the fields of `wanted`; rows without dataset and epochs are MNIST with 15 epochs."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found: list[Row] = [{"dataset": "mnist", "epochs": 15, **json.loads(line)} for line in lines]
     return [row for row in found if all(row[name] == value for name, value in wanted.items())]
@@ -83,7 +83,7 @@ def key(row: Row) -> tuple[str, str, int]:
 
 
 def table(found: list[Row]) -> list[str]:
-    """Mean final val accuracy by network and trainer, and the difference with its standard error."""
+    """Returns a table of mean final val accuracies, and their differences from the reference with standard errors."""
     lines = ["| network | trainer | seeds | final val accuracy, mean ± sd | difference ± standard error |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for network in sorted({row["network"] for row in found}):

@@ -1,26 +1,26 @@
-"""Do zero-cost proxies tell, before any training, which candidates will train well?
+"""Measures how well zero-cost proxies predict, before training, which candidates train well.
 
     python scripts/bench/proxies.py --table results/search_table.csv
 
-Reads the table that `search_table.py` wrote, scores every candidate's untrained network, and prints as Markdown how
-well each score ranks the objective: the mean val accuracy of the last 5 epochs of seed 0. Higher scores are taken for
-better, as in the papers. Scores are those of torch's own initialisation (seed 0) on one batch of 64 training images;
-dropout is off. Batch norm uses the batch's statistics, except where said.
+Reads the table that `search_table.py` wrote, scores every candidate's untrained network, and prints in Markdown how
+well each score ranks the objective: the mean val accuracy of the last 5 epochs with seed 0. Higher scores count as
+better, as in the papers. Scores use torch's default initialisation (seed 0) and one batch of 64 training images;
+dropout is off. Batch norm uses the batch's statistics unless stated otherwise.
 
-- synflow: log of the sum of |w dL/dw| over the weights of convolutions and linear layers, L the sum of the outputs for
-  an input of ones, every parameter replaced by its absolute value, in float64, batch norm left out (the identity).
+- synflow: log of the sum of |w dL/dw| over the weights of convolutions and linear layers; L is the sum of the outputs
+  for an input of ones, with all parameters replaced by their absolute values and batch norm by the identity (float64).
   Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020; in the form
   of Abdelfattah et al., "Zero-cost proxies for lightweight NAS", 2021, like grad_norm, snip and jacob_cov.
-- grad_norm: sum over the same layers of the L2 norm of the weights' gradient of the cross entropy.
+- grad_norm: sum, over the same layers, of the L2 norm of the weights' gradient of the cross entropy.
 - snip: sum of |w dL/dw| of the cross entropy (Lee et al., "SNIP", 2019).
 - jacob_cov: minus the sum of log(v + k) + 1 / (v + k), k = 1e-5, over the eigenvalues v of the correlation matrix of
-  the images' gradients of their summed outputs (Mellor et al., "Neural architecture search without training", first
-  version, 2020). A batch norm near the end makes the sum over a batch constant, and this gradient rounding noise;
-- jacob_cov_held: the same with the batch's statistics taken for constants, so each image has the gradient of its own.
-- naswot: log-determinant of the kernel that counts the units in which two images agree on the sign of what enters the
-  activation, whichever function that is (Mellor et al., arXiv 2006.04647).
+  the images' gradients of the summed outputs (Mellor et al., "Neural architecture search without training", first
+  version, 2020). With a batch norm near the end the sum over a batch is constant, and this gradient is rounding noise.
+- jacob_cov_held: the same with the batch's statistics as constants, so that each image has its own gradient.
+- naswot: log-determinant of the kernel that counts, for each pair of images, the units at which the inputs of the
+  activation function, of any kind, have the same sign (Mellor et al., arXiv 2006.04647).
 
-The trivial baselines come from the description alone. The logarithm of a baseline ranks as it does, so it has no row.
+The baselines follow from the architecture alone. The logarithm of a baseline gives the same ranks, so it has no row.
 """
 
 import argparse
@@ -73,7 +73,7 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 Scores = dict[str, Array]
 
 
-# Proxies: an untrained network in training mode without dropout, normalised images and their labels to a score.
+# Proxies: functions from an untrained network in training mode (without dropout), images and labels to a score.
 
 
 def synflow(module: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -154,14 +154,14 @@ BASELINES = ("params", "macs", "convolutions", "receptive_field")
 
 
 def score(proxy: str, architecture: Architecture, images: Tensor, labels: Tensor, seed: int) -> float:
-    """Anything but a finite number ranks last, as it would in a filter."""
+    """Returns a proxy's score; minus infinity, which ranks last, if it is not finite."""
     module = initialise(architecture, seed=seed).train()
     for layer in module.modules():
         if isinstance(layer, nn.Dropout | nn.Dropout2d):
             layer.eval()
     try:
         value = PROXIES[proxy](module, images, labels)
-    except (ValueError, np.linalg.LinAlgError):  # the logarithm of 0, the eigenvalues of nan
+    except (ValueError, np.linalg.LinAlgError):  # logarithm of 0, eigenvalues of NaN
         value = -math.inf
     return value if math.isfinite(value) else -math.inf
 
@@ -177,11 +177,19 @@ def baselines(architecture: Architecture) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Candidates whose training with seed 0 ended well, and the objectives of those trained with every seed."""
+    """Candidates whose training run with seed 0 did not diverge.
+
+    Attributes:
+        values: Parameter values of each candidate.
+        objectives: Objectives with seed 0, (candidates,).
+        repeated: Objectives of the candidates that were trained with every seed, (candidates, seeds).
+        num_rows: Number of rows of the table.
+        num_diverged: Number of candidates whose run with seed 0 diverged.
+    """
 
     values: list[dict[str, Value]]
     objectives: Array
-    repeated: Array  # (candidates, seeds)
+    repeated: Array
     num_rows: int
     num_diverged: int
 
@@ -289,7 +297,7 @@ def print_ceiling(repeated: Array, target: Array) -> None:
 
 
 def first_batch(name: str, data_root: str | None) -> tuple[Tensor, Tensor]:
-    """Normalised training images, drawn at random, and their labels."""
+    """Returns a random batch of normalised training images and their labels."""
     dataset = datasets.load(name, data_root=data_root)
     chosen = torch.randperm(len(dataset.train.images), generator=torch.Generator().manual_seed(SEED))[:BATCH]
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
@@ -299,7 +307,7 @@ def first_batch(name: str, data_root: str | None) -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--candidates", type=int, help="the first so many of the table alone")
+    parser.add_argument("--candidates", type=int, help="use only the first so many candidates of the table")
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=list(PROXIES))
     parser.add_argument("--dataset", choices=["mnist", "digits"], default="mnist")
     parser.add_argument("--data-root")

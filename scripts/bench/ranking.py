@@ -1,6 +1,7 @@
-"""How well scores rank candidates: correlations, gains, and their intervals.
+"""Statistics of how well scores rank candidates: correlations, gains, and their bootstrap intervals.
 
-Each statistic takes how often each candidate counts, (resamples, candidates), and gives one number a resample.
+`counts`, (resamples, candidates), is how often each candidate occurs in each resample. Statistics return one number per
+resample.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ RESAMPLES, SEED = 2000, 0
 
 
 def rank_correlations(columns: Sequence[Array], counts: Array) -> Array:
-    """Spearman's rho of every pair of columns: (resamples, columns, columns)."""
+    """Returns Spearman's rho of every pair of columns, (resamples, columns, columns)."""
     ranks = np.stack([counts @ (np.sign(column - column[:, None]) / 2 + 0.5) for column in map(_order, columns)], 1)
     total = counts.sum(1)[:, None, None]
     centred = ranks - (ranks * counts[:, None]).sum(2, keepdims=True) / total
@@ -25,7 +26,7 @@ def rank_correlations(columns: Sequence[Array], counts: Array) -> Array:
 
 
 def _order(column: Array) -> Array:
-    """Ranks, which compare where the values may be infinite."""
+    """Returns ranks, because the difference of two infinite scores is NaN."""
     return np.unique(column, return_inverse=True)[1].astype(np.float64)
 
 
@@ -34,27 +35,30 @@ def spearman(scores: Array, target: Array, counts: Array) -> Array:
 
 
 def remaining(given: Sequence[Array], scores: Array, target: Array, counts: Array) -> Array:
-    """Correlation of what is left of both ranks after a linear fit to the ranks of what is given."""
+    """Returns the partial rank correlation of `scores` and `target`, controlled for `given`."""
     precision = np.linalg.inv(rank_correlations((scores, target, *given), counts))
     return np.asarray(-precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1]))
 
 
 def kendall(scores: Array, target: Array, counts: Array) -> Array:
-    """Tau-b."""
+    """Returns Kendall's tau-b."""
     x, y = (np.sign(column - column[:, None]) for column in (_order(scores), _order(target)))
     both, of_x, of_y = (((counts @ pairs) * counts).sum(1) for pairs in (x * y, x * x, y * y))
     return np.asarray(both / np.sqrt(of_x * of_y))
 
 
 def within(groups: NDArray[np.str_], scores: Array, target: Array, counts: Array) -> Array:
-    """Mean of Spearman's rho within each group, each weighing as much as it has candidates."""
+    """Returns the mean of Spearman's rho within each group, weighted by the number of candidates."""
     rhos = [spearman(scores[groups == g], target[groups == g], counts[:, groups == g]) for g in np.unique(groups)]
     sizes = [counts[:, groups == g].sum(1) for g in np.unique(groups)]
     return np.asarray(np.average(rhos, axis=0, weights=sizes))
 
 
 def kept_shares(scores: Array, counts: Array) -> Array:
-    """How likely each candidate is the one kept of DRAWN at random: (resamples, candidates); ties are drawn for."""
+    """Returns the probability that each candidate is kept as the best of DRAWN random draws, (resamples, candidates).
+
+    Ties are broken at random.
+    """
     order = _order(scores).astype(int)
     shares = counts / counts.sum(1, keepdims=True)
     groups = np.zeros((len(counts), order.max() + 1))
@@ -66,17 +70,17 @@ def kept_shares(scores: Array, counts: Array) -> Array:
 
 
 def gain(scores: Array, target: Array, counts: Array) -> Array:
-    """Mean objective of the kept minus that of all."""
+    """Returns the mean objective of the kept candidate minus that of all candidates."""
     return np.asarray(kept_shares(scores, counts) @ target - counts @ target / counts.sum(1))
 
 
 def more(than: Array, scores: Array, target: Array, counts: Array) -> Array:
-    """The gain above that by other scores."""
+    """Returns the gain by `scores` minus the gain by the scores `than`."""
     return gain(scores, target, counts) - gain(than, target, counts)
 
 
 def top_lost(scores: Array, target: Array, counts: Array) -> Array:
-    """Of the draws with a candidate of the top, the share that keep one that is not."""
+    """Returns how often no top candidate is kept, as a share of the cases in which one is drawn."""
     top = target >= np.quantile(target, 1 - TOP)
     among = counts[:, top].sum(1) / counts.sum(1)
     drawn = np.where(among > 0, 1 - (1 - among) ** DRAWN, np.nan)
@@ -85,7 +89,7 @@ def top_lost(scores: Array, target: Array, counts: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """The candidates as they are and resampled, the same way for every statistic, so that differences are paired."""
+    """The candidates, unchanged and resampled; all statistics use the same resamples, so differences are paired."""
 
     once: Array
     counts: Array
@@ -99,6 +103,6 @@ class Resampling:
         return Resampling(self.once[:, chosen], self.counts[:, chosen])
 
     def cell(self, statistic: Callable[[Array], Array], form: str = "+.2f", unit: float = 1) -> str:
-        """The statistic with its 95 % interval."""
+        """Returns the statistic with its 95 % interval as text."""
         low, high = np.nanquantile(statistic(self.counts), (0.025, 0.975)) * unit
         return f"{statistic(self.once)[0] * unit:{form}} [{low:{form}}, {high:{form}}]"

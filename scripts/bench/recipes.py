@@ -1,10 +1,11 @@
-"""Which changes of a recipe help on a task? Trains known designs with each change, and judges them on the test split.
+"""Measures which changes of a recipe help on a task: trains known designs with each change.
 
     python scripts/bench/recipes.py --task small-mnist --seeds 4 --rows results/recipes/small-mnist.jsonl
 
-What helps is worth a probe of the search space: a change that a search tries on its best candidates. Trains on train
-and val; `--every 6` takes every sixth image. Adds a line to ROWS for each training, goes on where it stopped, and
-prints a table: mean test accuracy of the last 5 epochs, and what a change gains over the own recipe, paired by seed.
+A change that helps can become a probe of the search space: a change that a search tries on its best candidates. Trains
+on train and val and evaluates on the test split; `--every 6` uses every sixth training image. Appends a line to ROWS
+for each training run, resumes where it stopped, and prints a table: mean test accuracy of the last 5 epochs, and the
+gain of a change over the design's own recipe, paired by seed.
 """
 
 import argparse
@@ -63,7 +64,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One of those that are wanted."""
+    """Key of a training run."""
 
     design: str
     change: str
@@ -71,7 +72,7 @@ class Training:
 
 
 def train(args: argparse.Namespace, rows: list[Row]) -> None:
-    """Trains what has no row yet."""
+    """Makes the training runs that have no row yet and appends their rows."""
     task = TASKS[args.task]
     name = task.dataset(args.data_root, args.images)
     dataset = datasets.load(name, data_root=args.data_root)
@@ -121,7 +122,7 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
 
 
 def table(rows: list[Row]) -> Iterator[str]:
-    """A row for each design and change."""
+    """Yields a Markdown table with one row for each design and change."""
     yield "| design | change | runs | test | gain over its own recipe |"
     yield "| --- | --- | --- | --- | --- |"
     reached: dict[tuple[str, str], dict[int, float]] = {}
@@ -140,12 +141,12 @@ def main() -> None:
     parser.add_argument("--designs", nargs="+", help="default: the portfolio of the task's default space")
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in N training images")
-    parser.add_argument("--epochs", type=int, help="default: the task's")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use one in N training images")
+    parser.add_argument("--epochs", type=int, help="default: epochs of the task")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data-root")
-    parser.add_argument("--images", type=Path, default=Path("data"), help="where image folders are written to")
+    parser.add_argument("--images", type=Path, default=Path("data"), help="folder to write image folders to")
     args = parser.parse_args()
     lines = args.rows.read_text(encoding="utf-8").splitlines() if args.rows.exists() else []
     rows = [json.loads(line) for line in lines]

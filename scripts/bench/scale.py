@@ -1,13 +1,13 @@
-"""What the loop of a search costs, and how many workers it keeps busy: training is replaced by a sleep.
+"""Measures what the loop of a search costs and how busy it keeps its workers; training is replaced by a sleep.
 
     python scripts/bench/scale.py [--workers 64] [--seconds 1] [--trials 1280] [--sizes 100 1000 10000] [--storage URL]
 
-Workers of this process that do nothing but wait, `--workers` of them, each for `--seconds` a trial; everything else is
-what `nas search` does: candidates of the default space at 8,000 parameters and a receptive field of 28, drawn by its
-default sampler, stored with their weights. (The pictures are the workers' business.) It prints how busy the workers
-were, from the moment all had a trial to the last start; then what the loop takes for a trial when the study has
-`--sizes` of them, its workers done at once: a mean of `--measured`, 200; and what it takes to go on with such a study,
-and to keep it.
+`--workers` simulated workers in this process wait for `--seconds` per trial. All else is as in `nas search`: candidates
+of the space `mnist` within 8,000 parameters and with a receptive field of at least 28 are drawn by the sampler
+`evolution` and stored with their weights. (Pictures are left out, because real workers draw them.) Prints how busy the
+workers were, from the first moment that all had a trial to the last start. Then, for each study size of `--sizes` and
+with workers that finish at once, prints the loop's time per trial (a mean of `--measured` trials), the time to resume
+the study, the database size and the memory.
 """
 
 import argparse
@@ -41,12 +41,12 @@ LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=",
 
 
 class Sleepers:
-    """Workers whose every training takes the same time and none of the processor's."""
+    """Workers whose training runs all take the same wall time and no processor time."""
 
     def __init__(self, num: int, seconds: float, epochs: int) -> None:
         self.capacity = self.most = num
         self.seconds, self.epochs = seconds, epochs
-        self.begun: list[tuple[float, float]] = []  # when each training began, and the processor's seconds until then
+        self.begun: list[tuple[float, float]] = []  # wall and processor time at each start
         self._due: list[tuple[float, int, int]] = []
 
     def submit(self, job: Job) -> None:
@@ -75,7 +75,7 @@ class Sleepers:
         self._due.clear()
 
     def busy(self) -> float:
-        """The share of their time that all were at work, from the first moment they all were to the last start."""
+        """Returns the share of time that workers were busy, from the first moment that all were to the last start."""
         times = [begun for begun, _ in self.begun]
         first, last = times[self.capacity - 1], times[-1]
         worked = sum(max(0.0, min(begun + self.seconds, last) - max(begun, first)) for begun in times)
@@ -83,7 +83,7 @@ class Sleepers:
 
 
 def metrics(key: int, epoch: int, epochs: int) -> EpochMetrics:
-    """An epoch as it might have been."""
+    """Returns plausible metrics of an epoch."""
     accuracy = 0.99 - 0.3 / epoch + 0.005 * Random(key).random()
     return EpochMetrics(
         epoch=epoch,
@@ -124,7 +124,7 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]]:
-    """How busy the workers are in a new study, then what a trial costs at each size of it."""
+    """Yields how busy the workers are in a new study, then what a trial costs at each study size."""
 
     url = args.storage or default_storage(folder)
 
@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
         run("sizes", 0.0, size)
         began = time.perf_counter()
         workers = run("sizes", 0.0, size + args.workers + args.measured)
-        # From the moment on when all workers have had a trial: each start is then another trial's end.
+        # Starts count once all workers have a trial: from then on each start follows the end of another trial.
         (first, spent), (last, spent_then) = workers.begun[args.workers], workers.begun[-1]
         num = len(workers.begun) - 1 - args.workers
         yield {
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1_280)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000])
-    parser.add_argument("--measured", type=int, default=200, help="trials that a mean is taken of")
+    parser.add_argument("--measured", type=int, default=200, help="number of trials to average over")
     parser.add_argument("--storage")
     args = parser.parse_args()
     quiet_optuna()

@@ -1,14 +1,15 @@
-"""How fast candidates are drawn, costed and judged, beside the usual way.
+"""Measures how fast candidates are drawn, costed and judged, compared with the usual way.
 
 The usual way builds the module inside the objective, counts its parameters and raises `TrialPruned`.
 
     python scripts/bench/screening.py [--json] [--seed 0]
 
-Three figures, in one run on one machine:
-- random: candidates drawn at random, costed and judged, against modules built and counted, the same candidates.
-- learning: seconds of sampling a survivor, at limits that 0.4 % of the default space keep, with 500 trained trials
-  in the study (SQLite, as `nas search` keeps it).
-- usual: the same limits, Optuna's TPE and `TrialPruned`: trials that it takes for a survivor, and seconds.
+Prints three groups of figures:
+- random: candidates per second that are drawn, costed and judged, and that are drawn, built and counted, for draws with
+  the same seed.
+- learning: seconds to sample a feasible candidate (a survivor), at limits that 0.4 % of the space `mnist` satisfies,
+  with 500 trained trials in the study (SQLite, as in `nas search`).
+- usual: trials and seconds per survivor at the same limits, with Optuna's TPE and `TrialPruned`.
 """
 
 import argparse
@@ -38,7 +39,15 @@ from nas.study.database import open_storage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is measured. trained: in the study before sampling is timed."""
+    """Amount of work.
+
+    Attributes:
+        screened: Candidates to judge.
+        built: Modules to build.
+        trained: Trials in the study before sampling is timed.
+        survivors: Feasible candidates to sample.
+        usual_seconds: Seconds to spend on the usual way.
+    """
 
     screened: int
     built: int
@@ -48,7 +57,7 @@ class Sizes:
 
 
 def limits_at(space: SearchSpace, share: float, screened: int) -> tuple[Constraint, ...]:
-    """A receptive field of 28 and as many parameters as leave that share of the space."""
+    """Returns a minimum receptive field of 28 and the limit on parameters that leaves `share` of the space."""
     receptive_field = Constraint("receptive_field", ">=", 28)
     rng = Random(1)
     verdicts = (judge(space, (receptive_field,), space.draw(rng)) for _ in range(2 * screened))
@@ -79,7 +88,7 @@ def bench_random(space: SearchSpace, limits: tuple[Constraint, ...], sizes: Size
 
 
 def objective_of(space: SearchSpace, values: Mapping[str, Value]) -> float:
-    """Something to learn that costs nothing: more arithmetic and a fitting learning rate are better."""
+    """Returns a cheap objective to learn: it rewards multiply-accumulates and a learning rate near 0.05."""
     candidate = space.candidate(values)
     return cost_of(candidate.architecture).macs / 1e6 - abs(candidate.recipe.learning_rate - 0.05)
 

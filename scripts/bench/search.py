@@ -1,13 +1,13 @@
-"""Compares samplers and pruners at equal training budget, on what a table of trained candidates says.
+"""Compares samplers and pruners at equal training budget, on a model of trained candidates.
 
     python scripts/bench/search.py --budgets 20 50 100 --seeds 10
-    python scripts/bench/search.py --model          # how well the table is modelled, and what each choice is worth
+    python scripts/bench/search.py --model          # quality of the model, and objective by parameter value
 
-`search_table.py` made the table. A sampler may propose any candidate, not only those in it, so a model of the table
-answers: random forests of the logarithm of the error after each epoch. What the model does not explain (a candidate's
-own residual and the noise of its seed) is drawn from its out-of-bag residuals, a whole curve at a time, anew for each
-candidate: as much of the table's variance is beyond learning as there really is, and early epochs tell of late ones as
-much as they really do. Searches run through the same samplers and pruners as `nas search`, with one worker.
+`search_table.py` made the table of trained candidates. A sampler may propose candidates that are not in the table, so a
+model predicts their learning curves: a random forest for the logarithm of the error after each epoch. What the model
+does not explain (a candidate's own residual and seed noise) is drawn for each candidate, as a whole curve, from the
+model's out-of-bag residuals. So the unexplained variance, and how well early epochs predict late ones, are as in the
+table. Searches use the samplers and pruners of `nas search`, with one worker.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def main() -> None:
         by_setting.setdefault((replay.budget, replay.sampler, replay.choices, replay.pruner), []).append(row)
     for setting, rows in by_setting.items():
         budget, *words = setting
-        # Seed by seed, since the same seed begins with the same draws.
+        # Paired by seed, because equal seeds begin with the same draws.
         plain = by_setting.get((budget, "random", 1, "none"), rows)
         gains = [100 * (row["best"] - other["best"]) for row, other in zip(rows, plain, strict=True)]
         cells = [
@@ -103,7 +103,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def features(candidate: Candidate) -> list[float]:
-    """What the model sees of a candidate: of its network and recipe as they are, not of unused parameters."""
+    """Returns the model's inputs: features of the network and the recipe, without unused parameters."""
     cost, recipe = cost_of(candidate.architecture), candidate.recipe
     layers = [inner for layer in candidate.architecture.layers for inner in (layer, *layer.children())]
     convs = [layer for layer in layers if isinstance(layer, Convolution)]
@@ -133,13 +133,22 @@ def features(candidate: Candidate) -> list[float]:
 
 @dataclass
 class Table:
-    """Candidates that were trained, and a model of what became of them."""
+    """Trained candidates, to fit a model of their learning curves to.
+
+    Attributes:
+        space: Search space of the candidates.
+        values: Parameter values of each candidate.
+        candidates: Candidates whose run with seed 0 did not diverge.
+        curves: Accuracies with seed 0, (candidates, EPOCHS).
+        repeats: Accuracies of each candidate with several seeds, (seeds, EPOCHS) each.
+        num_diverged: Number of diverged runs.
+    """
 
     space: SearchSpace
     values: list[dict[str, Value]]
     candidates: list[Candidate]
-    curves: NDArray[Any]  # (candidates, EPOCHS) accuracies with seed 0
-    repeats: list[NDArray[Any]]  # (seeds, EPOCHS) each
+    curves: NDArray[Any]
+    repeats: list[NDArray[Any]]
     num_diverged: int
 
     @classmethod
@@ -180,7 +189,7 @@ class Table:
         return [objective(curve, CONSISTENCY) for curve in self.curves.tolist()]
 
     def lines(self) -> list[str]:
-        """What the table holds, how well it is modelled, how much is noise, and what each choice is worth."""
+        """Returns a report: objectives, seed noise, quality of the model, and the objective by parameter value."""
         found = np.array(self.objectives())
         model = self.model()
         predicted = 1 - np.exp(model.forest.oob_prediction_[:, -CONSISTENCY:]).mean(1)
@@ -236,13 +245,13 @@ class Table:
 
 @dataclass
 class Model:
-    """Learning curves of any candidate."""
+    """Model of the learning curves of any candidate."""
 
     forest: RandomForestRegressor
     residuals: NDArray[Any]
 
     def curve(self, candidate: Candidate, rng: Random) -> list[float]:
-        """Accuracies after each epoch, as a run of the candidate would give them."""
+        """Returns the accuracies after each epoch of a simulated training run."""
         mean = self.forest.predict(np.array([features(candidate)]))[0]
         own = self.residuals[rng.randrange(len(self.residuals))]
         curve: list[float] = (1 - np.exp(np.minimum(mean + own, -0.1))).tolist()
@@ -254,7 +263,7 @@ MODELS: dict[Path, Model] = {}
 
 @dataclass(frozen=True)
 class Replay:
-    """One search."""
+    """One simulated search."""
 
     table: Path
     space: str

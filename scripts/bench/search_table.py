@@ -1,11 +1,11 @@
-"""Trains random feasible candidates briefly and keeps what became of them, for `search.py` to replay.
+"""Trains random feasible candidates briefly and stores their accuracies, as data for `search.py` and `proxies.py`.
 
     python scripts/bench/search_table.py --candidates 200 --repeated 20 --seeds 3
 
-Candidates of the space that lies beside the table, `results/search_table.toml`, within 8,000 parameters and a receptive
-field of 28, each 15 epochs on every fifth image of the train split (10,000), judged on the whole val split. The first
-`repeated` are trained with several seeds, which tells the noise of a single run. Run again, it goes on where it
-stopped.
+Candidates come from the space beside the table, `results/search_table.toml`, within 8,000 parameters and with a
+receptive field of at least 28. Each trains for 15 epochs on every fifth image of the train split (10,000) and is
+evaluated on the whole val split. The first `--repeated` candidates are trained with several seeds, to measure the noise
+of a single run. The script resumes where it stopped.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 class Table:
-    """The file, and what is still to be trained for it."""
+    """File of training runs of the given candidates."""
 
     def __init__(self, path: Path, space: SearchSpace, candidates: Sequence[dict[str, Value]]) -> None:
         self.path = path
@@ -68,7 +68,7 @@ class Table:
         self.candidates = candidates
 
     def fill(self, wanted: Sequence[tuple[int, int]], data: TrainingData, *, num_workers: int) -> None:
-        """Trains the candidates of those indices with those seeds, if they are not in the file yet."""
+        """Trains the wanted pairs of candidate index and seed that are not in the file yet."""
         done = self._done()
         todo = [job for job in wanted if job not in done]
         workers = open_workers(data, [pick_device("cpu")], num=num_workers)
@@ -93,7 +93,7 @@ class Table:
             return {(int(row["candidate"]), int(row["seed"])) for row in csv.DictReader(file)}
 
     def _write(self, index: int, seed: int, history: Sequence[EpochMetrics]) -> None:
-        # A training that diverged has fewer epochs: the rest stays empty.
+        # A diverged run has fewer epochs; the remaining cells stay empty.
         accuracies = [format(metrics.val_accuracy, ".4f") for metrics in history] + [""] * (EPOCHS - len(history))
         seconds = sum(metrics.seconds for metrics in history)
         self._append([index, seed, f"{seconds:.2f}", *self.candidates[index].values(), *accuracies])
@@ -104,21 +104,21 @@ class Table:
 
 
 def space_of(table: Path) -> SearchSpace:
-    """What the table's candidates are drawn from: the file of its name beside it."""
+    """Returns the search space of a table: the TOML file of the same name beside it."""
     return SearchSpace.load(str(table.with_suffix(".toml"))).bind(
         input_shape=(1, 28, 28), num_classes=10, epochs=EPOCHS
     )
 
 
 def cell_value(domain: Domain, cell: str) -> Value:
-    """The value that a cell of the table holds, of the domain's own type."""
+    """Returns the value in a cell of the table, in the domain's type."""
     if isinstance(domain, Choice):
         return next(value for value in domain.values if str(value) == cell)
     return int(cell) if isinstance(domain, IntRange) else float(cell)
 
 
 def feasible(space: SearchSpace, count: int) -> list[dict[str, Value]]:
-    """The first so many random draws that keep the limits."""
+    """Returns the first `count` random draws that satisfy the limits."""
     rng, kept = Random(0), limits(space.input_shape, max_params=8000)
     found: list[dict[str, Value]] = []
     while len(found) < count:

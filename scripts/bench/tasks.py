@@ -1,9 +1,9 @@
-"""The tasks that searches are judged on, and their images.
+"""Tasks that searches are compared on, and their images.
 
     python scripts/bench/tasks.py small-mnist FOLDER
 
-writes a task's images as an image folder. `--data-root` holds what torchvision downloads, and for `colour` a file
-`CIFAR-10-subset/images.zip` with train/CLASS/*.jpg and test/CLASS/*.jpg.
+Writes a task's images as an image folder. `--data-root` contains torchvision's downloads and, for the task `colour`, a
+file `CIFAR-10-subset/images.zip` with train/CLASS/*.jpg and test/CLASS/*.jpg.
 """
 
 import argparse
@@ -23,9 +23,15 @@ ZIP = Path("CIFAR-10-subset") / "images.zip"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is to be classified, and the limits. `images`: writes an image folder; None where torchvision has the data.
+    """Images to classify, and the settings of searches.
 
-    earlier: the space that the default search drew from before it filled its limits.
+    Attributes:
+        name: Name of the task.
+        published: Name of the dataset for `nas`, if `images` is None.
+        images: Function that writes an image folder, given the data root and the folder; None for published datasets.
+        max_params: Limit on parameters.
+        epochs: Epochs of a training run.
+        earlier: Search space that was the default before draws were scaled to fill the limits.
     """
 
     name: str
@@ -36,7 +42,7 @@ class Task:
     earlier: str = "mnist"
 
     def dataset(self, data_root: str | Path | None, folder: Path) -> str:
-        """The dataset's name for `nas`; an image folder is written below `folder` where it is not there yet."""
+        """Returns the dataset's name for `nas`; writes its image folder below `folder` if it does not exist."""
         if self.images is None:
             return self.published
         place = folder / self.name
@@ -49,13 +55,13 @@ class Task:
 
 
 def thinned(data: "TrainingData", every: int) -> "TrainingData":
-    """The data with one in `every` training images."""
+    """Returns the data with one in `every` training images."""
     images, labels = data.train_images[::every].contiguous(), data.train_labels[::every].contiguous()
     return replace(data, train_images=images, train_labels=labels)
 
 
 def first(dataset: str, per_class: int, data_root: Path, folder: Path) -> None:
-    """The first training images of each class of a dataset of torchvision, and all test images."""
+    """Writes the first `per_class` training images of each class of a torchvision dataset, and all test images."""
     import torchvision
 
     for split in ("train", "test"):
@@ -71,7 +77,7 @@ def first(dataset: str, per_class: int, data_root: Path, folder: Path) -> None:
 
 
 def colour(data_root: Path, folder: Path) -> None:
-    """1,000 images a class of CIFAR-10 to train and validate with, 200 to test."""
+    """Unpacks 1,000 images per class of CIFAR-10 for train and val, and 200 for test."""
     with zipfile.ZipFile(data_root / ZIP) as archive:
         archive.extractall(folder)
 
@@ -81,10 +87,10 @@ TASKS = {
     for task in (
         Task(name="mnist", published="mnist"),
         Task(name="fashion", published="fashion-mnist"),
-        Task(name="small-mnist", images=partial(first, "MNIST", 600)),  # 5,000 to train with, 1,000 for val
+        Task(name="small-mnist", images=partial(first, "MNIST", 600)),  # 5,000 for train, 1,000 for val
         Task(name="small-fashion", images=partial(first, "FashionMNIST", 1000)),
         Task(name="colour", images=colour, max_params=20_000, epochs=30, earlier="colour"),
-        Task(name="digits", published="digits"),  # to try the scripts themselves
+        Task(name="digits", published="digits"),  # to test the scripts
     )
 }
 

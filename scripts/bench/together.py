@@ -1,7 +1,7 @@
 """Runs many searches side by side and trains all their networks on one device.
 
-A GPU is full with some 16 tiny networks, but a search that learns from each result trains one network at a time. So
-each search runs in a process of its own and sends its jobs to this one, which trains them as a group.
+It takes about 16 tiny networks to keep a GPU busy, but a search that learns from each result trains one at a time. So
+each search runs in its own process and sends its jobs to this process, which trains them as a group.
 """
 
 import multiprocessing
@@ -23,7 +23,13 @@ Split = tuple[int, int]
 
 @dataclass
 class Client:
-    """Workers that send their jobs to the process that trains. capacity: jobs at a time."""
+    """Workers that send their jobs to the training process.
+
+    Attributes:
+        connection: Connection to the training process.
+        data: Data that the jobs train on.
+        capacity: Maximum number of jobs at a time.
+    """
 
     connection: Connection
     data: TrainingData
@@ -36,7 +42,7 @@ class Client:
 
     def submit(self, job: Job) -> None:
         self._running.add(job.key)
-        # No pictures: they would hold up all others.
+        # Without a title no pictures are drawn: they would delay all other searches.
         self.connection.send((split(self.data), replace(job, title="")))
 
     def reports(self) -> list[Report]:
@@ -56,7 +62,7 @@ class Client:
 
 @dataclass
 class There:
-    """A place to train: at the other end of a connection. of_search: what `split` gives for a search's data."""
+    """Place to train at the other end of a connection; `of_search` is the `split` of a search's data."""
 
     connection: Connection
     of_search: Split
@@ -75,17 +81,22 @@ class There:
 
 
 def split(data: TrainingData) -> Split:
-    """Numbers of images to train on and to judge on, which tell a dataset's splits from one another."""
+    """Returns the numbers of training and of evaluation images, which identify the split of a dataset."""
     return len(data.train_labels), len(data.val_labels)
 
 
 def run_together(
     tasks: Sequence[Callable[[], object]], splits: Sequence[TrainingData], *, device: torch.device, group: int
 ) -> None:
-    """Runs each task in a process of its own and trains their networks here. Exits with status 1 if a task failed.
+    """Runs each task in its own process and trains their networks in this one; exits with status 1 if a task failed.
 
-    splits: the data that tasks train on, that of their searches first. The processes are forked, so that they share the
-    data that is loaded; CUDA may not have been used before.
+    Processes are forked so that they share the loaded data; therefore CUDA must not be initialised before the call.
+
+    Args:
+        tasks: Functions to run.
+        splits: Data that the tasks train on, first that of their searches.
+        device: Device to train on.
+        group: Number of networks to train at a time.
     """
     context = multiprocessing.get_context("fork")
     connections: list[Connection] = []
@@ -99,7 +110,7 @@ def run_together(
     engines = {split(data): InProcess(data, device, exact=False, group=group) for data in splits}
     waiting: dict[Split, list[Job]] = {each: [] for each in engines}
     running = dict.fromkeys(engines, 0)
-    senders: list[tuple[Connection, int]] = []  # of each job, by its number here; and its key there
+    senders: list[tuple[Connection, int]] = []  # connection and original key of each job, by its number here
     while connections:
         busy = any(engine.busy or waiting[where] for where, engine in engines.items())
         for connection in wait(connections, timeout=0 if busy else None):
@@ -120,7 +131,7 @@ def run_together(
             for report in engine.reports():
                 connection, key = senders[report.key]
                 running[where] -= isinstance(report, Ended)
-                with suppress(OSError):  # its search has died; that is said where it is waited for
+                with suppress(OSError):  # its search has died; reported after `join`
                     connection.send(replace(report, key=key))
     for process in processes:
         process.join()
@@ -131,6 +142,6 @@ def run_together(
 
 
 def _run(task: Callable[[], object], there: There) -> None:
-    """Runs the task with `there` as the place that everything trains in."""
+    """Runs the task with `there` as the only place to train."""
     Compute.place = lambda _: there  # type: ignore[method-assign,assignment]
     task()

@@ -1,16 +1,16 @@
-"""How fast candidates train: the usual way, the reference trainer, and the engine as `nas search` uses it.
+"""Measures how fast candidates train in the usual way, with the reference trainer, and with the engine of `nas search`.
 
     python scripts/bench/training.py [--networks mnist-7825 ...] [--ways usual reference packed] [--pairs 3]
-    python scripts/bench/training.py --short                         # about a minute: rough, one network, one pair
+    python scripts/bench/training.py --short                         # a rough estimate of one network in a minute
     python scripts/bench/training.py --device cuda --ways packed --networks mnist-7825 --output FILE --pairs 1
 
-The same network, recipe, batch size and images for each, one after the other, in turn, in a fresh process each time.
-An epoch is training on 50,000 images and validation on 10,000. Ways: *usual* and *reference* train one network with
-all cores; *packed* is the engine with as many networks at a time as `nas search` has; *alone* is the engine with one.
-`networks an hour` counts 15 epochs and everything that comes before them: loading, building, compiling, capturing,
-probing. With `--output` each measurement is a line of JSON in that file as soon as it is there, what the file holds
-already is not measured again, and the table is of all that it holds: so each part can have a call of its own.
-`--short` trains on one in ten of the images and counts tenfold: set-up weighs more than it should.
+All ways train the same network with the same recipe, batch size and images, in turn, each in a new process. An epoch is
+training on 50,000 images and validation on 10,000. Ways: *usual* and *reference* train one network with all cores;
+*packed* is the engine with as many networks at a time as in `nas search`; *alone* is the engine with one network.
+`networks an hour` counts 15 epochs and set-up: building, compiling and capturing, for *usual* and *reference* also
+loading the data. With `--output` each measurement is appended to that file as one line of JSON; the file's measurements
+are not repeated, and the table covers all of them, so that parts can be measured in separate calls.
+`--short` trains on one in ten of the images and scales the result, so that set-up weighs too much.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from scripts.bench.ways import EPOCHS, NUM_TRAIN, NUM_VAL, WAYS
 
 NETWORKS = ("mnist-7825", "mnist-6136", "mnist-26756")
 USUALLY = ("usual", "reference", "packed")
-EXTRA = ("chosen", "probe", "workers_start", "trained", "wall", "notes")  # seconds, numbers, or texts
+EXTRA = ("chosen", "probe", "workers_start", "trained", "wall", "notes")  # further fields of a measurement
 SHORT = 10
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
@@ -45,7 +45,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured, and where it is kept. `share`: as that of a `Task`."""
+    """Measurements to make, and where to store them.
+
+    Attributes:
+        networks: Names of the networks.
+        ways: Ways to train them.
+        pairs: Number of measurements of each way and network.
+        device: Device to train on.
+        dataset: Dataset to train on.
+        share: Divides the work, as in `ways.Task`.
+        output: File of measurements; None to store none.
+    """
 
     networks: Sequence[str]
     ways: Sequence[str]
@@ -56,11 +66,11 @@ class Plan:
     output: Path | None
 
     def facts(self) -> Row:
-        """What a row must have to belong to this plan."""
+        """Returns the fields that a row of this plan has."""
         return {"device": self.device, "dataset": self.dataset, "share": self.share}
 
     def kept(self) -> list[Row]:
-        """What the file holds of such measurements; a line that was cut is none."""
+        """Returns the file's rows of this plan; skips lines that were cut off."""
         if self.output is None or not self.output.exists():
             return []
         found = []
@@ -74,7 +84,7 @@ class Plan:
         return found
 
     def measure(self, data_root: str) -> list[Row]:
-        """Everything that is not there yet; returns all there is."""
+        """Makes the measurements that the file lacks; returns all rows."""
         rows = self.kept()
         wanted = [("ceiling", self.networks[0], 0)]
         wanted += [(way, network, pair) for network in self.networks for pair in range(self.pairs) for way in self.ways]
@@ -99,7 +109,7 @@ class Plan:
         return result(self._start(way, network, data_root), f"{way} of {network}")
 
     def _ceiling(self, network: str, data_root: str) -> Row:
-        """Of all cores at once."""
+        """Measures the peak of all cores at the same time."""
         cores = num_cores() if self.device == "cpu" else 1
         spinning = [self._start("ceiling", network, data_root) for _ in range(cores)]
         limits = [result(process, "the machine's ceiling") for process in spinning]
@@ -107,7 +117,7 @@ class Plan:
 
 
 def result(process: subprocess.Popen[str], what: str) -> Row:
-    """What a measurement printed last."""
+    """Returns the JSON that a measurement printed last; exits if the measurement failed."""
     text, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{what} could not be measured (exit status {process.returncode}): why is said above")
@@ -117,7 +127,7 @@ def result(process: subprocess.Popen[str], what: str) -> Row:
 
 @contextmanager
 def unpacked(root: Path) -> Iterator[Path]:
-    """A data root with MNIST's four files as torchvision reads them; a copy, where they lie there packed."""
+    """Yields a data root with MNIST's four files as torchvision reads them, a temporary copy if any is gzipped."""
     folder = root / "MNIST" / "raw"
     if all((folder / name).is_file() for name in FILES):
         yield root
@@ -142,12 +152,12 @@ def unpacked(root: Path) -> Iterator[Path]:
 
 
 def scaled(row: Row, key: str) -> float:
-    """A figure of an epoch as it would be with all images."""
+    """Returns a figure of an epoch, scaled to all training images."""
     return float(row[key] * NUM_TRAIN / row["num_train"])
 
 
 def flops_an_epoch(network: str) -> int:
-    """Twice the multiply-accumulates of an epoch: forward, back to weights and inputs, but not to the images."""
+    """Returns FLOP per epoch, two per multiply-accumulate: forward, and backward except to the images."""
     architecture = Architecture.load(network)
     first = architecture.layers[0].measure(architecture.input_shape).macs
     macs = cost_of(architecture).macs
@@ -155,7 +165,7 @@ def flops_an_epoch(network: str) -> int:
 
 
 def summary(rows: Sequence[Row]) -> Iterator[Row]:
-    """A row for each network."""
+    """Yields a summary of each network."""
     limit = next((row for row in rows if row["way"] == "ceiling"), None)
     for network in dict.fromkeys(row["network"] for row in rows if row["way"] != "ceiling"):
         found: Row = {"network": network}
@@ -173,7 +183,7 @@ def summary(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def figures(rows: Sequence[Row], flops: int, limit: Row | None) -> Row:
-    """What the measurements of one way and network say."""
+    """Returns the statistics of the measurements of one way and network."""
     epochs = [scaled(row, "epoch") / row["at_once"] for row in rows]
     each = [row["set_up"] / row["at_once"] + EPOCHS * epoch for row, epoch in zip(rows, epochs, strict=True)]
     return {
@@ -187,7 +197,7 @@ def figures(rows: Sequence[Row], flops: int, limit: Row | None) -> Row:
 
 
 def lines(row: Row) -> Iterator[str]:
-    """A network's figures, for people."""
+    """Yields the summary of a network as text."""
     yield f"{row['network']}: ceiling {row['flops_ceiling'] / 1e9:.0f} GFLOP/s, {row['bytes_ceiling'] / 1e9:.0f} GB/s"
     for way in (way for way in WAYS if way in row):
         found = row[way]

@@ -1,9 +1,9 @@
-"""One way to train one network, measured in a process of its own: `training.py` starts it, and reads what it prints.
+"""Measures one way to train one network; `training.py` starts it in a new process and reads its output.
 
     python scripts/bench/ways.py WAY NETWORK DEVICE DATASET DATA_ROOT [SHARE]
 
-SHARE: only one in so many images and epochs is trained, for a rough figure. Prints a line of JSON: seconds an epoch,
-set-up, how many networks at once, the peak of the memory, and the size of what was trained.
+With SHARE only one in SHARE images and epochs is used, for a rough estimate. Prints one line of JSON: seconds per
+epoch, set-up time, number of networks at a time, peak memory, and numbers of images.
 """
 
 import argparse
@@ -49,7 +49,15 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is to be measured."""
+    """Network, device and data of a measurement.
+
+    Attributes:
+        architecture: Network to train.
+        device: Device to train on.
+        dataset: Dataset to train on.
+        data_root: Folder of the data.
+        share: Divides the numbers of images and epochs.
+    """
 
     architecture: Architecture
     device: torch.device
@@ -58,15 +66,15 @@ class Task:
     share: int
 
     def recipe(self, epochs: int) -> Recipe:
-        """The same for every way."""
+        """Returns the recipe, the same for every way."""
         return Recipe(epochs=epochs, batch_size=BATCH_SIZE, rotation=ROTATION)
 
     def epochs(self, most: int) -> int:
-        """How many are trained: two at the least, since the first has what is compiled."""
+        """Returns the number of epochs to train, at least two because the first one includes compilation."""
         return max(2, most // self.share)
 
     def data(self) -> TrainingData:
-        """The splits of a search, or one in `share` of their images."""
+        """Returns the splits of a search, with one in `share` of their images."""
         full = TrainingData.of(datasets.load(self.dataset, data_root=self.data_root))
         return TrainingData(
             train_images=full.train_images[:: self.share].contiguous(),
@@ -82,7 +90,7 @@ class Task:
 
 
 class Scans(Dataset[tuple[Any, int]]):
-    """scikit-learn's digits, an image at a time, as torchvision's data sets give theirs."""
+    """scikit-learn's digits as a torchvision dataset of single images."""
 
     def __init__(self, data_root: str, transform: Callable[[Any], Tensor]) -> None:
         loaded = datasets.load("digits", data_root=data_root)
@@ -99,7 +107,7 @@ class Scans(Dataset[tuple[Any, int]]):
 
 
 def images(task: Task, transform: Callable[[Any], Tensor]) -> Dataset[tuple[Any, int]]:
-    """torchvision's MNIST, or what is like it."""
+    """Returns torchvision's MNIST, or the digits in the same form."""
     if task.dataset == "digits":
         return Scans(task.data_root, transform)
     found: Dataset[tuple[Any, int]] = published.MNIST(task.data_root, train=True, transform=transform)
@@ -107,12 +115,12 @@ def images(task: Task, transform: Callable[[Any], Tensor]) -> Dataset[tuple[Any,
 
 
 def usual(task: Task) -> Measured:
-    """torchvision's data set and transforms, a data loader, an eager step."""
+    """Measures torchvision's dataset and transforms, a data loader and an eager training step."""
     began = time.perf_counter()
     normalise = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     augmented = transforms.Compose([transforms.RandomRotation(ROTATION), *normalise])
     whole, plain = images(task, augmented), images(task, transforms.Compose(normalise))
-    size: int = len(whole)  # type: ignore[arg-type]  # torch's Dataset does not promise a length, these have one
+    size: int = len(whole)  # type: ignore[arg-type]  # torch's Dataset has no __len__, these datasets do
     num_train, num_val = size * 5 // 6 // task.share, size // 6 // task.share
     train_set, val_set = Subset(whole, range(num_train)), Subset(plain, range(size - num_val, size))
     module = task.architecture.build().to(task.device)
@@ -145,17 +153,17 @@ def usual(task: Task) -> Measured:
 
 
 def worker_numbers() -> list[int]:
-    """Numbers of loader workers that are tried."""
+    """Returns the numbers of loader workers to try."""
     return sorted({0, 1, 2, min(4, num_cores()), min(8, num_cores()), num_cores()})
 
 
 class Step:
-    """A step of training, as it is usually written."""
+    """Training step as it is usually written."""
 
     def __init__(self, module: nn.Module, device: torch.device, *, num_steps: int) -> None:
         self.module, self.device = module, device
         self.optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        # The probe takes steps, too.
+        # Trying out the numbers of loader workers takes steps, too.
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, 0.1, total_steps=2 * num_steps + 1000, pct_start=0.2
         )
@@ -172,7 +180,7 @@ class Step:
 
 
 def of_reference(task: Task) -> Measured:
-    """The eager trainer, all threads."""
+    """Measures the reference trainer with all threads."""
     began = time.perf_counter()
     data = task.data()
     module = reference.initialise(task.architecture, seed=0)
@@ -182,7 +190,7 @@ def of_reference(task: Task) -> Measured:
 
 
 def alone(task: Task) -> Measured:
-    """The engine with one network, which has the device for itself (of a processor one core)."""
+    """Measures the engine with one network, alone on the device (on a processor: on one core)."""
     data = task.data()
     module = reference.initialise(task.architecture, seed=0)
     start = time.perf_counter()
@@ -194,7 +202,7 @@ def alone(task: Task) -> Measured:
 
 
 def packed(task: Task) -> Measured:
-    """Workers as `nas search` opens them; several of the same network with different seeds."""
+    """Measures workers as `nas search` opens them, which train the same network with different seeds."""
     began = time.perf_counter()
     data, on_gpu = task.data(), task.device.type != "cpu"
     workers = open_workers(data, [task.device], num=1 if on_gpu else num_cores())
@@ -217,7 +225,7 @@ def packed(task: Task) -> Measured:
 
 
 def trained(workers: Workers, task: Task, wanted: int, length: int) -> list[list[EpochMetrics]]:
-    """The epochs of each of so many trainings, as many at a time as the workers take."""
+    """Trains `wanted` networks, as many at a time as the workers take; returns the epochs of each."""
     running: dict[int, list[EpochMetrics]] = {}
     done: list[list[EpochMetrics]] = []
     seeds = iter(range(wanted))
@@ -238,12 +246,12 @@ def trained(workers: Workers, task: Task, wanted: int, length: int) -> list[list
 
 
 def sizes(data: TrainingData) -> dict[str, int]:
-    """Of what an epoch sees."""
+    """Returns the numbers of training and validation images."""
     return {"num_train": len(data.train_labels), "num_val": len(data.val_labels)}
 
 
 def of_machine(task: Task) -> Measured:
-    """What the machine could do."""
+    """Measures the peak of the machine."""
     return {**ceiling(task.device, share=task.share)}
 
 

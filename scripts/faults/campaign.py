@@ -1,10 +1,10 @@
-"""Real searches, each disturbed by one fault at a random moment, and what is left of them.
+"""Runs real searches, disturbs each with one fault at random moments, and checks what is left of them.
 
     python scripts/faults/campaign.py --runs 120 --seed 0 --jobs 2 --output results/reliability.jsonl
 
-A line of JSON a run; runs that the file holds already are not made again, so the script can be stopped and run again.
-Ctrl-C, or SIGTERM, lets the runs under way end, and begins no others.
-`--only INDEX` repeats one. Faults take turns, on SQLite and on a PostgreSQL server of the script's own.
+Writes one line of JSON per run and skips runs that the file already contains, so the script can be stopped and resumed.
+Ctrl-C or SIGTERM lets running searches end and starts no others.
+`--only INDEX` repeats a run. Faults take turns, on SQLite and on a PostgreSQL server that the script starts.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from scripts.faults.checks import deviations, num_orphans, of_export, outcome
 from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, described
 from scripts.faults.search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 
-EXPORTS_EVERY = 11  # runs between two whose best network is exported, too
+EXPORTS_EVERY = 11  # runs whose index is a multiple of this also export the best network
 MOST_TRIES = 5
 
 
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with a PostgreSQL server of its own")
-    parser.add_argument("--only", type=int, nargs="+", help="indices of runs to make, whether the file has them or not")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs, each with its own PostgreSQL server")
+    parser.add_argument("--only", type=int, nargs="+", help="indices of runs to make, even if the file contains them")
     parser.add_argument("--output", type=Path, default=Path("results/reliability.jsonl"))
     args = parser.parse_args()
 
@@ -75,7 +75,7 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, no_more)
     signal.signal(signal.SIGTERM, no_more)
-    # Where no run is left the undisturbed searches are not made either.
+    # No threads if no run is left: each would begin with undisturbed searches.
     workers = [threading.Thread(target=work) for _ in range(0 if waiting.empty() else args.jobs)]
     for worker in workers:
         worker.start()
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def turns() -> Iterator[tuple[type[Fault], str]]:
-    """Faults and databases in turn, those that can be tried here."""
+    """Yields faults and databases in turn, without those that cannot be tried on this machine."""
     possible = [fault for fault in FAULTS if not fault.why_not()]
     no_server = bool(why_none())
     for turn in itertools.count():
@@ -96,7 +96,7 @@ def turns() -> Iterator[tuple[type[Fault], str]]:
 
 
 class Campaign:
-    """Runs one after another, beside one server. `lengths`: as those of a `Place`."""
+    """Makes runs one after another with at most one PostgreSQL server; `lengths` is as in `Place`."""
 
     def __init__(self, seed: int, folder: Path, server: Server | None, *, workers: int = WORKERS) -> None:
         self.seed, self.folder, self.server, self.workers = seed, folder, server, workers
@@ -123,7 +123,7 @@ class Campaign:
             yield campaign
 
     def measure(self) -> None:
-        """Undisturbed searches, one on each database, and an export: what they come to, and how long they take."""
+        """Makes undisturbed searches, one per database, and an export, to learn their outcome and duration."""
         if self.server:
             self.measure_search(self.server)
         place = self.measure_search(None)
@@ -133,7 +133,7 @@ class Campaign:
         self.export_length = export.length()
 
     def measure_search(self, server: Server | None) -> Place:
-        """One undisturbed search."""
+        """Makes one undisturbed search; raises `RuntimeError` if it fails or its outcome differs from the last one."""
         place = self.place("undisturbed", server)
         attempt = place.search()
         status, ended = attempt.wait(), time.monotonic()
@@ -153,12 +153,12 @@ class Campaign:
         return Place(folder=folder, study=name, rng=rng, lengths=self.lengths, server=server, workers=self.workers)
 
     def run(self, index: int, kind: type[Fault], database: str) -> dict[str, Any]:
-        """One run: a line of the output."""
+        """Makes one run and returns its row of the output."""
         began = time.monotonic()
         place = self.place(f"run-{index}", self.server if database == POSTGRESQL else None)
         rng = place.rng
         strikes = rng.randint(1, kind.most_strikes)
-        # Most moments are within the search proper: until it begins there is little to be harmed.
+        # Most times are counted from the start of the search: little can be damaged before.
         moments = [(rng.choice([BEGUN, *[SEARCHING] * 3]), round(rng.uniform(0, 0.95), 3)) for _ in range(strikes)]
         row: dict[str, Any] = {"index": index, "seed": self.seed, "fault": kind.name, "database": database}
         row |= {"moments": moments, "struck": 0, "commit": self.commit, "deviations": []}
@@ -169,7 +169,7 @@ class Campaign:
                     self._check(place, row, same=kind.same_result)
                     if index % EXPORTS_EVERY == 0:
                         row["deviations"] += self._export(place)
-        except Exception as error:  # the campaign goes on, whatever one run comes to
+        except Exception as error:  # an error in one run must not end the campaign
             row["deviations"].append(f"{type(error).__name__}: {error}")
         for attempt in place.attempts:
             if not attempt.has_ended:
@@ -178,7 +178,7 @@ class Campaign:
         return row | {"seconds": round(time.monotonic() - began, 1)}
 
     def _disturb(self, fault: Fault, place: Place, row: dict[str, Any]) -> None:
-        """The command until it has ended well: disturbed as often as was drawn, then left alone."""
+        """Disturbs the command as often as was drawn, then runs it undisturbed until it succeeds."""
         for since, part in row["moments"]:
             attempts = fault.begin()
             struck = fault.lives_until_strike(attempts[0], since, part)
@@ -217,7 +217,7 @@ class Campaign:
         row["clock_back"] = any(later < earlier for earlier, later in itertools.pairwise(starts))
 
     def _export(self, place: Place) -> list[str]:
-        """An export that is killed in its midst, and one that is not."""
+        """Kills an export at a random time, runs another one, and returns what is wrong with the folder."""
         first = place.export()
         if first.lives_at(BEGUN, place.rng.uniform(0, self.export_length)):
             first.kill()
@@ -230,13 +230,13 @@ class Campaign:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """What the file holds, of each run what was written last."""
+    """Returns the rows of the file; of several rows for one run only the last."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return list({(row["seed"], row["index"]): row for row in map(json.loads, lines)}.values())
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the runs came to, in Markdown."""
+    """Yields a table of the results in Markdown."""
     yield "| fault | database | runs | strikes | went on | run again | finished, told | begun anew | deviations |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     order = {fault.name: place for place, fault in enumerate(FAULTS)}

@@ -1,4 +1,4 @@
-"""What must hold after a fault: of the study, beside what its commands told, and of every file."""
+"""Checks what must hold after a fault: the study is consistent and agrees with the printed events, files are whole."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ SHOWN = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}
 
 
 def outcome(records: StudyRecords) -> dict[str, Any]:
-    """What must not depend on interruptions: each trained candidate and its figures, and what was discarded."""
+    """Returns what must not depend on interruptions: trained candidates with their metrics, and counts of discards."""
     trials = records.study.get_trials(deepcopy=False)
     trained = {
         trial.user_attrs["fingerprint"]: [
@@ -41,7 +41,7 @@ def outcome(records: StudyRecords) -> dict[str, Any]:
 
 
 def deviations(records: StudyRecords, told: Sequence[Event], *, wanted: Mapping[str, Any] | None) -> list[str]:
-    """Everything that is not as it must be. `wanted`: the outcome, where it must be a certain one."""
+    """Returns everything that is wrong; `wanted` is the expected outcome, None if it is not determined."""
     found = [*_promises(records, told), *_settled(records), *_run_again(records, told), *_files(records)]
     if wanted is not None:
         there = outcome(records)
@@ -50,7 +50,7 @@ def deviations(records: StudyRecords, told: Sequence[Event], *, wanted: Mapping[
 
 
 def _promises(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
-    """What was told as finished is there, and is as it was told."""
+    """Checks that trials and epochs that were reported as finished are stored with the reported values."""
     trials = records.study.get_trials(deepcopy=False)
     for event in told:
         if event["event"] not in ("TrialFinished", "EpochFinished"):
@@ -71,7 +71,7 @@ def _promises(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
 
 
 def _settled(records: StudyRecords) -> Iterator[str]:
-    """The budget is exact, nothing is left over, and each training has all its epochs."""
+    """Checks that the budget is spent exactly, every trial has ended, and completed trials have all epochs."""
     trials = records.study.get_trials(deepcopy=False)
     for trial in trials:
         if not trial.state.is_finished():
@@ -92,7 +92,7 @@ def _settled(records: StudyRecords) -> Iterator[str]:
 
 
 def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
-    """Each candidate whose training was interrupted was run again, once, as it was; what it did then is the same."""
+    """Checks that each interrupted candidate was retried once, with the same parameters, seed and metrics."""
     trials = records.study.get_trials(deepcopy=False)
     again: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
@@ -109,7 +109,7 @@ def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
         if retry.params != trial.params:
             yield f"trial {retry.number} has other parameters than trial {trial.number}, whose retry it is"
         for name in ("fingerprint", "candidate", "seed"):
-            # Killed before it began the retry has none, and is run again in turn.
+            # A retry that was killed before it began has no attributes, and is itself retried.
             if name in attrs and name in retry.user_attrs and retry.user_attrs[name] != attrs[name]:
                 yield f"trial {retry.number} has another {name} than trial {trial.number}, whose retry it is"
         if retry.user_attrs.get("outcome") in TRAINED:
@@ -122,7 +122,7 @@ def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
 
 
 def _files(records: StudyRecords) -> Iterator[str]:
-    """Every artifact that a trial names is whole, and nothing is half-written."""
+    """Checks that every artifact of a trial is valid and no partly written file is left."""
     yield from (f"{path.name} was left" for path in records.artifacts.folder.glob(".*"))
     for trial in records.study.get_trials(deepcopy=False):
         names = set()
@@ -152,7 +152,7 @@ def _check_file(records: StudyRecords, trial: FrozenTrial, name: str, path: Path
 
 
 def num_orphans(records: StudyRecords) -> int:
-    """Whole files in the artifacts' folder that no trial names: a process was killed between file and trial."""
+    """Counts artifacts without a trial, left by a process that was killed after writing the file."""
     named = {
         meta.artifact_id
         for trial in records.study.get_trials(deepcopy=False)
@@ -162,7 +162,7 @@ def num_orphans(records: StudyRecords) -> int:
 
 
 def of_export(folder: Path, *, allow_none: bool) -> list[str]:
-    """What is wrong with the folder of an export: it is there with all its files, or not at all."""
+    """Returns what is wrong with an export folder, which must be complete or, with `allow_none`, may be missing."""
     if not folder.exists():
         return [] if allow_none else ["the export is missing"]
     names = {path.name for path in folder.iterdir() if path.stat().st_size}

@@ -1,4 +1,4 @@
-"""The faults, a small class each: what it is, on which databases, how it strikes, what the command may do then."""
+"""Faults, one class each: the databases they apply to, how they strike, and how a command may end afterwards."""
 
 import errno
 import os
@@ -21,13 +21,21 @@ FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
 
 
 class Fault:
-    """A fault of one run. `every`: how many rounds of the campaign lie between two of its turns."""
+    """Fault of one run.
+
+    Attributes:
+        name: Name in the results.
+        databases: Databases that the fault is tried on.
+        every: Number of rounds of the campaign from one use of the fault to the next.
+        most_strikes: Maximum number of strikes in one run.
+        same_result: Whether the trained candidates must be those of an undisturbed search.
+    """
 
     name = ""
     databases: tuple[str, ...] = (SQLITE, POSTGRESQL)
     every = 1
     most_strikes = 1
-    same_result = True  # whether the trained candidates must be those of an undisturbed search
+    same_result = True
 
     def __init__(self, place: Place) -> None:
         self.place, self.rng = place, place.rng
@@ -40,30 +48,33 @@ class Fault:
 
     @staticmethod
     def why_not() -> str:
-        """Why it cannot be tried here; empty if it can."""
+        """Returns why the fault cannot be tried on this machine; empty if it can."""
         return ""
 
     def begin(self) -> list[Attempt]:
-        """The commands that are disturbed."""
+        """Starts and returns the commands to disturb."""
         return [self.place.search()]
 
     def lives_until_strike(self, attempt: Attempt, since: str, part: float) -> bool:
-        """Waits for the moment, a part of an undisturbed search's length: whether there is still one to disturb."""
+        """Waits for the time of a strike; returns False if the command ends or hangs first.
+
+        That time is the fraction `part` of an undisturbed search's length, counted from the event `since`.
+        """
         return attempt.lives_at(since, part * self.place.lengths[since])
 
     def strike(self, attempt: Attempt) -> None:
-        """Does the harm."""
+        """Causes the fault."""
 
     def allows(self, attempt: Attempt) -> bool:
-        """Whether a disturbed command may end like that."""
+        """Returns whether a disturbed command may end like this one."""
         return attempt.status == 0
 
     def recover(self) -> None:
-        """What is done before the same command is run again."""
+        """Prepares the next run of the same command."""
 
 
 class LoopKilled(Fault):
-    """`kill -9` of the process that searches; its workers are left to notice"""
+    """Kills the main process of the search with SIGKILL; its workers have to notice that."""
 
     name = "loop killed"
     most_strikes = 2
@@ -76,7 +87,7 @@ class LoopKilled(Fault):
 
 
 class GroupKilled(LoopKilled):
-    """`kill -9` of the search and all its processes"""
+    """Kills the search and all its processes with SIGKILL."""
 
     name = "all killed"
 
@@ -85,7 +96,7 @@ class GroupKilled(LoopKilled):
 
 
 class WorkerKilled(Fault):
-    """`kill -9` of a worker process"""
+    """Kills a worker process with SIGKILL."""
 
     name = "worker killed"
 
@@ -102,7 +113,7 @@ class WorkerKilled(Fault):
 
 
 class DiskFull(Fault):
-    """the disk of the results (and of the SQLite database), a small tmpfs, is full until the command has ended"""
+    """Fills the disk of the results (and of an SQLite database), a small tmpfs, until the command has ended."""
 
     name = "disk full"
 
@@ -134,7 +145,7 @@ class DiskFull(Fault):
         return attempt.status == 0 or attempt.ended_with_one_line()
 
     def recover(self) -> None:
-        if self.rng.random() < 0.5:  # somebody tries before there is room
+        if self.rng.random() < 0.5:  # resume once while the disk is still full
             again = self.place.search()
             again.wait()
             if not self.allows(again):
@@ -143,7 +154,7 @@ class DiskFull(Fault):
 
 
 class ServerRestarted(Fault):
-    """PostgreSQL stopped as for a restart, and started again after some seconds at most"""
+    """Stops PostgreSQL as for a restart and starts it again within four seconds."""
 
     name = "PostgreSQL restarted"
     databases = (POSTGRESQL,)
@@ -156,7 +167,7 @@ class ServerRestarted(Fault):
     def _start(self) -> None:
         time.sleep(self.rng.uniform(0, 4))
         end = time.monotonic() + 60
-        while True:  # it refuses for as long as processes of the one that was killed are there
+        while True:  # the start fails while processes of a killed server are still running
             try:
                 self.place.server.start()
                 return
@@ -166,12 +177,12 @@ class ServerRestarted(Fault):
                 time.sleep(0.2)
 
     def allows(self, attempt: Attempt) -> bool:
-        # Where it had not begun there is nothing to save by waiting: one line, and the same command.
+        # A search that has not started may fail instead of waiting for the server: it has nothing to lose.
         return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.heard(SEARCHING))
 
 
 class ServerKilled(ServerRestarted):
-    """`kill -9` of PostgreSQL's first process, and started again after some seconds at most"""
+    """Kills PostgreSQL's main process with SIGKILL and starts the server again within four seconds."""
 
     name = "PostgreSQL killed"
 
@@ -181,7 +192,7 @@ class ServerKilled(ServerRestarted):
 
 
 class ClockSetBack(Fault):
-    """the clock of all processes of the search set back by 1 to 48 hours (libfaketime; the monotonic clock goes on)"""
+    """Sets the clock of all the search's processes, except the monotonic one, back by 1 to 48 hours (libfaketime)."""
 
     name = "clock set back"
 
@@ -214,17 +225,17 @@ class ClockSetBack(Fault):
 
 
 class TwoAtOnce(Fault):
-    """two searches started at once on one study that is not there yet"""
+    """Starts two searches at the same time on a study that does not exist yet."""
 
     name = "two at once"
-    same_result = False  # who draws when depends on who is faster
+    same_result = False  # the draws of each search depend on timing
 
     def begin(self) -> list[Attempt]:
         return [self.place.search(workers=1) for _ in range(2)]
 
 
 class OneOfTwoKilled(TwoAtOnce):
-    """the same, and `kill -9` of one of them: the other one does the rest"""
+    """Starts two searches as in `TwoAtOnce` and kills one with SIGKILL; the other one does the rest."""
 
     name = "one of two killed"
 
@@ -236,12 +247,12 @@ class OneOfTwoKilled(TwoAtOnce):
 
 
 class NodeKilled(Fault):
-    """all processes of one of a Ray cluster's two training nodes killed (network namespaces of one machine)"""
+    """Kills all processes of one of a Ray cluster's two training nodes (network namespaces of one machine)."""
 
     name = "Ray node killed"
     every = 3
     harm = "kill"
-    one_at_a_time = threading.Lock()  # hosts are named by process
+    one_at_a_time = threading.Lock()  # one cluster per process, whose ID is in the names of its hosts
 
     @staticmethod
     def why_not() -> str:
@@ -273,13 +284,13 @@ class NodeKilled(Fault):
         def start(command: list[str], **options: Any) -> "subprocess.Popen[str]":
             options.pop("start_new_session")
             process: subprocess.Popen[str] = self.head.start(*command, **options)
-            self.head.processes.remove(process)  # its pipe is read, and closed, here
+            self.head.processes.remove(process)  # `Attempt` reads and closes its pipe
             return process
 
         return [self.place.search("--ray", self.address, start=start)]
 
     def lives_until_strike(self, attempt: Attempt, since: str, part: float) -> bool:
-        """Joining takes seconds of its own: the moment counts from its end."""
+        """Counts from the start of the search, because joining the cluster takes seconds before that."""
         return super().lives_until_strike(attempt, SEARCHING, part)
 
     def strike(self, attempt: Attempt) -> None:
@@ -287,7 +298,7 @@ class NodeKilled(Fault):
 
 
 class NodeCut(NodeKilled):
-    """the cable of such a node cut"""
+    """Cuts the network connection of one of the training nodes."""
 
     name = "Ray node cut off"
     databases = (SQLITE,)
@@ -301,7 +312,7 @@ FAULTS: tuple[type[Fault], ...] = (
 
 
 def described(attempt: Attempt) -> str:
-    """How a command ended, in words."""
+    """Returns how a command ended, in words."""
     if attempt.status is None:
         return "it hung"
     return f"exit status {attempt.status}, {attempt.stderr.strip()[-2000:]!r}"

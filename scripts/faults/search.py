@@ -1,4 +1,4 @@
-"""A `nas search` of its own processes, and the place that it works in: what the fault campaign disturbs."""
+"""Runs `nas` commands for the fault campaign and tracks their events, processes and exit status."""
 
 import json
 import os
@@ -18,21 +18,31 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "tests" / "fixtures" / "tiny.toml"
 TRIALS, EPOCHS, WORKERS = 6, 3, 2
-BEGUN, SEARCHING = "Begun", "SearchStarted"  # from when moments count: the command's beginning, or the search's
-LIMIT = 300.0  # seconds after which a command that has not ended is taken to hang
+BEGUN, SEARCHING = "Begun", "SearchStarted"  # events from which the time of a strike is counted
+LIMIT = 300.0  # seconds after which a command counts as hung
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @dataclass(kw_only=True)
 class Place:
-    """What one run has to itself. `lengths`: seconds from an event to the end of an undisturbed search."""
+    """Folder, study and random generator of one run.
+
+    Attributes:
+        folder: Folder of the run.
+        study: Name of its study.
+        rng: Random generator for the run's decisions.
+        lengths: Seconds from each event to the end of an undisturbed search.
+        server: PostgreSQL server; None for SQLite.
+        workers: Number of worker processes of a search.
+        attempts: Commands that the run has started.
+    """
 
     folder: Path
     study: str
     rng: Random
     lengths: Mapping[str, float]
-    server: Any = None  # a PostgreSQL server, None for SQLite
+    server: Any = None
     workers: int = WORKERS
     attempts: list["Attempt"] = field(default_factory=list)
 
@@ -53,7 +63,7 @@ class Place:
         }
 
     def search(self, *arguments: object, workers: int | None = None, start: Start = subprocess.Popen) -> "Attempt":
-        """Begins the search, or goes on with it: the same command each time."""
+        """Starts or resumes the search; the command is the same each time."""
         limited = ("--space", SPACE, "--max-params", 900, "--min-receptive-field", 10)
         given = ("--epochs", EPOCHS, "--trials", TRIALS, "--workers", workers or self.workers)
         return self.begin(
@@ -68,11 +78,11 @@ class Place:
         )
 
     def export(self) -> "Attempt":
-        """Begins an export of the best network."""
+        """Starts an export of the best network."""
         return self.begin("export", "--output", self.exported)
 
     def begin(self, command: str, *arguments: object, start: Start = subprocess.Popen) -> "Attempt":
-        """Begins a command on the run's study."""
+        """Starts a `nas` command on the run's study."""
         study = [word for name, value in self.of_study.items() for word in (f"--{name}", str(value))]
         words = [sys.executable, "-m", "nas", command, *study, *map(str, arguments)]
         self.attempts.append(Attempt(words, start=start))
@@ -80,14 +90,17 @@ class Place:
 
 
 class Attempt:
-    """A command in a session of its own. What it tells is read as it comes; a line cut short by its death is none."""
+    """Command in its own session. A thread reads its events as it prints them.
+
+    A last line that was cut off by a kill is ignored.
+    """
 
     def __init__(self, command: Sequence[str], *, start: Start = subprocess.Popen) -> None:
-        self.reached = {BEGUN: time.monotonic()}  # when it first told of each event
+        self.reached = {BEGUN: time.monotonic()}  # when each event was first printed
         self.has_ended = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `wait`
         self.events: list[dict[str, Any]] = []
-        self.foreign: list[str] = []  # lines that are no events
+        self.foreign: list[str] = []  # lines that are not JSON
         self.process = start(command, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -102,11 +115,11 @@ class Attempt:
                 self.foreign.append(line)
 
     def heard(self, name: str) -> bool:
-        """Whether it has told of such an event."""
+        """Returns whether the command has printed an event of that name."""
         return name in self.reached
 
     def lives_until(self, happened: Callable[[], bool]) -> bool:
-        """Waits for something: whether the command was still alive then."""
+        """Waits until `happened()` is true; returns False if the command ends or hangs first."""
         end = time.monotonic() + LIMIT
         while self.process.poll() is None and time.monotonic() < end:
             if happened():
@@ -115,18 +128,18 @@ class Attempt:
         return False
 
     def lives_at(self, event: str, seconds: float) -> bool:
-        """Waits until so long after an event: whether it was still alive then."""
+        """Waits until `seconds` after an event; returns False if the command ends or hangs first."""
         return self.lives_until(lambda: event in self.reached and time.monotonic() >= self.reached[event] + seconds)
 
     def length(self, event: str = BEGUN) -> float:
-        """Seconds since an event."""
+        """Returns the seconds since an event."""
         return time.monotonic() - self.reached[event]
 
     def family(self) -> dict[int, str]:
-        """Its processes and theirs, children last, with their command lines."""
+        """Returns the command lines of its process and all descendants by process ID, parents before children."""
         parents: dict[int, list[int]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # the process has ended
                 parents.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(
                     int(stat.parent.name)
                 )
@@ -140,13 +153,13 @@ class Attempt:
         return found
 
     def kill(self) -> None:
-        """Kills all of it."""
+        """Kills its process and all descendants."""
         for pid in self.family():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def wait(self) -> int | None:
-        """Its exit status; None where it hung and was killed."""
+        """Waits for the end and returns the exit status; None if the command hung and was killed."""
         status: int | None
         try:
             status = self.process.wait(LIMIT)
@@ -157,7 +170,7 @@ class Attempt:
         self.has_ended = True
         self._reader.join()
         if self.foreign and status is not None and status < 0:
-            self.foreign.pop()  # the line that it was writing
+            self.foreign.pop()  # the line that the kill cut off
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._errors.seek(0)
@@ -167,6 +180,6 @@ class Attempt:
         return status
 
     def ended_with_one_line(self) -> bool:
-        """Whether it ended as of a user's mistake: status 2, and one line that says why."""
+        """Returns whether it ended as after a user error: status 2 and one line with the reason."""
         lines = self.stderr.splitlines()
         return self.status == 2 and len(lines) == 1 and lines[0].startswith("error: ")

@@ -192,7 +192,7 @@ def test_a_shape_error_names_the_position_when_made_in_code():
     conv = Conv(out_channels=1, kernel_size=5)
     inner = Residual(layers=(Activation(), conv))
     architecture = Architecture(input_shape=(1, 4, 4), layers=(Activation(), Activation(), BatchNorm(), inner))
-    text = "layers[3].layers[1]: conv has a window of 5x5, met shape (1, 4, 4) padded to 4x4"
+    text = "layers[3].layers[1]: conv: input shape is (1, 4, 4), expected at least 5x5 (its window)"
     with pytest.raises(ShapeError) as caught:
         architecture.output_shape  # noqa: B018
     assert str(caught.value) == text
@@ -209,74 +209,77 @@ ALL_KINDS = (
     "squeeze_excite, residual, repeat"
 )
 NEEDED = "an object with input_shape, layers, version"
-A_SHAPE = "[channels, height, width], each from 1 to 1e+12"
+A_SHAPE = "[channels, height, width], each an integer from 1 to 1e12"
 A_LIST = "a list of at least one layer"
 
 
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (None, f"None, allowed: {NEEDED}"),
-        ([], f"[], allowed: {NEEDED}"),
-        ("conv", f"'conv', allowed: {NEEDED}"),
-        ({}, "input_shape, layers, version is missing"),
+        (None, f"None found, expected {NEEDED}"),
+        ([], f"[] found, expected {NEEDED}"),
+        ("conv", f"'conv' found, expected {NEEDED}"),
+        ({}, "input_shape, layers, version are missing"),
         ({"version": 1, "layers": []}, "input_shape is missing"),
-        (file_of(RELU, name="x", author="y"), "unknown key author, name, allowed: input_shape, layers, version"),
+        (
+            file_of(RELU, name="x", author="y"),
+            "unknown keys 'author', 'name', expected one of input_shape, layers, version",
+        ),
         *(
-            (file_of(RELU, version=version), f"version is {version!r}, allowed: 1")
+            (file_of(RELU, version=version), f"version is {version!r}, expected 1")
             for version in (2, 0, True, 1.0, "1", None, [])
         ),
         *(
-            (file_of(RELU, input_shape=shape), f"input_shape is {shape!r}, allowed: {A_SHAPE}")
+            (file_of(RELU, input_shape=shape), f"input_shape is {shape!r}, expected {A_SHAPE}")
             for shape in ([1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], "1x28", None, {}, [1, 2, 3, 4])
         ),
-        *((file_of(layers=bad), f"layers: {bad!r}, allowed: {A_LIST}") for bad in ([], {}, None, "conv", 3)),
-        (file_of(RELU, 5), "layers[1]: 5, allowed: an object with kind"),
+        *((file_of(layers=bad), f"layers is {bad!r}, expected {A_LIST}") for bad in ([], {}, None, "conv", 3)),
+        (file_of(RELU, 5), "layers[1]: 5 found, expected an object with kind"),
         (file_of({"out_channels": 3}), "layers[0]: kind is missing"),
-        (file_of({"kind": "convolution"}), f"layers[0]: kind is 'convolution', allowed: {ALL_KINDS}"),
-        (file_of({"kind": ["conv"]}), f"layers[0]: kind is ['conv'], allowed: {ALL_KINDS}"),
+        (file_of({"kind": "convolution"}), f"layers[0]: kind is 'convolution', expected one of {ALL_KINDS}"),
+        (file_of({"kind": ["conv"]}), f"layers[0]: kind is ['conv'], expected one of {ALL_KINDS}"),
         (file_of({"kind": "conv", "kernel_size": 3}), "layers[0]: out_channels is missing"),
-        (file_of({"kind": "conv"}), "layers[0]: kernel_size, out_channels is missing"),
+        (file_of({"kind": "conv"}), "layers[0]: kernel_size, out_channels are missing"),
         (
             file_of({"kind": "linear", "out_features": 3, "units": 3}),
-            "layers[0]: unknown key units, allowed: bias, kind, out_features",
+            "layers[0]: unknown key 'units', expected one of bias, kind, out_features",
         ),
-        (file_of({**RELU, "layers": []}), "layers[0]: unknown key layers, allowed: function, kind"),
+        (file_of({**RELU, "layers": []}), "layers[0]: unknown key 'layers', expected function or kind"),
         (
             file_of({**CONV, "kernel_size": True}),
-            "layers[0]: conv: kernel_size is True, allowed: a whole number of at least 1 and at most 1e+12",
+            "layers[0]: conv: kernel_size is True, expected an integer from 1 to 1e12",
         ),
         (
             file_of({"kind": "dropout", "rate": math.nan}),
-            "layers[0]: dropout: rate is nan, allowed: a number of at least 0 and below 1",
+            "layers[0]: dropout: rate is nan, expected a number of at least 0 and below 1",
         ),
         (
             file_of(RELU, {"kind": "residual", "layers": [RELU, {"kind": "elu"}]}),
-            f"layers[1].layers[1]: kind is 'elu', allowed: {ALL_KINDS}",
+            f"layers[1].layers[1]: kind is 'elu', expected one of {ALL_KINDS}",
         ),
         (
             file_of(RELU, {"kind": "residual", "layers": [{**REPEAT, "layers": []}]}),
-            f"layers[1].layers[0].layers: [], allowed: {A_LIST}",
+            f"layers[1].layers[0].layers is [], expected {A_LIST}",
         ),
         (
             file_of(
                 RELU,
                 {"kind": "residual", "layers": [{"kind": "repeat", "times": 2, "layers": [RELU, CONV | {"x": 1}]}]},
             ),
-            "layers[1].layers[0].layers[1]: unknown key x, allowed: "
+            "layers[1].layers[0].layers[1]: unknown key 'x', expected one of "
             "bias, dilation, groups, kernel_size, kind, out_channels, padding, stride",
         ),
         (
             file_of({**REPEAT, "layers": [{"kind": "flatten"}]}),
-            "layers[0]: repeat: layers holds flatten, allowed: layers that keep a feature map a map",
+            "layers[0]: repeat: flatten found in layers, expected layers that return a feature map",
         ),
         (
             file_of(CONV, CONV, CONV, {"kind": "residual", "layers": [RELU, CONV]}, input_shape=[1, 8, 9]),
-            "layers[3].layers[1]: conv has a window of 3x3, met shape (1, 2, 3) padded to 2x3",
+            "layers[3].layers[1]: conv: input shape is (1, 2, 3), expected at least 3x3 (its window)",
         ),
         (
             file_of({"kind": "linear", "out_features": 10}),
-            "layers[0]: linear needs a vector (features,), met shape (1, 8, 8); put a flatten before it",
+            "layers[0]: linear: input shape is (1, 8, 8), expected (features,); put a flatten layer before it",
         ),
     ],
 )
@@ -287,9 +290,10 @@ def test_what_is_wrong_in_a_file_is_named(data, text):
 def test_a_long_value_is_shortened():
     text = error_of(file_of(layers={f"key {number}": number for number in range(100)}))
     assert (
-        text == f"architecture: layers: {{'key 0': 0, 'key 1': 1, 'key 10': 10, 'key 11': 11, ...}}, allowed: {A_LIST}"
+        text
+        == f"architecture: layers is {{'key 0': 0, 'key 1': 1, 'key 10': 10, 'key 11': 11, ...}}, expected {A_LIST}"
     )
-    assert error_of("x" * 500).startswith("architecture: 'xxxxxxxxxxxx...xxxxxxxxxxxxx', allowed: ")
+    assert error_of("x" * 500).startswith("architecture: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' found, expected ")
 
 
 def nest(levels, kind="residual", **others):
@@ -302,7 +306,7 @@ def nest(levels, kind="residual", **others):
 @pytest.mark.parametrize("levels", [20, 300, 5000])
 def test_too_much_nesting_is_refused(levels):
     position = "layers[0]." * 20 + "layers"
-    text = f"architecture: {position}: too deep, allowed: 20 lists of layers within one another"
+    text = f"architecture: {position}: nested too deep, expected at most 20 nested lists of layers"
     assert error_of(file_of(nest(levels))) == text
 
 
@@ -318,8 +322,8 @@ def test_nested_lists_without_end_are_shortened():
     deep = []
     for _ in range(5000):
         deep = [deep]
-    assert error_of(deep) == f"architecture: [[[[[[[...]]]]]]], allowed: {NEEDED}"
-    assert error_of(file_of(deep)) == "architecture: layers[0]: [[[[[[[...]]]]]]], allowed: an object with kind"
+    assert error_of(deep) == f"architecture: [[[[[[[...]]]]]]] found, expected {NEEDED}"
+    assert error_of(file_of(deep)) == "architecture: layers[0]: [[[[[[[...]]]]]]] found, expected an object with kind"
     assert error_of(file_of({**CONV, "stride": deep})).startswith(
         "architecture: layers[0]: conv: stride is [[[[[[[...]"
     )
@@ -331,8 +335,8 @@ def test_nested_lists_without_end_are_shortened():
         (b'{"version": 1,', "not JSON (Expecting property name enclosed in double quotes: line 1 column 15 (char 14))"),
         (b"", "not JSON (Expecting value: line 1 column 1 (char 0))"),
         (b"\xff", "not JSON ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
-        (b"[]", f"[], allowed: {NEEDED}"),
-        (b"[NaN]", f"[nan], allowed: {NEEDED}"),
+        (b"[]", f"[] found, expected {NEEDED}"),
+        (b"[NaN]", f"[nan] found, expected {NEEDED}"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_path(tmp_path, content, reason):

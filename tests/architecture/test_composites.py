@@ -98,47 +98,48 @@ def test_a_row_of_vectors_may_be_repeated():
         (
             Residual(layers=(Conv(out_channels=4, kernel_size=1),)),
             (2, 4, 4),
-            "residual's branch turns (2, 4, 4) into (4, 4, 4), its identity into (2, 4, 4)",
+            "residual: output shape of the layers is (4, 4, 4), expected (2, 4, 4) as from the identity shortcut",
         ),
         (
             Residual(layers=(Conv(out_channels=4, kernel_size=3),), projection=True),
             (2, 4, 4),
-            "residual's branch turns (2, 4, 4) into (4, 2, 2), its 1x1 projection into (4, 4, 4)",
+            "residual: output shape of the layers is (4, 2, 2), expected (4, 4, 4) as from the 1x1 projection shortcut",
         ),
         (
             Residual(layers=(CONV, MaxPool(kernel_size=5))),
             (2, 4, 4),
-            "layers[1]: max_pool has a window of 5x5, met shape (2, 4, 4) padded to 4x4",
+            "layers[1]: max_pool: input shape is (2, 4, 4), expected at least 5x5 (its window)",
         ),
         (
             Residual(layers=(Activation(),)),
             (2,),
-            "residual needs a feature map (channels, height, width), met shape (2,)",
+            "residual: input shape is (2,), expected (channels, height, width)",
         ),
         (
             Repeat(layers=(Activation(), MaxPool(kernel_size=2)), times=3),
             (2, 4, 4),
-            "layers[1]: max_pool has a window of 2x2, met shape (2, 1, 1) padded to 1x1",
+            "layers[1]: max_pool: input shape is (2, 1, 1), expected at least 2x2 (its window)",
         ),
         (
             Repeat(layers=(Residual(layers=(MaxPool(kernel_size=9),), projection=True),), times=3),
             (2, 4, 4),
-            "layers[0].layers[0]: max_pool has a window of 9x9, met shape (2, 4, 4) padded to 4x4",
+            "layers[0].layers[0]: max_pool: input shape is (2, 4, 4), expected at least 9x9 (its window)",
         ),
         (
             Repeat(layers=(Conv(out_channels=4, kernel_size=1),), times=2, shared=True),
             (2, 4, 4),
-            "repeat with shared weights turns (2, 4, 4) into (4, 4, 4), which its layers cannot take again",
+            "repeat: output shape of the layers is (4, 4, 4), expected 2 channels as in the input because shared is"
+            " true",
         ),
         (
             DepthwiseSeparable(out_channels=4, kernel_size=5),
             (2, 4, 4),
-            "depthwise_separable's conv has a window of 5x5, met shape (2, 4, 4) padded to 4x4",
+            "depthwise_separable's conv: input shape is (2, 4, 4), expected at least 5x5 (its window)",
         ),
         (
             DepthwiseSeparable(out_channels=4, kernel_size=1),
             (2,),
-            "depthwise_separable needs a feature map (channels, height, width), met shape (2,)",
+            "depthwise_separable: input shape is (2,), expected (channels, height, width)",
         ),
     ],
 )
@@ -152,12 +153,12 @@ def test_a_shape_that_does_not_fit_is_named_with_its_position(layer, shape, text
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
-        ((), "layers is (), allowed: at least one layer"),
-        (None, "layers is None, allowed: at least one layer"),
-        ((1,), "layers is (1,), allowed: at least one layer"),
-        ([Flatten()], "layers is [Flatten()], allowed: at least one layer"),
-        ((CONV, Flatten()), "layers holds flatten, allowed: layers that keep a feature map a map"),
-        ((GlobalAvgPool(),), "layers holds global_avg_pool, allowed: layers that keep a feature map a map"),
+        ((), "layers is (), expected a tuple of at least one layer"),
+        (None, "layers is None, expected a tuple of at least one layer"),
+        ((1,), "layers is (1,), expected a tuple of at least one layer"),
+        ([Flatten()], "layers is [Flatten()], expected a tuple of at least one layer"),
+        ((CONV, Flatten()), "flatten found in layers, expected layers that return a feature map"),
+        ((GlobalAvgPool(),), "global_avg_pool found in layers, expected layers that return a feature map"),
     ],
 )
 def test_what_composites_hold_is_checked(kind, layers, text):
@@ -169,14 +170,14 @@ def test_what_composites_hold_is_checked(kind, layers, text):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"times": 0}, "repeat: times is 0, allowed: a whole number of at least 1 and at most 1e+12"),
-        ({"times": True}, "repeat: times is True, allowed: a whole number of at least 1 and at most 1e+12"),
-        ({"times": 1001}, "repeat: times is 1001, allowed: what makes at most 1000 layers in all"),
+        ({"times": 0}, "repeat: times is 0, expected an integer from 1 to 1e12"),
+        ({"times": True}, "repeat: times is True, expected an integer from 1 to 1e12"),
+        ({"times": 1001}, "repeat: times is 1001, expected few enough for at most 1000 layers in total"),
         (
             {"times": 10**30},
-            f"repeat: times is {10**30}, allowed: a whole number of at least 1 and at most 1e+12",
+            f"repeat: times is {10**30}, expected an integer from 1 to 1e12",
         ),
-        ({"times": 2, "shared": 1}, "repeat: shared is 1, allowed: true or false"),
+        ({"times": 2, "shared": 1}, "repeat: shared is 1, expected true or false"),
     ],
 )
 def test_repeat_names_a_bad_value(fields, text):
@@ -190,10 +191,10 @@ def test_repeats_within_repeats_are_counted_written_out():
     assert Repeat(layers=(inner,), times=50).times == 50
     with pytest.raises(ArchitectureError) as caught:
         Repeat(layers=(inner,), times=51)
-    assert str(caught.value) == "repeat: times is 51, allowed: what makes at most 1000 layers in all"
+    assert str(caught.value) == "repeat: times is 51, expected few enough for at most 1000 layers in total"
 
 
 def test_residual_names_a_bad_value():
     with pytest.raises(ArchitectureError) as caught:
         Residual(layers=(CONV,), projection=None)
-    assert str(caught.value) == "residual: projection is None, allowed: true or false"
+    assert str(caught.value) == "residual: projection is None, expected true or false"

@@ -237,7 +237,10 @@ def test_a_layer_that_does_not_fit_is_named_with_its_position():
     for measure in (cost_of, layer_table):
         with pytest.raises(ShapeError) as caught:
             measure(architecture)
-        assert str(caught.value) == "layers[1].layers[1]: conv has a window of 3x3, met shape (1, 2, 2) padded to 2x2"
+        assert (
+            str(caught.value)
+            == "layers[1].layers[1]: conv: input shape is (1, 2, 2), expected at least 3x3 (its window)"
+        )
 
 
 def test_metrics_are_the_fields_of_cost():

@@ -107,12 +107,12 @@ def test_every_activation_is_an_elementwise_module_of_torch():
         assert Activation(function=name).module((9,)).build()(x).shape == x.shape
 
 
-COUNT = "a whole number of at least 1 and at most 1e+12"
-PADDING = '"same", "valid" or a whole number of at least 0 and at most 1e+12'
+COUNT = "an integer from 1 to 1e12"
+PADDING = '"same", "valid" or an integer from 0 to 1e12'
 CONV = {"out_channels": 1, "kernel_size": 1}
 POOL = {"kernel_size": 3}
-HALF = "a whole number from 0 to half the kernel size"
-FUNCTIONS = "relu, leaky_relu, gelu, silu, hardswish"
+HALF = "an integer from 0 to half of kernel_size"
+FUNCTIONS = "one of relu, leaky_relu, gelu, silu, hardswish"
 COUNTS = (0, -1, True, 1.0, "3", None, [3])
 BAD_VALUES = [
     *(
@@ -121,7 +121,7 @@ BAD_VALUES = [
     ),
     ("conv", CONV, "padding", (-1, False, 1.0, "full", None, []), PADDING),
     ("conv", CONV, "bias", (0, 1, None, "true"), "true or false"),
-    ("conv", CONV | {"padding": "same"}, "stride", (2,), 'only 1 with padding "same"'),
+    ("conv", CONV | {"padding": "same"}, "stride", (2,), '1 with padding "same"'),
     ("conv", CONV | {"out_channels": 6}, "groups", (4,), "a divisor of out_channels (6)"),
     *(("depthwise_separable", CONV, field, COUNTS, COUNT) for field in ("out_channels", "kernel_size", "stride")),
     ("depthwise_separable", CONV, "padding", ("full", None), PADDING),
@@ -133,7 +133,7 @@ BAD_VALUES = [
         (-0.1, 1, 1.5, math.nan, math.inf, True, "0.1", None),
         "a number of at least 0 and below 1",
     ),
-    ("dropout", {"rate": 0.1}, "per", ("map", [], None), "element, channel"),
+    ("dropout", {"rate": 0.1}, "per", ("map", [], None), "element or channel"),
     ("max_pool", POOL, "kernel_size", COUNTS, COUNT),
     ("max_pool", POOL, "stride", (0, True, "2", []), COUNT),
     ("avg_pool", POOL, "padding", (-1, 2, True, None, "1"), HALF),
@@ -143,12 +143,12 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "others", "field", "values", "allowed"), BAD_VALUES)
-def test_a_bad_value_is_named_with_what_is_allowed(kind, others, field, values, allowed):
+@pytest.mark.parametrize(("kind", "others", "field", "values", "expected"), BAD_VALUES)
+def test_a_bad_value_is_named_with_what_is_expected(kind, others, field, values, expected):
     for value in values:
         with pytest.raises(ArchitectureError) as caught:
             KINDS[kind](**{**others, field: value})
-        assert str(caught.value) == f"{kind}: {field} is {value!r}, allowed: {allowed}"
+        assert str(caught.value) == f"{kind}: {field} is {value!r}, expected {expected}"
 
 
 @pytest.mark.parametrize(
@@ -157,32 +157,32 @@ def test_a_bad_value_is_named_with_what_is_allowed(kind, others, field, values, 
         (
             Conv(out_channels=1, kernel_size=1),
             (10,),
-            "conv needs a feature map (channels, height, width), met shape (10,)",
+            "conv: input shape is (10,), expected (channels, height, width)",
         ),
         (
             Conv(out_channels=1, kernel_size=3, dilation=3, padding=1),
             (1, 9, 4),
-            "conv has a window of 7x7, met shape (1, 9, 4) padded to 11x6",
+            "conv: input shape is (1, 9, 4), padded to 11x6, expected at least 7x7 (its window)",
         ),
         (
             Conv(out_channels=4, kernel_size=1, groups=4),
             (6, 9, 9),
-            "conv has groups 4, which do not divide the channels of shape (6, 9, 9)",
+            "conv: groups is 4, expected a divisor of the channels of input shape (6, 9, 9)",
         ),
-        (MaxPool(kernel_size=4), (8, 3, 3), "max_pool has a window of 4x4, met shape (8, 3, 3) padded to 3x3"),
-        (AvgPool(kernel_size=2), (8,), "avg_pool needs a feature map (channels, height, width), met shape (8,)"),
+        (MaxPool(kernel_size=4), (8, 3, 3), "max_pool: input shape is (8, 3, 3), expected at least 4x4 (its window)"),
+        (AvgPool(kernel_size=2), (8,), "avg_pool: input shape is (8,), expected (channels, height, width)"),
         (
             Dropout(rate=0.1, per="channel"),
             (8,),
-            "dropout per channel needs a feature map (channels, height, width), met shape (8,)",
+            "dropout per channel: input shape is (8,), expected (channels, height, width)",
         ),
-        (GlobalAvgPool(), (8,), "global_avg_pool needs a feature map (channels, height, width), met shape (8,)"),
-        (Flatten(), (8,), "flatten needs a feature map (channels, height, width), met shape (8,)"),
-        (SqueezeExcite(), (8,), "squeeze_excite needs a feature map (channels, height, width), met shape (8,)"),
+        (GlobalAvgPool(), (8,), "global_avg_pool: input shape is (8,), expected (channels, height, width)"),
+        (Flatten(), (8,), "flatten: input shape is (8,), expected (channels, height, width)"),
+        (SqueezeExcite(), (8,), "squeeze_excite: input shape is (8,), expected (channels, height, width)"),
         (
             Linear(out_features=2),
             (8, 1, 1),
-            "linear needs a vector (features,), met shape (8, 1, 1); put a flatten before it",
+            "linear: input shape is (8, 1, 1), expected (features,); put a flatten layer before it",
         ),
     ],
     ids=lambda value: str(value)[:50],
@@ -196,7 +196,7 @@ def test_a_shape_that_does_not_fit_is_named_with_what_the_layer_needs(layer, sha
 def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(ArchitectureError) as caught:
         Linear(out_features="x" * 1000)
-    assert str(caught.value) == f"linear: out_features is 'xxxxxxxxxxxx...xxxxxxxxxxxxx', allowed: {COUNT}"
+    assert str(caught.value) == f"linear: out_features is 'xxxxxxxxxxxx...xxxxxxxxxxxxx', expected {COUNT}"
 
 
 def test_equal_dropouts_are_written_alike():

@@ -103,7 +103,7 @@ def test_a_new_study_is_not_called_just_anything(name, tmp_path, tiny_space):
             workers=1,
         )
     assert_clear(caught.value)
-    assert "allowed: at most 100 printable characters without /" in str(caught.value)
+    assert "expected at most 100 printable characters without /" in str(caught.value)
     assert not (tmp_path / "r").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_network_of_absurd_size_is_shown_and_not_trained(layer, tmp_path, comm
         assert command(name, path) == (0, "")
     status, error = command("train", path, "--dataset", "digits", "--device", "cpu")
     assert (status, error.count("\n")) == (2, 1), error
-    assert error.startswith("error: the architecture cannot be run here: ")
+    assert error.startswith("error: the architecture cannot be run on this machine: ")
 
 
 def test_a_large_seed_is_a_seed(tmp_path, tiny_space):

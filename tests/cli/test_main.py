@@ -175,37 +175,39 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["search", "--epochs", "0"], "epochs is 0, allowed: a whole number of at least 1"),
-        (["search", "--trials", "0"], "trials is 0, allowed: a whole number of at least 1"),
-        (["search", "--seed", "-1"], "seed is -1, allowed: a whole number of at least 0"),
-        (["search", "--max-params", "0"], "params<=0: allowed: a whole number of at least 1"),
-        (["search", "--device", "tpu"], "device 'tpu' is not available here; available: "),
-        (["search", "--storage", "x"], "--storage 'x', allowed: a database URL such as sqlite:///results/studies.db"),
+        (["search", "--epochs", "0"], "--epochs 0: expected an integer of at least 1"),
+        (["search", "--trials", "0"], "--trials 0: expected an integer of at least 1"),
+        (["search", "--seed", "-1"], "--seed -1: expected an integer of at least 0"),
+        (["search", "--max-params", "0"], "--max-params 0: expected an integer of at least 1"),
+        (["search", "--device", "tpu"], "--device tpu: not available on this machine, expected "),
+        (["search", "--storage", "x"], "--storage x: expected a database URL such as sqlite:///results/studies.db"),
         (
             ["search", "--storage", "oracle://host/x", "--dataset", "digits"],
             "oracle://host/x: the driver of this database is not installed",
         ),
         (
             ["search", "--space", "mnits"],
-            "no search space 'mnits', allowed: colour, grey, mnist, mnist_small, mnist_wide, rgb, or a .toml file",
+            "search space 'mnits' is unknown, expected one of colour, grey, mnist, mnist_small, mnist_wide, rgb, or a"
+            " .toml file",
         ),
         (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
         (["cost", "no.json"], "no.json: No such file or directory"),
         (["cost", BAD_JSON], f"{BAD_JSON}: not JSON (Expecting value: line 1 column 1 (char 0))"),
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "speed=3"],
-            "--set speed=3: allowed: FIELD=VALUE with a field of epochs, optimizer, learning_rate, momentum,"
+            "--set speed=3: expected FIELD=VALUE with FIELD one of epochs, optimizer, learning_rate, momentum,"
             " weight_decay, schedule, warmup, step_start, step_epochs, step_gamma, average_epochs, batch_size,"
             " label_smoothing, rotation, translation, scale, shear, brightness, contrast, flip",
         ),
         (
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],
-            "recipe: schedule is 'slow', allowed: constant, step, cosine, one_cycle",
+            "--set schedule=slow: expected one of constant, step, cosine, one_cycle",
         ),
-        (["export", "--trial", "last"], "--trial is 'last', allowed: a number, best, or confirmed"),
+        (["export", "--trial", "last"], "--trial last: expected the number of a trial, best or confirmed"),
         (
             ["trials"],
-            "results/studies.db: no such database; `nas search` makes one, --results or --storage names another",
+            "results/studies.db: no database found; run `nas search` first, or name another one with --results or"
+            " --storage",
         ),
     ],
 )
@@ -216,7 +218,7 @@ def test_a_mistake_is_one_line_and_status_2(nas, tmp_path, monkeypatch, argument
     status, out, err = nas(*arguments)
     assert (status, out) == (2, "")
     # The devices there are depend on the machine; every other text is whole.
-    assert err.startswith(f"error: {text}") if text.endswith(": ") else err == f"error: {text}\n"
+    assert err.startswith(f"error: {text}") if text.endswith(" ") else err == f"error: {text}\n"
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -224,7 +226,7 @@ def test_a_mistake_is_one_line_and_status_2(nas, tmp_path, monkeypatch, argument
 def test_an_explicit_mnist_never_falls_back(nas, tmp_path):
     status, out, err = nas("search", "--dataset", "mnist", "--results", tmp_path / "results")
     assert (status, out) == (2, "")
-    assert err.startswith("error: mnist: not in ")
+    assert err.startswith("error: mnist: not found in ")
     assert err.count("\n") == 1
     assert not (tmp_path / "results").exists()
 
@@ -250,12 +252,15 @@ def test_a_study_of_another_tool_is_refused(nas, tmp_path):
     for command in (["trials"], ["export"], ["search", "--dataset", "digits"]):
         status, _, err = nas(*command, "--results", tmp_path)
         assert status == 2
-        assert err == f"error: {url}: study 'search' was not made by nas; take another --study NAME\n"
+        assert err == f"error: {url}: study 'search' was not made by nas; give another --study\n"
 
 
 def test_an_unknown_study_lists_those_there_are(nas, study_folder):
     status, _, err = nas("trials", "--results", study_folder, "--study", "x")
-    assert (status, err) == (2, f"error: sqlite:///{study_folder / 'studies.db'}: no study 'x', allowed: search\n")
+    assert (status, err) == (
+        2,
+        f"error: sqlite:///{study_folder / 'studies.db'}: no study 'x' found, expected search\n",
+    )
 
 
 def test_results_that_cannot_be_written(nas, tmp_path, tiny_space):

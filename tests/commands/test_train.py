@@ -79,14 +79,14 @@ def test_a_run_that_diverges_counts_as_nothing_right_and_leaves_no_weights():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"seeds": 1}, "seeds is 1, allowed: a whole number of at least 2"),
-        ({"target": 1.5}, "target is 1.5, allowed: a fraction above 0, at most 1, such as 0.994"),
-        ({"first_seed": -1}, "seed is -1, allowed: a whole number of at least 0 and below 2**64"),
+        ({"seeds": 1}, "`seeds=1`: expected an integer of at least 2"),
+        ({"target": 1.5}, "`target=1.5`: expected a number above 0 and at most 1, such as 0.994"),
+        ({"first_seed": -1}, "`first_seed=-1`: expected an integer from 0 to 2**64 - 5"),
         (
             {"first_seed": 2**64 - 1},
-            "seed is 18446744073709551619, allowed: a whole number of at least 0 and below 2**64",
+            "`first_seed=18446744073709551615`: expected an integer from 0 to 2**64 - 5",
         ),
-        ({"workers": 0}, "workers is 0, allowed: a whole number of at least 1"),
+        ({"workers": 0}, "`workers=0`: expected an integer of at least 1"),
     ],
 )
 def test_options_out_of_range(options, text):

@@ -69,12 +69,12 @@ def test_it_serves_the_study_and_refuses_strangers(monkeypatch, study_folder):
 def test_a_port_in_use_is_said(study_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(NasError, match=f"^port {port}: Address already in use; --port 0 takes a free one$"):
+        with pytest.raises(NasError, match=f"^`port={port}`: Address already in use; `port=0` takes a free one$"):
             serve_dashboard(results=study_folder, port=port)
 
 
 def test_a_study_that_is_not_there(tmp_path):
-    with pytest.raises(StudyError, match=r"studies\.db: no such database; `nas search` makes one"):
+    with pytest.raises(StudyError, match=r"studies\.db: no database found; run `nas search` first"):
         serve_dashboard(results=tmp_path)
 
 
@@ -166,14 +166,16 @@ def test_no_answer_but_the_page_may_run_script(monkeypatch, own_study, tmp_path)
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_an_address_that_others_can_reach_needs_a_name(study_folder, host):
-    with pytest.raises(NasError, match=rf"^--host {host} can be reached from other machines: --allow-host NAME says"):
+    with pytest.raises(NasError, match=rf"^`host='{host}'`: other machines can reach this address, .* `allow_hosts`$"):
         serve_dashboard(results=study_folder, host=host, port=0)
 
 
 def test_names_are_compared_as_a_whole(monkeypatch, study_folder):
     assert names_for("127.0.0.2", ()) == {"127.0.0.1", "localhost", "[::1]", "127.0.0.2"}
     for name in ("*", "a b", "nas.lan:80", "http://nas.lan", "", "nas.lan/x", "nas,lan"):
-        with pytest.raises(NasError, match=r"^--allow-host "):
+        with pytest.raises(
+            NasError, match=r"^`allow_hosts=\['.*'\]`: expected a host name or an address, without a port$"
+        ):
             names_for("0.0.0.0", [name])
     with serving(monkeypatch, study_folder, host="0.0.0.0", allow_hosts=["NAS.lan"]) as address:
         assert address.startswith("http://NAS.lan:")

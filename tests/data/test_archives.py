@@ -69,8 +69,8 @@ def test_a_download_that_breaks_off_can_be_begun_again(small_mnist, tmp_path, mo
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"file://{mirror}/"])
     root = tmp_path / "new"
     text = error_of(load, "mnist", data_root=root)  # in the middle: torchvision's own reason, which its versions word
-    assert text.startswith(f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked there (")
-    assert text.endswith(f"), allowed: a writable folder; {ELSEWHERE}")
+    assert text.startswith(f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked (")
+    assert text.endswith(f"), expected a writable folder; {ELSEWHERE}")
     assert [path.name for path in (root / "MNIST" / "raw").glob("*.gz")] == [GZ[0]]
     (mirror / GZ[1]).write_bytes(whole)
     assert load("mnist", data_root=root).split_id == "val 20 of 120, stratified, seed 0"
@@ -83,8 +83,8 @@ def test_a_damaged_archive_is_named(small_mnist):
     data[100] ^= 1
     path.write_bytes(data)
     found = hashlib.md5(data).hexdigest()
-    mend = "delete it and run again to download it anew; if it is meant to differ, unpack it"
-    text = f"{path}: MD5 is {found}, allowed: {expected}; {mend}"
+    mend = "delete the file and run again to download it anew; if it differs on purpose, unpack it yourself"
+    text = f"{path}: MD5 is {found}, expected {expected}; {mend}"
     assert error_of(load, "mnist", data_root=small_mnist) == text
     assert error_of(load, data_root=small_mnist) == text  # MNIST is there: it must not quietly become digits
 
@@ -96,11 +96,11 @@ def test_a_cut_unpacked_file_is_never_read(kept, small_mnist):
     whole = path.read_bytes()
     path.write_bytes(whole[:kept])
     text = (
-        f"{kept} bytes found, allowed: {len(whole)} by its header"
+        f"{kept} bytes found, expected {len(whole)} according to its header"
         if kept > 16
         else "not an idx file of bytes with 3 axes"
     )
-    assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: {text}; delete it and run again"
+    assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: {text}; delete the file and run again"
     path.unlink()  # as told
     assert load("mnist", data_root=small_mnist).num_classes == 10
 
@@ -109,10 +109,10 @@ def test_labels_must_fit_the_images(small_mnist):
     load("mnist", data_root=small_mnist)
     path = small_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(idx(np.arange(119) % 10))
-    text = f"{path}: 119 labels found, allowed: 120, one an image"
+    text = f"{path}: 119 labels found, expected 120, one per image"
     assert error_of(load, "mnist", data_root=small_mnist) == text
     path.write_bytes(idx(np.arange(120)))
-    assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: label 119 found, allowed: 0 to 9"
+    assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: label 119 found, expected 0 to 9"
 
 
 def test_a_data_root_that_is_a_file_cannot_be_written(small_mnist, tmp_path, monkeypatch):
@@ -120,8 +120,8 @@ def test_a_data_root_that_is_a_file_cannot_be_written(small_mnist, tmp_path, mon
     root = tmp_path / "file"
     root.touch()
     assert error_of(load, "mnist", data_root=root) == (
-        f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked there ([Errno 20] Not a directory:"
-        f" '{root}/MNIST'), allowed: a writable folder; {ELSEWHERE}"
+        f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked ([Errno 20] Not a directory:"
+        f" '{root}/MNIST'), expected a writable folder; {ELSEWHERE}"
     )
 
 
@@ -133,8 +133,8 @@ def test_a_data_root_that_is_read_only_cannot_be_unpacked_to(small_mnist, monkey
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", lambda *_, **__: refuse(raw))
     assert error_of(load, "mnist", data_root=small_mnist) == (
-        f"{raw}: mnist cannot be downloaded and unpacked there ([Errno 13] Permission denied: '{raw}'),"
-        f" allowed: a writable folder; {ELSEWHERE}"
+        f"{raw}: mnist cannot be downloaded and unpacked ([Errno 13] Permission denied: '{raw}'),"
+        f" expected a writable folder; {ELSEWHERE}"
     )
 
 
@@ -165,7 +165,7 @@ def test_emnist_is_turned_upright(tmp_path):
 
 def test_emnist_says_what_to_download(tmp_path):
     assert error_of(load, "emnist-digits", data_root=tmp_path, download=False) == (
-        f"emnist-digits: not in {tmp_path}, and downloads are off; allowed there: EMNIST/raw/gzip.zip; {ELSEWHERE}"
+        f"emnist-digits: not found in {tmp_path}, and downloads are off; expected EMNIST/raw/gzip.zip; {ELSEWHERE}"
     )
 
 

@@ -35,7 +35,7 @@ def test_without_a_name_and_a_network_it_is_digits(tmp_path):
 
 def test_mnist_asked_for_by_name_never_becomes_digits(tmp_path):
     files = ", ".join(f"MNIST/raw/{name}" for name in GZ)
-    text = f"mnist: not in {tmp_path}, and {UNRESOLVED}; allowed there: {files}; {ELSEWHERE}"
+    text = f"mnist: not found in {tmp_path}, and {UNRESOLVED}; expected {files}; {ELSEWHERE}"
     assert error_of(load, "mnist", data_root=tmp_path) == text
     assert error_of(load_test, "mnist", data_root=tmp_path) == text
 
@@ -82,18 +82,18 @@ def test_why_a_mirror_is_unreachable(raised, reason, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "guess"),
     [
-        ("minst", ", did you mean mnist? allowed"),
-        ("MNIST", ", did you mean mnist? allowed"),
-        ("cifar", ", did you mean cifar10? allowed"),
-        ("imagenet", ", allowed"),
-        ("folder:", ", did you mean folder:PATH? allowed"),
-        ("", ", allowed"),
+        ("minst", "; did you mean mnist?"),
+        ("MNIST", "; did you mean mnist?"),
+        ("cifar", "; did you mean cifar10?"),
+        ("imagenet", ""),
+        ("folder:", "; did you mean folder:PATH?"),
+        ("", ""),
     ],
 )
 def test_an_unknown_name(name, guess):
     names = "mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, folder:PATH"
     for function in (resolve, load, load_test):
-        assert error_of(function, name) == f"dataset {name!r} is unknown{guess}: {names}"
+        assert error_of(function, name) == f"`dataset={name!r}`: expected one of {names}{guess}"
 
 
 def test_a_name_that_is_given_is_kept():

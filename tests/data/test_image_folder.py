@@ -75,7 +75,7 @@ def test_transparent_pixels_are_white(mode, folder):
 def test_sixteen_bits_a_channel(folder):
     file = folder / "train" / "b" / "001.png"
     Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16)).save(file)
-    assert error_of(load, f"folder:{folder}") == f"{file}: mode I;16 found, allowed: 8 bits a channel"
+    assert error_of(load, f"folder:{folder}") == f"{file}: mode I;16 found, expected 8 bits per channel"
 
 
 def test_a_constant_channel_keeps_a_finite_std(tmp_path):
@@ -92,8 +92,8 @@ def test_a_constant_channel_keeps_a_finite_std(tmp_path):
 def test_an_image_of_another_size(part, folder):
     write_images(folder / part / "b", 1, size=(4, 6))
     first = folder / "train" / "a" / "000.png"
-    text = f"{folder / part}/b/000.png: 4x6 pixels found, allowed: 6x4, the size of {first}"
-    mended = "PIL.ImageOps.fit gives all one size (docs/guides/own_images.md)"
+    text = f"{folder / part}/b/000.png: 4x6 pixels found, expected 6x4 as in {first}"
+    mended = "resize all images to one size, for example with PIL.ImageOps.fit (docs/guides/own_images.md)"
     assert error_of(load, f"folder:{folder}") == f"{text}; {mended}"
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_image_is_named(folder):
 
 
 def test_a_folder_of_another_layout(folder):
-    text = "{0}: no folder with a folder for each class, allowed: {0}/CLASS/*.png"
+    text = "{0}: no folder for each class found, expected {0}/CLASS/*.png"
     assert error_of(load, f"folder:{folder}/none") == text.format(folder / "none" / "train")
     shutil.rmtree(folder / "train")
     assert error_of(load, f"folder:{folder}") == text.format(folder / "train")
@@ -118,10 +118,10 @@ def test_a_folder_of_another_layout(folder):
 
 def test_classes_that_cannot_be_told_apart(folder):
     shutil.rmtree(folder / "test" / "a")
-    text = f"{folder}/test: only class 'b' found, allowed: at least 2 classes"
+    text = f"{folder}/test: only class 'b' found, expected at least 2 classes"
     assert error_of(load, f"folder:{folder}") == text
     shutil.rmtree(folder / "train" / "b")
-    text = f"{folder}/train: only class 'a' found, allowed: at least 2 classes"
+    text = f"{folder}/train: only class 'a' found, expected at least 2 classes"
     assert error_of(load, f"folder:{folder}") == text
 
 
@@ -129,26 +129,26 @@ def test_an_empty_class(folder):
     (folder / "train" / "c").mkdir()
     (folder / "train" / "c" / "notes.txt").touch()
     formats = ".jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp"
-    assert error_of(load, f"folder:{folder}") == f"{folder}/train/c: no images found, allowed: {formats}"
+    assert error_of(load, f"folder:{folder}") == f"{folder}/train/c: no images found, expected one of {formats}"
 
 
 def test_classes_of_test_are_those_of_train(folder):
     write_images(folder / "test" / "c", 1)
-    text = f"{folder}/test: class 'c' found, allowed: those of train, a, b"
+    text = f"{folder}/test: class 'c' found, expected the classes of train: a, b"
     assert error_of(load, f"folder:{folder}") == text
     write_images(folder / "train" / "c", 12)
     write_images(folder / "train" / "d", 12)
-    text = f"{folder}/test: class 'd' missing, allowed: those of train, a, b, c, d"
+    text = f"{folder}/test: class 'd' is missing, expected the classes of train: a, b, c, d"
     assert error_of(load, f"folder:{folder}") == text
 
 
 def test_a_class_too_small_to_be_split(folder):
     write_images(folder / "train" / "c", 5)
     write_images(folder / "test" / "c", 1)
-    text = f"folder:{folder}, train and val: class 'c' has 5 images to split, allowed: at least 6"
+    text = f"folder:{folder}, train and val: class 'c' has 5 images, expected at least 6 to split"
     assert error_of(load, f"folder:{folder}") == text
     shutil.rmtree(folder / "test")
-    text = f"{folder}/train: class 'c' has 5 images to split, allowed: at least 6"
+    text = f"{folder}/train: class 'c' has 5 images, expected at least 6 to split"
     assert error_of(load, f"folder:{folder}") == text
 
 
@@ -160,7 +160,7 @@ def test_names_of_classes_are_free(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [(b"a\rb", "a carriage return in the name"), (b"\xff", "the name is not UTF")]
+    ("name", "reason"), [(b"a\rb", "the name contains a carriage return"), (b"\xff", "the name is not UTF")]
 )
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_name_that_could_not_be_exported_is_refused_at_once(folder, part, name, reason):

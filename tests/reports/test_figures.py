@@ -48,8 +48,8 @@ def test_accuracy_against_a_cost_with_its_front_and_what_was_confirmed():
     assert list(accuracy_against(TRIALS, metric="macs").data[0].x) == [5000, 9000, 10000, 12000]
 
 
-def test_learning_curves_are_those_of_the_best():
-    figure = learning_curves(TRIALS, most=2)
+def test_learning_curves_keep_the_order_of_the_trials():
+    figure = learning_curves([TRIALS[2], TRIALS[0]])
     assert [curve.name for curve in figure.data] == ["trial 2", "trial 0"]
     assert list(figure.data[0].y) == pytest.approx([90.2, 90.2])
     assert len({(curve.line.color, curve.line.dash, curve.marker.symbol) for curve in figure.data}) == 2
@@ -74,7 +74,7 @@ def test_where_there_is_nothing_a_figure_says_so():
     nothing = Architecture(input_shape=(1, 4, 4), layers=(Activation(),))
     figures = (
         accuracy_against([]),
-        learning_curves(TRIALS[4:]),
+        learning_curves([]),
         discards_over_candidates([{}]),
         params_by_layer(nothing),
     )

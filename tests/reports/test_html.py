@@ -352,9 +352,9 @@ def test_the_ending_of_the_output_says_the_format(study, tmp_path):
 
 
 def test_errors(study, tmp_path):
-    with pytest.raises(NasError, match=r"^format 'pdf', allowed: html, csv, parquet, json$"):
+    with pytest.raises(NasError, match=r"^`format='pdf'`: expected one of html, csv, parquet, json$"):
         report(results=study, format="pdf")
-    with pytest.raises(NasError, match=r"x\.pdf: it ends in \.pdf, allowed: \.htm, \.html, \.csv, \.parquet"):
+    with pytest.raises(NasError, match=r"x\.pdf'`: ending is \.pdf, expected one of \.htm, \.html, \.csv, \.parquet"):
         report(results=study, output=tmp_path / "x.pdf")
     assert not (tmp_path / "x.pdf").exists()
     (tmp_path / "file").write_text("mine")
@@ -362,7 +362,7 @@ def test_errors(study, tmp_path):
         report(results=study, output=tmp_path / "file" / "report.html")
     (tmp_path / "folder").mkdir()
     for folder in (tmp_path / "folder", "."):
-        with pytest.raises(NasError, match=r"^\S+: a folder, allowed: a file, such as \S*report\.html$"):
+        with pytest.raises(NasError, match=r"^\S+: a folder found, expected a file such as \S*report\.html$"):
             report(results=study, output=folder)
-    with pytest.raises(StudyError, match="no study 'other', allowed: search"):
+    with pytest.raises(StudyError, match="no study 'other' found, expected search"):
         report(results=study, study="other")

@@ -128,8 +128,8 @@ class TestContract:
 
     NUMBER = 10
 
-    def sampler(self, space, propose, *, seed=3, lag=0):
-        return FeasibleSampler(space, WITHIN, propose=propose, seed=seed, lag=lag, num_startup=5)
+    def sampler(self, space, propose, *, seed=3, max_lag=0):
+        return FeasibleSampler(space, WITHIN, propose=propose, seed=seed, max_lag=max_lag, num_startup=5)
 
     def test_every_candidate_is_feasible_and_new(self, small, propose):
         check(small, WITHIN, run(new_study(), self.sampler(small, propose), self.NUMBER))
@@ -149,14 +149,15 @@ class TestContract:
         after = run(study, self.sampler(small, propose), self.NUMBER - interrupted_after, seen=seen)
         assert before + after == whole
 
-    def test_results_later_than_the_lag_change_nothing(self, small, propose):
+    def test_a_draw_depends_only_on_the_candidates_that_it_needs(self, small, propose):
         def last(objective):
-            return run(new_study(), self.sampler(small, propose, lag=4), self.NUMBER, objective)[-1]
+            return run(new_study(), self.sampler(small, propose, max_lag=4), self.NUMBER, objective)[-1]
 
         counted = iter(range(100))
+        needed = self.sampler(small, propose, max_lag=4).num_needed(self.NUMBER - 1)
 
         def changed(candidate):
-            return closeness(candidate) + (next(counted) >= 5)  # the last one, of index 9, is drawn from those below 5
+            return closeness(candidate) + (next(counted) >= needed)
 
         assert last(closeness) == last(changed)
 
@@ -190,6 +191,20 @@ class TestContract:
             study.add_trial(create_trial(state=(TrialState.PRUNED, TrialState.FAIL)[number % 2]))
             draws += run(study, sampler, 1, seen=seen)
         assert draws == plain
+
+
+@pytest.mark.parametrize(
+    ("max_lag", "needed"),
+    [(0, [0, 0, 9, 10, 18, 90]), (2, [0, 0, 9, 9, 16, 88]), (30, [0, 0, 9, 9, 9, 60]), (300, [0, 0, 9, 9, 9, 45])],
+)
+def test_however_many_workers_draws_need_the_start_and_half_of_the_earlier_candidates(small, max_lag, needed):
+    sampler = FeasibleSampler(small, WITHIN, seed=0, max_lag=max_lag, num_startup=9)
+    assert [sampler.num_needed(index) for index in (0, 8, 9, 10, 18, 90)] == needed
+
+
+def test_random_draws_need_no_results(small):
+    sampler = FeasibleSampler(small, WITHIN, propose=SAMPLERS["random"], seed=0, max_lag=2, num_startup=2)
+    assert [sampler.num_needed(index) for index in (0, 2, 90)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_MARKS if name != "random"])
@@ -281,7 +296,7 @@ def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
     with pytest.raises(NothingNewError) as caught:
         sampler.draw(view_of(study), seen)
     num_draws = 3_000 if num_startup == 20 else 3_004  # 4 proposals of TPE, then thousands of changes
-    assert str(caught.value) == f"none of {num_draws:,} more draws is feasible and new"
+    assert str(caught.value) == f"none of {num_draws:,} further draws is feasible and new"
     assert isinstance(caught.value, NasError)
 
 

@@ -135,7 +135,7 @@ def test_who_runs_beside_a_candidate_changes_nothing(name):
 def test_an_unknown_name_is_told_with_those_there_are():
     with pytest.raises(NasError) as caught:
         pruner("meadian", EPOCHS)
-    assert str(caught.value) == "--pruner 'meadian', allowed: none, median, asha, hyperband"
+    assert str(caught.value) == "`pruner='meadian'`: expected one of none, median, asha, hyperband"
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 15])

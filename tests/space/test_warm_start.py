@@ -64,9 +64,9 @@ def test_what_does_not_fit_is_told_with_the_reason(mnist):
     fitting, unfit = starts(["mnist-26756", "mnist-7825", "mnist-6136"], mnist, KEPT, seed=0)
     assert [start.source for start in fitting] == ["mnist-7825"]
     assert [line.split(" is left out: ")[0] for line in unfit] == ["mnist-26756", "mnist-6136"]
-    assert unfit[1] == "mnist-6136 is left out: block2.num_convs is 4, allowed: 1 to 3"
+    assert unfit[1] == "mnist-6136 is left out: block2.num_convs is 4, expected an integer from 1 to 3"
     _, unfit = starts(["mnist-7825"], mnist, limits((1, 28, 28), max_params=7000), seed=0)
-    assert unfit == ("mnist-7825 is left out: params is 7825, allowed: params<=7000",)
+    assert unfit == ("mnist-7825 is left out: params is 7825, expected params<=7000",)
 
 
 def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
@@ -78,7 +78,10 @@ def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError) as caught:
         starts([tmp_path / "empty"], mnist, KEPT, seed=0)
-    assert str(caught.value) == f"--start-from {tmp_path / 'empty'}: no architecture (*.json) in this folder"
+    assert (
+        str(caught.value)
+        == f"`start_from=['{tmp_path / 'empty'}']`: no architecture file (*.json) found in this folder"
+    )
 
 
 def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
@@ -86,7 +89,7 @@ def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
     folder.mkdir(mode=0)
     if os.access(folder, os.R_OK):
         pytest.skip("root may read everything")
-    with pytest.raises(StudyError, match=r"^--start-from .*closed: Permission denied$"):
+    with pytest.raises(StudyError, match=r"^`start_from=\[.*closed\'\]`: Permission denied$"):
         starts([folder], mnist, KEPT, seed=0)
 
 
@@ -104,7 +107,9 @@ def test_images_of_another_shape_are_refused():
     space = SearchSpace.load("colour")
     with pytest.raises(StudyError) as caught:
         starts(["mnist-7825"], space, (), seed=0)
-    assert str(caught.value) == "--start-from mnist-7825: takes images of 1x28x28, the dataset has 3x32x32"
+    assert (
+        str(caught.value) == "`start_from=['mnist-7825']`: input_shape is 1x28x28, expected 3x32x32 as in the dataset"
+    )
 
 
 def test_a_file_that_is_none_is_an_error(mnist, tmp_path):

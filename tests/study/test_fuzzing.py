@@ -127,17 +127,17 @@ def test_a_study_that_lacks_an_attribute_is_read_or_refused(confirmed, copied):
 @pytest.mark.parametrize(
     ("key", "text", "error"),
     [
-        ("settings", "[]", "settings: [], allowed: an object"),
+        ("settings", "[]", "settings: [] found, expected an object"),
         ("settings", "{}", "settings: consistency, constraints, data_fingerprint, dataset, epochs, seed, space"),
-        ("normalisation", '{"mean": [0.1], "std": [0]}', "normalisation: std[0]: 0, allowed: a number above 0"),
-        ("classes", '["a", 1]', "classes[1]: 1, allowed: a text"),
-        ("nas:discards", '{"params": -1}', "discards: params: -1, allowed: a whole number of at least 0"),
-        ("nas:architecture", '{"version": 2}', "architecture: input_shape, layers is missing"),
-        ("nas:recipe", '{"epochs": 0}', "recipe: epochs is 0, allowed: a whole number of at least 1"),
-        ("nas:history", "[]", "history: [], allowed: an epoch or more"),
+        ("normalisation", '{"mean": [0.1], "std": [0]}', "normalisation: std[0] is 0, expected a number above 0"),
+        ("classes", '["a", 1]', "classes[1] is 1, expected a string"),
+        ("nas:discards", '{"params": -1}', "discards: params is -1, expected an integer from 0 to 1e12"),
+        ("nas:architecture", '{"version": 2}', "architecture: input_shape, layers are missing"),
+        ("nas:recipe", '{"epochs": 0}', "recipe: epochs is 0, expected an integer from 1 to 1e12"),
+        ("nas:history", "[]", "history is [], expected at least one epoch"),
         ("nas:history", "[{}]", "history[0]: epoch, learning_rate, seconds, train_accuracy"),
-        ("nas:openings", "[{}]", "nas:openings[0]: date, finalists, seeds, trial is missing"),
-        ("nas:weights", '"../studies.db"', "'../studies.db', allowed: the name of a file in it"),
+        ("nas:openings", "[{}]", "nas:openings[0]: date, finalists, seeds, trial are missing"),
+        ("nas:weights", '"../studies.db"', "'../studies.db' found, expected the name of a file in this folder"),
         ("confirmed", '{"trial": 0}', "confirmed: accuracies, dataset, num_images"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_damaged_database_file_is_read_or_refused(confirmed, copied, data):
 @pytest.mark.parametrize("content", [b"a text\n" * 100, b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 4096])
 def test_what_is_no_database_is_refused(tmp_path, content):
     (tmp_path / "studies.db").write_bytes(content)
-    with pytest.raises(StudyError, match=r"studies\.db: not a database that can be used"):
+    with pytest.raises(StudyError, match=r"studies\.db: not a usable database"):
         StudyRecords.open(StudyRef(tmp_path))
 
 

@@ -21,7 +21,7 @@ DIGITS_FINGERPRINT = "e3079e25bc4ca1e3"
 UNRESOLVED = "could not resolve host ossci-datasets.s3.amazonaws.com: [Errno -2] Name or service not known"
 
 
-ELSEWHERE = "another data root is named by --data-root or the environment variable NAS_DATA"
+ELSEWHERE = "name another folder with `data_root` or the environment variable NAS_DATA"
 
 
 GZ = tuple(name for name, _ in torchvision.datasets.MNIST.resources)

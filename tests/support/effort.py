@@ -4,7 +4,7 @@ import os
 
 PROFILE = os.environ.get("NAS_TESTS", "quick")
 if PROFILE not in ("quick", "ci"):
-    raise ValueError(f"the environment variable NAS_TESTS is {PROFILE!r}, allowed: quick, ci")
+    raise ValueError(f"the environment variable NAS_TESTS is {PROFILE!r}, expected quick or ci")
 
 
 def examples(full: int) -> int:

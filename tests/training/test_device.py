@@ -46,5 +46,5 @@ def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(DeviceError) as caught:
         pick_device(name)
     text = str(caught.value)
-    assert text.startswith(f"device {name!r} is not available here; available: ")
+    assert text.startswith(f"`device={name!r}`: not available on this machine, expected ")
     assert text.endswith("cpu")

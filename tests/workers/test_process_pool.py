@@ -146,7 +146,7 @@ def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
                 os.kill(pid, signal.SIGKILL)
         assert len(killed) == RETRIES + 1
         assert epochs == list(range(1, len(epochs) + 1))
-        reason = "4 worker processes died under it, the last one by SIGKILL"
+        reason = "4 worker processes died while they trained it, the last one by SIGKILL"
         assert found == [Ended(key=1, outcome="failed", reason=reason)]
         assert run(workers, job(2))[2][-1].outcome == "trained"
 

@@ -31,7 +31,7 @@ from nas.workers.backend import Compute
 from nas.workers.protocol import RETRIES, Ended, Progress
 from nas.workers.ray_task import SPLITS, packed, unpacked
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nas[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smallnas[ray]'")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
 LONG = replace(RECIPE, epochs=100_000)
@@ -181,7 +181,7 @@ def test_a_job_fails_when_one_node_after_another_is_lost_under_it(lose_node, tas
         until_told(tasks, reports, 1)
         assert isinstance(reports[-1], Progress)
         lose_node(tasks, reports)
-    assert reports[-1] == Ended(key=1, outcome="failed", reason=f"{RETRIES + 1} nodes died under it")
+    assert reports[-1] == Ended(key=1, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
     assert tasks.reports() == []
 
 
@@ -217,7 +217,8 @@ def test_another_version_on_a_node_is_told(cluster, data, monkeypatch):
     monkeypatch.setattr(ray_cluster, "versions", lambda: dict(there) | {"torch": "1.0", "nas": "0.0.1"})
     tasks = cluster.open(data)
     tasks.submit(job(1))
-    expected = f"has torch {there['torch']}, not 1.0; nas {there['nas']}, not 0.0.1: install the same on every node"
+    differences = f"torch is {there['torch']}, expected 1.0; nas is {there['nas']}, expected 0.0.1"
+    expected = f" of the Ray cluster: {differences}; install the same versions on every node"
     with pytest.raises(NasError, match=re.escape(expected)):
         tasks.reports()
     tasks.close()
@@ -273,18 +274,25 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path, tiny_space):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus_per_trial": 0.5}, "--gpus-per-trial is for a Ray cluster: give --ray, too, or leave it out"),
+        ({"gpus_per_trial": 0.5}, "`gpus_per_trial=0.5`: only for a Ray cluster; give `ray`, too"),
         (
             {"ray": "local", "gpus_per_trial": 2.0},
-            "--gpus-per-trial 2.0, allowed: 0, or 0.01 to 1 (0.25: four on a GPU)",
+            "`gpus_per_trial=2.0`: expected 0, or a number from 0.01 to 1 (0.25: four trials on one GPU)",
         ),
-        ({"ray": "local", "gpus_per_trial": float("nan")}, "--gpus-per-trial nan, allowed: "),
-        ({"ray": "local", "device": "cpu", "gpus_per_trial": 0.5}, "--gpus-per-trial 0.5 contradicts --device cpu"),
+        ({"ray": "local", "gpus_per_trial": float("nan")}, "`gpus_per_trial=nan`: expected "),
+        (
+            {"ray": "local", "device": "cpu", "gpus_per_trial": 0.5},
+            "`gpus_per_trial=0.5`: expected 0 with `device='cpu'`",
+        ),
+        (
+            {"ray": "local", "device": "cuda", "gpus_per_trial": 0},
+            "`gpus_per_trial=0`: expected a number above 0 with `device='cuda'`",
+        ),
         (
             {"ray": "local", "device": "cuda:1"},
-            "--device cuda:1 with --ray, allowed: auto, cpu, cuda: Ray picks the GPU",
+            "`device='cuda:1'`: expected one of auto, cpu, cuda with `ray`, since Ray picks the GPU",
         ),
-        ({"ray": "ray://head:10001"}, "--ray ray://head:10001: Ray's client cannot stream results; "),
+        ({"ray": "ray://head:10001"}, "`ray='ray://head:10001'`: Ray's client cannot stream results; "),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -294,7 +302,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(NasError, match=re.escape("--ray needs Ray, which is not installed: pip install 'nas[ray]'")):
+    with pytest.raises(NasError, match=re.escape("`ray`: Ray is not installed; run pip install 'smallnas[ray]'")):
         Compute(ray="auto").place()
 
 
@@ -309,8 +317,8 @@ def no_cluster(cluster, monkeypatch):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("127.0.0.1:9", "--ray 127.0.0.1:9: no Ray cluster answered within 4 s"),
-        ("nonsense", "--ray nonsense: Invalid address format: nonsense"),
+        ("127.0.0.1:9", "`ray='127.0.0.1:9'`: no Ray cluster answered within 4 s"),
+        ("nonsense", "`ray='nonsense'`: Invalid address format: nonsense"),
     ],
 )
 def test_nobody_answers(no_cluster, monkeypatch, address, message):
@@ -357,6 +365,6 @@ def test_as_many_trials_at_once_as_there_is_room_for(cluster_of, resources, opti
 
 def test_no_room_is_told(cluster_of):
     cluster_of(CPUS)
-    message = "--ray auto: the cluster has 16 CPUs and 0 GPUs, a trial needs 1 and 1; "
+    message = "`ray='auto'`: 16 CPUs and 0 GPUs found, expected at least 1 CPU and 1 GPU for each trial; "
     with pytest.raises(NasError, match=re.escape(message)), Compute(ray="auto", device="cuda").place():
         pass

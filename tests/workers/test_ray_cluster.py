@@ -11,7 +11,7 @@ from support import hosts
 from nas.commands.search import search
 from nas.commands.trials import trials
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nas[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smallnas[ray]'")
 pytestmark = [
     pytest.mark.skipif(bool(hosts.why_not()), reason=hosts.why_not()),
     pytest.mark.ray,

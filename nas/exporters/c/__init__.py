@@ -1,1 +1,1 @@
-"""A trained network as C99 source."""
+"""Generates C99 source from a trained network."""

@@ -1,4 +1,4 @@
-"""A trained network as plain C99 that allocates nothing: `network.h` and `network.c`, for microcontrollers too."""
+"""Generates `network.h` and `network.c` for a trained network: plain C99 without dynamic memory."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,11 +43,19 @@ def c_files(
     classes: Sequence[str],
     facts: Sequence[str],
 ) -> dict[str, str]:
-    """The texts of `network.h` and `network.c`, by name: ASCII, and the same every time for the same network.
+    """Returns the texts of `network.h` and `network.c` by file name: ASCII, equal for equal arguments.
 
-    weights: a state dict of `architecture.build()`. mean, std: per channel, of pixels scaled to 0..1. facts: lines for
-    the comment at the top of both. Raises `ValueError` where mean, std or classes do not fit the network, or where a
-    weight is no finite number.
+    Args:
+        architecture: Architecture of the network.
+        weights: State dict of `architecture.build()`.
+        mean: Mean of each channel, of pixels scaled to 0..1.
+        std: Standard deviation of each channel, of pixels scaled to 0..1.
+        classes: Class names in the order of the logits.
+        facts: Lines for the comment at the top of both files.
+
+    Raises:
+        ValueError: `mean`, `std` or `classes` does not fit the network, or a weight is not finite.
+        NotImplementedError: A kind of layer has no inference step.
     """
     inference = lower(architecture, weights, mean=mean, std=std)
     if len(classes) != size(inference.output.shape):
@@ -61,7 +69,7 @@ def c_files(
 
 
 def c_bytes(header: str) -> tuple[int, int]:
-    """Bytes of constants and of static memory, as a `network.h` says them."""
+    """Returns the bytes of constants and of static memory that the text of a `network.h` states."""
     constants, scratch = re.findall(r"^#define NETWORK_(?:PARAMETER|SCRATCH)_BYTES (\d+)", header, re.M)
     return int(constants), int(scratch)
 
@@ -139,7 +147,7 @@ def _array(part: str, name: str) -> str:
 
 
 def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
-    """A remark, the layers and what comes out, and the call with its arguments on one line or more."""
+    """Yields a comment with the layers and the output shape, then the call, split into lines if it is long."""
     function, *arguments = call
     yield f"    /* {', '.join(step.layers)}: {shape_text(step.output.shape, ' x ')} */"
     start = f"    {function}("
@@ -147,8 +155,8 @@ def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
     yield line if len(line) <= LINE else start + (",\n" + " " * len(start)).join(arguments) + ");"
 
 
-def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # a step each
-    """The kernel's name and the lines of its arguments."""
+def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # one return per kind of step
+    """Returns the kernel's name and groups of its arguments."""
     inputs, output = [_place(value, plan) for value in step.inputs], _place(step.output, plan)
     shape = step.output.shape
     places = ", ".join([*inputs, output])

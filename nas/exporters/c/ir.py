@@ -1,4 +1,4 @@
-"""Inference as a list of steps: operation, inputs, parameters."""
+"""Intermediate representation of inference: a list of steps with inputs, output and parameters."""
 
 from abc import ABC
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from nas.architecture.layers import Shape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """What one step writes and others read: float32 numbers of one example, the last axis fastest.
+    """Output of a step, for one example: float32, row-major.
 
-    Values of one `index` are the same numbers in the same place, read in the same order as another `shape`.
+    Values with the same `index` share memory and contents and differ only in `shape`, as after flatten.
     """
 
     index: int
@@ -22,25 +22,25 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parameters:
-    """An affine map per output channel: `weight` (channels, …) and, unless it is all 0, `bias` (channels,)."""
+    """Affine map of each output channel: `weight` (channels, …) and `bias` (channels,), None for no bias."""
 
     weight: Tensor
     bias: Tensor | None
 
     def then(self, scale: "Parameters") -> "Parameters":
-        """This map and then channels scaled and shifted, in one."""
+        """Returns one map that equals this map followed by `scale`, which scales and shifts each channel."""
         assert scale.bias is not None
         bias = scale.bias if self.bias is None else self.bias * scale.weight + scale.bias
         return Parameters(weight=self.weight * scale.weight.reshape(-1, *[1] * (self.weight.dim() - 1)), bias=bias)
 
     def rounded(self) -> "Parameters":
-        """The same in float32."""
+        """Returns the parameters in float32."""
         return Parameters(weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Where a sliding window stands: `padding` is what lies above and to the left of the map."""
+    """Geometry of a square sliding window; `padding` counts rows above and columns left of the feature map."""
 
     size: int
     stride: int
@@ -50,9 +50,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(ABC):
-    """One operation. `layers`: the modules it stands for, as in the state dict's keys, and their classes."""
+    """One operation; `layers` names its modules by state dict prefix and class."""
 
-    is_elementwise: ClassVar[bool] = False  # its output may take the place of an input of the same size
+    is_elementwise: ClassVar[bool] = False  # whether the output may overwrite an input of the same size
     layers: tuple[str, ...]
     inputs: tuple[Value, ...]
     output: Value
@@ -60,19 +60,19 @@ class Step(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine(Step):
-    """One with parameters, of which `parameters` is the name; shared ones bear one name."""
+    """Step with parameters; `parameters` is their name, and steps that share parameters have the same name."""
 
     parameters: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalise(Affine):
-    """Pixels of 0 to 255, not a value, to numbers scaled and shifted per channel."""
+    """Normalises pixels 0..255 by a scale and shift per channel; pixels are an argument in C, not a `Value`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution(Affine):
-    """2-d convolution, weight (out, in / groups, size, size)."""
+    """2-d convolution; weight (out channels, in channels / groups, size, size)."""
 
     window: Window
     groups: int
@@ -80,19 +80,19 @@ class Convolution(Affine):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Affine):
-    """Fully connected, weight (out, in)."""
+    """Fully connected layer; weight (out features, in features)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale(Affine):
-    """Each channel scaled and shifted: a batch norm that could not be folded."""
+    """Scales and shifts each channel: a batch norm that could not be folded."""
 
     is_elementwise = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Step):
-    """A function of each number."""
+    """Applies an activation function to each element."""
 
     is_elementwise = True
     function: str
@@ -100,7 +100,7 @@ class Activation(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool(Step):
-    """The largest number of each window, padding left out, or the mean, padding counted as 0."""
+    """Max pooling, which ignores padding, or average pooling, which counts padding as 0."""
 
     kind: Literal["max", "average"]
     window: Window
@@ -108,26 +108,32 @@ class Pool(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mean(Step):
-    """The mean of each channel."""
+    """Mean of each channel (global average pooling)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate(Step):
-    """Each channel of the first input times the second's number for it."""
+    """Multiplies each channel of the first input by that channel's element of the second input."""
 
     is_elementwise = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Step):
-    """The sum of two values."""
+    """Sum of two values."""
 
     is_elementwise = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inference:
-    """Steps in the order in which they run, their parameters by name (float32), and what comes out in the end."""
+    """Inference of one network.
+
+    Attributes:
+        steps: Steps in execution order.
+        parameters: Parameters by name, float32.
+        output: Value with the logits.
+    """
 
     steps: tuple[Step, ...]
     parameters: dict[str, Parameters]
@@ -135,6 +141,6 @@ class Inference:
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of all parameters, those of the normalisation included; shared ones count once."""
+        """Bytes of all parameters, including those of the normalisation; shared parameters count once."""
         tensors = [t for p in self.parameters.values() for t in (p.weight, p.bias) if t is not None]
         return sum(4 * tensor.numel() for tensor in tensors)

@@ -1,6 +1,6 @@
-"""The C99 functions that exported networks are made of; a file holds those it calls.
+"""C99 kernels of exported networks; a generated file contains only those that it calls.
 
-Maps are arrays [channel][row][column]. Those whose pointers are `restrict` may not write over their input, others may.
+Feature maps are arrays [channel][row][column]. Kernels without `restrict` pointers may write over their input.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """C text, and the names of the kernels that it needs before it."""
+    """C source, and the names of the kernels that must be defined before it."""
 
     text: str
     needs: tuple[str, ...] = ()
 
 
 def with_needs(names: Iterable[str]) -> list[str]:
-    """The texts of the named kernels and of all that they need, in the order of `KERNELS`."""
+    """Returns the source of the named kernels and of those that they need, in the order of `KERNELS`."""
     needed = set(_needs(names))
     return [kernel.text for name, kernel in KERNELS.items() if name in needed]
 
@@ -28,7 +28,7 @@ def _needs(names: Iterable[str]) -> Iterator[str]:
 
 
 def _of_each_number(name: str, comment: str, expression: str) -> Kernel:
-    """A function of each number `x`."""
+    """Returns an elementwise kernel; the C `expression` gives the output for an element `x`."""
     return Kernel(f"""\
 /* {comment} */
 static void {name}(const float *input, float *output, int count)
@@ -42,7 +42,7 @@ static void {name}(const float *input, float *output, int count)
 
 
 def _pool(name: str, comment: str, start: str, each: str, result: str) -> Kernel:
-    """A number for each window, from `start`, with `each` of its numbers `x` taken into account."""
+    """Returns a pooling kernel: C text for the initial `value`, its update per element, and the output."""
     return Kernel(
         f"""\
 /* {comment} */
@@ -80,13 +80,13 @@ struct shape {
 };
 """),
     "window": Kernel("""\
-/* A square window; padding is what lies above and to the left of the map. */
+/* Square window; padding counts rows above and columns left of the map. */
 struct window {
     int size, stride, padding, dilation;
 };
 """),
     "clip": Kernel("""\
-/* The nearest of 0 to end. */
+/* Clamps position to 0..end. */
 static int clip(int position, int end)
 {
     return position < 0 ? 0 : position < end ? position : end;
@@ -94,7 +94,7 @@ static int clip(int position, int end)
 """),
     "steps_before": Kernel(
         """\
-/* How many of the positions 0, stride, 2 * stride, ... lie before the given one: count at most. */
+/* Number of the positions 0, stride, 2 * stride, ... below the given one, at most count. */
 static int steps_before(int position, int stride, int count)
 {
     return position <= 0 ? 0 : clip((position + stride - 1) / stride, count);
@@ -103,7 +103,7 @@ static int steps_before(int position, int stride, int count)
         needs=("clip",),
     ),
     "normalise": Kernel("""\
-/* Pixels of 0 to 255 to numbers, scaled and shifted per channel. */
+/* Scales and shifts pixels 0 to 255 per channel. */
 static void normalise(const unsigned char *pixels, float *output, int channels, int plane,
                       const float *scale, const float *shift)
 {
@@ -116,8 +116,8 @@ static void normalise(const unsigned char *pixels, float *output, int channels, 
 """),
     "convolve": Kernel(
         """\
-/* 2-d convolution; weight[out channel][in channel of the group][row][column], bias may be 0.
- * What the map gives through one weight is added to all outputs at once, but for those that see padding through it.
+/* 2-d convolution; weight[out channel][in channel of the group][row][column], bias may be a null pointer.
+ * Each weight is applied to all outputs in turn, except to those for which it meets padding.
  */
 static void convolve(const float *restrict input, struct shape in, float *restrict output, struct shape out,
                      struct window window, int groups, const float *weight, const float *bias)
@@ -157,7 +157,7 @@ static void convolve(const float *restrict input, struct shape in, float *restri
         needs=("shape", "window", "steps_before"),
     ),
     "linear": Kernel("""\
-/* Fully connected; weight[out feature][in feature], bias may be 0. */
+/* Fully connected layer; weight[out feature][in feature], bias may be a null pointer. */
 static void linear(const float *restrict input, int in_features, float *restrict output, int out_features,
                    const float *weight, const float *bias)
 {
@@ -171,7 +171,7 @@ static void linear(const float *restrict input, int in_features, float *restrict
 }
 """),
     "scale_channels": Kernel("""\
-/* A batch norm that is part of no layer before it: each channel scaled and shifted. */
+/* Scales and shifts each channel: a batch norm that is not folded into a layer. */
 static void scale_channels(const float *input, float *output, int channels, int plane,
                            const float *scale, const float *shift)
 {
@@ -184,12 +184,12 @@ static void scale_channels(const float *input, float *output, int channels, int 
 """),
     "relu": _of_each_number("relu", "Rectified linear unit.", "x > 0.0f ? x : 0.0f"),
     "leaky_relu": _of_each_number(
-        "leaky_relu", "Rectified linear unit of slope 0.01 below 0.", "x > 0.0f ? x : 0.01f * x"
+        "leaky_relu", "Leaky rectified linear unit, slope 0.01 below 0.", "x > 0.0f ? x : 0.01f * x"
     ),
     "gelu": _of_each_number(
-        "gelu", "x times the normal distribution's share below x.", "0.5f * x * (1.0f + erff(x * 0.70710678f))"
+        "gelu", "x times the normal distribution function at x.", "0.5f * x * (1.0f + erff(x * 0.70710678f))"
     ),
-    "silu": _of_each_number("silu", "x times its logistic sigmoid.", "x / (1.0f + expf(-x))"),
+    "silu": _of_each_number("silu", "x times the logistic sigmoid of x.", "x / (1.0f + expf(-x))"),
     "hardswish": _of_each_number(
         "hardswish",
         "x times a ramp from 0 at -3 to 1 at 3.",
@@ -198,14 +198,14 @@ static void scale_channels(const float *input, float *output, int channels, int 
     "sigmoid": _of_each_number("sigmoid", "Logistic sigmoid.", "1.0f / (1.0f + expf(-x))"),
     "max_pool": _pool(
         "max_pool",
-        "The largest number of each window, of which at least one is inside the map.",
+        "Maximum of each window, without padding; every window overlaps the map.",
         "map[first_row * in.width + first]",
         "value = map[y * in.width + x] > value ? map[y * in.width + x] : value;",
         "value",
     ),
     "average_pool": _pool(
         "average_pool",
-        "The mean of each window, padding counted as 0.",
+        "Mean of each window; padding counts as 0.",
         "0.0f",
         "value += map[y * in.width + x];",
         "value / (float)(window.size * window.size)",
@@ -223,7 +223,7 @@ static void channel_means(const float *restrict input, float *restrict output, i
 }
 """),
     "gate_channels": Kernel("""\
-/* Each channel times a number of its own. */
+/* Multiplies each channel by its gate. */
 static void gate_channels(const float *input, const float *gates, float *output, int channels, int plane)
 {
     for (int channel = 0; channel < channels; channel++) {
@@ -243,7 +243,7 @@ static void add(const float *left, const float *right, float *output, int count)
 }
 """),
     "index_of_largest": Kernel("""\
-/* The first where several are. */
+/* Index of the largest value, the first one if several are equal. */
 static int index_of_largest(const float *values, int count)
 {
     int largest = 0;
@@ -257,4 +257,4 @@ static int index_of_largest(const float *values, int count)
 """),
 }
 
-MATHEMATICAL = ("gelu", "silu", "sigmoid")  # those that call functions of <math.h>
+MATHEMATICAL = ("gelu", "silu", "sigmoid")  # kernels that call functions of <math.h>

@@ -1,4 +1,4 @@
-"""Escapes names, numbers and comments as ASCII C99 text."""
+"""Writes strings, numbers and comments as ASCII C99 source."""
 
 import re
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ NUMBERS_A_LINE = 6
 
 
 def c_string(text: str) -> str:
-    """A string literal of the text in UTF-8.
+    """Returns a string literal that holds the text in UTF-8.
 
-    Octal escapes end after three digits, so no following character can be taken for a part of one (C99 6.4.4.4);
-    a question mark is escaped, too, since `??` begins a trigraph.
+    Octal escapes have three digits, the maximum, so they cannot absorb a following digit (C99 6.4.4.4). Question marks
+    are escaped because `??` begins a trigraph.
     """
     data = text.encode("utf-8", "surrogatepass")
     return '"' + "".join(chr(x) if 32 <= x < 127 and chr(x) not in '"\\?' else f"\\{x:03o}" for x in data) + '"'
 
 
 def c_comment(lines: Iterable[str]) -> str:
-    """A comment of the lines, which cannot end it, begin another, or splice two of its lines."""
+    """Returns a comment with the given lines, escaped so that they cannot end or nest it or join two lines."""
     inside = [f" * {_harmless(part)}".rstrip() for line in lines for part in line.splitlines() or [""]]
     return "\n".join(["/*", *inside, " */"])
 
@@ -28,13 +28,13 @@ def c_comment(lines: Iterable[str]) -> str:
 def _harmless(line: str) -> str:
     line = line.replace("±", "+-")
     line = "".join(x if " " <= x <= "~" else ascii(x)[1:-1] for x in line).rstrip()
-    line = re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)  # */ and /*, and ??/, which is a backslash
-    # The line begins after "* ", and after a backslash there would be nothing but the line's end.
+    line = re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)  # */, /* and ??/, which is a backslash
+    # A leading "/" is safe, because the line follows " * ". A trailing backslash would join it with the next line.
     return line + "." * line.endswith("\\")
 
 
 def c_array(name: str, tensor: Tensor) -> str:
-    """The definition of a constant array; raises `ValueError` where a number is not finite."""
+    """Returns the definition of a constant float array; raises `ValueError` if a number is not finite."""
     texts = [c_float(x) for x in tensor.flatten().numpy()]
     rows = [", ".join(texts[i : i + NUMBERS_A_LINE]) for i in range(0, len(texts), NUMBERS_A_LINE)]
     body = "".join(f"    {row},\n" for row in rows)
@@ -42,7 +42,7 @@ def c_array(name: str, tensor: Tensor) -> str:
 
 
 def c_float(number: np.float32) -> str:
-    """The shortest decimal constant of type float that is read back as the same number."""
+    """Returns the shortest float constant that reads back as the same number; raises `ValueError` if not finite."""
     if not np.isfinite(number):
-        raise ValueError(f"{number} among the weights, allowed: finite numbers")
+        raise ValueError(f"a weight is {number}, expected a finite number")
     return f"{number!s}f"

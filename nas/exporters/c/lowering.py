@@ -1,4 +1,4 @@
-"""A trained network as the steps of its inference: batch norms folded away, what is only for training left out."""
+"""Lowers a trained network to inference steps: folds batch norms and omits layers that only act in training."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,16 +33,26 @@ from nas.exporters.c.ir import (
 def lower(
     architecture: Architecture, weights: Mapping[str, Tensor], *, mean: Sequence[float], std: Sequence[float]
 ) -> Inference:
-    """The steps from pixels of 0 to 255 to the logits; `weights` is a state dict of `architecture.build()`.
+    """Returns the steps from pixels 0..255 to the logits.
 
-    mean, std: per channel, of pixels scaled to 0..1. A batch norm is folded into what comes before it where that
-    is exact: in float64, rounded at the end. Raises `ShapeError` where a layer does not fit, `ValueError` where mean
-    and std do not, `NotImplementedError` at a kind of layer that is not known here.
+    A batch norm is folded into the preceding layer if that is exact. Folding uses float64; the results are rounded to
+    float32.
+
+    Args:
+        architecture: Architecture of the network.
+        weights: State dict of `architecture.build()`.
+        mean: Mean of each channel, of pixels scaled to 0..1.
+        std: Standard deviation of each channel, of pixels scaled to 0..1.
+
+    Raises:
+        ShapeError: A layer does not fit its input.
+        ValueError: `mean` or `std` does not have one number per channel.
+        NotImplementedError: A kind of layer has no inference step.
     """
     channels = architecture.input_shape[0]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{len(mean)} means and {len(std)} standard deviations for {channels} channels")
-    with torch.device("meta"):  # no draws from torch's generator for numbers that are replaced at once
+    with torch.device("meta"):  # no random initialisation, which would change torch's global random state
         module = architecture.build()
     module.load_state_dict(weights, assign=True)
     lowering = _Lowering()
@@ -62,15 +72,15 @@ class _Lowering:
         self.parameters: dict[str, Parameters] = {}
 
     def normalise(self, shape: Shape, mean: Sequence[float], std: Sequence[float]) -> Value:
-        """The first step, which makes numbers of the pixels."""
+        """Adds the first step, which normalises the pixels, and returns its output."""
         means, stds = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
         self.parameters["input"] = Parameters(weight=1 / (255 * stds), bias=-means / stds)
         output = self._value(shape)
         self.steps.append(Normalise(layers=("pixels",), inputs=(), output=output, parameters="input"))
         return output
 
-    def add(self, module: nn.Module, name: str, value: Value) -> Value:  # noqa: PLR0911, PLR0912  # a branch a kind
-        """Adds what `module` does to `value`, and gives what comes out. `name`: as in the state dict's keys."""
+    def add(self, module: nn.Module, name: str, value: Value) -> Value:  # noqa: PLR0911, PLR0912  # one branch per kind
+        """Adds the steps of `module` on `value` and returns the output; `name` is its state dict prefix."""
         layers, inputs = (f"{name} {type(module).__name__}",), (value,)
         out: Step
         match module:
@@ -136,7 +146,7 @@ class _Lowering:
         return out.output
 
     def _value(self, shape: Shape) -> Value:
-        return Value(index=len(self.steps), shape=shape)  # of the step that writes it
+        return Value(index=len(self.steps), shape=shape)  # index of the step that will write it
 
     def _keep(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
         doubled = None if bias is None else bias.detach().cpu().double()
@@ -156,7 +166,7 @@ class _Lowering:
 def _convolved(module: nn.Conv2d, shape: Shape) -> tuple[Window, Shape]:
     dilation = _side(module.dilation)
     reach = dilation * (_side(module.kernel_size) - 1)
-    # torch's "same" puts what cannot be halved on the right and at the bottom
+    # for odd totals, torch's "same" pads one more on the right and at the bottom
     total = reach if module.padding == "same" else 2 * _side(module.padding)
     window = Window(size=_side(module.kernel_size), stride=_side(module.stride), padding=total // 2, dilation=dilation)
     return window, _slid(window, shape, module.out_channels, total)
@@ -168,13 +178,16 @@ def _slid(window: Window, shape: Shape, out_channels: int, total_padding: int) -
 
 
 def _side(sides: int | str | tuple[int, ...]) -> int:
-    """The one number that all sides of our layers have."""
+    """Returns the common value of both axes; layers of this package are square."""
     assert not isinstance(sides, str)
     return sides if isinstance(sides, int) else sides[0]
 
 
 def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
-    """Parameters, and those of the one scale that follows them wherever they are used, unseen by any other step."""
+    """Yields names of parameters and of a scale that can be folded into them.
+
+    In every use of the parameters this scale, and no other step, must read the output.
+    """
     readers: dict[int, list[Step]] = defaultdict(list)
     for step in steps:
         for value in step.inputs:
@@ -184,7 +197,7 @@ def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
         if isinstance(step, Affine):
             scale = None
             match readers[step.output.index]:
-                # A map that was flattened into a vector has a scale for each pixel: another number of channels.
+                # After flatten, a batch norm has one scale per pixel and so more channels than the layer before it.
                 case [Scale() as reader] if reader.output.shape[0] == step.output.shape[0]:
                     scale = reader.parameters if step.output.index != output.index else None
             followers[step.parameters].add(scale)
@@ -195,7 +208,7 @@ def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
 
 
 def _without_scale(steps: list[Step], affine: str) -> Iterator[Step]:
-    """The steps with the scale after every use of `affine`, to be its only reader, left out."""
+    """Yields the steps without the scales that follow uses of `affine`, whose steps take over the outputs."""
     scales = {step.inputs[0].index: step for step in steps if isinstance(step, Scale)}
     folded = {step.output.index for step in steps if isinstance(step, Affine) and step.parameters == affine}
     for step in steps:

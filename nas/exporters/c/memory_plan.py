@@ -1,4 +1,4 @@
-"""Assigns values to places in one arena; values with disjoint lifetimes share a place."""
+"""Assigns each value an offset in one memory arena; values with disjoint lifetimes may overlap."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,24 @@ from nas.exporters.c.ir import Inference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """`offsets[index]` is where in the arena of `length` float32 numbers the value of that index begins."""
+    """Places of all values in one arena.
+
+    offsets: Offset of each value by its index, in float32 elements.
+    length: Size of the arena in float32 elements.
+    """
 
     offsets: dict[int, int]
     length: int
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of the arena."""
+        """Size of the arena in bytes."""
         return 4 * self.length
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Buffer:
-    """A place for values that follow one another, in use from step `first` to step `last`, both included."""
+    """Memory of one value or several successive ones, in use from step `first` to step `last`, inclusive."""
 
     length: int
     first: int
@@ -30,10 +34,11 @@ class _Buffer:
 
 
 def plan_memory(inference: Inference) -> MemoryPlan:
-    """A place for every value: the largest first, each at the lowest offset where it meets none that is in use.
+    """Returns an offset for every value: largest first, each at the lowest offset that is free during its lifetime.
 
     "Greedy by size for offset calculation" of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
-    Inference", 2020. An elementwise step writes over an input that nothing reads later. The output is read at the end.
+    Inference", 2020. An elementwise step overwrites an input of equal size that no later step reads. The network's
+    output is kept until after the last step.
     """
     buffers = _buffers(inference)
     placed: list[_Buffer] = []
@@ -51,7 +56,7 @@ def plan_memory(inference: Inference) -> MemoryPlan:
 
 
 def _buffers(inference: Inference) -> dict[int, _Buffer]:
-    """The buffer of each value, by its index."""
+    """Returns the buffer of each value by its index."""
     last_read = {value.index: time for time, step in enumerate(inference.steps) for value in step.inputs}
     last_read[inference.output.index] = len(inference.steps)
     buffers: dict[int, _Buffer] = {}

@@ -1,1 +1,1 @@
-"""Training engine for NVIDIA GPUs: several networks at a time, their steps captured as CUDA graphs."""
+"""Training engine for NVIDIA GPUs: trains several networks at a time, with steps captured as CUDA graphs."""

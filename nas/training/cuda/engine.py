@@ -1,4 +1,4 @@
-"""The engine for NVIDIA GPUs: several tiny networks in training at once, for none of them fills the device alone."""
+"""The engine for NVIDIA GPUs: trains several tiny networks at once, since one alone does not fill the device."""
 
 import time
 import warnings
@@ -14,24 +14,30 @@ from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 
 GROUP = 16
-"""Default number of lanes. On an H200 steps a second stop growing at 8 to 16 lanes (results/performance.md)."""
+"""Default limit of lanes. On an H200, total steps a second stop growing at 8 to 16 lanes (results/performance.md)."""
 
 USABLE = 0.9
-"""The fraction of free memory that lanes may take; the rest is for what is not counted."""
+"""Fraction of the free memory that lanes may take; the rest is for memory that is not counted."""
 
 
 class CudaGroup:
-    """Networks in training at once on one device, each a lane on its own stream with its own random numbers.
+    """Trains several networks at once on one device, each in a lane with its own stream and random generators.
 
-    A network's result does not depend on which others there are: to the bit with `exact`. `device` may also be the
-    CPU, which trains the lanes one after another. torch's settings are changed for the duration of a call, so no other
-    thread should compute meanwhile. `size` is the largest number of lanes; memory may allow fewer.
+    The result of a network does not depend on the other networks; with `exact`, it is bitwise the same. `add` and
+    `advance` change torch's global settings while they run, so no other thread should compute at the same time.
+    `advance` raises errors of the device itself, such as an illegal address; no lane can continue after one.
 
-    `capacity` is how many networks the group wants at once, at least 1; it may change with every call.
-    `notes` says what went otherwise than meant: lanes without a CUDA graph, operations that are not exact.
-    `build_seconds` holds for every key that was ever added what its warm-up and capture took.
+    Args:
+        data: on any device.
+        device: a CUDA device, or the CPU, which trains the lanes one after another.
+        exact: use deterministic algorithms.
+        size: largest number of lanes; memory may allow fewer.
 
-    An error of the device itself (an illegal address, say) comes out of `advance` and ends all lanes.
+    Attributes:
+        capacity: number of networks for which there is room, including those in training, at least 1; may change with
+            every call.
+        notes: messages about lanes without a CUDA graph and operations that are not exact.
+        build_seconds: time for warm-up and capture of each lane that was built, by key.
     """
 
     def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int) -> None:
@@ -44,13 +50,17 @@ class CudaGroup:
         self._lanes: dict[int, Lane] = {}
         self._failed: dict[int, Exception] = {}
         self._size = size
-        self._lane_bytes = 1  # the largest so far
+        self._lane_bytes = 1  # of the largest lane so far
         self._set_capacity()
 
     def add(self, key: int, module: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        """Prepares `module` for training in place, from the next `advance` on; raises `GroupFullError`.
+        """Prepares `module` for training in place, which begins with the next `advance`.
 
-        Whatever else goes wrong is what the next `advance` yields for this key.
+        Any other error is returned by the next `advance` as the outcome of this key.
+
+        Raises:
+            GroupFullError: there is not enough memory for this lane beside the others.
+            ValueError: the key is in use.
         """
         if key in self._lanes or key in self._failed:
             raise ValueError(f"lane {key} is there already")
@@ -63,7 +73,7 @@ class CudaGroup:
                 if self._lanes:
                     self._size = len(self._lanes)
                     raise GroupFullError(f"no memory for lane {key} beside {len(self._lanes)} others") from error
-                self._failed[key] = error  # alone on the device: it would never fit
+                self._failed[key] = error  # does not fit even alone on the device
             except Exception as error:
                 self._failed[key] = error
             else:
@@ -75,22 +85,22 @@ class CudaGroup:
         for warning in said:
             if "deterministic" in str(warning.message):
                 self._note(str(warning.message))
-            else:  # none of ours: on to whom it would have reached
+            else:  # has another cause: passed on to the caller
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
     def remove(self, key: int) -> None:
-        """Ends a lane, if it is there, before its last epoch; its module holds the weights of the last one finished."""
+        """Removes a lane, if it is there; its module then holds the kept weights of the last finished epoch."""
         self._failed.pop(key, None)
         if lane := self._lanes.pop(key, None):
             lane.finish()
             self._place.take_back(lane.runner)
 
     def advance(self) -> list[tuple[int, EpochMetrics | Exception]]:
-        """Trains every lane by one epoch, and gives the metrics of each, or the exception that ended it.
+        """Trains every lane for one epoch; returns the metrics, or the exception, of each by key.
 
-        A lane is gone after an exception (`TrainingDiverged`, or whatever its network raised) and after its last epoch.
-        The seconds of the metrics are machine time: the epoch's wall time is shared evenly among the lanes, and the
-        first epoch has the lane's build time on top.
+        A lane is removed after its last epoch and after an exception, which is `TrainingDiverged` or any error that its
+        network raised. `seconds` in the metrics is machine time: the wall time of the epoch divided by the number of
+        lanes. The first epoch includes the build time of the lane.
         """
         outcomes: list[tuple[int, EpochMetrics | Exception]] = list(self._failed.items())
         self._failed.clear()
@@ -98,7 +108,7 @@ class CudaGroup:
         start = time.perf_counter()
         with numerics(exact=self._exact):
             errors = _queue_epoch(lanes)
-            self._place.synchronize()  # the only wait of the epoch
+            self._place.synchronize()  # the only synchronisation of the epoch
         seconds = time.perf_counter() - start
         for key, lane in lanes.items():
             try:
@@ -116,16 +126,16 @@ class CudaGroup:
         self.capacity = max(1, min(self._size, len(self._lanes) + room))
 
     def _lane_or_none(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane | None:
-        """The lane, or, where memory ran out, what nobody uses freed and None."""
+        """Returns the lane; if memory runs out, frees unused memory and returns None."""
         try:
             return self._lane(key, module, recipe, seed)
         except torch.OutOfMemoryError:
             pass
-        self._place.drop_caches()  # only here, where the error no longer holds on to what the lane had
+        self._place.drop_caches()  # after the except block: the exception referred to the lane's tensors
         return None
 
     def _lane(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane:
-        """The lane on the first runner that takes it; where all fail, the last one's error."""
+        """Returns the lane on the first runner that works; raises when memory runs out or the last runner fails."""
         *fast, slow = self._place.runners()
         for runner in fast:
             try:
@@ -137,7 +147,7 @@ class CudaGroup:
                 self._note(f"lane {key} trains without a CUDA graph: {type(error).__name__}: {error}")
         try:
             return Lane(module, recipe, self._data, seed=seed, runner=slow)
-        except Exception:  # whatever it was, the caller has it; the stream is free again
+        except Exception:
             self._place.take_back(slow)
             raise
 
@@ -147,7 +157,7 @@ class CudaGroup:
 
 
 def _queue_epoch(lanes: dict[int, Lane]) -> dict[int, Exception]:
-    """Queues an epoch of every lane, a piece of each in turn, so that all streams have work; gives what failed."""
+    """Queues one epoch of every lane, piece by piece in turn, so that all streams have work; returns errors by key."""
     errors: dict[int, Exception] = {}
     waiting = {key: lane.launches() for key, lane in lanes.items()}
     while waiting:

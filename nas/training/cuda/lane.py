@@ -1,4 +1,4 @@
-"""A lane: one network in training, whose steps happen on the device alone, so that a CUDA graph can hold them."""
+"""A lane: trains one network in steps that never read from the device, so that CUDA graphs can capture them."""
 
 import copy
 import time
@@ -23,23 +23,23 @@ from nas.training.rng import generators
 from nas.training.schedule import learning_rate
 
 EVALUATION_BATCH = 1000
-"""Examples, as in the reference trainer."""
+"""Batch size of evaluations, that of the reference trainer."""
 
 LONGEST_PIECE = 16
-"""Training steps in a CUDA graph, at most."""
+"""Maximum number of training steps in a CUDA graph."""
 
 BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 class Lane:
-    """`module` in training as `recipe` says, on the device of `data`.
+    """Trains `module` as `recipe` says, on the device of `data`.
 
-    The order of the examples and the augmentation are the reference trainer's; dropout draws from the same seed, but
-    other masks. The module itself keeps its structure and ends in eval mode with the trained weights on that device:
-    what is trained is a copy that shares its tensors and has other dropouts.
+    The order of the examples and the augmentation are those of the reference trainer; dropout draws other masks from
+    the same seed. The lane trains a copy of the module that shares its tensors and has other dropout layers. The module
+    keeps its structure; after `finish` it is in eval mode and holds the trained weights on the device.
 
-    Every tensor that a step reads or changes stays where it is from the constructor on, and no step asks the device
-    for a value. `build_seconds` is what the constructor took: warm-up and capture.
+    CUDA graphs need constant addresses: every tensor that a step reads or writes stays in place once the constructor
+    has made it. No step reads a value from the device. `build_seconds` is the time for warm-up and capture.
     """
 
     def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, runner: Eager) -> None:
@@ -49,8 +49,8 @@ class Lane:
         self.epoch = 0
         device = data.train_images.device
         with runner.here():
-            # NCHW, unlike the reference: cuDNN's float32 kernels without TF32 are NCHW at heart, torch's own for
-            # depthwise convolutions are NCHW alone, and with few channels there is no vector to gain.
+            # NCHW, unlike the reference: without TF32, cuDNN's float32 kernels use NCHW internally; torch's depthwise
+            # convolutions support only NCHW; few channels leave nothing to vectorise.
             module.to(device).to(memory_format=torch.contiguous_format)
             self._generators = generators(seed, device)
             self._network = _sharing_tensors(module, self._generators[1])
@@ -60,13 +60,13 @@ class Lane:
             self._all_rates = torch.tensor(rates, device=device).view(recipe.epochs, self.num_steps)
             shares = [averaging_share(recipe, step, self.num_steps) for step in range(num_steps)]
             self._all_shares = torch.tensor(shares, device=device).view(recipe.epochs, self.num_steps)
-            # Of the current epoch: each step's rate, share in the average and examples, and the next step's number.
+            # For the current epoch: rate, averaging share and examples of each step, and the index of the next step.
             self._rates, self._shares = self._all_rates[0].clone(), self._all_shares[0].clone()
             self._order = torch.arange(len(data.train_images), device=device)
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
             self._numbers = torch.arange(LONGEST_PIECE, device=device)
-            self._steps_written = 0  # run by Python; into a graph, or, without one, each step
+            self._steps_written = 0  # steps that Python ran: those captured in graphs or, without graphs, all
             self._optimizer = make_optimizer(module, recipe, learning_rate=self._rates[:1].clone())
             self._kept = kept_weights(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -78,7 +78,7 @@ class Lane:
         self.build_seconds = time.perf_counter() - start
 
     def launches(self) -> Iterator[None]:
-        """Queues an epoch on the current stream piece by piece; between two pieces other lanes may have their turn."""
+        """Queues an epoch on the current stream; yields after each piece, so that other lanes can queue theirs."""
         self._begin(self.epoch)
         self.epoch += 1
         for piece in self._pieces:
@@ -88,7 +88,10 @@ class Lane:
         self._results.copy_(torch.stack([value.double() for value in sums]), non_blocking=True)
 
     def metrics(self, seconds: float) -> EpochMetrics:
-        """Those of the epoch that was queued last and is done; raises `TrainingDiverged`. `seconds`: what it took."""
+        """Returns the metrics of the last queued epoch, which must be done; raises `TrainingDiverged`.
+
+        `seconds` is its time without building the lane.
+        """
         loss, num_correct, val_loss, num_val_correct = self._results.tolist()
         loss, val_loss = loss / self.num_steps, val_loss / len(self.data.val_images)
         metrics = EpochMetrics(
@@ -103,7 +106,7 @@ class Lane:
         return metrics.or_diverged()
 
     def finish(self) -> None:
-        """Leaves the module as the reference trainer does, without the gradients, which may lie in a graph's memory."""
+        """Leaves the module as the reference trainer does, but without gradients, which may be in a graph's memory."""
         self._optimizer.zero_grad()
         self._kept.swap()
         self.module.eval()
@@ -111,10 +114,10 @@ class Lane:
             count.add_(written // max(1, self._steps_written) * self.epoch * self.num_steps)
 
     def steps(self, number: int) -> None:
-        """Trains the next `number` steps as the reference trainer does; all numbers stay on the device.
+        """Trains the next `number` steps as the reference trainer does, without reading from the device.
 
-        Gathering, augmentation and the count of right answers need no weights. They are done for all steps at once,
-        which takes fewer and larger kernels.
+        Gathering, augmentation and counting correct predictions do not use the weights. They are done for all steps at
+        once, which takes fewer and larger kernels.
         """
         data, recipe = self.data, self.recipe
         self._network.train()
@@ -133,7 +136,7 @@ class Lane:
         self._step += number
 
     def _step_of(self, x: Tensor, y: Tensor, rate: Tensor, share: Tensor) -> Tensor:
-        """One step with a batch, returns its logits. rate: (1,), share: ()."""
+        """Trains one step and returns the logits. Shapes: rate (1,), share ()."""
         logits: Tensor = self._network(x)
         loss = functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         self._optimizer.zero_grad()
@@ -147,7 +150,7 @@ class Lane:
         return logits.detach()
 
     def evaluate(self) -> None:
-        """Adds up loss and right answers over the val split, whose images lie on the device."""
+        """Adds up loss and correct predictions of the kept weights over the val split."""
         images, labels = self.data.val_images, self.data.val_labels
         self._network.eval()
         self._kept.swap()
@@ -161,7 +164,7 @@ class Lane:
         self._kept.swap()
 
     def warm_up(self, steps: int) -> None:
-        """Steps, each followed by an evaluation, that leave no trace, even where one fails."""
+        """Runs `steps` training steps, each followed by an evaluation, and restores all state, even after an error."""
         tensors = [*self.module.parameters(), *self.module.buffers()]
         before = [tensor.detach().clone() for tensor in tensors]
         states = [generator.get_state() for generator in self._generators]
@@ -175,8 +178,8 @@ class Lane:
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
-                # Zeros are what Adam starts from; and SGD, which has its momentum start as the first gradient g,
-                # computes just that from zeros: momentum * 0 + g.
+                # Adam's state starts at zero. SGD's momentum starts as the first gradient g, which zeros give too:
+                # momentum * 0 + g.
                 for state in self._optimizer.state.values():
                     for value in state.values():
                         value.zero_()
@@ -188,7 +191,7 @@ class Lane:
                 generator.set_state(state)
 
     def _begin(self, epoch: int) -> None:
-        """Draws the order of an epoch, counted from 0, and sets its sums and its step to 0."""
+        """Draws the order of an epoch, counted from 0, loads its rates and shares, and resets the sums and the step."""
         torch.randperm(len(self._order), generator=self._generators[0], out=self._order)
         self._rates.copy_(self._all_rates[epoch])
         self._shares.copy_(self._all_shares[epoch])
@@ -196,7 +199,7 @@ class Lane:
             tensor.zero_()
 
     def _cut(self) -> list[Work]:
-        """An epoch in pieces, to be called in turn: several steps at a time, the rest one by one, evaluation."""
+        """Returns the pieces of an epoch in order: groups of steps, the remaining steps one by one, the evaluation."""
         several = steps_a_piece(self.num_steps)
         repeats, rest = divmod(self.num_steps, several)
         pieces = [self._repeatable(partial(self.steps, several))] * repeats
@@ -206,23 +209,23 @@ class Lane:
 
     def _repeatable(self, work: Work) -> Work:
         piece = self.runner.repeatable(work, self._generators)
-        self._optimizer.zero_grad()  # gradients of a capture lie in the graph's memory, which the next one shares
+        self._optimizer.zero_grad()  # gradients of a capture lie in memory that the next graph shares
         return piece
 
 
 def steps_a_piece(num_steps: int) -> int:
-    """Steps a graph for an epoch of `num_steps`: of 8 to `LONGEST_PIECE` the number that leaves the smallest rest.
+    """Returns the number of steps in a graph: from 8 to `LONGEST_PIECE`, the one with the smallest remainder.
 
-    A replay costs the processor tens of microseconds whatever it holds, as much as a step of a tiny network takes the
-    device when several lanes share it: with 8 steps or more the device is the one that is waited for. Every further
-    step costs milliseconds to capture, once a lane.
+    A shorter epoch is one graph. A replay of any length takes tens of microseconds on the CPU. A step of a tiny network
+    takes as long on a device that several lanes share, so with 8 steps or more the device is the bottleneck. Each
+    further step costs milliseconds of capture, once for each lane.
     """
     longest = min(num_steps, LONGEST_PIECE)
     return min(range(longest, min(num_steps, 8) - 1, -1), key=lambda several: num_steps % several)
 
 
 class DropoutOf(nn.Module):
-    """Dropout that draws from a generator of its own; torch's own layers know the device's global stream alone."""
+    """Dropout that draws from its own generator; torch's layers draw only from the global generator of the device."""
 
     def __init__(self, rate: float, generator: torch.Generator, *, per_channel: bool) -> None:
         super().__init__()
@@ -237,13 +240,13 @@ class DropoutOf(nn.Module):
 
 
 class _Masked(torch.autograd.Function):
-    """x * kept * scale, in one kernel each way."""
+    """Computes x * kept * scale with one kernel in each direction."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        # torch uses this operation for gradients alone; what it computes is the product.
+        # torch uses this operation only for gradients, but it computes exactly this product.
         return cast(Tensor, torch.ops.aten.native_dropout_backward(x, kept, scale))
 
     @staticmethod
@@ -253,10 +256,10 @@ class _Masked(torch.autograd.Function):
 
 
 def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy whose parameters and buffers are the module's own, and whose dropouts draw from `generator`.
+    """Returns a copy that shares the module's parameters and buffers and whose dropouts draw from `generator`.
 
-    Its batch norms keep their counts of batches on the processor. A count then includes only steps that Python runs,
-    not replays of a graph; `Lane.finish` scales it up. This saves a kernel for each batch norm in each step.
+    The copy's batch norms count their batches on the CPU, which saves a kernel for each batch norm in each step. These
+    counts include only steps that Python runs, not replays of a graph; `Lane.finish` scales them up.
     """
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     network: nn.Module = copy.deepcopy(module, shared)
@@ -272,6 +275,6 @@ def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module
 
 
 def _counts(module: nn.Module) -> list[Tensor]:
-    """How many batches each batch norm has met."""
+    """Returns the number of batches that each batch norm has seen."""
     norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS)]
     return [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]

@@ -1,4 +1,4 @@
-"""Stream, CUDA graphs, memory and numerics that a lane runs with."""
+"""How lanes run on a device: streams, CUDA graphs, memory and float32 precision."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ Work = Callable[[], None]
 
 
 class Eager:
-    """Runs work as it is written, on a stream of its own; without one (on a processor) at once."""
+    """Runs work without a graph, on its own stream or, without a stream, on the CPU."""
 
     warm_up_steps = 0
 
@@ -22,25 +22,25 @@ class Eager:
         self.stream = stream
 
     def here(self) -> AbstractContextManager[object]:
-        """Within, the lane's stream, and so its device, is the current one."""
+        """Returns a context in which the lane's stream and device are the current ones."""
         return torch.cuda.stream(self.stream)
 
     def repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
-        """A function that does `work`, whose random draws all come from `generators`, as often as it is called."""
+        """Returns a function that does `work` at each call; `work` may draw random numbers only from `generators`."""
         del generators
         return work
 
 
 class Captured(Eager):
-    """Records work once as a CUDA graph, and replays it with one launch."""
+    """Captures work once as a CUDA graph and replays it with one launch."""
 
-    # The first step makes what a capture may not: handles, workspaces, the optimizer's state. The second is torch's
-    # advice: by then every allocation has its final size.
+    # The first step creates what a capture must not create: handles, workspaces, the optimizer's state. The second is
+    # torch's advice: by then every allocation has its final size.
     warm_up_steps = 2
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         super().__init__(stream)
-        # A lane's graphs share their memory: they never run at once, and hand one another only static tensors.
+        # All graphs of a lane share memory: they never run at the same time and exchange only static tensors.
         self._pool = torch.cuda.graph_pool_handle()
 
     def repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
@@ -48,7 +48,7 @@ class Captured(Eager):
         for generator in generators:
             graph.register_generator_state(generator)
         try:
-            # thread_local: whatever other threads do with the device (another group's, say) does not end this capture.
+            # thread_local: device calls of other threads (of another group, say) do not invalidate this capture.
             with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
                 work()
         except BaseException:
@@ -57,10 +57,11 @@ class Captured(Eager):
         return graph.replay
 
     def _recover(self) -> None:
-        """Makes replays work again after a capture that failed.
+        """Makes replays work again after a failed capture.
 
-        torch 2.11 has every graph include the device's default generator, and leaves that in its capturing state when
-        a capture cannot be ended: then all lanes' replays would fail, until the next capture that ends well.
+        In torch 2.11, every graph includes the default generator of the device, and a capture that cannot be ended
+        leaves this generator in its capturing state. The replays of all lanes would then fail until the next successful
+        capture.
         """
         with contextlib.suppress(Exception):
             spare = torch.cuda.CUDAGraph()
@@ -69,41 +70,41 @@ class Captured(Eager):
 
 
 class Processor:
-    """A device without streams or graphs, whose memory is not counted: on it a group is slow, but the same."""
+    """The CPU as the device of a group: no streams, no graphs, and memory is not counted."""
 
     def runners(self) -> Sequence[Eager]:
-        """Ways to run one lane, the fastest first; each is tried when the one before it fails."""
+        """Returns ways to run one lane, the fastest first; each is tried when the one before it fails."""
         return (Eager(),)
 
     def take_back(self, runner: Eager) -> None:
-        """The runner's lane is gone: another may have its stream."""
+        """Takes the stream of a lane that has ended, so that another lane can use it."""
 
     def synchronize(self) -> None:
         """Waits until all queued work is done."""
 
     def drop_caches(self) -> None:
-        """Frees what nobody uses."""
+        """Frees unused memory."""
         gc.collect()
 
     def reserved_bytes(self) -> int:
-        """Bytes that this process holds on the device."""
+        """Returns the bytes that this process holds on the device."""
         return 0
 
     def free_bytes(self) -> int:
-        """Bytes that it could hold on top."""
+        """Returns the bytes on the device that are free for this process."""
         return sys.maxsize
 
 
 class Gpu(Processor):
-    """A CUDA device. Made before the process uses CUDA, it sets the two environment variables that help here."""
+    """A CUDA device. Sets two environment variables, which take effect only if the process has not used CUDA before."""
 
     def __init__(self, device: torch.device) -> None:
-        # Without it cuBLAS promises no repeatable bits where several streams run.
+        # Without this, cuBLAS is not bitwise repeatable when several streams run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Streams beyond the number of hardware queues (8 unless told) wait for one another.
+        # Streams beyond the number of hardware queues (default 8) wait for one another.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         self.device = device
-        # torch hands out 32 streams in turn, and cuBLAS keeps a workspace for each: a lane takes up an old one.
+        # torch cycles through 32 streams, and cuBLAS keeps a workspace for each, so lanes reuse streams.
         self._idle: list[torch.cuda.Stream] = []
 
     def runners(self) -> Sequence[Eager]:
@@ -132,14 +133,15 @@ class Gpu(Processor):
 
 @contextmanager
 def numerics(*, exact: bool) -> Iterator[None]:
-    """Within, float32 is float32, and with `exact` equal inputs give equal bits; after, all is as it was.
+    """Context with full float32 precision and, with `exact`, bitwise repeatable results; restores torch's settings.
 
-    Without `exact` cuDNN may take an algorithm that adds in no fixed order. Two choices hold for both:
-    no TF32, which rounds to 10 bits and gains nothing where kernels of a few channels wait for their launch, so that
-    accuracies compare with those from a processor; and no cudnn.benchmark, which takes tens of milliseconds for every
-    convolution and direction, more than the fastest algorithm saves a tiny network in its few thousand steps.
+    Without `exact`, cuDNN may use algorithms that add in no fixed order. With it, an operation that has no
+    deterministic algorithm runs and warns; `CudaGroup` adds the warning to its notes. Both modes turn off
 
-    An operation that has no exact algorithm warns and runs: the warning is what a group notes.
+    - TF32, which rounds to 10 bits and gains nothing for kernels of a few channels. Accuracies stay comparable with
+      those from a CPU.
+    - cudnn.benchmark, which takes tens of milliseconds for every convolution and direction, more than the fastest
+      algorithm saves a tiny network in its few thousand steps.
     """
     matmul, memory = torch.backends.cuda.matmul, cast(Any, torch.utils.deterministic)
     precision, filling = matmul.fp32_precision, memory.fill_uninitialized_memory
@@ -147,7 +149,7 @@ def numerics(*, exact: bool) -> Iterator[None]:
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=exact, allow_tf32=False):
         try:
             torch.use_deterministic_algorithms(exact, warn_only=True)
-            # Else exactness would fill every new tensor with NaN: a kernel for each.
+            # Otherwise deterministic mode would fill every new tensor with NaN, with one more kernel for each.
             memory.fill_uninitialized_memory = False
             matmul.fp32_precision = "ieee"
             yield

@@ -1,6 +1,9 @@
-"""Training engine for processors: machine code generated for each network, one example in each SIMD lane.
+"""Training engine for CPUs: machine code generated for each network, one example in each SIMD lane.
 
-Three things make it fast. Examples lie side by side in the lanes of the vector registers, so convolutions of any
-channel count run near the processor's peak. A block of that many examples goes through all operations between two batch
-norms while it lies in the cache. No random number is drawn where a hash can replace it.
+Three things make it fast. Each lane of a vector register holds a different example, so convolutions of any channel
+count run near the CPU's peak. A block (as many examples as there are lanes) goes through all operations between two
+batch norms while it is in the cache. Dropout masks are computed by a hash instead of drawn from a random generator.
+
+In this package, a docstring "Writes f(a, b)" belongs to a function that writes and returns a kernel with the arguments
+a and b.
 """

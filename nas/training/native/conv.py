@@ -1,7 +1,7 @@
-"""Convolution kernels: outputs, gradients of inputs and of weights, each a block at a time.
+"""Convolution kernels for one block at a time: outputs, gradients of inputs, gradients of weights.
 
-A tile of outputs stays in registers while everything that adds to it is read: with four channels by six columns,
-24 fused multiply-adds need ten loads, and the processor's arithmetic is the limit, whatever the channel counts.
+A tile of outputs stays in registers while all its inputs are read. With four channels by six columns, 24 fused
+multiply-adds need ten loads, so arithmetic is the bottleneck for any channel counts.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,12 @@ from nas.training.native.layout import Layout, tiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correlation:
-    """A sum over windows of one map's pixels times weights, for every pixel of another.
+    """A cross-correlation with stride 1: the forward pass or the input gradient of a convolution.
 
-    strides: floats from one output channel's weights to the next, and from one input channel's. mirrored: the window's
-    last weight belongs to its first pixel. accumulate: the sums are added to what is there.
+    Attributes:
+        strides: floats from the weights of one output channel to the next, and of one input channel to the next.
+        mirrored: the kernel is flipped along both axes.
+        accumulate: the sums are added to the output instead of replacing it.
     """
 
     groups: int
@@ -36,7 +38,7 @@ class Correlation:
 def forward(
     module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, output: Layout
 ) -> ir.Function:
-    """f(input, weights, bias or null, output)."""
+    """Writes f(input, weights, bias or null, output)."""
     correlation = Correlation(
         groups=geometry.groups,
         kernel_size=geometry.kernel_size,
@@ -59,7 +61,10 @@ def input_gradient(
     *,
     accumulate: bool,
 ) -> ir.Function:
-    """f(gradient of the outputs, weights, null, gradient of the inputs): the weights mirrored, their axes swapped."""
+    """Writes f(gradient of the outputs, weights, null, gradient of the inputs).
+
+    It is a correlation with the kernels mirrored and the axes of input and output channels swapped.
+    """
     to_output, to_input = _weight_strides(geometry, output.channels)
     correlation = Correlation(
         groups=geometry.groups,
@@ -75,7 +80,7 @@ def input_gradient(
 
 
 def _weight_strides(geometry: Geometry, ins: int) -> tuple[int, int]:
-    """Floats from one output channel's weights to the next, and from one of `ins` input channels' to the next."""
+    """Returns `Correlation.strides` of a forward pass with `ins` input channels."""
     taps = geometry.kernel_size**2
     return ins // geometry.groups * taps, taps
 
@@ -88,7 +93,7 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
     ins, outs = input_.channels // groups, output.channels // groups
     to_output, to_input = correlation.strides
     taps = kernel_size**2
-    # Pixels count twice: every tile of channels reads the map again, and a large map from beyond the first cache.
+    # Pixel loads count twice: every tile of channels reads the map again, and a large map exceeds the L1 cache.
     most_columns, most_channels = _tile(
         machine.registers * 3 // 4, output.width, outs, lambda columns, channels: 1 / columns + 2 / channels
     )
@@ -137,10 +142,10 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
 
 
 def _tile(room: int, first: int, second: int, loads: Callable[[int, int], float]) -> tuple[int, int]:
-    """Sides of a tile of at most `room` sums over a map of `first` by `second`: few enough loads, little code.
+    """Returns the sides of a tile of at most `room` sums in a range of `first` by `second`: few loads, little code.
 
-    `loads` is their number a product. Two loads and two products fit in a cycle, so beyond somewhat fewer loads than
-    products nothing is gained.
+    `loads` gives the number of loads for each product. A cycle has room for two loads and two products, so arithmetic
+    is the bottleneck below about 0.75 loads for each product. Among tiles below it, the one with the least code wins.
     """
     shapes = [(a, b) for a in range(1, first + 1) for b in range(1, second + 1) if a * b <= room]
 
@@ -152,22 +157,25 @@ def _tile(room: int, first: int, second: int, loads: Callable[[int, int], float]
 
 
 def _num_sizes(total: int, most: int) -> int:
-    """How many sizes of tiles there are, for each of which the code is written out once."""
+    """Returns the number of different tile sizes; the code is written once for each."""
     return len(list(tiles(total, most)))
 
 
 def weight_gradient(
     module: ir.Module, machine: Machine, name: str, geometry: Geometry, input_: Layout, gradient: Layout
 ) -> ir.Function:
-    """f(input, gradient of the outputs, gradient of the weights, of the bias or null): adds to the last two."""
+    """Writes f(input, gradient of the outputs, gradient of the weights, gradient of the bias or null).
+
+    It adds to the last two.
+    """
     e = Emitter(module, machine, name, [POINTER] * 4)
     source, upper, weights, bias = e.args
     size, groups = geometry.kernel_size, geometry.groups
     ins, outs = input_.channels // groups, gradient.channels // groups
     room = machine.registers - 4
-    rows = size if size**2 <= room else max(1, room // size)  # of the kernel at a time
+    rows = size if size**2 <= room else max(1, room // size)  # of the convolution kernel at a time
     num_taps = rows * size
-    each = max(1, room // num_taps)  # a row may exceed the room
+    each = max(1, room // num_taps)  # a single row may exceed the room
     most_outs, most_ins = _tile(each, outs, ins, lambda o, i: 1 / (num_taps * i) + 1 / o)
 
     def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:

@@ -1,7 +1,7 @@
-"""Writing machine code: a thin layer over llvmlite's builder in which the kernels of this package are written.
+"""Writes machine code: a thin layer over llvmlite's builder that all kernels of this package use.
 
-Everything works on vectors of `lanes` floats, one lane an example, so no kernel ever shuffles between lanes and
-a network's channel counts need not be multiples of anything.
+All operations work on vectors of `lanes` floats, one example in each lane. So kernels combine lanes only to sum over
+examples, and channel counts need not be multiples of anything.
 """
 
 import ctypes
@@ -18,12 +18,18 @@ F32, F64, I32, I64, POINTER = ir.FloatType(), ir.DoubleType(), ir.IntType(32), i
 VOID = ir.VoidType()
 
 Index: TypeAlias = ir.Value | int
-"""Of floats from a pointer."""
+"""Index of a float relative to a pointer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the code is written for: floats a vector register holds, and how many of those registers there are."""
+    """The CPU that code is written for.
+
+    Attributes:
+        name, features: CPU name and feature string for LLVM.
+        lanes: floats in a vector register.
+        registers: number of vector registers.
+    """
 
     name: str
     features: str
@@ -31,15 +37,15 @@ class Machine:
     registers: int
 
     def dividing(self, batch_size: int) -> "Machine":
-        """This machine with as many lanes used as divide the batch; a vector of one is still right, and slow."""
+        """Returns this machine with a number of lanes that divides the batch. A single lane is correct, but slow."""
         return replace(self, lanes=math.gcd(self.lanes, batch_size))
 
     @classmethod
     def host(cls) -> "Machine | None":
-        """This processor, or None where it has no fused multiply-add that we know of."""
+        """Returns this CPU, or None if it is neither 64-bit ARM nor an x86 with AVX-512, or with AVX2 and FMA."""
         name, found = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
         arm = llvm.get_default_triple().startswith(("aarch64", "arm64"))
-        # Some processors are said to prefer half their registers' width; these kernels do not.
+        # LLVM assumes that some CPUs prefer vectors of half the width; these kernels do not.
         features = ",".join(filter(None, [found.flatten(), "" if arm else "-prefer-256-bit"]))
         if arm:
             return cls(name=name, features=features, lanes=4, registers=32)
@@ -51,7 +57,7 @@ class Machine:
 
 
 class Emitter:
-    """One function being written."""
+    """Writes one function."""
 
     def __init__(self, module: ir.Module, machine: Machine, name: str, arguments: Sequence[ir.Type]) -> None:
         self.machine = machine
@@ -65,7 +71,7 @@ class Emitter:
         self.builder = ir.IRBuilder(self.function.append_basic_block("body"))
 
     def finish(self) -> ir.Function:
-        """The function, whole."""
+        """Completes the function and returns it."""
         self.builder.ret_void()
         with self.builder.goto_block(self.entry):
             self.builder.branch(self.function.basic_blocks[1])
@@ -75,7 +81,7 @@ class Emitter:
 
     @contextmanager
     def loop(self, count: Index, step: int = 1) -> Iterator[ir.Value]:
-        """Runs its body for 0, step, ... below `count`."""
+        """Writes a loop over 0, step, 2 * step, ... below `count`; its context is the body."""
         b = self.builder
         before = b.block
         body, after = (self.function.append_basic_block(name) for name in ("loop", "after"))
@@ -91,7 +97,7 @@ class Emitter:
         b.position_at_end(after)
 
     def variable(self, type_: ir.Type, start: ir.Value) -> ir.Value:
-        """A place on the stack, which the optimiser turns into a register."""
+        """Returns a pointer to a stack variable, which the optimiser turns into a register."""
         with self.builder.goto_block(self.entry):
             place = self.builder.alloca(type_, name="variable")
         self.builder.store(start, place)
@@ -103,7 +109,7 @@ class Emitter:
         return I64(value) if isinstance(value, int) else value
 
     def affine(self, *terms: tuple[Index, int]) -> Index:
-        """The sum of value * factor."""
+        """Returns the sum of value * factor over the terms."""
         constant, total = 0, None
         for value, factor in terms:
             if isinstance(value, int):
@@ -121,7 +127,7 @@ class Emitter:
         return self.builder.gep(pointer, [self.index(index)], inbounds=True, source_etype=F32)
 
     def load(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
-        """The vector of floats at `pointer[index]`."""
+        """Returns the vector of floats at `pointer[index]`."""
         return self.builder.load(self.at(pointer, index), typ=self.vector, align=4 * self.machine.lanes)
 
     def store(self, value: ir.Value, pointer: ir.Value, index: Index = 0) -> None:
@@ -131,11 +137,11 @@ class Emitter:
         return self.builder.load(self.at(pointer, index), typ=F32, align=4)
 
     def spread(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
-        """The float at `pointer[index]` in every lane."""
+        """Returns the float at `pointer[index]` in every lane."""
         return self.splat(self.scalar(pointer, index))
 
     def splat(self, value: ir.Value) -> ir.Value:
-        """The number in every lane."""
+        """Returns `value` in every lane."""
         nothing = ir.Constant(ir.VectorType(value.type, self.machine.lanes), ir.Undefined)
         first = ir.Constant(ir.VectorType(I32, self.machine.lanes), None)
         return self.builder.shuffle_vector(self.builder.insert_element(nothing, value, I32(0)), nothing, first)
@@ -159,38 +165,38 @@ class Emitter:
         return self.builder.fdiv(a, b)
 
     def choose(self, comparison: str, a: ir.Value, b: ir.Value, yes: ir.Value, no: ir.Value) -> ir.Value:
-        """Lane by lane `yes` where a compares to b, else, and where either is not a number, `no`."""
+        """Returns, lane by lane, `yes` where the comparison of a and b holds, else `no`; it never holds for NaN."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
 
     def value(self, variable: ir.Value) -> ir.Value:
         return self.builder.load(variable, typ=self.vector)
 
     def add_to(self, variable: ir.Value, value: ir.Value) -> None:
-        """variable += value."""
+        """Writes variable += value."""
         self.builder.store(self.builder.fadd(self.value(variable), value), variable)
 
     def add_product(self, variable: ir.Value, a: ir.Value, b: ir.Value) -> None:
-        """variable += a * b."""
+        """Writes variable += a * b."""
         self.builder.store(self.fma(a, b, self.value(variable)), variable)
 
     def add_scalar(self, value: ir.Value, pointer: ir.Value, index: Index) -> None:
-        """pointer[index] += value, one float."""
+        """Writes pointer[index] += value for one float."""
         place = self.at(pointer, index)
         self.builder.store(self.builder.fadd(self.builder.load(place, typ=F32, align=4), value), place, align=4)
 
     def total(self, vector: ir.Value) -> ir.Value:
-        """The sum of the lanes, pairwise."""
+        """Returns the sum of the lanes, added pairwise."""
         name = f"llvm.vector.reduce.fadd.v{self.machine.lanes}f32"
         module = self.function.module
         function = module.globals.get(name) or ir.Function(module, ir.FunctionType(F32, [F32, self.vector]), name)
         return self.builder.call(function, [F32(-0.0), vector], fastmath=("reassoc",))
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c, rounded once."""
+        """Returns a * b + c, rounded once."""
         return self.call("llvm.fma", a, b, c)
 
     def call(self, intrinsic: str, *values: ir.Value) -> ir.Value:
-        """LLVM's intrinsic function on floats or vectors of them, lane by lane."""
+        """Calls an intrinsic function of LLVM on floats, or on vectors lane by lane."""
         kind = values[0].type
         suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
         name = f"{intrinsic}.{suffix}"
@@ -202,7 +208,7 @@ class Emitter:
 
 
 class Compiled:
-    """Machine code in memory, for as long as this lives."""
+    """Machine code in memory, valid as long as this object exists."""
 
     def __init__(self, module: ir.Module, machine: Machine) -> None:
         llvm.initialize_native_target()
@@ -211,10 +217,10 @@ class Compiled:
             cpu=machine.name, features=machine.features, opt=3, jit=True
         )
         module.triple = target.triple
-        # In a context of its own, which goes with it: the global one keeps every constant it has seen.
+        # In its own context, which is freed with it: the global context keeps every constant it has seen.
         parsed = llvm.parse_assembly(str(module), llvm.create_context())
-        # The kernels are written unrolled and in vectors: of the usual passes these three do all that is left, and
-        # take a tenth of a second where the whole of -O2 takes as long as code generation.
+        # The kernels are already unrolled and vectorised. These three passes do all that is left in a tenth of a
+        # second; -O2 takes as long as code generation.
         passes = llvm.create_new_function_pass_manager()
         passes.add_sroa_pass()
         passes.add_new_gvn_pass()
@@ -228,5 +234,5 @@ class Compiled:
         self._engine.finalize_object()
 
     def function(self, name: str, *arguments: type) -> Callable[..., None]:
-        """The function of that name; calls let other threads run."""
+        """Returns the function of that name; its calls release the GIL."""
         return ctypes.CFUNCTYPE(None, *arguments)(self._engine.get_function_address(name))

@@ -1,4 +1,4 @@
-"""Elementary functions and activations on vectors, with their derivatives."""
+"""Elementary functions on vectors, and activations with their derivatives."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ Unary = Callable[[Emitter, ir.Value], ir.Value]
 
 
 def polynomial(e: Emitter, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
-    """Horner's rule, the highest power's coefficient first."""
+    """Evaluates a polynomial by Horner's rule; the coefficient of the highest power comes first."""
     total = e.const(coefficients[0])
     for coefficient in coefficients[1:]:
         total = e.fma(total, x, e.const(coefficient))
@@ -18,15 +18,15 @@ def polynomial(e: Emitter, x: ir.Value, coefficients: Sequence[float]) -> ir.Val
 
 
 def exp(e: Emitter, x: ir.Value) -> ir.Value:
-    """e to the x within 2 units in the last place, for x within -87 .. 88, clamped there; not a number stays none.
+    """Computes e**x within 2 units in the last place; x is clamped to -87..88, NaN stays NaN.
 
-    x = n ln 2 + r, a Taylor polynomial of e to the r for r within half of ln 2, and n added to the exponent bits.
+    x = n ln 2 + r with |r| <= ln 2 / 2: a Taylor polynomial of e**r times 2**n, which is made from exponent bits.
     """
     b = e.builder
     bounded = e.choose("<", x, e.const(-87.0), e.const(-87.0), x)
     bounded = e.choose(">", bounded, e.const(88.0), e.const(88.0), bounded)
     n = e.call("llvm.roundeven", e.mul(bounded, e.const(1.4426950408889634)))
-    # ln 2 in two parts, the first with few bits, so that the product with n is exact.
+    # ln 2 in two parts; the first has few bits, so that its product with n is exact.
     r = e.fma(n, e.const(-0.693359375), bounded)
     r = e.fma(n, e.const(2.12194440054690583e-4), r)
     grown = polynomial(e, r, [1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0])
@@ -37,14 +37,14 @@ def exp(e: Emitter, x: ir.Value) -> ir.Value:
 
 
 def log(e: Emitter, x: ir.Value) -> ir.Value:
-    """Natural logarithm of positive, normal x within 3 units in the last place; not a number stays none.
+    """Computes the natural logarithm within 3 units in the last place, for positive, normal x; NaN stays NaN.
 
-    x = m 2^n with m within sqrt(1/2) .. sqrt(2); log m = 2 artanh((m - 1) / (m + 1)) as a series.
+    x = m 2**n with m in sqrt(1/2)..sqrt(2); log m = 2 artanh((m - 1) / (m + 1)) as a series.
     """
     b = e.builder
     integers = ir.VectorType(I32, e.machine.lanes)
     bits = b.bitcast(x, integers)
-    # Exponent and mantissa, split so that the mantissa lies around 1.
+    # Exponent and mantissa, split so that the mantissa is in sqrt(1/2)..sqrt(2).
     shifted = b.sub(bits, _integers(e, 0x3F3504F3))  # the bits of sqrt(1/2)
     exponent = b.ashr(shifted, _integers(e, 23))
     mantissa = b.bitcast(b.sub(bits, b.shl(exponent, _integers(e, 23))), e.vector)
@@ -59,12 +59,12 @@ def _integers(e: Emitter, value: int) -> ir.Constant:
 
 
 def sigmoid(e: Emitter, x: ir.Value) -> ir.Value:
-    """1 / (1 + e to the -x)."""
+    """Computes 1 / (1 + e**-x)."""
     return e.div(e.const(1), e.add(e.const(1), exp(e, e.sub(e.const(0), x))))
 
 
 def erf(e: Emitter, x: ir.Value) -> ir.Value:
-    """Within 5e-7, most of it rounding.
+    """Computes the error function within 5e-7, most of which is rounding.
 
     M. Abramowitz and I. Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
@@ -131,4 +131,4 @@ ACTIVATIONS: dict[str, tuple[Unary, Unary]] = {
     "hardswish": (_hardswish, _hardswish_slope),
     "gelu": (_gelu, _gelu_slope),
 }
-"""The function and its derivative."""
+"""Each activation's function and derivative, by name."""

@@ -1,4 +1,4 @@
-"""A network as the few operations that kernels are written for: convolution, pointwise chain, mean, sum."""
+"""Lowers a network to the few operations that have kernels: convolution, pointwise chain, mean and sum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +13,18 @@ Shape = tuple[int, int, int]
 
 
 class UnsupportedError(Exception):
-    """The network holds something that no kernel here does; the text names it."""
+    """There are no kernels for a part of the network, or for this CPU; the text names it."""
 
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """What flows between two operations: (channels, height, width) an example, `halo` zeros around each channel."""
+    """A feature map that one operation writes and others read.
+
+    Attributes:
+        shape: (channels, height, width) of one example.
+        halo: rows and columns of zeros around each channel.
+        is_image: whether it is the input of the network.
+    """
 
     shape: Shape
     halo: int = 0
@@ -27,7 +33,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a kernel of a convolution depends on, besides its maps."""
+    """Properties of a convolution that its kernels depend on, besides the layouts of its feature maps."""
 
     kernel_size: int
     padding: int
@@ -37,7 +43,7 @@ class Geometry:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Conv:
-    """Stride 1; a linear layer is one on a map of 1 x 1."""
+    """A convolution with stride 1. A linear layer is a 1x1 convolution of a 1x1 feature map."""
 
     input: Value
     output: Value
@@ -52,19 +58,19 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Batch normalisation; whose, the operation knows."""
+    """Batch norm; `Pointwise.norm` is its module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One of those that `functions.ACTIVATIONS` has code for."""
+    """An activation from `functions.ACTIVATIONS`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """Zeroes numbers, or whole channels of an example, with probability `rate`."""
+    """Zeroes elements, or whole channels of an example if `per_channel`, with probability `rate`."""
 
     rate: float
     per_channel: bool
@@ -72,7 +78,7 @@ class Dropout:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The "max" or "avg" (`kind`) of windows of `size` by `size` beside one another."""
+    """Pooling over adjacent windows of `size` by `size`; `kind` is "max" or "avg"."""
 
     kind: str
     size: int
@@ -83,7 +89,7 @@ Stage = Norm | Activation | Dropout
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Pointwise:
-    """Elementwise stages, at most one norm among them, then perhaps a pool whose windows do not overlap."""
+    """Elementwise stages with at most one norm, followed by a pool; size 1 means no pooling."""
 
     input: Value
     output: Value
@@ -126,7 +132,7 @@ Operation = Conv | Pointwise | Mean | Add
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """Operations in an order in which they can run, from the images to the logits."""
+    """Operations in the order in which they run, from the images to the logits."""
 
     image: Value
     operations: tuple[Operation, ...]
@@ -137,7 +143,12 @@ class Graph:
 
 
 def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
-    """The operations of a network; raises `UnsupportedError`."""
+    """Returns the operations of a network for images of `input_shape`, (channels, height, width).
+
+    Raises:
+        UnsupportedError: there is no kernel for a part of the network.
+        ValueError: a layer does not fit its input.
+    """
     channels, height, width = input_shape
     image = Value((channels, height, width), is_image=True)
     lowering = _Lowering()
@@ -148,7 +159,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
         raise UnsupportedError("a network that does not begin with a convolution")
     graph = Graph(image=image, operations=tuple(lowering.operations), logits=logits)
     if not all(isinstance(operation, Conv) for operation in graph.consumers(image)):
-        raise UnsupportedError("a residual around the images")  # they have no place for a gradient
+        raise UnsupportedError("a residual around the images")  # they have no memory for a gradient
     for operation in graph.operations:
         if isinstance(operation, Conv):
             operation.input.halo = max(operation.input.halo, operation.geometry.padding)
@@ -158,10 +169,10 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
 class _Lowering:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.kept: list[Value] = []  # read again later, so nothing may be fused into them
+        self.kept: list[Value] = []  # read again later, so no stage may be fused into them
 
     def add(self, module: nn.Module, value: Value) -> Value:
-        """Adds what `module` does to `value`, and gives what comes out."""
+        """Appends the operations that `module` applies to `value`; returns the output."""
         if isinstance(module, nn.Sequential):
             for child in module:
                 value = self.add(child, value)
@@ -213,7 +224,7 @@ class _Lowering:
         channels, height, width = value.shape
         grown = 2 * geometry.padding - geometry.kernel_size + 1
         output = Value((len(module.weight), height + grown, width + grown))
-        # Machine code would read past the end where torch raises an error.
+        # torch raises an error here; machine code would read beyond its memory.
         if module.weight.shape[1] * geometry.groups != channels or min(output.shape) < 1:
             raise ValueError(f"{module} cannot take a map of {value.shape}")
         parameters = dict(module.named_parameters())
@@ -232,7 +243,7 @@ class _Lowering:
         channels, height, width = value.shape
         if (height, width) == (1, 1):
             return value
-        # The same numbers in the same order; a pointwise chain of no stages gives them a buffer without a halo.
+        # The order of the numbers is the same; a pointwise chain without stages copies them to a buffer without a halo.
         output = Value((channels * height * width, 1, 1))
         self.operations.append(Pointwise(input=value, output=output))
         return output
@@ -280,7 +291,7 @@ def _stage(module: nn.Module) -> Stage | Pool:
 
 
 def _number(sides: int | Sequence[int]) -> int | None:
-    """The one number that all sides have."""
+    """Returns the common value of all sides, or None if they differ."""
     if isinstance(sides, int):
         return sides
     return sides[0] if len(set(sides)) == 1 else None

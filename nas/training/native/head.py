@@ -9,7 +9,7 @@ from nas.training.native.pointwise import BETA, GAMMA, MEAN, PRODUCT_SUM, SCALE,
 
 
 def mean(module: ir.Module, machine: Machine, name: str, input_: Layout, output: Layout) -> ir.Function:
-    """f(input, output): the mean of each channel."""
+    """Writes f(input, output): the mean of each channel."""
     e = Emitter(module, machine, name, [POINTER, POINTER])
     source, target = e.args
     with e.loop(input_.channels) as c:
@@ -24,7 +24,7 @@ def mean(module: ir.Module, machine: Machine, name: str, input_: Layout, output:
 def mean_gradient(
     module: ir.Module, machine: Machine, name: str, upper: Layout, target_layout: Layout, *, accumulate: bool
 ) -> ir.Function:
-    """f(gradient of the output, gradient of the input)."""
+    """Writes f(gradient of the output, gradient of the input): the backward pass of `mean`."""
     e = Emitter(module, machine, name, [POINTER, POINTER])
     source, target = e.args
     share = e.const(1 / (target_layout.height * target_layout.width))
@@ -36,7 +36,7 @@ def mean_gradient(
 
 
 def add(module: ir.Module, machine: Machine, name: str, left: Layout, right: Layout, output: Layout) -> ir.Function:
-    """f(left, right, output)."""
+    """Writes f(left, right, output): the sum."""
     e = Emitter(module, machine, name, [POINTER, POINTER, POINTER])
     a, b, target = e.args
     with e.loop(output.channels) as c, e.loop(output.height) as y, e.loop(output.width) as x:
@@ -46,7 +46,7 @@ def add(module: ir.Module, machine: Machine, name: str, left: Layout, right: Lay
 
 
 def copy(module: ir.Module, machine: Machine, name: str, from_: Layout, to: Layout, *, accumulate: bool) -> ir.Function:
-    """f(from, to): copied, or added to what is there."""
+    """Writes f(from, to): copies; with `accumulate`, adds to the target."""
     e = Emitter(module, machine, name, [POINTER, POINTER])
     source, target = e.args
     with e.loop(to.channels) as c, e.loop(to.height) as y, e.loop(to.width) as x:
@@ -68,10 +68,10 @@ def loss(
     label_smoothing: float,
     num_examples: int,
 ) -> ir.Function:
-    """f(logits, labels, gradient of the logits, results): cross entropy, its mean's gradient over `num_examples`.
+    """Writes f(logits, labels, gradient of the logits, results): cross entropy and accuracy of a block.
 
-    results, two doubles: the loss and the number of right answers, each added over the block's examples. A label of
-    -1 marks a lane without an example.
+    The gradient is that of the mean loss over `num_examples`. results: two doubles, to which the sum of the losses and
+    the number of correct predictions are added. A label of -1 marks a lane without an example.
     """
     e = Emitter(module, machine, name, [POINTER] * 4)
     b = e.builder
@@ -85,7 +85,7 @@ def loss(
         b.icmp_signed("==", wanted, ir.Constant(integers, [I32(c)] * machine.lanes)) for c in range(num_classes)
     ]
     largest, chosen = scores[0], is_wanted[0]
-    for score, hit in zip(scores[1:], is_wanted[1:], strict=True):  # the first of equals, as argmax has it
+    for score, hit in zip(scores[1:], is_wanted[1:], strict=True):  # of equal logits the first, as argmax does
         larger = b.fcmp_ordered(">", score, largest)
         largest = b.select(larger, score, largest)
         chosen = b.select(larger, hit, chosen)
@@ -121,10 +121,11 @@ def norm_statistics(
     eps: float,
     momentum: float,
 ) -> ir.Function:
-    """f(statistics of the blocks, weight, bias, running mean, running variance, norm): what the forward pass needs.
+    """Writes f(statistics of the blocks, weight, bias, running mean, running variance, norm).
 
-    Mean and variance of the batch from those of its blocks of `block_count` numbers each, in doubles: T. Chan, G. Golub
-    and R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    It stores in `norm` what the forward pass needs, sets the gradient sums there to 0 and updates the running
+    statistics. Mean and variance of the batch are combined, in doubles, from blocks of `block_count` numbers each: T.
+    Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     """
     e = Emitter(module, machine, name, [POINTER] * 6)
     b = e.builder
@@ -168,7 +169,7 @@ def norm_statistics(
 
 
 def norm_running(module: ir.Module, machine: Machine, name: str, *, channels: int, eps: float) -> ir.Function:
-    """f(weight, bias, running mean, running variance, norm): what an evaluation's forward pass needs."""
+    """Writes f(weight, bias, running mean, running variance, norm): stores in `norm` what an evaluation needs."""
     e = Emitter(module, machine, name, [POINTER] * 5)
     b = e.builder
     weight, bias, running_mean, running_variance, norm = e.args
@@ -182,7 +183,7 @@ def norm_running(module: ir.Module, machine: Machine, name: str, *, channels: in
 
 
 def norm_gradients(module: ir.Module, machine: Machine, name: str, *, channels: int) -> ir.Function:
-    """f(norm, gradient of the weight, gradient of the bias): adds the batch's sums to the last two."""
+    """Writes f(norm, gradient of the weight, gradient of the bias): adds the sums of the batch to both gradients."""
     e = Emitter(module, machine, name, [POINTER] * 3)
     norm, weight, bias = e.args
     with e.loop(channels) as c:

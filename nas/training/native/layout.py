@@ -1,4 +1,4 @@
-"""Memory layout of one value."""
+"""Memory layout of one value for a block of examples."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from nas.training.native.emit import Emitter, Index
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A block: one value for as many examples as a vector has lanes, (channels, height, width, lanes) floats.
+    """Layout of one block: (channels, height, width, lanes) floats, one example in each lane.
 
-    Around each channel lie `halo` rows and columns of zeros, so that convolutions need not look where a map ends.
+    `halo` rows and columns of zeros surround each channel, so that convolutions need no bounds checks.
     """
 
     channels: int
@@ -31,17 +31,20 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Floats of a block."""
+        """Floats in a block."""
         return self.channels * self.plane
 
     def index(self, e: Emitter, c: Index, y: Index, x: Index) -> Index:
-        """Of the vector of channel c, row y and column x; -1 is the halo's last."""
+        """Returns the index of the vector at channel c, row y and column x; y or x = -1 is in the halo."""
         start = self.halo * (self.row + self.lanes)
         return e.affine((c, self.plane), (y, self.row), (x, self.lanes), (start, 1))
 
 
 def tiles(total: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """`total` in as few tiles of at most `most` as can be, nearly equal: (size, start, count) of each run of equals."""
+    """Divides `total` into as few tiles of at most `most` as possible, whose sizes differ by at most 1.
+
+    Yields (size of a tile, start, number of tiles) for each run of equal tiles.
+    """
     count = -(-total // most)
     size, larger = divmod(total, count)
     if larger:

@@ -1,4 +1,4 @@
-"""Optimizer kernels over all parameters as one array; formulas and order of operations are torch's."""
+"""Optimizer kernels over all parameters as one array, with the formulas and order of operations of torch."""
 
 from llvmlite import ir
 
@@ -8,13 +8,16 @@ from nas.training.native.emit import POINTER, Emitter, Machine
 from nas.training.schedule import learning_rate
 
 NUM_RATES = 5
-"""Floats a step that `rates` gives and the kernels read."""
+"""Number of floats for each step, which `rates` computes and the kernels read."""
 
 _SECOND_BETA, _EPS = 0.999, 1e-8
 
 
 def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size: int) -> ir.Function:
-    """f(parameters, gradients, first moments, second moments, rates): one step; `size` is a multiple of the lanes."""
+    """Writes f(parameters, gradients, first moments, second moments, rates): one optimizer step.
+
+    `size` is the length of the arrays, a multiple of the lanes.
+    """
     e = Emitter(module, machine, name, [POINTER] * 5)
     parameters, gradients, first, second, rates = e.args
     rate, decay_factor, step_size, root_factor = (e.spread(rates, i) for i in range(4))
@@ -28,7 +31,7 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
         if recipe.optimizer == "sgd":
             velocity = e.fma(before, e.const(recipe.momentum), gradient)
             e.store(velocity, first, i)
-            change = e.fma(velocity, e.const(recipe.momentum), gradient)  # Nesterov's
+            change = e.fma(velocity, e.const(recipe.momentum), gradient)  # Nesterov momentum
             value = e.sub(value, e.mul(rate, change))
         else:
             mean = e.fma(e.sub(gradient, before), e.const(1 - recipe.momentum), before)
@@ -43,7 +46,7 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
 
 
 def average(module: ir.Module, machine: Machine, name: str, size: int) -> ir.Function:
-    """f(values, their average, rates): the average after a step; `size` is a multiple of the lanes."""
+    """Writes f(values, averages, rates): updates the running average after a step; `size` as for `update`."""
     e = Emitter(module, machine, name, [POINTER] * 3)
     values, averages, rates = e.args
     share = e.spread(rates, NUM_RATES - 1)
@@ -54,7 +57,11 @@ def average(module: ir.Module, machine: Machine, name: str, size: int) -> ir.Fun
 
 
 def rates(recipe: Recipe, first_step: int, num_steps: int) -> list[float]:
-    """`NUM_RATES` numbers for each of an epoch's steps; `first_step` is counted from 0 over the whole training."""
+    """Returns `NUM_RATES` floats for each step of an epoch.
+
+    These are the learning rate, the factor of AdamW's weight decay, Adam's step size, the factor that corrects the
+    root of its second moment, and the averaging share. `first_step` is counted from 0 over the whole training run.
+    """
     numbers: list[float] = []
     for step in range(first_step, first_step + num_steps):
         rate = learning_rate(recipe, step, num_steps)

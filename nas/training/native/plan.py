@@ -1,4 +1,4 @@
-"""Memory plan of a training and the list of its kernels."""
+"""Memory plan and kernels of a training program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,18 @@ from nas.training.native.emit import Machine
 from nas.training.native.graph import Conv, Dropout, Graph, Operation, Pointwise, Value
 from nas.training.native.layout import Layout
 
-ALIGN = 16  # floats: a cache line, and the widest vector
+ALIGN = 16  # floats: a cache line, which is also the widest vector
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Where a value lies: a block after another, or all in one place where `stride` is 0."""
+    """Memory of a value.
+
+    Attributes:
+        layout: of one block.
+        offset: of the first block, in floats.
+        stride: floats from one block to the next; 0 if all blocks share the same memory.
+    """
 
     layout: Layout
     offset: int
@@ -24,16 +30,22 @@ class Buffer:
 
 
 class Plan:
-    """Offsets, in floats, of what a training of `module` by batches of `batch_size` needs; and its kernels.
+    """Memory offsets, in floats, and kernels for training `module` with batches of `batch_size`.
 
-    parameters, gradients, first, second: `num_parameters` floats each: the weights, their gradients, the optimizer's
-        moments. Together, so that one loop updates them all.
-    parameter_at: of a parameter within them; buffer_at: of a running statistic; both by identity.
-    state, average: `num_state` floats each: the weights, from `parameters` on, with the running statistics behind
-        them; and room for the average of all that.
-    norm_at, statistics_at: of what a norm keeps and of what its blocks find, by operation.
-    values, gradient_of: of a value and of its gradient.
-    first_key: the position of an operation's dropout keys among a step's `num_keys`.
+    The dictionaries with offsets, buffers and key positions have `id(object)` as their keys.
+
+    Attributes:
+        parameters, gradients, first, second: arrays of `num_parameters` floats: the weights, their gradients and the
+            moments of the optimizer. Each is contiguous, so that one loop updates all weights.
+        parameter_at: a parameter's offset within each of these arrays.
+        buffer_at: offset of a running statistic.
+        state: array of `num_state` floats: the weights (at `parameters`), followed by the running statistics.
+        average: array of `num_state` floats for the running average of `state`.
+        norm_at: offset of the stored values of an operation's norm (see `pointwise`).
+        statistics_at: offset of the block statistics of an operation's norm.
+        values, gradient_of: buffers of a value and of its gradient.
+        first_key: position of an operation's first dropout key among the `num_keys` of a step.
+        kernels: those written so far, by function and arguments.
     """
 
     def __init__(self, module: nn.Module, graph: Graph, *, batch_size: int, machine: Machine) -> None:
@@ -81,7 +93,7 @@ class Plan:
         return Layout(*value.shape, value.halo, self.machine.lanes)
 
     def kernel(self, write: Callable[..., ir.Function], *arguments: object, **options: object) -> ir.Function:
-        """The kernel that `write` writes, once for equal arguments."""
+        """Returns the kernel that `write` writes; equal arguments give the same kernel."""
         key = (write.__module__, write.__qualname__, getattr(write, "__self__", None), *arguments, *options.items())
         if key not in self.kernels:
             function = write(self.module, self.machine, f"kernel{len(self.kernels)}", *arguments, **options)
@@ -99,19 +111,19 @@ class Plan:
         return Buffer(layout, self._take(layout.size * self.num_blocks), layout.size)
 
     def _place_gradient(self, operation: Operation, following: Operation | None) -> Buffer:
-        """A place for the gradient of the operation's output, shared with the output itself where it can be."""
+        """Returns a buffer for the gradient of the operation's output, if possible the buffer of the output itself."""
         value = operation.output
         readers = self.graph.consumers(value)
         reader = readers[0] if len(readers) == 1 else None
         if not isinstance(operation, Conv):
             if isinstance(reader, Conv):
-                # Its one reader needs the value for the last time just before it writes the gradient.
+                # The backward pass of its only reader reads the value for the last time, then writes the gradient.
                 return self.values[id(value)]
             return self._place(self.layout(value))
-        # The convolution that made the value reads its gradient with what padding makes it the input's size.
+        # The backward pass of this convolution correlates the gradient with a padding of `halo`.
         halo = operation.geometry.kernel_size - 1 - operation.geometry.padding
         layout = Layout(*value.shape, halo, self.machine.lanes)
         if reader is not None and reader is following:
-            # Written and read within one phase, so one block at a time, which never leaves the cache.
+            # Written and read within one phase: one block at a time is enough, and it never leaves the cache.
             return Buffer(layout, self._take(layout.size), 0)
         return self._place(layout)

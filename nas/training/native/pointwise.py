@@ -1,8 +1,8 @@
-"""Kernels of pointwise chains: norm, activation, dropout and pool in one pass over a block that lies in the cache.
+"""Kernels of pointwise chains: norm, activation, dropout and pool in one pass over a block in the cache.
 
-Backward passes compute the chain again from its input rather than read what the forward pass might have stored:
-arithmetic is cheaper here than memory. Dropout's mask is a hash of where a number stands and of the step's key, so
-it is neither drawn in order nor kept.
+Backward passes compute the chain again from its input instead of reading stored results: arithmetic is cheaper here
+than memory. A dropout mask is a hash of an element's position and the step's key, so it is neither drawn in sequence
+nor stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,24 +18,37 @@ from nas.training.native.layout import Layout
 
 Back = Callable[[ir.Value], ir.Value]
 
-# What a norm keeps of each channel, one array after another: f(…, norm, …) takes where the first begins.
+# What is stored for a norm: one array over the channels for each of these, one after another. The argument `norm` of a
+# kernel points to the first. SCALE is 1 / sqrt(variance + eps); SUM and PRODUCT_SUM are sums over the batch of the
+# gradient of the norm's output, and of this gradient times the normalised input.
 MEAN, SCALE, GAMMA, BETA, SUM, PRODUCT_SUM = range(6)
 NUM_KEPT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class _Channel:
-    """What the stages of one channel need."""
+    """What the stages need to know about one channel.
+
+    Attributes:
+        index: of the channel.
+        norm: the norm's `NUM_KEPT` values for the channel, each in all lanes; empty without a norm.
+        keys: pointer to the keys of the chain's dropouts.
+        first_element: number of feature maps, over all channels and examples, in the blocks before this block.
+    """
 
     index: Index
     norm: Sequence[ir.Value]
     keys: ir.Value
-    first_element: ir.Value  # of the batch's elements, that of the block's first
+    first_element: ir.Value
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What the kernels of a pointwise operation depend on, and their writer."""
+    """Writes the kernels of a pointwise operation; equal chains have equal kernels.
+
+    In the signatures below, `norm` points to the stored values of the norm, and `keys` and `first element` are those of
+    `_Channel`.
+    """
 
     stages: tuple[Stage, ...]
     pool: Pool
@@ -44,7 +57,7 @@ class Chain:
 
     @property
     def norm_at(self) -> int:
-        """Position of the norm, behind the last stage where there is none."""
+        """Index of the norm among the stages; the number of stages if there is no norm."""
         return next((i for i, stage in enumerate(self.stages) if isinstance(stage, Norm)), len(self.stages))
 
     @property
@@ -53,12 +66,12 @@ class Chain:
 
     @property
     def before(self) -> tuple[Stage, ...]:
-        """The stages whose results the norm takes statistics of."""
+        """The stages before the norm; all if there is no norm."""
         return self.stages[: self.norm_at]
 
     @property
     def after(self) -> tuple[Stage, ...]:
-        """The stages behind the norm, all where there is none."""
+        """The stages after the norm; all if there is no norm."""
         return self.stages[self.norm_at + 1 :] if self.has_norm else self.stages
 
     @property
@@ -70,16 +83,16 @@ class Chain:
         return self.input.width // self.pool.size
 
     def pooled(self, layout: Layout) -> Layout:
-        """The map that comes out, in memory laid out as `layout`.
+        """Returns the layout of the pooled map in memory that has the halo and lanes of `layout`.
 
-        A flattened one's channels are the numbers of the map in their order: without a halo it lies the same.
+        `layout` may also be that of the flattened map, since without a halo the memory order is the same.
         """
         return Layout(self.input.channels, self.rows, self.columns, layout.halo, layout.lanes)
 
     # -- kernels ---------------------------------------------------------------------------------------------
 
     def forward(self, module: ir.Module, machine: Machine, name: str) -> ir.Function:
-        """f(input, norm, keys, first element, output)."""
+        """Writes f(input, norm, keys, first element, output)."""
         e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, I64, POINTER])
         source, norm, keys, first, target = e.args
         with e.loop(self.input.channels) as c:
@@ -90,9 +103,9 @@ class Chain:
         return e.finish()
 
     def statistics(self, module: ir.Module, machine: Machine, name: str) -> ir.Function:
-        """f(input, norm, keys, first element, statistics): mean and sum of squared deviations of each channel.
+        """Writes f(input, norm, keys, first element, statistics): mean and sum of squared deviations of each channel.
 
-        Two passes over a channel that lies in the cache: exact where a sum of squares would cancel.
+        Two passes over a channel in the cache avoid the cancellation of a sum of squares.
         """
         e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, I64, POINTER])
         source, norm, keys, first, target = e.args
@@ -112,7 +125,7 @@ class Chain:
         return e.finish()
 
     def gradient_sums(self, module: ir.Module, machine: Machine, name: str, upper_layout: Layout) -> ir.Function:
-        """f(input, gradient of the output, norm, keys, first element): adds to the norm's two sums."""
+        """Writes f(input, gradient of the output, norm, keys, first element): adds to the two sums of the norm."""
         e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, POINTER, I64])
         source, upper, norm, keys, first = e.args
         with e.loop(self.input.channels) as c:
@@ -140,7 +153,7 @@ class Chain:
         num_examples: int,
         accumulate: bool,
     ) -> ir.Function:
-        """f(input, gradient of the output, norm, keys, first element, gradient of the input)."""
+        """Writes f(input, gradient of the output, norm, keys, first element, gradient of the input)."""
         arguments = [POINTER, POINTER, POINTER, POINTER, I64, POINTER]
         e = Emitter(module, machine, name, arguments)
         source, upper, norm, keys, first, target = e.args
@@ -168,7 +181,7 @@ class Chain:
                 above = e.load(upper, self.pooled(upper_layout).index(e, c, y, x))
                 for (row, column), gradient in self._shared_out(e, channel, source, above, y, x):
                     put(row, column, gradient)
-            # What no window covers has a gradient through the norm's statistics alone.
+            # Elements outside all windows have a gradient only through the statistics of the norm.
             covered_rows, covered_columns = self.rows * self.pool.size, self.columns * self.pool.size
             with e.loop(self.input.height - covered_rows) as y, e.loop(self.input.width) as x:
                 put(e.affine((y, 1), (covered_rows, 1)), x, e.const(0))
@@ -193,7 +206,11 @@ class Chain:
     def _run(
         self, e: Emitter, stages: Sequence[Stage], channel: _Channel, source: ir.Value, y: Index, x: Index
     ) -> tuple[ir.Value, Back]:
-        """What the stages, from the first on, make of one vector of the input, and their backward pass."""
+        """Applies `stages`, the first ones of the chain, to one vector of the input.
+
+        Returns the result and a function that takes a gradient back through the activations and dropouts, but not
+        through the norm.
+        """
         value = e.load(source, self.input.index(e, channel.index, y, x))
         return self._chain(e, stages, channel, value, y, x)
 
@@ -222,7 +239,7 @@ class Chain:
         return value, back
 
     def _normal(self, e: Emitter, channel: _Channel, source: ir.Value, y: Index, x: Index) -> ir.Value:
-        """The norm's input, brought to mean 0 and variance 1."""
+        """Returns the input of the norm, normalised to mean 0 and variance 1."""
         value, _ = self._run(e, self.before, channel, source, y, x)
         return e.mul(e.sub(value, channel.norm[MEAN]), channel.norm[SCALE])
 
@@ -235,7 +252,7 @@ class Chain:
         y: Index,
         x: Index,
     ) -> list[tuple[tuple[Index, Index], ir.Value]]:
-        """Each place of a window and its share of the pooled gradient, taken back through the stages after the norm."""
+        """Returns the places of a window, each with its part of the gradient, taken back to the output of the norm."""
         before = self.stages[: self.norm_at + 1] if self.has_norm else ()
         runs = []
         for place in self._window(e, y, x):
@@ -245,7 +262,7 @@ class Chain:
             shares = [above]
         elif self.pool.kind == "avg":
             shares = [e.mul(above, e.const(1 / len(runs)))] * len(runs)
-        else:  # the first of the largest has it all, as in torch
+        else:  # the first of equal maxima receives all of it, as in torch
             b = e.builder
             largest = self._pooled(e, [value for _, value, _ in runs])
             free = ir.Constant(ir.VectorType(ir.IntType(1), e.machine.lanes), [1] * e.machine.lanes)
@@ -262,7 +279,7 @@ class Chain:
         return reduce(lambda largest, value: e.choose(">", value, largest, value, largest), window)
 
     def _kept(self, e: Emitter, stage: Dropout, channel: _Channel, y: Index, x: Index) -> ir.Value:
-        """1 / (1 - rate) where dropout keeps a number, 0 where it does not."""
+        """Returns 1 / (1 - rate) in lanes whose element dropout keeps, 0 in the others."""
         b, lanes = e.builder, e.machine.lanes
         height, width = (1, 1) if stage.per_channel else (self.input.height, self.input.width)
         y, x = (0, 0) if stage.per_channel else (y, x)
@@ -284,7 +301,7 @@ class Chain:
 
 
 def hash32(e: Emitter, x: ir.Value, key: ir.Value) -> ir.Value:
-    """32 bits that look random for each 32-bit number, no two alike; other bits for another key.
+    """Returns a pseudorandom 32-bit hash of each 32-bit number; for each key, different numbers have different hashes.
 
     C. Wellons, "Prospecting for Hash Functions" (2018): the function lowbias32, here with a key.
     """

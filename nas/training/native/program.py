@@ -1,4 +1,4 @@
-"""A network's training and evaluation as two functions of machine code over one array of memory."""
+"""Compiles the training and the evaluation of a network to two functions over one array of memory."""
 
 import ctypes
 from collections.abc import Iterator
@@ -18,9 +18,14 @@ from nas.training.native.step import Phases, Step
 
 
 class Program:
-    """One network with one recipe, ready to run on memory of its own.
+    """One network with one recipe, compiled, with its own memory.
 
-    image_layout: of a block of images; num_keys: dropout keys a step needs.
+    Attributes:
+        image_layout: of a block of images.
+        num_keys: number of dropout keys in a step.
+        memory: the array that both functions work on.
+        parameters, gradients, buffers: views of `memory`, by name in the module; buffers are running statistics.
+        counts: number of batches that each norm has seen, by name.
     """
 
     def __init__(self, module: nn.Module, graph: Graph, recipe: Recipe, *, batch_size: int, machine: Machine) -> None:
@@ -48,7 +53,7 @@ class Program:
         for name, buffer in module.named_buffers():
             if id(buffer) in plan.buffer_at:
                 self.buffers[name] = self._view(plan.buffer_at[id(buffer)], buffer)
-        # A norm counts the batches it has met; within shared layers it meets each several times.
+        # A norm counts the batches that it has seen. In shared layers it sees each batch several times.
         norms = [op.norm for op in graph.operations if isinstance(op, Pointwise) and op.norm is not None]
         self.counts: dict[str, Tensor] = {}
         self._met: dict[str, int] = {}
@@ -58,20 +63,20 @@ class Program:
         self.load(module)
 
     def load(self, module: nn.Module) -> None:
-        """Takes over the module's parameters and running statistics."""
+        """Copies parameters, running statistics and batch counts from the module."""
         state = module.state_dict()
         for name, view in (self.parameters | self.buffers | self.counts).items():
             view.copy_(state[name])
 
     def save(self, module: nn.Module) -> None:
-        """Gives the module these parameters and running statistics."""
+        """Copies parameters, running statistics and batch counts to the module."""
         state = module.state_dict()
         for name, view in (self.parameters | self.buffers | self.counts).items():
             state[name].copy_(view)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Within, what is evaluated and saved is what the recipe keeps: the average of the weights, if it has one."""
+        """Context in which the program holds what the recipe keeps: with averaging, the average of its state."""
         last = self._state.clone()
         if self._averages:
             self._state.copy_(self._average)
@@ -81,10 +86,14 @@ class Program:
             self._state.copy_(last)
 
     def run_training(self, images: Tensor, labels: Tensor, keys: Tensor, rates: Tensor, results: Tensor) -> None:
-        """Trains a step on each batch; adds the loss and the number of right answers of each to its row of `results`.
+        """Trains one step on each batch. All tensors are contiguous.
 
-        images: float32 (steps, blocks, *a block of `image_layout`); labels: int32 (steps, batch_size); keys: int32
-        (steps, num_keys); rates: float32 (steps, NUM_RATES); results: float64 (steps, 2). All contiguous.
+        Args:
+            images: float32 (steps, blocks, *block), each block as in `image_layout`.
+            labels: int32 (steps, batch_size).
+            keys: int32 (steps, num_keys).
+            rates: float32 (steps, NUM_RATES).
+            results: float64 (steps, 2); each batch adds the sum of its losses and its number of correct predictions.
         """
         arrays = (self.memory, images, labels, keys, rates)
         self._train(*(array.data_ptr() for array in arrays), len(images), results.data_ptr())
@@ -92,7 +101,7 @@ class Program:
             self.counts[name] += times * len(images)
 
     def run_evaluation(self, images: Tensor, labels: Tensor, results: Tensor) -> None:
-        """Adds loss and right answers over all blocks to `results`, float64 (2,); labels of -1 count for nothing."""
+        """Adds the losses and correct predictions of all blocks to `results`, float64 (2,); ignores labels of -1."""
         self._evaluate(self.memory.data_ptr(), images.data_ptr(), labels.data_ptr(), len(images), results.data_ptr())
 
     def _view(self, offset: int, like: Tensor) -> Tensor:
@@ -100,7 +109,7 @@ class Program:
 
 
 def _write_training(plan: Plan, recipe: Recipe) -> None:
-    """train(memory, images, labels, keys, rates, number of steps, results)."""
+    """Writes train(memory, images, labels, keys, rates, number of steps, results)."""
     e = Emitter(plan.module, plan.machine, "train", [*[POINTER] * 5, I64, POINTER])
     memory, images, labels, keys, rates, num_steps, results = e.args
     image = plan.layout(plan.graph.image)
@@ -132,7 +141,7 @@ def _write_training(plan: Plan, recipe: Recipe) -> None:
 
 
 def _write_evaluation(plan: Plan) -> None:
-    """evaluate(memory, images, labels, number of blocks, results)."""
+    """Writes evaluate(memory, images, labels, number of blocks, results)."""
     e = Emitter(plan.module, plan.machine, "evaluate", [*[POINTER] * 3, I64, POINTER])
     memory, images, labels, num_blocks, results = e.args
     step = Step(
@@ -141,7 +150,7 @@ def _write_evaluation(plan: Plan) -> None:
         memory=memory,
         images=images,
         labels=labels,
-        keys=memory,  # there is no dropout that would read them
+        keys=memory,  # never read: an evaluation has no dropout
         results=results,
         train=False,
         phases=Phases(e, num_blocks),

@@ -1,7 +1,7 @@
-"""One step, forward and backward, written as calls of kernels for each block of examples.
+"""Writes one step, forward and backward, as calls of kernels for each block of examples.
 
-Batch norm needs all of a batch, so it cuts a step into phases. Within a phase each block goes through every operation
-in turn while it lies in the processor's cache; only what the backward pass reads again leaves it.
+Batch norm needs the whole batch, so it divides a step into phases. Within a phase, each block goes through all
+operations while it is in the CPU's cache; only data that the backward pass reads again leaves the cache.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PerBlock = Callable[[ir.Value], None]
 
 @dataclass(slots=True)
 class Phases:
-    """Calls for each block, kept until all of a phase are known; `flush` writes them as one loop over the blocks."""
+    """Collects the calls of a phase; `flush` writes them as one loop over the blocks."""
 
     emitter: Emitter
     num_blocks: Index
@@ -40,7 +40,18 @@ class Phases:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """One step being written."""
+    """Writes one step.
+
+    Attributes:
+        plan: offsets and kernels.
+        e: writes the function that the step is part of.
+        memory: pointer to the memory that `plan` describes.
+        images, labels, keys: pointers to the images, labels and dropout keys of the step.
+        results: pointer to two doubles, the sums of loss and correct predictions.
+        train: whether it is a training step; otherwise an evaluation.
+        phases: calls that are not yet written.
+        written: IDs of the values that have a gradient already.
+    """
 
     plan: Plan
     e: Emitter
@@ -51,7 +62,7 @@ class Step:
     results: ir.Value
     train: bool
     phases: Phases
-    written: set[int] = field(default_factory=set)  # values that have a gradient already
+    written: set[int] = field(default_factory=set)
 
     # -- addresses ---------------------------------------------------------------------------------------------
 
@@ -59,7 +70,7 @@ class Step:
         if value.is_image:
             return self.e.at(self.images, self.e.affine((block, self.plan.layout(value).size)))
         buffer = self.plan.values[id(value)]
-        # An evaluation keeps nothing: its blocks all use the place of the first.
+        # An evaluation has no backward pass: all blocks use the memory of the first.
         stride = buffer.stride if self.train else 0
         return self.e.at(self.memory, self.e.affine((block, stride), (buffer.offset, 1)))
 
@@ -91,7 +102,7 @@ class Step:
         return self.e.index(self.e.affine((block, operation.input.shape[0] * self.plan.machine.lanes)))
 
     def accumulate(self, value: Value) -> bool:
-        """Whether `value` has a gradient already, to be added to; notes that it has one now."""
+        """Returns whether `value` has a gradient already, to which others are added; records that it has one now."""
         again = id(value) in self.written
         self.written.add(id(value))
         return again
@@ -166,7 +177,7 @@ class Step:
                 )
                 self._call(collect, statistics, *held, common[0])
             else:
-                # Before the one phase of an evaluation.
+                # Written at once, so before the only phase of an evaluation.
                 running = self.plan.kernel(head.norm_running, channels=channels, eps=module.eps)
                 self._call(running, *held, common[0])
         forward = self.plan.kernel(chain.forward)

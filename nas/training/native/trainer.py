@@ -1,4 +1,7 @@
-"""Trains one network with its compiled program; results equal the reference trainer's."""
+"""Trains one network with its compiled program.
+
+Results equal those of the reference trainer, except for rounding and dropout masks.
+"""
 
 import time
 from collections.abc import Iterator
@@ -20,13 +23,15 @@ from nas.training.rng import generators
 from nas.training.schedule import learning_rate
 
 CHUNK = 2048
-"""Examples that are prepared at a time: some 7 MB, and a call of machine code lasts a tenth of a second."""
+"""Examples prepared at a time: about 7 MB, and a tenth of a second for each call of machine code."""
 
 
 class NativeTrainer:
-    """One network's training, in this thread; raises `UnsupportedError` where the network or machine has no kernels.
+    """Trains one network in this thread. `build_seconds` is the time for writing and compiling the machine code.
 
-    `build_seconds` is what writing and compiling the machine code took.
+    Raises:
+        UnsupportedError: there are no kernels for the network or the CPU.
+        ValueError: the network does not fit the images or has fewer outputs than there are classes.
     """
 
     def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int) -> None:
@@ -45,7 +50,7 @@ class NativeTrainer:
         self.build_seconds = time.perf_counter() - start
 
     def epochs(self) -> Iterator[EpochMetrics]:
-        """As `reference.train` yields them."""
+        """Trains the network and yields the metrics of each epoch as `reference.train` does."""
         for epoch in range(1, self.recipe.epochs + 1):
             start = time.perf_counter() - (self.build_seconds if epoch == 1 else 0.0)
             losses, num_correct = self._train_epoch((epoch - 1) * self.num_steps)
@@ -65,7 +70,7 @@ class NativeTrainer:
             yield metrics.or_diverged()
 
     def _train_epoch(self, first_step: int) -> tuple[float, int]:
-        """Sums over the epoch's examples: the loss, and the right answers."""
+        """Returns the sum of the losses and the number of correct predictions over the epoch."""
         program, size = self.program, self.batch_size
         steps = max(1, CHUNK // size)
         images, interior = blocks(program.image_layout, steps, size // program.machine.lanes)
@@ -86,7 +91,7 @@ class NativeTrainer:
         return results[:, 0].sum().item(), round(results[:, 1].sum().item())
 
     def _evaluate(self) -> tuple[float, float]:
-        """Mean cross entropy and accuracy on the val split."""
+        """Returns mean cross entropy and accuracy on the val split."""
         program, data = self.program, self.data
         lanes = program.machine.lanes
         mean, std = per_channel(data.mean, torch.device("cpu")), per_channel(data.std, torch.device("cpu"))
@@ -106,7 +111,7 @@ class NativeTrainer:
 
 
 def blocks(layout: Layout, steps: int, num_blocks: int) -> tuple[Tensor, Tensor]:
-    """Zeros, (steps, blocks, channels, height, width, lanes) with the halo, and a view of them without it."""
+    """Returns zeros (steps, blocks, channels, height, width, lanes) with a halo, and a view without the halo."""
     sides = (layout.height + 2 * layout.halo, layout.width + 2 * layout.halo)
     whole = torch.zeros(steps, num_blocks, layout.channels, *sides, layout.lanes)
     inside = (slice(layout.halo, layout.halo + side) for side in (layout.height, layout.width))
@@ -114,5 +119,5 @@ def blocks(layout: Layout, steps: int, num_blocks: int) -> tuple[Tensor, Tensor]
 
 
 def in_lanes(images: Tensor, lanes: int) -> Tensor:
-    """(N, C, H, W) seen as (N / lanes, C, H, W, lanes)."""
+    """Returns a view (N / lanes, C, H, W, lanes) of images (N, C, H, W)."""
     return images.view(-1, lanes, *images.shape[1:]).permute(0, 2, 3, 4, 1)

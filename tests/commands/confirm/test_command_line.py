@@ -80,7 +80,7 @@ def test_the_command_as_json(confirmed, whole, nas):
 def test_the_command_refuses_to_open_the_test_split_again(confirmed, nas):
     status, out, err = nas(*command(confirmed, top=TOP + 1))
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: the test split was opened once for study 'search' already, last on ")
+    assert err.startswith("error: the test split of study 'search' was opened once already, last on ")
 
 
 def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeypatch):

@@ -34,7 +34,7 @@ def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_
 def test_before_a_confirmation_there_is_nothing_to_export(study, tmp_path):
     with pytest.raises(StudyError) as caught:
         export_trial("confirmed", results=study, output=tmp_path / "model")
-    assert str(caught.value) == "study 'search' is not confirmed yet: `nas confirm` does it"
+    assert str(caught.value) == "study 'search' is not confirmed yet; run `nas confirm` first"
     assert not (tmp_path / "model").exists()
 
 
@@ -47,8 +47,9 @@ def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path)
         export_trial("confirmed", results=confirmed, output=tmp_path / "model")
     where, _, what = str(caught.value).partition(": ")
     assert where.rpartition("/")[2] in before
-    assert (
-        what == f"damaged, it held the confirmed weights of trial {whole[1].winner.number} ('File is not a zip file')"
+    assert what == (
+        f"the confirmed weights of trial {whole[1].winner.number} cannot be read: the file is damaged"
+        " ('File is not a zip file')"
     )
     assert trials.study.user_attrs["confirmed"]["trial"] == whole[1].winner.number
 

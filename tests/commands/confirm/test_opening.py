@@ -40,9 +40,9 @@ def test_it_is_not_opened_again_for_another_question(confirmed, jobs, change):
         confirm(**{**ASKED, **change}, results=confirmed, on_event=events.append)
     numbers = ", ".join(map(str, sorted(opening.finalists)))
     assert str(caught.value) == (
-        f"the test split was opened once for study 'search' already, last on {opening.date} for trial {opening.trial}"
-        f" (finalists {numbers}; {SEEDS} seeds): the same --top and --seeds, if the study has not grown, show what came"
-        " out; --again opens it once more, for figures that are no longer quite unbiased"
+        f"the test split of study 'search' was opened once already, last on {opening.date} for trial {opening.trial}"
+        f" (finalists {numbers}; {SEEDS} seeds); repeat that `top` and `seeds` to see the result, unless the study has"
+        " grown, or give `again=True` to open it once more: its figures are then no longer unbiased"
     )
     assert (jobs, events) == ([], [])
     assert openings(confirmed) == [opening]
@@ -53,7 +53,7 @@ def test_told_so_it_is_opened_again_and_counted(grown):
     folder, found, _ = grown
     assert found.num_openings == len(openings(folder)) == 2
     assert [opening.seeds for opening in openings(folder)] == [SEEDS, SEEDS + 1]
-    with pytest.raises(StudyError, match=r"^the test split was opened 2 times for study 'search' already, last on "):
+    with pytest.raises(StudyError, match=r"^the test split of study 'search' was opened 2 times already, last on "):
         confirm(**{**ASKED, "top": TOP + 1}, results=folder)
 
 

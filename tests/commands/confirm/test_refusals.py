@@ -15,24 +15,24 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-COUNT = "allowed: a whole number of at least"
+COUNT = "expected an integer of at least"
 
 
-FRACTION = "allowed: a fraction above 0, at most 1, such as 0.994"
+FRACTION = "expected a number above 0 and at most 1, such as 0.994"
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"top": 4}, "--top 4: study 'search' has 3 trained trials, allowed: 1 to 3"),
-        ({"top": 0}, f"top is 0, {COUNT} 1"),
-        ({"seeds": 1}, f"seeds is 1, {COUNT} 2"),
-        ({"seeds": -3}, f"seeds is -3, {COUNT} 2"),
-        ({"workers": 0}, f"workers is 0, {COUNT} 1"),
-        ({"target": 0.0}, f"target is 0.0, {FRACTION}"),
-        ({"target": 1.5}, f"target is 1.5, {FRACTION}"),
-        ({"target": 99.4}, f"target is 99.4, {FRACTION}"),
-        ({"target": float("nan")}, f"target is nan, {FRACTION}"),
+        ({"top": 4}, "expected at most 3, since study 'search' has 3 trained trials"),
+        ({"top": 0}, f"{COUNT} 1"),
+        ({"seeds": 1}, f"{COUNT} 2"),
+        ({"seeds": -3}, f"{COUNT} 2"),
+        ({"workers": 0}, f"{COUNT} 1"),
+        ({"target": 0.0}, FRACTION),
+        ({"target": 1.5}, FRACTION),
+        ({"target": 99.4}, FRACTION),
+        ({"target": float("nan")}, FRACTION),
     ],
     ids=str,
 )
@@ -41,9 +41,10 @@ def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, 
     events = []
     with pytest.raises(NasError) as caught:
         confirm(**asked, results=study, on_event=events.append)
-    assert str(caught.value) == text
+    (name,) = change
+    assert str(caught.value) == f"`{name}={change[name]!r}`: {text}"
     options = [part for name, value in asked.items() for part in (f"--{name}", value)]
-    assert nas("confirm", *options, "--results", study) == (2, "", f"error: {text}\n")
+    assert nas("confirm", *options, "--results", study) == (2, "", f"error: --{name} {change[name]}: {text}\n")
     assert (jobs, events, openings(study)) == ([], [], [])
 
 
@@ -54,19 +55,19 @@ def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_p
     settings = StudyRecords.open(StudyRef(searched)).settings
     (tmp_path / "results").mkdir()
     StudyRecords.create(StudyRef(tmp_path / "results"), settings, NOTES)
-    text = "study 'search' has 0 trained trials\n"
+    text = "study 'search' has no trained trials yet\n"
     assert nas("confirm", "--results", tmp_path / "results") == (2, "", f"error: {text}")
-    assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", f"error: --top 1: {text}")
+    assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", f"error: {text}")
 
 
 def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
-    text = f"error: sqlite:///{study / 'studies.db'}: no study 'other', allowed: search\n"
+    text = f"error: sqlite:///{study / 'studies.db'}: no study 'other' found, expected search\n"
     assert nas("confirm", "--results", study, "--study", "other") == (2, "", text)
     assert not list(study.glob("*.other.lock"))
     missing = tmp_path / "missing"
     text = (
-        f"error: {missing / 'studies.db'}: no such database;"
-        " `nas search` makes one, --results or --storage names another\n"
+        f"error: {missing / 'studies.db'}: no database found;"
+        " run `nas search` first, or name another one with --results or --storage\n"
     )
     assert nas("confirm", "--results", missing) == (2, "", text)
     assert not missing.exists()
@@ -97,11 +98,11 @@ def test_while_it_runs_no_other_confirmation_begins(study):
 def test_data_that_changed_since_the_search_are_refused(study, jobs, nas, change):
     with_other = StudyRecords.open(StudyRef(study)).study
     with_other.set_user_attr("settings", {**with_other.user_attrs["settings"], **change})
-    text = "digits is not what it was when the study was begun; give its --data-root"
+    text = "dataset digits has changed since the study began; name the folder of the original data with "
     with pytest.raises(StudyError) as caught:
         confirm(**ASKED, results=study)
-    assert str(caught.value) == text
-    assert nas("confirm", "--top", TOP, "--results", study) == (2, "", f"error: {text}\n")
+    assert str(caught.value) == f"{text}`data_root`"
+    assert nas("confirm", "--top", TOP, "--results", study) == (2, "", f"error: {text}--data-root\n")
     assert (jobs, openings(study)) == ([], [])
 
 
@@ -110,4 +111,4 @@ def test_a_study_of_another_tool_is_refused(tmp_path):
     optuna.create_study(study_name="search", storage=url).optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
     with pytest.raises(StudyError) as caught:
         confirm(**ASKED, results=tmp_path)
-    assert str(caught.value) == f"{url}: study 'search' was not made by nas; take another --study NAME"
+    assert str(caught.value) == f"{url}: study 'search' was not made by nas; give another `study`"

@@ -100,7 +100,7 @@ def test_killed_at_any_write_after_the_winner_is_fixed_it_comes_to_the_same_end(
 def test_once_it_is_open_an_interruption_does_not_let_one_ask_otherwise(ranked):
     with pytest.raises(Stop):
         confirm(**ASKED, results=ranked, on_event=stop_at(lambda e: isinstance(e, RunFinished) and is_on_test(e)))
-    with pytest.raises(StudyError, match=r"^the test split was opened once for study 'search' already"):
+    with pytest.raises(StudyError, match=r"^the test split of study 'search' was opened once already"):
         confirm(**{**ASKED, "top": TOP + 1}, results=ranked)
 
 

@@ -53,7 +53,7 @@ def test_a_space_that_runs_dry_says_so(tmp_path):
     result = search(**given)
     assert result.tally.num_trained == 2
     lines = result.exhausted.splitlines()
-    assert lines[0] == "none of 20,000 more draws is feasible and new"
+    assert lines[0] == "none of 20,000 further draws is feasible and new"
     assert lines[1].startswith("space two: 10,000 of 10,000 random draws keep the limits (100.00%)")
     # It leaves nothing behind, however often it is tried.
     before = trials(results=result.results)

@@ -1,0 +1,31 @@
+"""The installed distribution `smallnas`: its version, and conflicts with other distributions that install `nas`."""
+
+from importlib.metadata import PackageNotFoundError, distribution, version
+
+NAME = "smallnas"
+
+
+def package_version() -> str:
+    """Returns the installed version, or "not installed" for a checkout on PYTHONPATH."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def conflict() -> str:
+    """Returns a line about a distribution named `nas` in the same environment, empty if there is none.
+
+    On the package index `nas` is another project, which overwrites files of this package. The first version of this
+    package had the same name.
+    """
+    try:
+        found = distribution("nas").metadata
+    except PackageNotFoundError:
+        return ""
+    ours = (found["Summary"] or "").startswith("Neural architecture search under hard constraints")
+    which = f"an earlier version of {NAME}" if ours else "another project"
+    return (
+        f"the distribution nas {found['Version']} is installed, too; it is {which} and overwrites files of {NAME}:"
+        f" pip uninstall --yes nas {NAME} && pip install {NAME}"
+    )

@@ -1,0 +1,99 @@
+"""The loop with many workers: candidates do not depend on which worker is faster, and the sampler still learns."""
+
+from random import Random
+
+import pytest
+
+from nas.commands.defaults import start_up
+from nas.commands.search_loop import Loop, Task
+from nas.sampling.samplers import SAMPLERS, elite
+from nas.space.constraints import limits
+from nas.space.portfolio import portfolio
+from nas.space.search_space import SearchSpace
+from nas.study.budget import Budget
+from nas.study.locks import locks
+from nas.study.reader import StudyNotes, StudyRecords
+from nas.study.reference import StudyRef
+from nas.study.settings import Settings
+from nas.study.writer import StudyWriter
+from nas.training.metrics import EpochMetrics
+from nas.workers.protocol import Ended, Progress
+
+SHAPE = (1, 28, 28)
+LIMITS = limits(SHAPE, max_params=8000)
+NUM_CANDIDATES = 16  # of the 20 trainings of a default search; the others are further runs of finalists
+
+
+class RandomOrder:
+    """Workers whose jobs end in a random order, each with an accuracy that follows from its seed."""
+
+    def __init__(self, most, order):
+        self.capacity = self.most = most
+        self.order, self.jobs, self.largest = order, {}, 0
+
+    def submit(self, job):
+        self.jobs[job.key] = job
+        self.largest = max(self.largest, len(self.jobs))
+
+    def reports(self):
+        job = self.jobs.pop(self.order.choice(list(self.jobs)))
+        accuracy = 0.9 + 0.05 * Random(job.seed).random()
+        metrics = EpochMetrics(
+            **{"epoch": 1, "train_loss": 0.1, "train_accuracy": accuracy, "val_loss": 0.1},
+            **{"val_accuracy": accuracy, "learning_rate": 0.1, "seconds": 1.0},
+        )
+        return [Progress(key=job.key, metrics=metrics), Ended(key=job.key, outcome="trained", weights=b"")]
+
+    def stop(self, key):
+        del self.jobs[key]
+
+    def close(self):
+        self.jobs.clear()
+
+
+def searched(folder, most, *, order, sampler="elite"):
+    """The candidates of a default search, by index, and how many were trained at a time at most."""
+    space = SearchSpace.load("grey").bind(input_shape=SHAPE, num_classes=10, epochs=1)
+    known, _ = portfolio(space.portfolio, space, LIMITS, seed=0)
+    settings = Settings(
+        **{"dataset": "none", "data_fingerprint": "none", "split": "none", "epochs": 1, "consistency": 5, "seed": 0},
+        **{"space": space.name, "space_fingerprint": space.fingerprint(), "sampler": sampler},
+        constraints=tuple(str(limit) for limit in LIMITS),
+        **start_up(space, LIMITS, sampler=sampler, num_objectives=1, num_known=len(known))._asdict(),
+    )
+    notes = StudyNotes(dataset_note="", mean=(0.5,), std=(0.5,), classes=("0", "1"), command="", machine="")
+    ref = StudyRef(folder)
+    records = StudyRecords.create(ref, settings, notes)
+    workers = RandomOrder(most, Random(order))
+    held = locks(ref)
+    task = Task(space=space, constraints=LIMITS, starts=known)
+    Loop(StudyWriter(records, held), task, workers, on_event=lambda event: None).run(
+        Budget(trials=NUM_CANDIDATES).admits
+    )
+    held.close()
+    trained = sorted((trial for trial in records.trials() if trial.outcome == "trained"), key=lambda trial: trial.number)
+    return [(trial.architecture, trial.recipe) for trial in trained], workers.largest
+
+
+@pytest.mark.parametrize("most", [2, 16])
+def test_the_order_in_which_trainings_end_changes_no_candidate(tmp_path, most):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    assert searched(tmp_path / "1", most, order=1)[0] == searched(tmp_path / "2", most, order=2)[0]
+
+
+def test_with_many_workers_proposals_come_from_the_sampler(tmp_path, monkeypatch):
+    asked = []
+
+    def counting(space, trained, rng):
+        asked.append(len(trained.get_trials(deepcopy=False)))
+        return elite(space, trained, rng)
+
+    monkeypatch.setitem(SAMPLERS, "elite", counting)
+    _, largest = searched(tmp_path, 16, order=0)
+    assert largest == 9, "the start: seven known designs and two random candidates"
+    assert asked == [9] * 7, "all other proposals know the whole start"
+
+
+def test_random_candidates_wait_for_nothing(tmp_path):
+    assert searched(tmp_path, 16, order=0, sampler="random")[1] == 16

@@ -1,0 +1,47 @@
+"""The name of the distribution, and other distributions that install a package `nas`."""
+
+import sys
+from importlib import metadata
+
+import pytest
+
+from nas.distribution import NAME, conflict, package_version
+
+OURS = "Neural architecture search under hard constraints: small CNNs that keep their limits."
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Function that installs the metadata of a distribution `nas`, version 0.1.0, in front of all others."""
+
+    def write(summary):
+        folder = tmp_path / "nas-0.1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: nas\nVersion: 0.1.0\nSummary: {summary}\n")
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    return write
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert package_version() == metadata.version(NAME)
+
+
+@pytest.mark.parametrize(
+    ("summary", "which"), [("a package of searches", "another project"), (OURS, "an earlier version of smallnas")]
+)
+def test_a_distribution_called_nas_is_reported_in_one_line(install, summary, which):
+    install(summary)
+    assert conflict() == (
+        f"the distribution nas 0.1.0 is installed, too; it is {which} and overwrites files of smallnas:"
+        " pip uninstall --yes nas smallnas && pip install smallnas"
+    )
+
+
+def test_the_command_line_warns_on_standard_error_and_goes_on(install, nas):
+    install("a package of searches")
+    done = nas("cost", "mnist-7825")
+    assert done.status == 0
+    assert done.out.startswith("parameters")
+    assert done.err.startswith("warning: the distribution nas 0.1.0 is installed, too; ")
+    assert done.err.count("\n") == 1

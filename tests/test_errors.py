@@ -1,0 +1,114 @@
+"""The words that error messages are made of."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import nas
+from nas.errors import argument, found, named, one_of
+
+PACKAGE = Path(nas.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("tea", "`sampler='tea'`"),
+        ("", "`sampler=''`"),
+        ("it's", '`sampler="it\'s"`'),
+        ("a\nb\tc", r"`sampler='a\nb\tc'`"),
+        ("größe", "`sampler='größe'`"),
+        ("\udcff", r"`sampler='\udcff'`"),
+        ("a`b", r"`sampler='a\x60b'`"),
+        (Path("a b/c"), "`sampler='a b/c'`"),
+        (0, "`sampler=0`"),
+        (0.5, "`sampler=0.5`"),
+        (None, "`sampler=None`"),
+        (True, "`sampler=True`"),
+        (["a", "b"], "`sampler=['a', 'b']`"),
+        (float("nan"), "`sampler=nan`"),
+        pytest.param(10**5000, "`sampler=an integer of thousands of digits`", id="10**5000"),
+    ],
+)
+def test_an_argument_is_written_as_in_python(value, text):
+    assert argument("sampler", value) == text
+
+
+@given(st.text(max_size=100))
+@example("\\`")
+@example("\\\\`'\"")
+def test_a_text_is_read_back_from_its_argument(value):
+    text = argument("study", value)
+    assert text.isprintable()
+    assert text.count("`") == 2
+    assert ast.literal_eval(text.strip("`").removeprefix("study=")) == value
+
+
+def test_an_argument_is_one_short_line():
+    class Table:
+        def __repr__(self):
+            return "row 1\n  row 2\nrow 3"
+
+    assert argument("data", Table()) == "`data=row 1 row 2 row 3`"
+    assert found(Table()) == "row 1 row 2 row 3"
+    path = "/" + "x" * 250
+    assert argument("output", path) == f"`output='{path}'`"
+    assert len(argument("output", "x" * 5000)) < 320
+
+
+def test_names_are_sorted_and_quoted_where_they_would_not_be_seen():
+    assert named(["b", "a"]) == "a, b"
+    assert named([""]) == "''"
+    assert named([" ", "a\nb", "c "]) == r"' ', 'a\nb', 'c '"
+    assert named(["x" * 41]) == f"'{'x' * 12}...{'x' * 13}'"
+
+
+def test_what_is_expected_of_a_few_words():
+    assert one_of(["a"]) == "a"
+    assert one_of(["a", "b"]) == "a or b"
+    assert one_of(["b", "a", "c"]) == "one of b, a, c"
+    assert one_of(["", "a"]) == "'' or a"
+    assert one_of([]) == "none"
+
+
+WRITES_COMMANDS = {
+    "distribution.py",
+    "study/reference.py",
+    "seed_stats.py",
+    "reports/summary.py",
+    "exporters/verify.py",
+}
+"""Files whose strings are command lines, or options of another program, not messages."""
+IS_A_PROGRAM = {"exporters/predict.py", "exporters/model_card.py"}
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+
+
+def strings(path):
+    """The strings of a module that are not docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in described)
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def test_no_message_of_the_library_names_an_option():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "cli" and any(map(OPTION.search, strings(path)))
+    }
+    assert found <= WRITES_COMMANDS | IS_A_PROGRAM
+
+
+def test_messages_say_what_is_expected_in_the_same_words():
+    other = [
+        (path.name, text)
+        for path in PACKAGE.rglob("*.py")
+        for text in strings(path)
+        if re.search(r"\ballowed\b|\bwhole number\b", text)
+    ]
+    assert other == []
