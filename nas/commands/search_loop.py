@@ -156,7 +156,7 @@ class Loop:
         return True
 
     def _waits_for_results(self) -> bool:
-        """Returns whether the next candidate depends on one in training; a queued or known candidate depends on none."""
+        """Returns whether the next candidate depends on one in training; queued and known candidates depend on none."""
         if self.progress.num_queued or not self.running:
             return False
         index = len(self.progress.fingerprints)

@@ -9,7 +9,13 @@ from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.diagram import picture
 from nas.architecture.summary import summarise
 from nas.distribution import package_version
-from nas.reports.figures import MOST_CURVES, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.figures import (
+    MOST_CURVES,
+    accuracy_against,
+    discards_over_candidates,
+    learning_curves,
+    params_by_layer,
+)
 from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
 from nas.reports.summary import answer, best_rows, commands, luck, question
 from nas.space.feasibility import meanings

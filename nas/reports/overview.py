@@ -8,7 +8,13 @@ import re
 from typing import TYPE_CHECKING
 
 from nas.architecture.cost import METRIC_LABELS
-from nas.reports.figures import MOST_CURVES, accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.figures import (
+    MOST_CURVES,
+    accuracy_against,
+    discards_over_candidates,
+    learning_curves,
+    params_by_layer,
+)
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords

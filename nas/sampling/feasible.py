@@ -41,9 +41,9 @@ class FeasibleSampler:
         constraints: Limits that a candidate must keep.
         propose: Sampler, one of `SAMPLERS`. Default: `tpe`.
         seed: Seed of the study.
-        max_lag: Largest number of candidates directly before a draw whose results are ignored, because they may still be
-            in training. Results of start-up candidates and of the first half of all candidates count always. Default: 0.
-        num_startup: Index of the first candidate that `propose` proposes; those before it are random draws. Default: 10.
+        max_lag: Largest number of candidates directly before a draw whose results are ignored, because they may still
+            be in training. Start-up candidates and the first half of all candidates are never ignored. Default: 0.
+        num_startup: Index of the first candidate from `propose`; those before it are random draws. Default: 10.
         choices: Number of feasible random draws per start-up candidate; the one with the most parameters is taken,
             because larger networks are usually more accurate. Default: 1.
         smallest: Smallest share of the upper limits to fill, above 0 and at most 1. The share that a draw fills is

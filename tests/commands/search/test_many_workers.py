@@ -71,7 +71,9 @@ def searched(folder, most, *, order, sampler="elite"):
         Budget(trials=NUM_CANDIDATES).admits
     )
     held.close()
-    trained = sorted((trial for trial in records.trials() if trial.outcome == "trained"), key=lambda trial: trial.number)
+    trained = sorted(
+        (trial for trial in records.trials() if trial.outcome == "trained"), key=lambda trial: trial.number
+    )
     return [(trial.architecture, trial.recipe) for trial in trained], workers.largest
 
 
