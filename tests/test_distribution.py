@@ -40,8 +40,8 @@ def test_a_distribution_called_nas_is_reported_in_one_line(install, summary, whi
 
 def test_the_command_line_warns_on_standard_error_and_goes_on(install, nas):
     install("a package of searches")
-    done = nas("cost", "mnist-7825")
-    assert done.status == 0
-    assert done.out.startswith("parameters")
-    assert done.err.startswith("warning: the distribution nas 0.1.0 is installed, too; ")
-    assert done.err.count("\n") == 1
+    status, out, err = nas("cost", "mnist-7825")
+    assert status == 0
+    assert out.startswith("params ")
+    assert err.startswith("warning: the distribution nas 0.1.0 is installed, too; ")
+    assert err.count("\n") == 1

@@ -25,7 +25,7 @@ class LimitReport:
         share_alone: share of all draws that satisfy it, from 0 to 1, whether or not they satisfy the other constraints.
         admits_one_percent: the bound at which 1 % of all draws would be feasible, with the other constraints unchanged;
             None if less than 1 % of the draws satisfy the other constraints.
-        binds: True for the constraint with the smallest `share_alone`, unless every network satisfies it.
+        binds: True for the constraint with the smallest `share_alone`, unless every buildable draw satisfies it.
     """
 
     constraint: Constraint
@@ -153,7 +153,7 @@ def survey(
                 constraint=constraint,
                 share_alone=shares[index],
                 admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
-                binds=index == binding and shares[index] < len(costs) / num_draws,
+                binds=index == binding and (not costs or shares[index] < len(costs) / num_draws),
             )
             for index, constraint in enumerate(constraints)
         ),
