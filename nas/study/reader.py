@@ -243,7 +243,7 @@ class StudyRecords:
             # A discarded trial from the queue has no candidate: it counts with the candidate before it.
             index = index if trial.index is None else trial.index
             counts.setdefault(index, Counter()).update(trial.discards or {})
-        return [counts.get(index, Counter()) for index in range(max(counts, default=-1) + 1)]
+        return [counts[index] for index in sorted(counts)]
 
     def discards(self) -> Counter[str]:
         """Returns the number of discards by reason, over all searches of the study."""

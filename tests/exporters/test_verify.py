@@ -1,5 +1,6 @@
 """Files that are not the network, or cannot be proved, are not handed out as if they were."""
 
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -92,6 +93,15 @@ def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
     with pytest.raises(NasError, match=r"^`formats=\('int8',\)`: int8 needs the training images: .* digits: lost$"):
         export_trial(results=study_folder, output=tmp_path / "other", formats=("int8",))
     assert not (tmp_path / "other").exists()
+
+
+def test_weights_that_c_cannot_hold_are_refused(tmp_path):
+    weights = random_weights(small())
+    next(iter(weights.values())).fill_(math.inf)
+    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    with pytest.raises(NasError, match=r"^network\.c: a weight is (inf|nan), expected a finite number$"):
+        export(small(), weights, **given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):

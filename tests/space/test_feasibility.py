@@ -222,6 +222,11 @@ def test_the_report_is_plain_data(texts):
     assert tuple(data["smallest"]) == METRICS
 
 
+def test_no_limit_binds_where_every_network_keeps_all():
+    report = survey(SearchSpace.load("mnist"), [Constraint("params", "<=", 10**9)], num_draws=100)
+    assert [limit.binds for limit in report.limits] == [False]
+
+
 def test_where_nothing_is_feasible_the_report_names_the_limit_that_binds():
     space = SearchSpace.load("mnist")
     report = survey(space, limits(space.input_shape, max_params=100), num_draws=500)

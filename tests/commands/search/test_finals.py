@@ -164,5 +164,5 @@ def test_a_front_has_no_finalists_and_spends_all_on_candidates(tmp_path):
 def test_a_run_is_known_by_its_key():
     run = Run(trial=3, judged_on="val", seed=7)
     assert Run.of_key(run.key) == run
-    for key in ("nas:run:3:val", "nas:run:3:train:7", "other:run:3:val:7", "nas:openings"):
+    for key in ("nas:run:3:val", "nas:run:3:train:7", "other:run:3:val:7", "nas:run:x:val:7", "nas:openings"):
         assert Run.of_key(key) is None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -50,6 +51,25 @@ def test_a_search_records_what_it_trained(tmp_path, tiny_space):
     }
     assert sum(trial.num_draws for trial in trained) == 3 + sum(result.discards.values())
     assert list(result.best) == sorted(trained, key=lambda trial: -trial.objective)
+
+
+def test_discards_are_counted_for_every_candidate(tmp_path, tiny_space):
+    result = search(**options(tmp_path, tiny_space))
+    counts = StudyRecords.open(StudyRef(result.results)).discards_by_candidate()
+    assert len(counts) == 3
+    assert sum(counts, Counter()) == result.discards
+
+
+def test_a_search_from_python_stores_its_call(tmp_path, tiny_space):
+    given = {**options(tmp_path, tiny_space, trials=1, epochs=1), "results": tmp_path, "storage": None, "study": "x"}
+    call = (
+        f"nas.search(max_params=900, epochs=1, trials=1, dataset='digits', space={tiny_space!r},"
+        f" min_receptive_field=10, device='cpu', workers=1, results={str(tmp_path)!r}, study='x')"
+    )
+    search(**given)
+    assert StudyRecords.open(StudyRef(tmp_path, study="x")).notes.command == call
+    search(**{**given, "study": "y"}, command="nas search")
+    assert StudyRecords.open(StudyRef(tmp_path, study="y")).notes.command == "nas search"
 
 
 def test_the_stored_weights_are_those_of_the_last_epoch(tmp_path, tiny_space):
