@@ -54,6 +54,7 @@ CHANGES: dict[str, dict[str, float]] = {
     "weight decay, label smoothing": {"weight_decay": 5e-4} | SMOOTHING,
     "batches of 16": {"batch_size": 16},
     "batches of 32": {"batch_size": 32},
+    "batches of 32, rate of 0.15": {"batch_size": 32, "learning_rate": 0.15},
     "batches of 64": {"batch_size": 64},
     "rate of 0.15": {"learning_rate": 0.15},
     "rate of 0.6": {"learning_rate": 0.6},
