@@ -23,7 +23,7 @@ from nas.space.constraints import Constraint, Limits
 from nas.space.portfolio import SOURCE, portfolio
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
-from nas.space.warm_start import starts
+from nas.space.warm_start import distinct, starts
 from nas.study.budget import Budget
 from nas.study.database import shown, usable
 from nas.study.locks import Locks, locks
@@ -256,7 +256,7 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
     else:
         chosen["portfolio"] = existing.settings.portfolio
     designs, unfit_designs = portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
-    known += designs
+    known = distinct([*known, *designs])
     if existing is not None:  # defaults of the version that created the study
         start = StartUp(existing.settings.num_startup, existing.settings.choices)
     else:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas.architecture.cost import Cost, cost_of
 from nas.commands.events import EpochFinished, Event, OthersAwaited, TrialFinished, TrialStarted
-from nas.errors import ArchitectureError, StudyError, first_line
+from nas.errors import ArchitectureError, SearchSpaceError, StudyError, first_line
 from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler, NothingNewError
 from nas.sampling.pruners import CandidatePruner, pruner
@@ -98,7 +98,8 @@ class Loop:
             return False, self._train(admits)
         except KeyboardInterrupt:
             self.workers.close()
-            self.writer.settle()
+            with self.writer.locks.exclusively("begin"):
+                self.writer.settle()
             return True, ""
 
     def _train(self, admits: Admits) -> str:
@@ -156,7 +157,10 @@ class Loop:
         return True
 
     def _waits_for_results(self) -> bool:
-        """Returns whether the next candidate depends on one in training; queued and known candidates depend on none."""
+        """Returns whether the next candidate depends on one in training.
+
+        A queued trial depends on none. A known candidate depends on those that the pruner needs, not the sampler.
+        """
         if self.progress.num_queued or not self.running:
             return False
         index = len(self.progress.fingerprints)
@@ -182,6 +186,7 @@ class Loop:
     def _start(self, check: Callable[[], None]) -> None:
         """Draws a candidate or takes a queued one, and submits it to the workers unless it is to be discarded."""
         writer = self.writer
+        self.starts = writer.not_had(self.starts)  # another search may have begun some of them
         if self.starts and not self.progress.num_queued:
             # One at a time, so that an interrupted trial returns to an empty queue and is the next one again.
             writer.enqueue(self.starts.pop(0))
@@ -208,9 +213,10 @@ class Loop:
             writer.abandon(trial.number, Outcome.UNUSED, "another process took the trial that was in the queue")
             return
         try:
+            self.space.check(writer.stored(trial.number).params)
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)
-        except ArchitectureError as error:  # only with parameters that a user enqueued
+        except (ArchitectureError, SearchSpaceError) as error:  # only with parameters that a user enqueued
             writer.abandon(trial.number, Outcome.UNUSED, first_line(error))
             return
         fingerprint = candidate.fingerprint()
@@ -248,25 +254,27 @@ class Loop:
         return DUPLICATE if fingerprint in self.progress.fingerprints and own != fingerprint else ""
 
     def _hear(self, report: Report) -> str | None:
-        """Handles a report; returns the cause if a training failed, empty if it ended otherwise, None if it goes on."""
+        """Handles a report; returns the reason if the training failed, "" if it ended otherwise, None if it goes on."""
         try:
             if isinstance(report, Ended):
                 return self._end(report)
-            self._note(report)
+            return self._note(report)
         except UpdateFinishedTrialError:  # another search took this one for dead and requeued the trial
             self.workers.stop(report.key)
             self.writer.give_up(report.key)
             self._over(read_trial(self.writer.stored(report.key)))
         return None
 
-    def _note(self, report: Progress) -> None:
-        """Handles an epoch, which is stored already, and asks the pruner."""
+    def _note(self, report: Progress) -> str | None:
+        """Handles an epoch, which is stored already, and asks the pruner; returns "" if it ended the trial."""
         trial = self.running[report.key]
         trial.history.append(report.metrics)
         self.on_event(EpochFinished(number=trial.number, metrics=report.metrics))
         if report.metrics.epoch < self.epochs and self.pruner.hopeless(trial.number, trial.index):
             self.workers.stop(trial.number)
             self._over(self.writer.prune(trial))
+            return ""
+        return None
 
     def _end(self, report: Ended) -> str:
         """Stores how a training ended; returns the cause if it failed, else empty."""

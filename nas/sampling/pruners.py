@@ -1,7 +1,7 @@
 """Pruners: Optuna's rules for stopping the training of a candidate before its last epoch.
 
-A candidate is compared only with the earlier candidates that its own parameters could be drawn from. Candidates in
-training at the same time are ignored, so pruning depends neither on the speed of the workers nor on interruptions.
+With w workers, a candidate is compared with all earlier ones but the last 2 (w - 1), even if these have ended. So
+pruning depends neither on the speed of the workers nor on interruptions.
 """
 
 from collections.abc import Callable

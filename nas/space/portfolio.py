@@ -97,7 +97,7 @@ def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint]
     values = filled(space, constraints, _seeing_enough(space, constraints, values))
     if reason := judge(space, constraints, values).reason:
         missed = ", ".join(str(constraint) for constraint in constraints if constraint.metric == reason)
-        raise ArchitectureError(MEANINGS.get(reason) or f"no widths keep {missed}")
+        raise ArchitectureError(MEANINGS.get(reason) or f"it cannot keep {missed}")
     return Start.of(space, values, source=f"{SOURCE}{design.name}")
 
 
@@ -106,7 +106,8 @@ def _seeing_enough(
 ) -> Mapping[str, Value]:
     """Returns the values with kernels, depth and padding changed until the receptive field satisfies its limit.
 
-    Each change is the best one of a single parameter. The search ends early if no change improves the receptive field.
+    Each change is the best one of a single parameter. The search ends after `MAX_REPAIRS` changes, or if no
+    change brings the receptive field closer to the limit.
     """
     lower = [constraint for constraint in constraints if constraint.metric == "receptive_field"]
     violation = judge(space, lower, values).violation
@@ -114,9 +115,9 @@ def _seeing_enough(
         if not violation:
             break
         tried = [(judge(space, lower, changed), changed) for changed in _seeing_more(space, values)]
-        # Of several changes that satisfy the limit, the one with the smallest receptive field changes the design least.
         if not tried:
             break
+        # Of several changes that satisfy the limit, the one with the smallest receptive field changes the design least.
         least, changed = min(tried, key=lambda each: (each[0].violation, each[0].cost and each[0].cost.receptive_field))
         if least.violation >= violation:
             break

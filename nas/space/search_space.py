@@ -194,6 +194,12 @@ class SearchSpace:
         values = {name: domain.draw(rng) for name, domain in self.domains.items()}
         return values | self.widths.draw(rng, self.domains) if self.widths else values
 
+    def check(self, values: Mapping[str, object]) -> None:
+        """Raises `SearchSpaceError` if a value is outside the domain of its parameter; ignores unknown parameters."""
+        for name, value in values.items():
+            if name in self.domains and not self.domains[name].holds(value):
+                raise SearchSpaceError(f"{name} is {mismatch(value, domain_text(self.domains[name]))}")
+
     def suggest(self, trial: "Trial") -> Candidate:
         """Suggests every parameter in `domains` through an Optuna trial and returns the candidate."""
         return self.candidate({name: domain.suggest(trial, name) for name, domain in self.domains.items()})

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
@@ -13,7 +13,9 @@ from nas.space.domains import Value
 from nas.space.feasibility import judge
 from nas.space.fill import narrowed
 from nas.space.search_space import SearchSpace
-from nas.space.widths import is_width
+from nas.space.widths import is_width, scaled
+
+FACTORS = (1 / 64, 0.25, 0.5, 0.8, 0.95)  # of all widths, tried in the search for the smallest network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +204,10 @@ def _factor(constraint: Constraint, cost: Cost) -> float:
 
 
 def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
-    """Returns the cost with the fewest parameters that coordinate descent finds from the given starts."""
+    """Returns the cost with the fewest parameters that coordinate descent finds from the given starts.
+
+    One step changes one parameter of the network, or scales all widths.
+    """
     best: Cost | None = None
     for start in starts:
         values, cost = dict(start), judge(space, (), start).cost
@@ -210,15 +215,18 @@ def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Seq
         improved = True
         while improved:
             improved = False
-            for name, domain in space.domains.items():
-                # Recipes do not change the cost, and `narrowed` has already chosen the widths.
-                if name.startswith("recipe.") or (space.widths and is_width(name)):
-                    continue
-                for value in domain.grid():
-                    changed = {**values, name: value}
-                    judgement = judge(space, constraints, changed)
-                    if not judgement.reason and judgement.cost is not None and judgement.cost.params < cost.params:
-                        values, cost, improved = changed, judgement.cost, True
+            for changed in _neighbours(space, values):
+                judgement = judge(space, constraints, changed)
+                if not judgement.reason and judgement.cost is not None and judgement.cost.params < cost.params:
+                    values, cost, improved = changed, judgement.cost, True
         if best is None or cost.params < best.params:
             best = cost
     return best
+
+
+def _neighbours(space: SearchSpace, values: dict[str, Value]) -> Iterator[dict[str, Value]]:
+    for name, domain in space.domains.items():
+        if not name.startswith("recipe.") and not (space.widths and is_width(name)):  # recipes do not change the cost
+            yield from ({**values, name: value} for value in domain.grid())
+    if space.widths:
+        yield from (scaled(values, space.domains, factor) for factor in FACTORS)

@@ -1,7 +1,7 @@
 """Reads known networks from files and converts them to candidates of a search space, for a search to train first."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -81,6 +81,14 @@ def starts(
             continue
         fitting.append(Start.of(space, values, source=str(file)))
     return fitting, tuple(unfit)
+
+
+def distinct(starts: Iterable[Start]) -> list[Start]:
+    """Returns the starts without those whose candidate came earlier in the sequence."""
+    first: dict[str, Start] = {}
+    for start in starts:
+        first.setdefault(start.fingerprint, start)
+    return list(first.values())
 
 
 def _files(named: str | Path) -> Sequence[str | Path]:

@@ -267,8 +267,8 @@ class StoredTrial:
 
     @property
     def is_from_queue(self) -> bool:
-        """Whether the trial was enqueued with parameters."""
-        return bool(self.frozen.system_attrs.get(FIXED_PARAMS))
+        """Whether the trial comes from the queue; parameters that it was not enqueued with are drawn at random."""
+        return FIXED_PARAMS in self.frozen.system_attrs
 
     def rank(self) -> tuple[float, int]:
         """Returns the sort key of a complete trial: highest accuracy first, then fewest parameters."""

@@ -68,11 +68,10 @@ class StudyWriter:
     # -- the queue -------------------------------------------------------------------------------------------
 
     def not_had(self, starts: Iterable[Start]) -> list[Start]:
-        """Returns the starting candidates that are not in the study yet, deduplicated."""
+        """Returns the known candidates that are not in the study yet."""
         trials = stored(self.trials().values())
         had = {trial.fingerprint for trial in trials} | {trial.started_as for trial in trials}
-        distinct = {start.fingerprint: start for start in starts}
-        return [start for fingerprint, start in distinct.items() if fingerprint not in had]
+        return [start for start in starts if start.fingerprint not in had]
 
     def enqueue(self, start: Start) -> None:
         """Adds a known candidate to the queue."""

@@ -3,6 +3,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from random import Random
 
 import pytest
 import torch
@@ -304,3 +305,20 @@ def test_two_tight_limits_are_widened_together():
     tighter = parse(f"params<={int(params.bound * 0.97)}", f"macs<={int(macs.bound * 0.97)}")
     assert survey(space, tighter, num_draws=500).feasible_share < 0.01
     assert f"no value of one limit would admit 1 % of the space; {params} and {macs} together would" in report.lines()
+
+
+@pytest.mark.parametrize("limit", ["params>=5000", "macs>=200000"])
+def test_the_smallest_network_of_a_space_does_not_depend_on_a_lower_limit(limit):
+    space = SearchSpace.load("grey")
+    without = survey(space, num_draws=100)
+    with_limit = survey(space, parse(limit, "params<=8000"), num_draws=100)
+    assert with_limit.smallest.params <= 1.1 * without.smallest.params
+
+
+def test_no_random_draw_is_smaller_than_the_smallest_network_within_a_lower_limit():
+    space, kept, rng = SearchSpace.load("grey"), parse("macs>=200000", "params<=8000"), Random(0)
+    report = survey(space, kept, num_draws=100)
+    drawn = [judge(space, kept, space.draw(rng)) for _ in range(1000)]
+    feasible = [judgement.cost.params for judgement in drawn if not judgement.reason]
+    assert feasible
+    assert report.smallest_within_limits.params <= min(feasible)

@@ -85,7 +85,7 @@ def test_what_no_width_can_keep_is_left_out():
     space = SearchSpace.load("grey")
     fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0)
     assert fitting == []
-    assert unfit[0] == "known design nas-3686 is left out: no widths keep params<=20"
+    assert unfit[0] == "known design nas-3686 is left out: it cannot keep params<=20"
     assert len(unfit) == len(space.portfolio)
 
 

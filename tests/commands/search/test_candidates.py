@@ -147,3 +147,22 @@ def test_what_someone_enqueued_twice_is_trained_once(tmp_path, tiny_space):
     assert result.discards["duplicate"] == 1
     trained = [trial for trial in trials(results=tmp_path / "results") if trial.outcome == "trained"]
     assert trained[0].architecture != trained[1].architecture or trained[0].recipe != trained[1].recipe
+
+
+@pytest.mark.parametrize(("name", "value"), [("block1.kernel_size", 4), ("block1.num_convs", 7)])
+def test_an_enqueued_value_outside_its_range_is_not_trained(tmp_path, tiny_space, name, value):
+    given = options(tmp_path, tiny_space, trials=1, epochs=1)
+    search(**given)
+    study = StudyRecords.open(StudyRef(tmp_path / "results")).study
+    study.enqueue_trial({**study.best_trial.params, name: value})
+    assert search(**{**given, "trials": 2}).tally.num_trained == 2
+    (unused,) = [trial for trial in trials(results=tmp_path / "results") if trial.outcome == "unused"]
+    assert unused.reason.startswith(f"{name} is {value}, expected ")
+
+
+def test_an_enqueued_trial_without_parameters_is_drawn_at_random(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, trials=1, epochs=1)
+    search(**given)
+    StudyRecords.open(StudyRef(tmp_path / "results")).study.enqueue_trial({})
+    search(**{**given, "trials": 2})
+    assert not [trial for trial in trials(results=tmp_path / "results") if trial.outcome == "unused"]
