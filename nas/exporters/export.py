@@ -91,8 +91,8 @@ def export(
         names += _write_graphs(folder, architecture.input_shape)
         quantised, in_c, unproved = None, None, []
         if "int8" in formats and evidence is not None:
-            step = max(1, len(evidence.train.images) // MOST_CALIBRATION)
-            images = normalised(evidence.train.images[::step][:MOST_CALIBRATION], origin)
+            images = evidence.train.images[evenly_spaced(len(evidence.train.images), MOST_CALIBRATION)]
+            images = normalised(images, origin)
             quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:
@@ -107,6 +107,12 @@ def export(
         text = card(architecture, origin, written, evidence=evidence, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
+
+
+def evenly_spaced(num: int, most: int) -> list[int]:
+    """Returns at most `most` indices below `num`, evenly spaced; the images of a folder are sorted by class."""
+    chosen = min(num, most)
+    return [num * i // chosen for i in range(chosen)]
 
 
 def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> list[str]:

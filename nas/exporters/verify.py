@@ -116,7 +116,7 @@ def _prove_prediction(folder: Path, image: "Tensor", name: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "image.png"
         to_pil_image(image).save(path)
-        printed = _run([str(folder / "predict.py"), "--top", "1", str(path)])
+        printed = _run([str(folder / "predict.py"), "--top", "1", str(path)], failure="predict.py does not run")
     found = printed.removeprefix(f"{path}: ").rpartition(" (")[0]
     if found != name:
         raise NasError(f"predict.py: class {found!r} found, expected {name!r}")
@@ -174,23 +174,19 @@ def _asked_elsewhere(
         for group in ([name for name in names if name not in without_torch], without_torch):
             if group:
                 script = str(Path(__file__).with_name("verify_subprocess.py"))
-                _run([script, str(folder), str(question), str(answer), *group])
+                _run([script, str(folder), str(question), str(answer), *group], failure="a file cannot be loaded")
                 with np.load(answer) as found:
                     answers |= found
     return answers
 
 
-def _run(arguments: list[str]) -> str:
+def _run(arguments: list[str], *, failure: str) -> str:
     """Runs a new interpreter and returns its output; raises `NasError` with its last error line if it fails."""
     # -E and -s ignore PYTHONPATH and user packages; -B keeps bytecode out of the exported folder.
     command = [sys.executable, "-E", "-s", "-B", "-X", "utf8", *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        what = (
-            "the C source could not be compiled"
-            if done.returncode == NOT_COMPILED
-            else "an exported file cannot be loaded again"
-        )
+        what = "the C source could not be compiled" if done.returncode == NOT_COMPILED else failure
         raise NasError(f"{what}: {last}")
     return done.stdout

@@ -122,8 +122,8 @@ class StudyRecords:
             mend = "run `nas search` first, or name another one with `results` or `storage`"
             raise StudyError(f"{database}: no database found; {mend}")
         with opening(ref.url), decoding(ref.url):
-            names = optuna.get_all_study_names(open_storage(ref.url))
-        known = f"expected {one_of(sorted(names))}" if names else "the database has no studies yet"
+            names = [name for name in optuna.get_all_study_names(open_storage(ref.url)) if name != ref.name]
+        known = f"expected {one_of(sorted(names))}" if names else "the database has no other study"
         raise StudyError(f"{ref.shown_url}: no study {ref.name!r} found, {known}")
 
     @classmethod

@@ -149,6 +149,10 @@ class ProcessPool:
 
     def _replaced(self, worker: _Worker) -> list[Report]:
         worker.end()
+        if not worker.jobs:  # started again when there is a job for it
+            self._workers.remove(worker)
+            self._to_start.append(worker.setting)
+            return []
         code = worker.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         new = self._workers[self._workers.index(worker)] = self._started(worker.setting)

@@ -12,6 +12,7 @@ from support.exports import drawn, loaded_source, onnx_model, origin_of, random_
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.data import datasets
+from nas.exporters.export import evenly_spaced
 from nas.exporters.folder import EXTRA, FILES
 from nas.exporters.graphs import exported_program, write_onnx, write_pt2
 from nas.exporters.model_source import model_source
@@ -161,3 +162,11 @@ def test_no_name_breaks_out_of_the_source(word):
     namespace = loaded_source(architecture, origin)
     assert namespace["CLASSES"] == (word, "other")
     assert "os" not in namespace
+
+
+@pytest.mark.parametrize("num", [1, 7, 1000, 1001, 1999, 2999, 50_000])
+def test_calibration_images_come_from_the_whole_training_split(num):
+    chosen = evenly_spaced(num, 1000)
+    assert len(chosen) == min(num, 1000) == len(set(chosen))
+    assert chosen[0] == 0
+    assert num - 1 - chosen[-1] <= num / 1000

@@ -257,3 +257,18 @@ def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkey
     )
     assert len(whole) == 9
     assert whole == pieces
+
+
+def test_an_idle_process_that_dies_is_started_again_for_the_next_job(data):
+    with closing(ProcessPool(data, [CPU, CPU], exact=False, most=1)) as pool:
+        pool.submit(job(1))
+        pool.submit(job(2, recipe=replace(RECIPE, epochs=200)))
+        while not any(isinstance(report, Ended) for report in pool.reports()):
+            pass
+        (idle,) = [worker for worker in pool._workers if not worker.jobs]
+        idle.process.kill()
+        while idle in pool._workers:
+            pool.reports()
+        assert pool.capacity == 2
+        pool.submit(job(3))
+        assert len(pool._workers) == 2
