@@ -37,9 +37,9 @@ class Block:
 def blocks(architecture: Architecture) -> list[Block]:
     """Returns the blocks of the architecture and its head; every layer belongs to exactly one of them.
 
-    A block ends after a pool and the dropout that follows the pool. A layer that has parameters and a stride above 1
-    begins a block. The head begins at the first layer that ends the feature map. Raises `ShapeError` if a layer does
-    not fit.
+    A block ends after a pool with a stride above 1 and the dropout that follows it. A layer that has parameters and a
+    stride above 1 begins a block. The head begins at the first layer that ends the feature map. Raises `ShapeError` if
+    a layer does not fit.
     """
     found: list[Block] = []
     shape, extent, jump = architecture.input_shape, 1, 1

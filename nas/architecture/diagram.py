@@ -149,7 +149,7 @@ def layer_lines(layers: Sequence[Layer]) -> list[str]:
 
 
 def phrase(layer: Layer) -> str:
-    """Returns a short description of a layer, without the layers that it contains."""
+    """Returns a description of a layer in words, such as "separable conv 3x3 → 16", without the layers it contains."""
     words = layer.kind.replace("_", " ")
     match layer:
         case Convolution() | MaxPool() | AvgPool():

@@ -34,7 +34,7 @@ class Measure(NamedTuple):
         peak_elements: largest number of values (inputs and outputs) alive at once while the layer runs.
         extent: side of the input window that one output unit sees, in pixels of the layer's input.
         stride: distance between the windows of neighbouring output units, in pixels of the layer's input.
-        held_peak_elements: `peak_elements` if the layer's input must stay alive until the layer ends; 0: the same.
+        held_peak_elements: the peak if the layer's input stays alive until the layer ends; 0 means `peak_elements`.
     """
 
     output_shape: Shape

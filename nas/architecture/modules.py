@@ -1,4 +1,4 @@
-"""Modules that torch.nn lacks. Exported `model.py` files contain their source, so they import only torch."""
+"""Modules that torch.nn lacks. Exported `model.py` files contain their source, so this file imports only torch."""
 
 import torch
 from torch import Tensor, nn

@@ -314,7 +314,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, trace: Tracebac
     """Exception hook: prints two lines instead of a traceback. Python then exits with status 1."""
     command = shlex.join(["nas", "--debug", *sys.argv[1:]])
     typer.echo(f"error: {kind.__name__}: {first_line(error)}", err=True)
-    typer.echo(f"This is a defect of nas, not a mistake of yours. Where it arose:\n  {command}", err=True)
+    typer.echo(f"This is a bug in nas. To see the traceback, run:\n  {command}", err=True)
 
 
 def _interrupt(signum: int, frame: object) -> None:

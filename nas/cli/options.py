@@ -153,9 +153,7 @@ GpusPerTrial = Annotated[
         show_default="1 if the cluster has GPUs, else 0",
     ),
 ]
-Exact = Annotated[
-    bool, typer.Option("--exact", help="Make GPU training bitwise reproducible, but slower.", rich_help_panel=DATA)
-]
+Exact = Annotated[bool, typer.Option("--exact", help="Make GPU training bitwise reproducible.", rich_help_panel=DATA)]
 Epochs = Annotated[int, typer.Option(help="Epochs per training.", rich_help_panel=DATA)]
 Results = Annotated[Path, typer.Option(help="Folder of studies, weights, reports and exports.", rich_help_panel=STUDY)]
 Storage = Annotated[

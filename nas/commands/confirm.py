@@ -83,7 +83,7 @@ ConfirmEvent = StageStarted | RunFinished | Ranked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """Result of a confirmation.
+    """What `confirm` returns. The study stores a summary of it, a `Verdict`.
 
     Attributes:
         study: Name of the study.

@@ -18,8 +18,8 @@ NUM_FILLED = 2
 class StartUp(NamedTuple):
     """How a study begins.
 
-    num_startup: Number of candidates, known or random, before the sampler is used.
-    choices: Number of feasible draws per random candidate; the largest is trained.
+    num_startup: Number of first candidates, known or random, that the sampler does not propose.
+    choices: Number of feasible random draws per start-up candidate. The one with the most parameters is trained.
     """
 
     num_startup: int

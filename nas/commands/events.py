@@ -113,7 +113,7 @@ class FinalsStarted:
     """The finalists, the best candidates, are about to be retrained with other seeds.
 
     trials: Numbers of the finalists' trials.
-    num_runs: Number of training runs.
+    num_runs: Number of further runs that this search has to train.
     """
 
     trials: tuple[int, ...]
@@ -127,7 +127,7 @@ class FinalRunFinished:
     Attributes:
         run: Trial and seed.
         history: Metrics of each epoch; empty if the loss was not finite or the run failed.
-        num_runs: Number of training runs of the finalists.
+        num_runs: Number of further runs that this search has to train.
         num_done: Number of them that have ended.
         reason: Why the run failed; empty if it did not.
     """

@@ -36,7 +36,7 @@ def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event
 
 
 def _missing(records: StudyRecords, budget: Budget) -> list[Run]:
-    """Returns the runs to train: the rest of the stored choice, or a new choice if candidates have ended since."""
+    """Returns the runs still to train; first chooses finalists again if candidates have ended since."""
     tally = records.tally()
     finals = records.runs.chosen()
     if finals.num_candidates != tally.num_trained:

@@ -350,7 +350,10 @@ def _run(
     budget: Budget,
     on_event: Callable[[Event], None],
 ) -> tuple[bool, str]:
-    """Trains until the budget is spent; returns whether it was interrupted, and why no candidate was left if so."""
+    """Trains until the budget is spent.
+
+    Returns whether Ctrl-C ended it, and the reason if no new feasible candidate was found ("" otherwise).
+    """
     records, settings = writer.records, plan.settings
     progress, best = records.progress(), records.best(1)
     on_event(

@@ -93,7 +93,10 @@ class Loop:
         self._look()
 
     def run(self, admits: Admits) -> tuple[bool, str]:
-        """Trains until the budget is spent; returns whether it was interrupted, and why no candidate was left if so."""
+        """Trains until the budget is spent.
+
+        Returns whether Ctrl-C ended it, and the reason if no new feasible candidate was found ("" otherwise).
+        """
         try:
             return False, self._train(admits)
         except KeyboardInterrupt:
@@ -103,7 +106,10 @@ class Loop:
             return True, ""
 
     def _train(self, admits: Admits) -> str:
-        """Starts trials and handles reports until the budget is spent; returns why no candidate was left if so."""
+        """Starts trials and handles reports until the budget is spent.
+
+        Returns the reason if no new feasible candidate was found ("" otherwise).
+        """
         failures, waited, dry = 0, False, ""
         while True:
             try:

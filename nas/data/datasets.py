@@ -64,7 +64,7 @@ class Dataset:
 
 
 def resolve(name: str | None = None, *, data_root: str | Path | None = None, download: bool = True) -> tuple[str, str]:
-    """Returns the name of the dataset to load, and one sentence that says why.
+    """Returns the name of the dataset to load, and the reason as a short phrase.
 
     Without a name this is "mnist" if it is present or can be downloaded, otherwise "digits". Raises `DatasetError` for
     an unknown name.

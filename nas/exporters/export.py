@@ -91,8 +91,8 @@ def export(
         names += _write_graphs(folder, architecture.input_shape)
         quantised, in_c, unproved = None, None, []
         if "int8" in formats and evidence is not None:
-            images = evidence.train.images[evenly_spaced(len(evidence.train.images), MOST_CALIBRATION)]
-            images = normalised(images, origin)
+            chosen = evenly_spaced(len(evidence.train.images), MOST_CALIBRATION)
+            images = normalised(evidence.train.images[chosen], origin)
             quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:

@@ -67,7 +67,7 @@ def prove(
 ) -> list[Proof]:
     """Verifies an export and returns one result per file; raises `NasError` if a file does not match the network.
 
-    The reference network is built from the folder's architecture.json and `weights`.
+    The reference network is built from `architecture` and `weights`.
 
     Args:
         folder: Folder of the export.

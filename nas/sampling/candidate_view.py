@@ -44,7 +44,10 @@ class CandidateView(InMemoryStorage):
         self._next = 0
 
     def below(self, index: int) -> optuna.Study:
-        """Returns a study of the ended candidates whose index is below `index`."""
+        """Returns a study of the ended candidates whose index is below `index`.
+
+        All returned studies share one storage: each call also changes what the earlier ones show.
+        """
         self._update()
         self._below = index
         # A new object each time, because `optuna.Study` caches its trials.

@@ -43,7 +43,8 @@ class FeasibleSampler:
         seed: Seed of the study.
         max_lag: Largest number of candidates directly before a draw whose results are ignored, because they may still
             be in training. Start-up candidates and the first half of all candidates are never ignored. Default: 0.
-        num_startup: Index of the first candidate from `propose`; those before it are random draws. Default: 10.
+        num_startup: Number of first candidates that `propose` does not draw; it needs the results of all of them.
+            Default: 10.
         choices: Number of feasible random draws per start-up candidate; the one with the most parameters is taken,
             because larger networks are usually more accurate. Default: 1.
         smallest: Smallest share of the upper limits to fill, above 0 and at most 1. The share that a draw fills is
@@ -82,7 +83,7 @@ class FeasibleSampler:
 
         Args:
             view: View of the study's ended candidates.
-            seen: Fingerprints of all candidates so far.
+            seen: Fingerprints of all candidates so far. Their number is the index of the drawn candidate.
             keep: Maximum number of discards to return with their values; all are counted. Default: 0.
 
         Raises:

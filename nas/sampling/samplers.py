@@ -40,7 +40,7 @@ Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Proposal]]
 """A function that yields proposals for a space. The study is a `CandidateView`: ended candidates in their order."""
 
 NUM_STARTUP = 10
-"""Default number of ended candidates before a sampler replaces random draws."""
+"""Default number of first candidates that the sampler does not propose."""
 
 NUM_CHOICES = 4
 """Feasible random draws per start-up candidate in a search for accuracy; the largest is taken (docs/search.md)."""

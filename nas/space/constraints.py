@@ -23,7 +23,7 @@ class Constraint:
         bound: the limit, an integer of at least 1.
 
     Raises:
-        ConstraintError: an attribute has another value.
+        ConstraintError: an attribute is not valid.
     """
 
     metric: str
@@ -90,7 +90,7 @@ def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits on the cost of candidates, under the names of the command line's options; None means no limit.
+    """Limits on the cost, named like the command line's options; None means no limit, except where stated.
 
     Attributes:
         max_params: largest number of parameters.

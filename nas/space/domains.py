@@ -89,7 +89,7 @@ class IntRange:
         return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
 
     def step_from(self, value: Value, rng: Random) -> int:
-        """Returns a random number near the value, at most a fifth of the value away, or one step if that is more."""
+        """Returns a random number near the value: away by at most a fifth of the value, and by at least one step."""
         assert isinstance(value, int)
         most = max(1, value // (5 * self.step))
         step = self.step * (1 + int(rng.random() * most))

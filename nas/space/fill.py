@@ -59,7 +59,7 @@ def filled(
 
 
 def narrowed(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Values:
-    """Returns the values with the widths that are most likely to satisfy the limits.
+    """Returns the values with the widths that are most likely to satisfy the limits, the smallest or the largest.
 
     These are the largest widths (`filled`) if there is a lower limit on another metric than the receptive field, and
     the smallest widths otherwise. The values are returned unchanged if the space has no `widths`.

@@ -226,6 +226,8 @@ class SearchSpace:
     def architecture(self, values: Mapping[str, Value]) -> Architecture:
         """Returns the network with these parameter values.
 
+        With the head "gap", the last convolution has one channel per class, whatever its parameter says.
+
         Only the head "valid_conv" depends on the size of the feature map; it raises `ShapeError` if a layer before it
         does not fit. With the other heads, `cost_of` finds layers that do not fit.
         """

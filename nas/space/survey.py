@@ -51,7 +51,7 @@ class SpaceReport:
         limits: effect of each constraint.
         admitting_together: the limits, all relaxed by one factor, that 1 % of the draws satisfy; empty if 1 % satisfy
             them unchanged, or if fewer than 1 % can be built.
-        smallest: cost of the network with the fewest parameters that was found in the space.
+        smallest: cost of the network with the fewest parameters that was found in the space, whatever the limits.
         smallest_within_limits: the same among networks that satisfy all limits on metrics other than `params`; None if
             there are no limits, or if no such network was found.
     """

@@ -34,7 +34,7 @@ class Outcome(StrEnum):
     DISCARDED = "discarded"  # infeasible, a duplicate, or smaller than another draw; not trained
     FAILED = "failed"  # training raised an error, or its workers died
     INTERRUPTED = "interrupted"  # its search ended first; enqueued again if it had a candidate
-    UNUSED = "unused"  # no candidate: its parameters are invalid, or another process emptied the queue
+    UNUSED = "unused"  # no candidate: enqueued with invalid parameters, or another process emptied the queue
 
     @property
     def state(self) -> TrialState:
@@ -77,7 +77,7 @@ def begun(
         seed: Seed of the training run.
         num_draws: Draws until this candidate, itself included.
         fingerprint: Fingerprint of the candidate.
-        session: Search that trains it, named by its lock.
+        session: ID of the search that trains it, which holds a lock of this name while it runs.
     """
     return Attributes(
         user=dataclasses.asdict(cost)
@@ -210,7 +210,7 @@ class StoredTrial:
 
     @property
     def session(self) -> str | None:
-        """Search that trains the trial, named by its lock; None before training begins."""
+        """ID of the search that trains the trial, which holds a lock of this name; None before training begins."""
         text: str | None = self._note("session")
         return text
 

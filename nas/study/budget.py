@@ -36,7 +36,7 @@ class Budget:
         return self._left(tally) - running >= 1 - SLACK
 
     def admits_candidate(self, tally: Tally, *, running: int = 0) -> bool:
-        """Returns whether the budget lasts for one more candidate, with the finalists' remaining share set aside."""
+        """Returns whether one more candidate fits, beside `running` trainings and the share of the finalists."""
         left = self._left(tally)
         reserve = 0 if math.isinf(left) else max(0, _num_runs(tally.spent + left) - tally.num_further)
         return left - running >= 1 + reserve - SLACK

@@ -59,7 +59,7 @@ class ConfirmedRecords(StudyRuns):
         self.write(f"{PREFIX}openings", [asdict(every) for every in (*self.openings(), opening)])
 
     def keep_test(self, num_images: int, fingerprint: str) -> bool:
-        """Returns whether the test split is the recorded one; the first call records it."""
+        """Records the test split at the first call; returns whether the split is the recorded one."""
         found = {"num_images": num_images, "fingerprint": fingerprint}
         if self.read(f"{PREFIX}test", TEST) is None:
             self.write(f"{PREFIX}test", found)

@@ -81,7 +81,7 @@ class StudyStorage(_CachedStorage):
             self._last[study_id] = max([last, *states])
             if not changed:
                 return
-            # Reads the included trials up to this ID, and all trials above it.
+            # `_get_trials` returns the trials in `changed`, and every trial with a larger ID than this.
             beyond = self._last[study_id]
             news = self._backend._get_trials(
                 study_id, states=None, included_trial_ids=changed, trial_id_greater_than=beyond

@@ -79,7 +79,7 @@ class StudyNotes:
 
 
 class StudyRecords:
-    """An open study."""
+    """Reads an open study: settings, trials, counts and weights."""
 
     def __init__(self, study: optuna.Study, storage: optuna.storages.RDBStorage, ref: StudyRef) -> None:
         self.study = study

@@ -26,8 +26,8 @@ class Settings:
         consistency: Number of last epochs over which accuracy is measured.
         constraints: Limits, such as "params<=8000".
         objectives: "accuracy", or "accuracy" and a cost.
-        num_startup: Number of ended candidates that the sampler needs before it proposes candidates.
-        choices: Number of feasible random draws for each candidate before that; the largest is taken.
+        num_startup: Number of first candidates, known or random, that the sampler does not propose.
+        choices: Number of feasible random draws per start-up candidate. The one with the most parameters is trained.
         portfolio: Known designs with which the search begins.
     """
 

@@ -252,9 +252,9 @@ class StudyWriter:
     # -- other searches --------------------------------------------------------------------------------------
 
     def settle(self, running: Collection[int] = ()) -> None:
-        """Ends the running trials of searches that have ended, and enqueues their parameters again.
+        """Ends the running trials of dead searches as interrupted, and enqueues their parameters again.
 
-        Must not run while another search begins a trial. `running`: numbers of the trials that this search trains.
+        Call it under the lock "begin". `running`: numbers of the trials that this search trains.
         """
         trials = stored(self.study.get_trials(deepcopy=False))
         queued = {trial.retry_of for trial in trials}

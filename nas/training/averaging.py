@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.recipe import Recipe
 
-EARLY = 9
+EARLY = 9  # as in TensorFlow, see `averaging_share`
 
 
 def averaging_share(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

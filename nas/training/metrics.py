@@ -25,7 +25,8 @@ class EpochMetrics:
         epoch: counted from 1.
         train_loss, train_accuracy: means over the augmented batches, computed while the weights change. The loss
             includes label smoothing.
-        val_loss, val_accuracy: after the epoch, without augmentation and label smoothing.
+        val_loss, val_accuracy: after the epoch, without augmentation and label smoothing; on the test split if the
+            training run is evaluated on it.
         learning_rate: of the last step.
         seconds: wall time of training and validation. Networks that train side by side on a GPU share it evenly. The
             first epoch includes the time for building and compiling.

@@ -23,7 +23,10 @@ class Engine(Protocol):
     notes: list[str]
 
     def add(self, key: int, module: nn.Module, recipe: Recipe, *, seed: int) -> None:
-        """Adds a network, which is trained in place; raises `GroupFullError`."""
+        """Adds a network, which is trained in place.
+
+        Raises `GroupFullError` if the group is full, and `ValueError` if the network does not fit the data.
+        """
 
     def remove(self, key: int) -> None:
         """Removes a network, if it is there, before its training is complete."""

@@ -96,7 +96,8 @@ extern "C" {{
 /* Names in UTF-8, in the order of the logits. */
 extern const char *const network_classes[NETWORK_CLASSES];
 
-/* Writes a logit for each class; the index of the largest, the first one where several are.
+/* Writes the logit of each class to `logits`. Returns the index of the largest logit,
+ * the first one if several are equal.
  * Pixels are 0 to 255, [channel][row][column]; scaling and normalisation happen inside.
  * Not reentrant: every call works in the same static memory.
  */
@@ -121,7 +122,7 @@ def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], abou
             "\n".join(includes) + "\n",
             f"const char *const network_classes[NETWORK_CLASSES] = {{\n{names}}};\n",
             *_arrays(inference),
-            "/* All that is computed along the way; places are used again once nothing needs what is there. */\n"
+            "/* Intermediate results. They share memory: a result may overwrite one that no later step needs. */\n"
             f"static float scratch[{plan.length}];\n",
             *with_needs(kernels),
             f"{FUNCTION}\n{{",

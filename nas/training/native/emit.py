@@ -1,4 +1,4 @@
-"""Writes machine code: a thin layer over llvmlite's builder that all kernels of this package use.
+"""Builds LLVM IR: a thin layer over llvmlite's IRBuilder that all kernels of this package use.
 
 All operations work on vectors of `lanes` floats, one example in each lane. So kernels combine lanes only to sum over
 examples, and channel counts need not be multiples of anything.

@@ -18,7 +18,7 @@ class UnsupportedError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """A feature map that one operation writes and others read.
+    """A feature map. One operation writes it, except for the image, and others read it.
 
     Attributes:
         shape: (channels, height, width) of one example.

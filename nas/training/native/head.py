@@ -1,4 +1,4 @@
-"""Kernels for global average pooling, sums, the loss and batch norm statistics."""
+"""Kernels that reduce or copy: global average pooling, sums, the loss, batch norm statistics, addition and copying."""
 
 from llvmlite import ir
 
