@@ -184,7 +184,8 @@ class TestResult:
             f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
             f"Final accuracy {spread_text(self.finals)}, lowest of {epochs}"
             f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
-            f"Of all seeds, {low:.0%} to {high:.0%} would keep it (95 % confidence, from {self.num_met} of {seeds}).",
+            f"With new seeds, {low:.0%} to {high:.0%} of trainings would keep the target (95 % confidence, from"
+            f" {self.num_met} of {seeds}).",
             f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
             f" {self.num_images:,} images); the target lies {place}.",
         ]

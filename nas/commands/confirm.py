@@ -181,7 +181,7 @@ def confirm(
     StudyRecords.open(ref)
     with place, usable(ref.url), closing(locks(ref)) as held:
         if not held.hold("confirm"):
-            raise StudyError(f"{ref.shown_url}: another process is confirming study {ref.name!r}")
+            raise StudyError(f"{ref.shown_url}: another process is confirming study {ref.name!r}; wait until it ends")
         records = StudyRecords.open(ref)
         kept = ConfirmedRecords(records)
         finalists = _finalists(records, top)

@@ -71,7 +71,7 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
     """
     if name is not None:
         _check_name(name)
-        return name, f"{name} was asked for"
+        return name, "named by the user"
     mnist = PUBLISHED["mnist"]
     root = _data_root(data_root, mnist)
     place = root / mnist.folder

@@ -341,7 +341,9 @@ def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Ma
     drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
     probes = []
     for number, probe in enumerate(data, start=1):
-        place = f"{where}: probe {number}"
+        place = f"{where}: [[probes]] entry {number}"
+        if fixed := probe.keys() & RECIPE.keys() - set(drawn):
+            raise SearchSpaceError(f"{place}: {min(fixed)} is fixed in this space, expected {one_of(drawn)}")
         check_keys(probe, drawn, place, SearchSpaceError)
         if not probe:
             raise SearchSpaceError(f"{place} is empty, expected {one_of(drawn)}")

@@ -10,7 +10,7 @@ from typing import Any
 from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint, worst
 from nas.space.domains import Value
-from nas.space.feasibility import judge
+from nas.space.feasibility import IMPOSSIBLE_SHAPE, judge
 from nas.space.fill import narrowed
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scaled
@@ -93,22 +93,25 @@ class SpaceReport:
         lines = [f"space {self.space}: {share}"]
         if self.discards:
             lines.append("discarded: " + ", ".join(f"{reason} {count:,}" for reason, count in self.discards.items()))
+        is_narrow = self.feasible_share < 0.01
         for limit in self.limits:
             text = f"{limit.constraint}: kept by {limit.share_alone:.2%} of the draws"
             if limit.binds:
-                text += "; this limit binds"
-            if limit.admits_one_percent is not None:
+                text += "; it excludes the most"
+            if is_narrow and limit.admits_one_percent is not None:
                 text += f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent}"
                 text += " would admit 1 % of the space"
             lines.append(text)
-        if self.limits and all(limit.admits_one_percent is None for limit in self.limits):
+        if self.discards.get(IMPOSSIBLE_SHAPE) == self.num_draws:
+            lines.append("no draw can be built: a feature map would be smaller than its window")
+        elif is_narrow and self.limits and all(limit.admits_one_percent is None for limit in self.limits):
             wider = (
                 f"{' and '.join(map(str, self.admitting_together))} together" if self.admitting_together else "nothing"
             )
             lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
         for label, cost in (
             ("smallest network found in the space", self.smallest),
-            ("smallest found within the other limits", self.smallest_within_limits),
+            ("smallest found without the limit on parameters", self.smallest_within_limits),
         ):
             if cost is not None:
                 lines.append(f"{label}: {cost.params:,} parameters, receptive field {cost.receptive_field}")
@@ -155,7 +158,7 @@ def survey(
                 constraint=constraint,
                 share_alone=shares[index],
                 admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
-                binds=index == binding and (not costs or shares[index] < len(costs) / num_draws),
+                binds=index == binding and shares[index] < len(costs) / num_draws,
             )
             for index, constraint in enumerate(constraints)
         ),

@@ -77,7 +77,7 @@ def starts(
             cost = cost_of(architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
             found = "; ".join(f"{c.metric} is {getattr(cost, c.metric)}, expected {c}" for c in missed)
-            unfit.append(f"{file} is left out: {found}")
+            unfit.append(f"{file} is left out: {found} (such a network is not scaled)")
             continue
         fitting.append(Start.of(space, values, source=str(file)))
     return fitting, tuple(unfit)

@@ -21,7 +21,7 @@ from nas.errors import StudyError, one_of
 from nas.pareto import front
 from nas.seed_stats import Verdict
 from nas.study.artifacts import Artifacts
-from nas.study.attributes import Outcome, StoredTrial, stored
+from nas.study.attributes import StoredTrial, stored
 from nas.study.database import decoding, exists, open_storage, opening, sqlite_file
 from nas.study.progress import StudyProgress, Tally
 from nas.study.reference import StudyRef
@@ -190,7 +190,7 @@ class StudyRecords:
         trial = self._numbered(number)
         if not trial.is_complete:
             outcome = trial.outcome or trial.state.name.lower()
-            raise StudyError(f"trial {number}: outcome is {outcome}, expected {Outcome.TRAINED}")
+            raise StudyError(f"trial {number}: it is {outcome} and has no weights, expected a trained trial")
         return read_trained(trial)
 
     def best(self, count: int) -> list[TrainedTrial]:

@@ -63,12 +63,14 @@ class Settings:
         """Returns a text for each field in which the other settings differ."""
         fields = [field.name for field in dataclasses.fields(self)]
         unlike = [name for name in fields if getattr(self, name) != getattr(other, name)]
-        # Fingerprints are only comparable if the names are equal.
+        # Fingerprints and splits are only comparable if the names are equal.
+        if "dataset" in unlike and "split" in unlike:
+            unlike.remove("split")
         contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
         return [
             f"{contents[name]} {getattr(self, contents[name])} has changed"
             if name in contents
-            else f"{name} is {_text(getattr(other, name))}, expected {_text(getattr(self, name))}"
+            else f"{name} is {_text(getattr(self, name))} in the study, {_text(getattr(other, name))} now"
             for name in unlike
             if contents.get(name) not in unlike
         ]

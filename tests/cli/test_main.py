@@ -90,7 +90,7 @@ def test_trials_as_json_and_csv_and_table(nas, study_folder):
     assert [int(row["number"]) for row in table] == [row["number"] for row in rows]
     assert [row["params"] for row in table] == ["" if row["params"] is None else str(row["params"]) for row in rows]
     _, out, _ = nas("trials", "--results", study_folder)
-    assert out.startswith("dataset digits: digits was asked for\n")
+    assert out.startswith("dataset digits: named by the user\n")
     assert sum("%" in line for line in out.splitlines()) == 2
     _, out, _ = nas("trials", "--results", study_folder, "--discards")
     assert "impossible_shape" in out or "receptive_field" in out

@@ -53,7 +53,7 @@ def test_the_panel_tells_how_far_it_is(events):
             assert f"{event.tally.num_trained} of 2 trained" in text
             assert f"trial {event.best.number}, {event.best.objective:.2%}" in text
     printed = panel.console.file.getvalue()
-    assert printed.startswith("dataset digits: digits was asked for\n")
+    assert printed.startswith("dataset digits: named by the user\n")
     assert printed.count("params") == 3  # the limits and a line for each trial
 
 

@@ -97,5 +97,5 @@ def test_an_unknown_name(name, guess):
 
 
 def test_a_name_that_is_given_is_kept():
-    assert resolve("digits") == ("digits", "digits was asked for")
-    assert resolve("folder:a b") == ("folder:a b", "folder:a b was asked for")
+    assert resolve("digits") == ("digits", "named by the user")
+    assert resolve("folder:a b") == ("folder:a b", "named by the user")

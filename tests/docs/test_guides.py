@@ -77,7 +77,7 @@ def fewer(line):
 
 def written_as(language, text):
     """The name under which a guide's file is to be written."""
-    return {"toml": "narrow.toml", "c": "main.c"}[language]
+    return {"toml": "narrow.toml", "c": "main.c", "json": "mine.json"}[language]
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(StudyRef(study_folder)).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
         export_trial(discarded.number, results=study_folder, output=tmp_path / "model")
-    assert str(caught.value) == f"trial {discarded.number}: outcome is discarded, expected trained"
+    assert (
+        str(caught.value) == f"trial {discarded.number}: it is discarded and has no weights, expected a trained trial"
+    )
     with pytest.raises(StudyError, match=r"^no trial 10000 found, expected 0 to "):
         export_trial(10000, results=study_folder, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -83,7 +83,7 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
                 "Target met: 3 of 3 seeds keep at least 99.40% in each of the last 3 epochs.",
                 "Final accuracy 99.45 ± 0.01 %, lowest of the last 3 epochs 99.41 ± 0.01 % (mean and standard deviation"
                 " of 3 seeds).",
-                "Of all seeds, 29% to 100% would keep it (95 % confidence, from 3 of 3).",
+                "With new seeds, 29% to 100% of trainings would keep the target (95 % confidence, from 3 of 3).",
                 "Mean final accuracy on all such images: 99.42% to 99.48% (95 % confidence, 3 seeds and 10,000,000"
                 " images); the target lies below that: the mean on new images reaches it.",
             ],
@@ -94,7 +94,7 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
                 "Target met by some: 2 of 4 seeds keep at least 99.40% in each of the last 2 epochs.",
                 "Final accuracy 99.40 ± 0.02 %, lowest of the last 2 epochs 99.39 ± 0.02 % (mean and standard deviation"
                 " of 4 seeds).",
-                "Of all seeds, 7% to 93% would keep it (95 % confidence, from 2 of 4).",
+                "With new seeds, 7% to 93% of trainings would keep the target (95 % confidence, from 2 of 4).",
                 "Mean final accuracy on all such images: 99.22% to 99.53% (95 % confidence, 4 seeds and 10,000 images);"
                 " the target lies within that: these runs do not tell whether the mean on new images reaches it.",
             ],
@@ -105,7 +105,7 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
                 "Target missed: 0 of 2 seeds keep at least 99.50% in each of the last 2 epochs.",
                 "Final accuracy 91.50 ± 0.71 %, lowest of the last 2 epochs 91.00 ± 0.00 % (mean and standard deviation"
                 " of 2 seeds).",
-                "Of all seeds, 0% to 84% would keep it (95 % confidence, from 0 of 2).",
+                "With new seeds, 0% to 84% of trainings would keep the target (95 % confidence, from 0 of 2).",
                 "Mean final accuracy on all such images: 84.32% to 98.31% (95 % confidence, 2 seeds and 360 images);"
                 " the target lies above that: the mean on new images does not reach it.",
             ],

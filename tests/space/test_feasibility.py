@@ -240,13 +240,13 @@ def test_where_nothing_is_feasible_the_report_names_the_limit_that_binds():
     lines = report.lines()
     assert lines[0] == "space mnist: 0 of 500 random draws keep the limits (0.00%)"
     assert (
-        f"params<=100: kept by 0.00% of the draws; this limit binds; params<={params.admits_one_percent} "
+        f"params<=100: kept by 0.00% of the draws; it excludes the most; params<={params.admits_one_percent} "
         "would admit 1 % of the space" in lines
     )
     assert lines[-2:] == [
         f"smallest network found in the space: 121 parameters, receptive field {report.smallest.receptive_field}",
-        f"smallest found within the other limits: {report.smallest_within_limits.params} parameters, receptive field "
-        f"{report.smallest_within_limits.receptive_field}",
+        f"smallest found without the limit on parameters: {report.smallest_within_limits.params} parameters, "
+        f"receptive field {report.smallest_within_limits.receptive_field}",
     ]
 
 
@@ -265,8 +265,8 @@ def test_a_space_in_which_nothing_fits():
     assert report.lines() == [
         "space void: 0 of 50 random draws keep the limits (0.00%)",
         "discarded: impossible_shape 50",
-        "params<=8000: kept by 0.00% of the draws; this limit binds",
-        "no value of one limit would admit 1 % of the space; nothing would",
+        "params<=8000: kept by 0.00% of the draws",
+        "no draw can be built: a feature map would be smaller than its window",
     ]
 
 
@@ -288,10 +288,10 @@ def test_the_lines_of_a_report():
     assert report.lines() == [
         "space mnist: 1,295 of 10,000 random draws keep the limits (12.95%)",
         "discarded: impossible_shape 4,774, params 2,843, receptive_field 1,088",
-        "params<=8000: kept by 23.83% of the draws; this limit binds; params<=2133 would admit 1 % of the space",
-        "receptive_field>=28: kept by 25.00% of the draws; receptive_field>=108 would admit 1 % of the space",
+        "params<=8000: kept by 23.83% of the draws; it excludes the most",
+        "receptive_field>=28: kept by 25.00% of the draws",
         "smallest network found in the space: 121 parameters, receptive field 8",
-        "smallest found within the other limits: 1,309 parameters, receptive field 28",
+        "smallest found without the limit on parameters: 1,309 parameters, receptive field 28",
     ]
 
 

@@ -228,24 +228,24 @@ RECIPE_KEYS = (
         (
             "[conv]",
             "[[probes]]\nsgd_learning_rate = 9.0\n[conv]",
-            "probe 1: sgd_learning_rate is 9.0, expected a number from 0.01 to 1.0",
+            "[[probes]] entry 1: sgd_learning_rate is 9.0, expected a number from 0.01 to 1.0",
         ),
         (
             "[conv]",
             "[[probes]]\nsgd_learning_rate = nan\n[conv]",
-            "probe 1: sgd_learning_rate is nan, expected a number from 0.01 to 1.0",
+            "[[probes]] entry 1: sgd_learning_rate is nan, expected a number from 0.01 to 1.0",
         ),
         (
             "[conv]",
             f"[[probes]]\nsgd_learning_rate = {10**400}\n[conv]",
-            "probe 1: sgd_learning_rate is 100000000000000000...0000000000000000000, expected a number from 0.01 to"
-            " 1.0",
+            "[[probes]] entry 1: sgd_learning_rate is 100000000000000000...0000000000000000000, expected a number from"
+            " 0.01 to 1.0",
         ),
-        ("[conv]", "[[probes]]\n[conv]", "probe 1 is empty, expected sgd_learning_rate or optimizer"),
+        ("[conv]", "[[probes]]\n[conv]", "[[probes]] entry 1 is empty, expected sgd_learning_rate or optimizer"),
         (
             "[conv]",
             "[[probes]]\nmomentum = 0.9\n[conv]",
-            "probe 1: unknown key 'momentum', expected sgd_learning_rate or optimizer",
+            "[[probes]] entry 1: momentum is fixed in this space, expected sgd_learning_rate or optimizer",
         ),
         (
             "[conv]\nchannels = {",
@@ -353,6 +353,6 @@ def test_a_probe_has_values_that_its_space_draws(tmp_path):
     assert probe == {"recipe.rotation": 8.0, "recipe.shear": 4.0}
     assert all(type(value) is float for value in probe.values())
     path.write_text(text + "rotation = 7.0\n")
-    error = "probe 1: rotation is 7.0, expected a number from 6.0 to 10.0 in steps of 2.0"
+    error = "[[probes]] entry 1: rotation is 7.0, expected a number from 6.0 to 10.0 in steps of 2.0"
     with pytest.raises(SearchSpaceError, match=error):
         SearchSpace.load(str(path))

@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_told_with_the_reason(mnist):
     assert [line.split(" is left out: ")[0] for line in unfit] == ["mnist-26756", "mnist-6136"]
     assert unfit[1] == "mnist-6136 is left out: block2.num_convs is 4, expected an integer from 1 to 3"
     _, unfit = starts(["mnist-7825"], mnist, limits((1, 28, 28), max_params=7000), seed=0)
-    assert unfit == ("mnist-7825 is left out: params is 7825, expected params<=7000",)
+    assert unfit == ("mnist-7825 is left out: params is 7825, expected params<=7000 (such a network is not scaled)",)
 
 
 def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):

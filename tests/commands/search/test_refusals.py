@@ -18,12 +18,12 @@ from nas.study.reference import StudyRef
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"epochs": 3}, "epochs is 3, expected 2"),
-        ({"space": "mnist"}, "space is mnist, expected tiny"),
-        ({"seed": 3}, "seed is 3, expected 0"),
+        ({"epochs": 3}, "epochs is 2 in the study, 3 now"),
+        ({"space": "mnist"}, "space is tiny in the study, mnist now"),
+        ({"seed": 3}, "seed is 0 in the study, 3 now"),
         (
             {"max_params": 800},
-            "constraints is params<=800 and receptive_field>=10, expected params<=900 and receptive_field>=10",
+            "constraints is params<=900 and receptive_field>=10 in the study, params<=800 and receptive_field>=10 now",
         ),
     ],
 )
@@ -40,7 +40,7 @@ def test_unlike_results_are_not_mixed(tmp_path, tiny_space, change, difference):
 def test_another_dataset_is_not_mixed_in(tmp_path, tiny_space, mnist_root):
     begun = options(tmp_path, tiny_space, trials=1)
     search(**begun)
-    with pytest.raises(StudyError, match=r"^study 'search': dataset is mnist, expected digits; split is "):
+    with pytest.raises(StudyError, match=r"^study .search.: dataset is digits in the study, mnist now; repeat"):
         search(**{**begun, "dataset": "mnist"})
     # Without a name, the study's own is taken, though MNIST is at hand now.
     assert search(**{**begun, "dataset": None}).tally.num_trained == 1
@@ -52,8 +52,10 @@ def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_s
     lines = str(caught.value).splitlines()
     assert lines[0] == "fewer than 1 in 10,000 candidates of the search space keep the limits"
     assert lines[1] == "space tiny: 0 of 10,000 random draws keep the limits (0.00%)"
-    assert any(line.startswith("params<=30: kept by 0.00% of the draws; this limit binds; params<=") for line in lines)
-    assert any(line.startswith("smallest found within the other limits: ") for line in lines)
+    assert any(
+        line.startswith("params<=30: kept by 0.00% of the draws; it excludes the most; params<=") for line in lines
+    )
+    assert any(line.startswith("smallest found without the limit on parameters: ") for line in lines)
     assert not (tmp_path / "results").exists()
 
 
