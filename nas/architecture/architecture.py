@@ -104,6 +104,15 @@ class Architecture:
         head = f'  "version": {VERSION},\n  "input_shape": {json.dumps(data["input_shape"])},\n'
         return f'{{\n{head}  "layers": [\n{lines}\n  ]\n}}\n'
 
+    def _repr_html_(self) -> str | None:
+        """Returns the diagram and the cost as HTML, for notebooks; None if a layer does not fit."""
+        from nas.architecture.diagram import html
+
+        try:
+            return html(self)
+        except ShapeError:
+            return None
+
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits, equal for equal architectures on every machine."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

@@ -29,6 +29,13 @@ class Cost:
     peak_activation_bytes: int
     weight_bytes: int
 
+    def lines(self) -> list[str]:
+        """Returns all metrics as two lines of text."""
+        return [
+            f"{self.params:,} parameters, {self.macs:,} MACs, receptive field {self.receptive_field} pixels",
+            f"{self.weight_bytes:,} bytes of weights, {self.peak_activation_bytes:,} of activations at the peak",
+        ]
+
 
 METRICS: tuple[str, ...] = tuple(Cost.__dataclass_fields__)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartUp, start_up
+from nas.commands.display import showing
 from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
 from nas.commands.search_loop import Loop, Task
+from nas.commands.trials import Trials
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError, argument, one_of
 from nas.reports.overview import refresh
@@ -24,15 +26,16 @@ from nas.space.portfolio import SOURCE, portfolio
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import distinct, starts
-from nas.study.budget import Budget
-from nas.study.database import shown, usable
+from nas.study.budget import Budget, tally_text
+from nas.study.database import quiet_optuna, shown, usable
 from nas.study.locks import Locks, locks
-from nas.study.progress import Tally
+from nas.study.progress import Tally, discards_text
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import OBJECTIVES, Settings
 from nas.study.trial import TrainedTrial
 from nas.study.writer import StudyWriter
+from nas.text import call_text, html_lines
 from nas.training.data import TrainingData
 from nas.training.results import CONSISTENCY
 from nas.workers.backend import Compute, Place
@@ -65,9 +68,37 @@ class SearchResult:
     tally: Tally
     budget: Budget
     discards: Mapping[str, int]
-    best: tuple[TrainedTrial, ...] = field(repr=False)
+    best: Trials[TrainedTrial] = field(repr=False)
     interrupted: bool = False
     exhausted: str = ""
+
+    def lines(self) -> list[str]:
+        """Returns what was trained and discarded as lines of text."""
+        lines = [f"{tally_text(self.tally, self.budget)}, {discards_text(self.discards)}"]
+        if self.budget.share(self.tally) < 1 and not (self.interrupted or self.exhausted):
+            lines.append("The rest of the budget is less than one whole training.")
+        return lines
+
+    def _repr_html_(self) -> str:
+        """Returns the counts, the best trials and the next calls as HTML, for notebooks."""
+        from nas.tables import html, trial_table
+
+        lines = self.lines()
+        if self.interrupted:
+            lines.append("Interrupted: finished trials are kept, the same call goes on.")
+        if self.exhausted:
+            lines += f"The search ended early: {self.exhausted}".splitlines()
+        shown = html_lines(lines)
+        if self.best:
+            ref = StudyRef(self.results, self.storage, self.study)
+            calls = ", ".join(call_text(name, ref.named()) for name in NEXT)
+            place = f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
+            shown += html(trial_table(self.best, title=BEST)) + html_lines([place, f"Next: {calls}"])
+        return shown
+
+
+BEST = "Best by mean val accuracy of the last epochs"
+NEXT = ("trials", "confirm", "export_trial", "report", "serve_dashboard")
 
 
 def search(
@@ -100,6 +131,7 @@ def search(
     storage: str | None = None,
     study: str | None = None,
     command: str | None = None,
+    progress: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> SearchResult:
     """Searches for accurate networks within limits: draws candidates, discards infeasible ones and trains the others.
@@ -148,6 +180,7 @@ def search(
         storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
         study: Name of the study. Default: "search".
         command: Command that repeats the search, which a new study stores. Default: this call as Python code.
+        progress: Whether to show the progress, in a terminal or in a notebook. Default: False.
         on_event: Called with each event. Default: does nothing.
 
     Returns:
@@ -166,36 +199,35 @@ def search(
     place = compute.place()
     if minutes is not None and not MINUTES.holds(minutes):
         raise NasError(f"{argument('minutes', minutes)}: expected {MINUTES}")
-    plan = _resolve(
-        ref,
-        _Asked(
-            epochs=epochs,
-            dataset=dataset,
-            data_root=data_root,
-            space=space,
-            limits=Limits(
-                max_params=max_params,
-                min_receptive_field=min_receptive_field,
-                max_macs=max_macs,
-                max_activation_bytes=max_activation_bytes,
-                max_weight_bytes=max_weight_bytes,
-                constraints=constraints,
-            ),
-            objectives=_objectives(objective),
-            sampler=sampler,
-            pruner=pruner,
-            seed=seed,
-            start_from=start_from,
-            portfolio=portfolio,
-            keep_discards=keep_discards,
+    asked = _Asked(
+        epochs=epochs,
+        dataset=dataset,
+        data_root=data_root,
+        space=space,
+        limits=Limits(
+            max_params=max_params,
+            min_receptive_field=min_receptive_field,
+            max_macs=max_macs,
+            max_activation_bytes=max_activation_bytes,
+            max_weight_bytes=max_weight_bytes,
+            constraints=constraints,
         ),
+        objectives=_objectives(objective),
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        start_from=start_from,
+        portfolio=portfolio,
+        keep_discards=keep_discards,
     )
-    _check_feasible(plan)
-    with place, usable(ref.url), closing(locks(ref)) as held:
-        budget = _budget(trials, minutes, place)
-        writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
-        interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
-        return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
+    with quiet_optuna(), showing(on_event, progress=progress) as show:
+        plan = _resolve(ref, asked)
+        _check_feasible(plan)
+        with place, usable(ref.url), closing(locks(ref)) as held:
+            budget = _budget(trials, minutes, place)
+            writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
+            interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=show)
+            return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -418,7 +450,7 @@ def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted:
         tally=records.tally(),
         budget=budget,
         discards=records.discards(),
-        best=tuple(records.best(10)),
+        best=Trials(records.best(10)),
         interrupted=interrupted,
         exhausted=exhausted,
     )
@@ -435,18 +467,35 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     return parts
 
 
+class _Variable(str):
+    """Text that stands for itself in Python code."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _python_call(arguments: Mapping[str, Any]) -> str:
-    """Returns a call of `search` as Python code, without defaults and without the password in a database URL."""
-    texts = []
+    """Returns a call of `search` as Python code, without defaults and without the password in a database URL.
+
+    A search space that was given as an object and is not a shipped one becomes a variable, which a comment explains.
+    """
+    given: dict[str, Any] = {}
     for name, parameter in inspect.signature(search).parameters.items():
         value = arguments[name]
-        if name in ("command", "on_event") or value is None or value == parameter.default:
-            continue
-        if isinstance(value, SearchSpace):
-            value = value.name
-        elif isinstance(value, Path):
-            value = str(value)
-        elif name == "storage":
-            value = shown(value)
-        texts.append(f"{name}={value!r}")
-    return f"nas.search({', '.join(texts)})"
+        if name not in ("command", "progress", "on_event") and value is not None and value != parameter.default:
+            given[name] = shown(value) if name == "storage" else _plain(value)
+    variable = isinstance(given.get("space"), _Variable)
+    return call_text("search", given) + (f"  # space: the SearchSpace {arguments['space'].name!r}" if variable else "")
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value of an argument in a form whose `repr` is Python code without imports."""
+    match value:
+        case SearchSpace():
+            is_shipped = value.name in shipped_spaces() and value == SearchSpace.load(value.name)
+            return value.name if is_shipped else _Variable("space")
+        case Constraint() | Path():
+            return str(value)
+        case list() | tuple():
+            return [_plain(each) for each in value]
+    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
+from nas.commands.display import epoch_line
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument, first_line
 from nas.recipe import Recipe
@@ -17,7 +18,7 @@ from nas.training.device import pick_device
 from nas.training.fit import Fit, Repeats
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
-from nas.training.results import CONSISTENCY, val_accuracies
+from nas.training.results import CONSISTENCY, history_text, val_accuracies
 from nas.training.select import train as run
 from nas.workers.backend import Compute
 from nas.workers.protocol import Job
@@ -37,7 +38,7 @@ def train(
     device: str = "auto",
     exact: bool = False,
     test: bool = False,
-    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    progress: bool = False,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Fit:
     """Trains a network once and evaluates it after every epoch.
@@ -52,7 +53,7 @@ def train(
         exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
+        progress: Whether to print a line for the dataset and one for each epoch. Default: False.
         on_epoch: Called with the metrics of each epoch. Default: does nothing.
 
     Returns:
@@ -65,12 +66,14 @@ def train(
     """
     _check_seed("seed", seed)
     picked = pick_device(device)
-    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
+    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
     module = _initialised(architecture, seed)
     history = []
     try:
         for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
             history.append(metrics)
+            if progress:
+                print(epoch_line(metrics, recipe.epochs, "test" if test else "val"), flush=True)
             on_epoch(metrics)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -92,7 +95,7 @@ def train_seeds(
     workers: int | None = None,
     exact: bool = False,
     test: bool = False,
-    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    progress: bool = False,
     on_run: Callable[[int, tuple[EpochMetrics, ...]], None] = lambda seed, history: None,
 ) -> Repeats:
     """Trains a network with several seeds, several runs at a time, and compares the accuracies with a target.
@@ -112,7 +115,7 @@ def train_seeds(
         exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
+        progress: Whether to print a line for the dataset and one for each run that has ended. Default: False.
         on_run: Called with the seed and the metrics of each run when it ends. Default: does nothing.
 
     Returns:
@@ -127,7 +130,7 @@ def train_seeds(
     check_target(target)
     _check_seed("first_seed", first_seed, seeds)
     place = Compute(device=device, workers=workers).place()
-    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
+    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
     _initialised(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
@@ -140,6 +143,9 @@ def train_seeds(
             histories[job.seed] = tuple(history) if end.outcome == "trained" else ()
             if job.seed == first_seed:
                 weights = end.weights
+            if progress:
+                judged_on, text = "test" if test else "val", history_text(histories[job.seed])
+                print(f"seed {job.seed}: {judged_on} {text}", flush=True)
             on_run(job.seed, histories[job.seed])
     import torch
 
@@ -174,10 +180,11 @@ def _data(
     data_root: str | Path | None,
     *,
     test: bool,
-    on_dataset: Callable[[str, str], None],
+    progress: bool,
 ) -> tuple[datasets.Dataset, TrainingData]:
     name, note = datasets.resolve(dataset, data_root=data_root)
-    on_dataset(name, note)
+    if progress:
+        print(f"dataset {name}: {note}", flush=True)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:

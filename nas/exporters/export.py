@@ -16,6 +16,7 @@ from nas.exporters.model_card import Written, card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof, has_compiler, normalised, prove
+from nas.text import html_lines
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +38,12 @@ class Exported:
     folder: Path
     proofs: tuple[Proof, ...]
     remarks: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Returns the files, their verification and the remarks as HTML, for notebooks."""
+        from nas.tables import html, proof_table
+
+        return html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(self.remarks)
 
 
 def export(

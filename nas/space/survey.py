@@ -14,6 +14,7 @@ from nas.space.feasibility import judge
 from nas.space.fill import narrowed
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scaled
+from nas.text import html_lines
 
 FACTORS = (1 / 64, 0.25, 0.5, 0.8, 0.95)  # of all widths, tried in the search for the smallest network
 
@@ -86,6 +87,10 @@ class SpaceReport:
             "smallest": asdict(self.smallest) if self.smallest else None,
             "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
         }
+
+    def _repr_html_(self) -> str:
+        """Returns the lines as HTML, for notebooks."""
+        return html_lines(self.lines())
 
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.cli.progress import LivePanel, Plain, as_json
+from nas.cli.events import print_json
+from nas.commands.display import LivePanel, Plain
 from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
 from nas.study.budget import Budget
@@ -101,7 +102,7 @@ def test_lines_without_a_terminal(events, capsys):
 
 def test_json_is_a_line_an_event(events, capsys):
     for event in events:
-        as_json(event)
+        print_json(event)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["event"] for row in rows] == [type(event).__name__ for event in events]
     finished = [row for row in rows if row["event"] == "TrialFinished"]
