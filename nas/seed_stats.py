@@ -43,7 +43,9 @@ class Finalist:
 class Ranking:
     """Finalists in descending order of their mean objective.
 
-    standard_error: standard error of the difference of two means, from the pooled variance of the finalists.
+    Attributes:
+        finalists: the finalists, best first.
+        standard_error: standard error of the difference of two means, from the pooled variance of the finalists.
     """
 
     finalists: tuple[Finalist, ...]

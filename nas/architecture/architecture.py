@@ -24,10 +24,14 @@ MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Layers applied in sequence to examples of `input_shape`, (channels, height, width).
+    """Layers applied in sequence to images: the description of a network. A notebook shows it as a diagram.
 
     Each layer checks its own fields when it is constructed. `output_shape`, `cost_of` and `build` check that the layers
     fit together; they raise `ShapeError` with the position of the layer and the shapes.
+
+    Attributes:
+        input_shape: shape of an image, (channels, height, width).
+        layers: layers of `nas.layers`.
     """
 
     input_shape: Shape

@@ -122,21 +122,26 @@ def confirm(
     read. The test split is meant to be opened once per study, so other finalists or seeds are refused unless `again`.
 
     Args:
-        top: Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
-        seeds: Number of seeds that each finalist is trained with, at least 2. Default: 5.
-        target: Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default: 0.994.
-        again: Whether to open the test split although it was opened for other finalists or seeds. Default: False.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
-        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
-        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
-        progress: Whether to print a line for each event. Default: False.
-        on_event: Called with each event. Default: does nothing.
+        top (int | None): Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
+        seeds (int): Number of seeds that each finalist is trained with, at least 2. Default: 5.
+        target (float): Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default:
+            0.994.
+        again (bool): Whether to open the test split although it was opened for other finalists or seeds. Default:
+            False.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many
+            as fit.
+        ray (str | None): Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial (float | None): GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has
+            GPUs, else 0.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        progress (bool): Whether to print a line for each event. Default: False.
+        on_event (Callable[[ConfirmEvent], None]): Called with each event. Default: does nothing.
 
     Returns:
         The winner, the ranking and the test accuracies.

@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ from nas.training.metrics import EpochMetrics
 from nas.training.results import CONSISTENCY, accuracies_text, objective
 
 MOST_SHOWN = 4  # trials side by side in the live panel
-MOST_LINES = 12  # lines above the panel in a notebook: those of the start, and of the trials that ended last
+NUM_FIRST, NUM_LAST = 8, 12  # lines above the panel in a notebook; those between them are left out
+PREFORMATTED = '<pre style="line-height: 1.3; font-family: monospace">{code}</pre>'
 PAUSE = 0.2  # seconds between two updates of a notebook for epochs
 
 OnEvent = Callable[[Event], None]
@@ -110,7 +112,7 @@ class _Running:
     metrics: EpochMetrics | None = None
 
 
-class Panel:
+class Panel(ABC):
     """Display of the spent budget, running trials, the best trial, discards and the time left.
 
     A subclass says with `print` where lines go that stay.
@@ -126,9 +128,9 @@ class Panel:
         self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
         self.worked = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
 
+    @abstractmethod
     def print(self, text: Text) -> None:
         """Shows a line that stays."""
-        raise NotImplementedError
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SearchStarted):
@@ -244,13 +246,13 @@ class NotebookPanel(Panel):
         self.handle.update(self._bundle(*panel), raw=True)
 
     def _bundle(self, *panel: RenderableType) -> dict[str, str]:
+        lines = self.lines
+        if len(lines) > NUM_FIRST + NUM_LAST:
+            lines = [*lines[:NUM_FIRST], Text("..."), *lines[-NUM_LAST:]]
         console = Console(file=io.StringIO(), width=100, record=True, force_jupyter=False)
-        console.print(*self.lines, *panel, sep="\n")
+        console.print(*lines, *panel, sep="\n")
         text = console.export_text(clear=False)
-        html = console.export_html(
-            code_format='<pre style="line-height: 1.3; font-family: monospace">{code}</pre>', inline_styles=True
-        )
-        return {"text/plain": text, "text/html": html}
+        return {"text/plain": text, "text/html": console.export_html(code_format=PREFORMATTED, inline_styles=True)}
 
 
 def confirm_line(event: ConfirmEvent) -> str:

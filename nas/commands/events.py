@@ -81,7 +81,12 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochFinished:
-    """An epoch of trial `number` has ended."""
+    """An epoch of a trial has ended.
+
+    Attributes:
+        number: Number of the trial.
+        metrics: Metrics of the epoch.
+    """
 
     number: int
     metrics: EpochMetrics
@@ -104,7 +109,11 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OthersAwaited:
-    """Waiting: the `num_running` trials that run in other searches may still free some budget."""
+    """The search waits: trials that run in other searches may still free some budget.
+
+    Attributes:
+        num_running: Number of these trials.
+    """
 
     num_running: int
 
@@ -113,8 +122,9 @@ class OthersAwaited:
 class FinalsStarted:
     """The finalists, the best candidates, are about to be retrained with other seeds.
 
-    trials: Numbers of the finalists' trials.
-    num_runs: Number of further runs that this search has to train.
+    Attributes:
+        trials: Numbers of the finalists' trials.
+        num_runs: Number of further runs that this search has to train.
     """
 
     trials: tuple[int, ...]
@@ -185,8 +195,9 @@ class RunFinished:
 class Ranked:
     """The finalists are ranked by val accuracy.
 
-    ranking: Finalists, best first, and the winner.
-    cost: Metric that decides among finalists whose accuracies are tied.
+    Attributes:
+        ranking: Finalists, best first, and the winner.
+        cost: Metric that decides among finalists whose accuracies are tied.
     """
 
     ranking: Ranking

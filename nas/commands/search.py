@@ -147,41 +147,52 @@ def search(
     "Default: the study's, or X" means the setting of an existing study, or X for a new one.
 
     Args:
-        max_params: Maximum number of trainable parameters. Default: no limit.
-        epochs: Number of epochs per candidate. Default: 15.
-        trials: Number of training runs, finalists' runs included; a pruned one counts as its share of the epochs.
-            Default: 20, or no limit if `minutes` is given.
-        minutes: Training time per worker in minutes, above 0; runs that would end later are not started. Default: no
-            limit.
-        dataset: Name of a dataset, or "folder:PATH". Default: the study's, or MNIST if available, else digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        space: Name of a shipped search space, path of a TOML file, or a `SearchSpace`. Default: the study's if it is a
-            shipped one, or "grey" for images with one channel and "rgb" for others.
-        min_receptive_field: Minimum receptive field in pixels. Default: the longer side of the images.
-        max_macs: Maximum number of multiply-accumulates for one image. Default: no limit.
-        max_activation_bytes: Maximum bytes of float32 activations alive at once, for one image. Default: no limit.
-        max_weight_bytes: Maximum bytes of stored float32 parameters and buffers. Default: no limit.
-        constraints: Further limits on metrics of `Cost`, such as "macs<=200000". Default: none.
-        objective: "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as COST. Default:
-            the study's, or "accuracy".
-        sampler: Name of a sampler in `SAMPLERS`. Default: the study's, or "elite".
-        pruner: Name of a pruner in `PRUNERS`; "none" for a Pareto front. Default: the study's, or "none".
-        start_from: Networks to train first if they fit the space and the limits: architecture files, folders of them,
-            exports, or names of published networks. Default: none.
-        portfolio: Whether to train the space's known designs first, scaled to fit. Default: the study's, or True.
-        keep_discards: Maximum number of discards that the study stores as trials; all are counted. Default: 100.
-        seed: Seed of the search, at least 0. Default: the study's, or 0.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
-        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
-        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
-        command: Command that repeats the search, which a new study stores. Default: this call as Python code.
-        progress: Whether to show the progress, in a terminal or in a notebook. Default: False.
-        on_event: Called with each event. Default: does nothing.
+        max_params (int | None): Maximum number of trainable parameters. Default: no limit.
+        epochs (int): Number of epochs per candidate. Default: 15.
+        trials (int | None): Number of training runs, finalists' runs included; a pruned one counts as its share of the
+            epochs. Default: 20, or no limit if `minutes` is given.
+        minutes (float | None): Training time per worker in minutes, above 0; runs that would end later are not started.
+            Default: no limit.
+        dataset (str | None): "mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "digits", or "folder:PATH"
+            with images in train/CLASS and optionally in test/CLASS. Default: the study's, or MNIST if available, else
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        space (str | SearchSpace | None): Name of a shipped search space, path of a TOML file, or a `SearchSpace`.
+            Default: the study's if it is a shipped one, or "grey" for images with one channel and "rgb" for others.
+        min_receptive_field (int | None): Minimum receptive field in pixels. Default: the longer side of the images.
+        max_macs (int | None): Maximum number of multiply-accumulates for one image. Default: no limit.
+        max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
+            no limit.
+        max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
+            none.
+        objective (str | None): "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as
+            COST. Default: the study's, or "accuracy".
+        sampler (str | None): Proposes candidates: "elite", "evolution", "tpe", "gp", "nsga2" or "random". Default: the
+            study's, or "elite".
+        pruner (str | None): Stops unpromising trials early: "none", "median", "asha" or "hyperband"; "none" for a
+            Pareto front. Default: the study's, or "none".
+        start_from (Sequence[str | Path]): Networks to train first if they fit the space and the limits: architecture
+            files, folders of them, exports, or names of published networks. Default: none.
+        portfolio (bool | None): Whether to train the space's known designs first, scaled to fit. Default: the study's,
+            or True.
+        keep_discards (int): Maximum number of discards that the study stores as trials; all are counted. Default: 100.
+        seed (int | None): Seed of the search, at least 0. Default: the study's, or 0.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many
+            as fit.
+        ray (str | None): Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial (float | None): GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has
+            GPUs, else 0.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        command (str | None): Command that repeats the search, which a new study stores. Default: this call as Python
+            code.
+        progress (bool): Whether to show the progress, in a terminal or in a notebook. Default: False.
+        on_event (Callable[[Event], None]): Called with each event. Default: does nothing.
 
     Returns:
         The best trials and the counts of the whole study.

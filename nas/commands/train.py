@@ -44,17 +44,20 @@ def train(
     """Trains a network once and evaluates it after every epoch.
 
     Args:
-        architecture: Network to train; its input and output shape must fit the dataset.
-        recipe: How to train it, for how many epochs.
-        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        seed: Seed of the weights and of the training, at least 0 and below 2**64. Default: 0.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (the first GPU), "cuda:N", "mps" or "cpu". Default: "auto".
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
+        recipe (Recipe): How to train it, for how many epochs.
+        dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        seed (int): Seed of the weights and of the training, at least 0 and below 2**64. Default: 0.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (the first GPU), "cuda:N", "mps" or "cpu". Default:
+            "auto".
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress: Whether to print a line for the dataset and one for each epoch. Default: False.
-        on_epoch: Called with the metrics of each epoch. Default: does nothing.
+        progress (bool): Whether to print a line for the dataset and one for each epoch. Default: False.
+        on_epoch (Callable[[EpochMetrics], None]): Called with the metrics of each epoch. Default: does nothing.
 
     Returns:
         The trained network: weights on the CPU and metrics of each epoch.
@@ -103,20 +106,24 @@ def train_seeds(
     A run that diverges has no epochs and counts as an accuracy of 0.
 
     Args:
-        architecture: Network to train; its input and output shape must fit the dataset.
-        recipe: How to train it, for how many epochs.
-        seeds: Number of runs, at least 2. Default: 5.
-        first_seed: Seed of the first run; the others have the seeds after it. Default: 0.
-        target: Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default: 0.994.
-        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
+        recipe (Recipe): How to train it, for how many epochs.
+        seeds (int): Number of runs, at least 2. Default: 5.
+        first_seed (int): Seed of the first run; the others have the seeds after it. Default: 0.
+        target (float): Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default:
+            0.994.
+        dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress: Whether to print a line for the dataset and one for each run that has ended. Default: False.
-        on_run: Called with the seed and the metrics of each run when it ends. Default: does nothing.
+        progress (bool): Whether to print a line for the dataset and one for each run that has ended. Default: False.
+        on_run (Callable[[int, tuple[EpochMetrics, ...]], None]): Called with the seed and the metrics of each run when
+            it ends. Default: does nothing.
 
     Returns:
         The metrics of each run, the comparison with the target, and the network of the first run; it has no weights if

@@ -66,9 +66,9 @@ def trials(
     """Returns all trials of a study, in order of their numbers, including stored discards.
 
     Args:
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
 
     Returns:
         One record per trial, which a notebook shows as a table. Accuracies are fractions.
@@ -95,9 +95,9 @@ def trials_dataframe(
       separated by spaces.
 
     Args:
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
 
     Returns:
         The data frame. Accuracies are fractions.

@@ -123,13 +123,16 @@ class SpaceReport:
 def survey(
     space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
 ) -> SpaceReport:
-    """Returns the feasible share of a space, its smallest network, and the limit that excludes most. Takes seconds.
+    """Estimates which share of a search space keeps limits, from random draws and without training; takes seconds.
 
     Args:
-        space: the search space.
-        constraints: the limits.
-        num_draws: number of random draws.
-        seed: seed of the draws.
+        space (SearchSpace): Search space.
+        constraints (Sequence[Constraint]): Limits, such as those that `limits` returns. Default: none.
+        num_draws (int): Number of random draws, at least 1. Default: 10,000.
+        seed (int): Seed of the draws. Default: 0.
+
+    Returns:
+        The shares of the draws that keep the limits, the limit that excludes most, and the smallest network found.
     """
     rng = Random(seed)
     discards: Counter[str] = Counter()

@@ -206,7 +206,7 @@ def _reading(database: Path) -> str:
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Limits Optuna's log to warnings within a `with` block: lines about each study would hide this package's output."""
+    """Limits Optuna's log to warnings within a `with` block: its lines would hide this package's output."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
     try:

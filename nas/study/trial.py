@@ -90,6 +90,8 @@ class TrialRecord:
         num_draws: Draws until the candidate, itself included.
         seed: Seed of the training run.
         reason: Why the trial was discarded, stopped or failed; otherwise empty.
+        recipe: Recipe of the candidate.
+        architecture: Network of the candidate.
         history: Metrics of each epoch; empty before the trial has ended.
         parameters: Value of each parameter of the search space; empty before the trial has a candidate.
         source: Origin of a known candidate, such as "portfolio nas-7230"; empty for a drawn one.
