@@ -59,7 +59,7 @@ class StudyNotes:
     @property
     def is_python(self) -> bool:
         """Whether the command is a Python call, because the study was begun from Python."""
-        return self.command.startswith("nas.")
+        return self.command.startswith("nas.search(")
 
     def to_attributes(self) -> dict[str, Any]:
         """Returns the notes as user attributes of the study."""
