@@ -1,62 +1,25 @@
 """Neural architecture search under hard constraints: each command of `nas` has a function here.
 
-    from nas import Architecture, cost_of, search
+    import nas
 
-Names are imported on first access, so that light ones such as `cost_of` load neither torch nor Optuna.
+    result = nas.search(max_params=8000, epochs=15, trials=20, progress=True)
+    result.best[0].architecture
+    nas.trials_dataframe()
+
+`search` finds networks, `trials` reads them, `confirm` measures the best on the test split, `export_trial` writes it as
+files that run without `nas`, and `report` writes a page about the study. `train` and `train_seeds` train one network.
+`cost_of`, `layer_table` and `survey` need no training. The layers of an `Architecture` are in `nas.layers`.
+
+A user's mistake raises a `NasError`. Functions print nothing unless `progress` is set. Accuracies are fractions. In a
+notebook, architectures show themselves as diagrams, trials and results as tables.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import warnings
 
-if TYPE_CHECKING:
-    from nas.architecture.architecture import Architecture as Architecture
-    from nas.architecture.cost import Cost as Cost
-    from nas.architecture.cost import cost_of as cost_of
-    from nas.architecture.cost import layer_table as layer_table
-    from nas.commands.confirm import confirm as confirm
-    from nas.commands.export import export_trial as export_trial
-    from nas.commands.report import report as report
-    from nas.commands.search import search as search
-    from nas.commands.train import train as train
-    from nas.commands.train import train_seeds as train_seeds
-    from nas.commands.trials import trials as trials
-    from nas.dashboard.server import serve_dashboard as serve_dashboard
-    from nas.errors import NasError as NasError
-    from nas.exporters.export import export as export
-    from nas.recipe import Recipe as Recipe
-    from nas.space.constraints import Constraint as Constraint
-    from nas.space.constraints import limits as limits
-    from nas.space.search_space import SearchSpace as SearchSpace
-    from nas.space.survey import survey as survey
+import lazy_loader
 
-_HOMES = {
-    "Architecture": "nas.architecture.architecture",
-    "confirm": "nas.commands.confirm",
-    "Constraint": "nas.space.constraints",
-    "limits": "nas.space.constraints",
-    "Cost": "nas.architecture.cost",
-    "cost_of": "nas.architecture.cost",
-    "layer_table": "nas.architecture.cost",
-    "serve_dashboard": "nas.dashboard.server",
-    "NasError": "nas.errors",
-    "export": "nas.exporters.export",
-    "export_trial": "nas.commands.export",
-    "train": "nas.commands.train",
-    "train_seeds": "nas.commands.train",
-    "Recipe": "nas.recipe",
-    "trials": "nas.commands.trials",
-    "report": "nas.commands.report",
-    "survey": "nas.space.survey",
-    "SearchSpace": "nas.space.search_space",
-    "search": "nas.commands.search",
-}
+# Optuna imports tqdm, which gives this warning in a notebook without ipywidgets. `nas` does not need them.
+warnings.filterwarnings("ignore", "IProgress not found")
 
-__all__ = [  # noqa: PLE0604  # found by __getattr__
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'nas' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+# Names are imported from the modules in `__init__.pyi` on first access: light ones load neither torch nor Optuna.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from nas.text import last_epochs
+from nas.text import html_lines, last_epochs
 
 CONFIDENCE = 0.95
 
@@ -43,7 +43,9 @@ class Finalist:
 class Ranking:
     """Finalists in descending order of their mean objective.
 
-    standard_error: standard error of the difference of two means, from the pooled variance of the finalists.
+    Attributes:
+        finalists: the finalists, best first.
+        standard_error: standard error of the difference of two means, from the pooled variance of the finalists.
     """
 
     finalists: tuple[Finalist, ...]
@@ -190,6 +192,10 @@ class TestResult:
             f" {self.num_images:,} images); the target lies {place}.",
         ]
 
+    def _repr_html_(self) -> str:
+        """Returns the lines as HTML, for notebooks."""
+        return html_lines(self.lines())
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""
         return {
@@ -249,10 +255,10 @@ class Verdict:
         return f"The test split was opened {times}."
 
     @property
-    def command(self) -> str:
-        """The `nas confirm` command that repeats this confirmation."""
+    def arguments(self) -> dict[str, float]:
+        """The arguments of `confirm` that repeat this confirmation."""
         num = len(self.ranking.finalists) if self.ranking else 1
-        return f"nas confirm --top {num} --seeds {len(self.test.accuracies)} --target {self.test.target:g}"
+        return {"top": num, "seeds": len(self.test.accuracies), "target": self.test.target}
 
     def spreads(self) -> dict[int, tuple[float, float]]:
         """Returns mean and standard deviation of the val objective of each finalist, by trial number."""

@@ -1,6 +1,9 @@
-"""Reads user files up to a size limit, and formats numbers for messages."""
+"""Reads user files up to a size limit, and formats numbers, commands and lines for messages and notebooks."""
 
 import json
+import shlex
+from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,21 @@ def read_json(path: str | Path, error: type[NasError]) -> Any:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, with an s for the plural: "1 epoch", "1,200 images"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def options_text(arguments: Mapping[str, object]) -> str:
+    """Returns arguments as options of a command line, each after a space: " --top 5 --study 'my study'"."""
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in arguments.items())
+
+
+def call_text(function: str, arguments: Mapping[str, object]) -> str:
+    """Returns a call of a public function as Python code: "nas.confirm(top=5, study='my study')"."""
+    return f"nas.{function}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
+def html_lines(lines: Iterable[str]) -> str:
+    """Returns lines of text as an HTML paragraph, with all text escaped."""
+    return f"<p>{'<br>'.join(map(escape, lines))}</p>"
 
 
 def last_epochs(consistency: int, epochs: int) -> str:

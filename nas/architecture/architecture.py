@@ -24,10 +24,14 @@ MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Layers applied in sequence to examples of `input_shape`, (channels, height, width).
+    """Layers applied in sequence to images: the description of a network. A notebook shows it as a diagram.
 
     Each layer checks its own fields when it is constructed. `output_shape`, `cost_of` and `build` check that the layers
     fit together; they raise `ShapeError` with the position of the layer and the shapes.
+
+    Attributes:
+        input_shape: shape of an image, (channels, height, width).
+        layers: layers of `nas.layers`.
     """
 
     input_shape: Shape
@@ -103,6 +107,15 @@ class Architecture:
         lines = ",\n".join(f"    {json.dumps(layer)}" for layer in data["layers"])
         head = f'  "version": {VERSION},\n  "input_shape": {json.dumps(data["input_shape"])},\n'
         return f'{{\n{head}  "layers": [\n{lines}\n  ]\n}}\n'
+
+    def _repr_html_(self) -> str | None:
+        """Returns the diagram and the cost as HTML, for notebooks; None if a layer does not fit."""
+        from nas.architecture.diagram import html
+
+        try:
+            return html(self)
+        except ShapeError:
+            return None
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits, equal for equal architectures on every machine."""

@@ -80,7 +80,11 @@ def _num_layers(layers: tuple[Layer, ...]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composite(Layer):
-    """Base of the layers that contain other layers."""
+    """Base of the layers that contain other layers.
+
+    Attributes:
+        layers: the layers inside, which must return a feature map.
+    """
 
     layers: tuple[Layer, ...]
 
@@ -98,7 +102,11 @@ class Composite(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual(Composite):
-    """The output of the layers plus their input, or plus a 1x1 convolution of the input if `projection` is set."""
+    """The output of the layers plus their input.
+
+    Attributes:
+        projection: whether the input goes through a 1x1 convolution before it is added. Default: False.
+    """
 
     kind = "residual"
     projection: bool = False
@@ -145,9 +153,13 @@ class Residual(Composite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat(Composite):
-    """The layers applied `times` times in sequence, each time with new weights or, if `shared`, with the same weights.
+    """The layers applied several times in sequence.
 
     Shared layers also share the running statistics of batch norms, so batch norms should be outside a shared repeat.
+
+    Attributes:
+        times: how often the layers are applied.
+        shared: whether each time has the same weights, instead of new ones. Default: False.
     """
 
     kind = "repeat"

@@ -1,5 +1,6 @@
 """Draws an architecture as SVG: a row for each block, with layers, output shape, parameters and receptive field."""
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import Block
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.cost import Cost
+from nas.architecture.cost import Cost, cost_of
 from nas.architecture.layers import (
     Activation,
     AvgPool,
@@ -27,6 +28,7 @@ from nas.architecture.layers import (
     shape_text,
 )
 from nas.architecture.summary import summarise
+from nas.text import html_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +75,17 @@ def picture(architecture: Architecture, *, title: str = "") -> bytes:
     with rc_context({"svg.hashsalt": "nas", "svg.fonttype": "none"}):
         drawing.figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return content.getvalue()
+
+
+def data_url(architecture: Architecture) -> str:
+    """Returns the picture as a data URL for an img element, in which SVG cannot run scripts."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"
+
+
+def html(architecture: Architecture) -> str:
+    """Returns the picture and the cost as HTML, for notebooks; raises `ShapeError` if a layer does not fit."""
+    picture = f'<img src="{data_url(architecture)}" alt="The blocks of the network" style="background: white">'
+    return picture + html_lines([", ".join(cost_of(architecture).lines())])
 
 
 class _Drawing:

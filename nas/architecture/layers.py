@@ -140,8 +140,14 @@ def _slide(kind: str, shape: Shape, window: int, stride: int, total_padding: int
 class Convolution(Layer):
     """Base of all convolutions.
 
-    Padding is a number, "valid" (0) or "same" (only with stride 1). "valid" is stored as 0, and "same" as a number if
-    both sides get the same padding.
+    Attributes:
+        out_channels: number of output channels.
+        kernel_size: side of the window.
+        stride: distance between two windows. Default: 1.
+        padding: zeros at each side, "valid" (0) or "same" (only with stride 1). "valid" is stored as 0, and "same" as a
+            number if both sides get the same padding. Default: 0.
+        dilation: distance between two points of a window. Default: 1.
+        bias: whether a bias is added. Default: True.
     """
 
     out_channels: int
@@ -174,7 +180,11 @@ class Convolution(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conv(Convolution):
-    """A 2-d convolution."""
+    """A 2-d convolution.
+
+    Attributes:
+        groups: number of groups of channels that are convolved separately. Default: 1.
+    """
 
     kind = "conv"
     groups: int = 1
@@ -235,7 +245,11 @@ FUNCTIONS = Words(tuple(ACTIVATIONS))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Layer):
-    """An elementwise activation function with torch's default parameters."""
+    """An elementwise activation function with torch's default parameters.
+
+    Attributes:
+        function: "relu", "leaky_relu", "gelu", "silu" or "hardswish". Default: "relu".
+    """
 
     kind = "activation"
     function: str = "relu"
@@ -252,7 +266,12 @@ class Activation(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropout(Layer):
-    """Zeroes single values or whole channels with probability `rate` during training."""
+    """Zeroes values at random during training.
+
+    Attributes:
+        rate: probability, at least 0 and below 1.
+        per: "element" for single values, "channel" for whole channels. Default: "element".
+    """
 
     kind = "dropout"
     rate: float
@@ -275,6 +294,14 @@ class Dropout(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pool(Layer):
+    """Base of the pools.
+
+    Attributes:
+        kernel_size: side of the window.
+        stride: distance between two windows. Default: `kernel_size`.
+        padding: width of the padding at each side, at most half of `kernel_size`. Default: 0.
+    """
+
     torch_name: ClassVar[str]
     kernel_size: int
     stride: int | None = None
@@ -352,7 +379,12 @@ class Flatten(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Layer):
-    """A fully connected layer on a vector."""
+    """A fully connected layer on a vector.
+
+    Attributes:
+        out_features: number of outputs.
+        bias: whether a bias is added. Default: True.
+    """
 
     kind = "linear"
     out_features: int
@@ -375,9 +407,12 @@ class Linear(Layer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqueezeExcite(Layer):
-    """Scales each channel by a gate computed from the means of all channels, with channels // reduction hidden units.
+    """Scales each channel by a gate computed from the means of all channels.
 
     The gate depends on the whole feature map, so the window of every output unit is the whole map.
+
+    Attributes:
+        reduction: the gate has channels // reduction hidden units, at least 1. Default: 4.
     """
 
     kind = "squeeze_excite"

@@ -125,44 +125,43 @@ def search(
 ) -> None:
     """Draw candidates, discard those that break a limit, train and store the others."""
     import nas.commands.search
-    from nas.cli.progress import discards_text, showing, tally_text
-    from nas.cli.tables import print_table, trial_table
-    from nas.study.database import quiet_optuna
+    from nas.cli.events import print_json
+    from nas.study.budget import tally_text
     from nas.study.reference import StudyRef
+    from nas.tables import print_table, trial_table
 
-    quiet_optuna()
-    with showing(use_json=use_json, use_quiet=quiet) as show:
-        result = nas.commands.search.search(
-            max_params=max_params,
-            epochs=epochs,
-            trials=trials,
-            minutes=minutes,
-            dataset=dataset,
-            data_root=data_root,
-            space=space,
-            min_receptive_field=min_receptive_field,
-            max_macs=max_macs,
-            max_activation_bytes=max_activation_bytes,
-            max_weight_bytes=max_weight_bytes,
-            constraints=constraints or (),
-            objective=objective,
-            sampler=sampler,
-            pruner=pruner,
-            start_from=start_from or (),
-            portfolio=portfolio,
-            keep_discards=keep_discards,
-            seed=seed,
-            device=device,
-            workers=workers,
-            ray=ray,
-            gpus_per_trial=gpus_per_trial,
-            exact=exact,
-            results=results,
-            storage=storage,
-            study=study,
-            command=_command_line(StudyRef(results, storage, study)),
-            on_event=show,
-        )
+    result = nas.commands.search.search(
+        max_params=max_params,
+        epochs=epochs,
+        trials=trials,
+        minutes=minutes,
+        dataset=dataset,
+        data_root=data_root,
+        space=space,
+        min_receptive_field=min_receptive_field,
+        max_macs=max_macs,
+        max_activation_bytes=max_activation_bytes,
+        max_weight_bytes=max_weight_bytes,
+        constraints=constraints or (),
+        objective=objective,
+        sampler=sampler,
+        pruner=pruner,
+        start_from=start_from or (),
+        portfolio=portfolio,
+        keep_discards=keep_discards,
+        seed=seed,
+        device=device,
+        workers=workers,
+        ray=ray,
+        gpus_per_trial=gpus_per_trial,
+        exact=exact,
+        results=results,
+        storage=storage,
+        study=study,
+        command=_command_line(StudyRef(results, storage, study)),
+        progress=not (quiet or use_json),
+        on_event=print_json if use_json else lambda event: None,
+    )
     if use_json:
         summary = {
             "event": "SearchFinished",
@@ -177,11 +176,9 @@ def search(
         typer.echo(json.dumps(summary))
     else:
         gap = "" if quiet else "\n"
-        typer.echo(f"{gap}{tally_text(result.tally, result.budget)}, {discards_text(result.discards)}")
-        if result.budget.share(result.tally) < 1 and not (result.interrupted or result.exhausted):
-            typer.echo("The rest of the budget is less than one whole training.")
+        typer.echo(gap + "\n".join(result.lines()))
         if result.best:
-            print_table(trial_table(result.best, title="Best by mean val accuracy of the last epochs"))
+            print_table(trial_table(result.best, title=nas.commands.search.BEST))
             options = StudyRef(results, storage, study).options()
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
             front = " --pareto" * (len(result.objectives) > 1)
@@ -220,14 +217,11 @@ def confirm(
     use_json: Json = False,
 ) -> None:
     """Retrain the best trials with several seeds, pick one by val accuracy, and test only that one."""
-    from nas.cli.progress import confirm_line
-    from nas.cli.tables import epoch_table, print_table, ranking_table
-    from nas.commands.confirm import ConfirmEvent, Ranked
     from nas.commands.confirm import confirm as run
-    from nas.study.database import quiet_optuna
+    from nas.commands.display import confirm_line
+    from nas.commands.events import ConfirmEvent, Ranked
     from nas.study.reference import StudyRef
-
-    quiet_optuna()
+    from nas.tables import epoch_table, print_table, ranking_table
 
     def show(event: ConfirmEvent) -> None:
         if use_json:
@@ -260,14 +254,7 @@ def confirm(
         typer.echo(json.dumps(found.to_json()))
         return
     print_table(epoch_table(found.test))
-    winner = found.winner
-    typer.echo(
-        f"\nTrial {winner.number} on {found.dataset}: {winner.params:,} parameters, {winner.macs:,} MACs,"
-        f" receptive field {winner.receptive_field}"
-    )
-    typer.echo("\n".join(found.test.lines()))
-    times = "once" if found.num_openings == 1 else f"{found.num_openings} times: its figures are no longer unbiased"
-    typer.echo(f"The test split of this study was opened {times}.")
+    typer.echo("\n" + "\n".join(found.lines()))
     if found.test.finals[0]:  # there are no weights if the first seed diverged
         typer.echo(f"Next:\n  nas export --trial confirmed{StudyRef(results, storage, study).options()}")
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +30,6 @@ from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.training.fit import Fit, Repeats
-    from nas.training.metrics import EpochMetrics
 
 
 def space(
@@ -95,13 +93,11 @@ def show(file: File) -> None:
     """Print a network's layers with output shape, parameters, MACs and receptive field."""
     from nas.architecture.architecture import Architecture
     from nas.architecture.cost import cost_of
-    from nas.cli.tables import architecture_table, print_table
+    from nas.tables import architecture_table, print_table
 
     architecture = Architecture.load(file)
-    cost = cost_of(architecture)
     print_table(architecture_table(architecture))
-    typer.echo(f"\n{cost.params:,} parameters, {cost.macs:,} MACs, receptive field {cost.receptive_field} pixels")
-    typer.echo(f"{cost.weight_bytes:,} bytes of weights, {cost.peak_activation_bytes:,} of activations at the peak")
+    typer.echo("\n" + "\n".join(cost_of(architecture).lines()))
 
 
 def train(
@@ -143,18 +139,15 @@ def train(
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
     from nas.architecture.architecture import Architecture
-    from nas.cli.progress import accuracies_text, epoch_line
-    from nas.cli.tables import epoch_table, print_table
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
     from nas.exporters.export import export
     from nas.exporters.folder import check_output
     from nas.exporters.provenance import Evidence, Origin
-    from nas.training.results import CONSISTENCY
+    from nas.tables import epoch_table, print_table
 
     architecture = Architecture.load(file)
     chosen = chosen_recipe(recipe, set_ or [], epochs)
-    judged_on = "test" if test else "val"
     if output is not None:
         check_output(output)
 
@@ -162,28 +155,19 @@ def train(
         if not use_json:
             typer.echo(text)
 
-    def result_text(history: "Sequence[EpochMetrics]") -> str:
-        return accuracies_text([metrics.val_accuracy for metrics in history], CONSISTENCY) if history else "diverged"
-
     where: dict[str, Any] = {
         "dataset": dataset,
         "data_root": data_root,
         "device": device,
         "exact": exact,
         "test": test,
-        "on_dataset": lambda name, note: say(f"dataset {name}: {note}"),
+        "progress": not use_json,
     }
     result: Fit | Repeats
     origin: Origin | None
     if seeds == 1:
-        fit = result = train_once(
-            architecture,
-            chosen,
-            seed=seed,
-            on_epoch=lambda metrics: say(epoch_line(metrics, chosen.epochs, judged_on)),
-            **where,
-        )
-        facts = [f"{judged_on.capitalize()} accuracy: {result_text(fit.history)} (seed {seed})."]
+        fit = result = train_once(architecture, chosen, seed=seed, **where)
+        facts = fit.lines()
         origin = Origin.of_fit(fit, facts)
     else:
         result = train_seeds(
@@ -193,14 +177,13 @@ def train(
             first_seed=seed,
             target=target,
             workers=workers,
-            on_run=lambda each, history: say(f"seed {each}: {judged_on} {result_text(history)}"),
             **where,
         )
         fit = result.fit
         facts = result.result.lines()
         origin = Origin.of_repeats(result) if fit.weights else None
         if not use_json:
-            print_table(epoch_table(result.result, judged_on))
+            print_table(epoch_table(result.result, fit.judged_on))
     say("\n".join(facts))
     if use_json:
         typer.echo(json.dumps(result.to_json()))

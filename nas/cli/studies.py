@@ -23,10 +23,10 @@ def trials(
     study: Study = None,
 ) -> None:
     """List the trials of a study."""
-    from nas.cli.progress import discards_text
-    from nas.cli.tables import print_table, trial_table
+    from nas.study.progress import discards_text
     from nas.study.reader import StudyRecords
     from nas.study.reference import StudyRef
+    from nas.tables import print_table, trial_table
     from nas.text import counted
 
     records = StudyRecords.open(StudyRef(results, storage, study))
@@ -72,14 +72,12 @@ def dashboard(
     from nas.dashboard.server import serve_dashboard
     from nas.study.database import quiet_optuna
 
-    quiet_optuna()
-
     def show(address: str) -> None:
         print(f"{address}   (Ctrl-C stops it)", flush=True)
         if open_:
             webbrowser.open(address)
 
-    with suppress(KeyboardInterrupt):
+    with quiet_optuna(), suppress(KeyboardInterrupt):
         serve_dashboard(
             results=results,
             storage=storage,
@@ -136,8 +134,8 @@ def export(
     study: Study = None,
 ) -> None:
     """Export a trained network as files that run without nas, and verify each file."""
-    from nas.cli.tables import print_table, proof_table
     from nas.commands.export import export_trial
+    from nas.tables import print_table, proof_table
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
         raise NasError(f"{argument('trial', trial)}: expected the number of a trial, best or confirmed")

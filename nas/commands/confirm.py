@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from nas.commands.display import confirm_line
+from nas.commands.events import ConfirmEvent, Ranked, RunFinished, StageStarted
 from nas.commands.further_runs import train_runs
 from nas.data import datasets
 from nas.errors import StudyError, argument
@@ -20,65 +22,12 @@ from nas.study.reference import StudyRef
 from nas.study.runs import JudgedOn, Run
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial
-from nas.text import counted
+from nas.text import counted, html_lines
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
 from nas.workers.backend import Compute, Place
 from nas.workers.protocol import Workers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageStarted:
-    """A stage of the confirmation starts: the ranking or the test.
-
-    Attributes:
-        judged_on: Split on which the stage measures accuracy: "val" for the ranking, "test" for the winner.
-        trials: Numbers of the trials that the stage trains.
-        num_runs: Number of training runs of the stage.
-        num_done: Number of them that have ended before.
-        device: Description of the hardware.
-    """
-
-    judged_on: JudgedOn
-    trials: tuple[int, ...]
-    num_runs: int
-    num_done: int
-    device: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished:
-    """A training run has ended.
-
-    Attributes:
-        run: Trial, split and seed.
-        history: Metrics of each epoch; empty if the loss was not finite.
-        consistency: Number of last epochs that the objective is the mean of.
-        num_runs: Number of training runs of the stage.
-        num_done: Number of them that have ended.
-    """
-
-    run: Run
-    history: tuple[EpochMetrics, ...]
-    consistency: int
-    num_runs: int
-    num_done: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
-    """The finalists are ranked by val accuracy.
-
-    ranking: Finalists, best first, and the winner.
-    cost: Metric that decides among finalists whose accuracies are tied.
-    """
-
-    ranking: Ranking
-    cost: str
-
-
-ConfirmEvent = StageStarted | RunFinished | Ranked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +39,7 @@ class Confirmation:
         dataset: Name of the dataset.
         winner: Trial that was evaluated on the test split.
         ranking: Ranking of the finalists; None if there was only one.
+        cost: Metric that decided among finalists whose accuracies were tied.
         test: Test accuracies of the winner, compared with the target.
         num_openings: How often the test split has been opened for this study, including this time.
     """
@@ -98,8 +48,29 @@ class Confirmation:
     dataset: str
     winner: TrainedTrial
     ranking: Ranking | None
+    cost: str
     test: TestResult
     num_openings: int
+
+    def lines(self) -> list[str]:
+        """Returns the winner, the verdict and the number of openings as lines of text."""
+        winner = self.winner
+        once = self.num_openings == 1
+        times = "once" if once else f"{self.num_openings} times: its figures are no longer unbiased"
+        return [
+            f"Trial {winner.number} on {self.dataset}: {winner.params:,} parameters, {winner.macs:,} MACs,"
+            f" receptive field {winner.receptive_field}",
+            *self.test.lines(),
+            f"The test split of this study was opened {times}.",
+        ]
+
+    def _repr_html_(self) -> str:
+        """Returns the ranking, the accuracies by epoch and the verdict as HTML, for notebooks."""
+        from nas.tables import epoch_table, html, ranking_table
+
+        ranked = self.ranking
+        ranking = html(ranking_table(ranked, self.cost)) + html_lines([f"{ranked.pick_text}."]) if ranked else ""
+        return ranking + html(epoch_table(self.test)) + html_lines(self.lines())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
@@ -137,6 +108,7 @@ def confirm(
     results: str | Path = "results",
     storage: str | None = None,
     study: str | None = None,
+    progress: bool = False,
     on_event: Callable[[ConfirmEvent], None] = lambda event: None,
 ) -> Confirmation:
     """Retrains the best trials with several seeds, picks a winner by val accuracy and tests only the winner.
@@ -150,20 +122,26 @@ def confirm(
     read. The test split is meant to be opened once per study, so other finalists or seeds are refused unless `again`.
 
     Args:
-        top: Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
-        seeds: Number of seeds that each finalist is trained with, at least 2. Default: 5.
-        target: Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default: 0.994.
-        again: Whether to open the test split although it was opened for other finalists or seeds. Default: False.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
-        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
-        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
-        on_event: Called with each event. Default: does nothing.
+        top (int | None): Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
+        seeds (int): Number of seeds that each finalist is trained with, at least 2. Default: 5.
+        target (float): Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default:
+            0.994.
+        again (bool): Whether to open the test split although it was opened for other finalists or seeds. Default:
+            False.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many
+            as fit.
+        ray (str | None): Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial (float | None): GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has
+            GPUs, else 0.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        progress (bool): Whether to print a line for each event. Default: False.
+        on_event (Callable[[ConfirmEvent], None]): Called with each event. Default: does nothing.
 
     Returns:
         The winner, the ranking and the test accuracies.
@@ -177,6 +155,12 @@ def confirm(
     check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     place, ref = compute.place(), StudyRef(results, storage, study)
+
+    def show(event: ConfirmEvent) -> None:
+        if progress:
+            print(confirm_line(event), flush=True)
+        on_event(event)
+
     # Before locking: the lock would create a folder for a misspelt study.
     StudyRecords.open(ref)
     with place, usable(ref.url), closing(locks(ref)) as held:
@@ -187,7 +171,7 @@ def confirm(
         finalists = _finalists(records, top)
         opened = _opening(kept, finalists, seeds, again=again)
         dataset = _same_data(records.settings, data_root)
-        trainer = _Trainer(kept, finalists, place, exact=exact, on_event=on_event)
+        trainer = _Trainer(kept, finalists, place, exact=exact, on_event=show)
         ranking = None
         if len(finalists) > 1:
             ranking = trainer.rank(range(seeds), lambda: TrainingData.of(dataset))
@@ -207,6 +191,7 @@ def confirm(
             dataset=dataset.name,
             winner=records.trained(winner),
             ranking=ranking,
+            cost=records.settings.cost,
             test=TestResult(
                 accuracies=tuple(
                     val_accuracies(histories[winner, seed], records.settings.epochs) for seed in range(seeds)

@@ -1,13 +1,14 @@
-"""Events that a search passes to its `on_event` callback."""
+"""Events that a search and a confirmation pass to their `on_event` callback."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.architecture.cost import Cost
+from nas.seed_stats import Ranking
 from nas.space.candidate import Candidate
 from nas.study.budget import Budget
 from nas.study.progress import Tally
-from nas.study.runs import Run
+from nas.study.runs import JudgedOn, Run
 from nas.study.trial import TrainedTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 
@@ -80,7 +81,12 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochFinished:
-    """An epoch of trial `number` has ended."""
+    """An epoch of a trial has ended.
+
+    Attributes:
+        number: Number of the trial.
+        metrics: Metrics of the epoch.
+    """
 
     number: int
     metrics: EpochMetrics
@@ -103,7 +109,11 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OthersAwaited:
-    """Waiting: the `num_running` trials that run in other searches may still free some budget."""
+    """The search waits: trials that run in other searches may still free some budget.
+
+    Attributes:
+        num_running: Number of these trials.
+    """
 
     num_running: int
 
@@ -112,8 +122,9 @@ class OthersAwaited:
 class FinalsStarted:
     """The finalists, the best candidates, are about to be retrained with other seeds.
 
-    trials: Numbers of the finalists' trials.
-    num_runs: Number of further runs that this search has to train.
+    Attributes:
+        trials: Numbers of the finalists' trials.
+        num_runs: Number of further runs that this search has to train.
     """
 
     trials: tuple[int, ...]
@@ -140,3 +151,57 @@ class FinalRunFinished:
 
 
 Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited | FinalsStarted | FinalRunFinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A stage of the confirmation starts: the ranking or the test.
+
+    Attributes:
+        judged_on: Split on which the stage measures accuracy: "val" for the ranking, "test" for the winner.
+        trials: Numbers of the trials that the stage trains.
+        num_runs: Number of training runs of the stage.
+        num_done: Number of them that have ended before.
+        device: Description of the hardware.
+    """
+
+    judged_on: JudgedOn
+    trials: tuple[int, ...]
+    num_runs: int
+    num_done: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """A training run has ended.
+
+    Attributes:
+        run: Trial, split and seed.
+        history: Metrics of each epoch; empty if the loss was not finite.
+        consistency: Number of last epochs that the objective is the mean of.
+        num_runs: Number of training runs of the stage.
+        num_done: Number of them that have ended.
+    """
+
+    run: Run
+    history: tuple[EpochMetrics, ...]
+    consistency: int
+    num_runs: int
+    num_done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """The finalists are ranked by val accuracy.
+
+    Attributes:
+        ranking: Finalists, best first, and the winner.
+        cost: Metric that decides among finalists whose accuracies are tied.
+    """
+
+    ranking: Ranking
+    cost: str
+
+
+ConfirmEvent = StageStarted | RunFinished | Ranked

@@ -31,15 +31,18 @@ def export_trial(
     on random images, and the model card says so.
 
     Args:
-        trial: Number of the trial, or "confirmed" for the winner of `confirm`, with the weights of its first seed,
-            trained on train + val. Default: None, the best trial.
-        formats: Formats besides those that are always written: "int8" and "c". Default: none.
-        data_root: Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the user's cache.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
-        output: Folder to write. Default: `RESULTS/export/STUDY-trial-N`, or `STUDY-confirmed-trial-N` there.
-        on_start: Called with the number of the trial once `output` is known to be writable. Default: does nothing.
+        trial (int | Literal["confirmed"] | None): Number of the trial, or "confirmed" for the winner of `confirm`, with
+            the weights of its first seed, trained on train + val. Default: None, the best trial.
+        formats (Sequence[str]): Formats besides those that are always written: "int8" and "c". Default: none.
+        data_root (str | Path | None): Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the
+            user's cache.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        output (str | Path | None): Folder to write. Default: `RESULTS/export/STUDY-trial-N`, or
+            `STUDY-confirmed-trial-N` there.
+        on_start (Callable[[int], None]): Called with the number of the trial once `output` is known to be writable.
+            Default: does nothing.
 
     Returns:
         The folder, the results of the verification, and remarks on what could not be verified.

@@ -28,11 +28,12 @@ def report(
     trial, with the columns of `trials_frame`.
 
     Args:
-        output: File to write. Default: `RESULTS/STUDY-report.FORMAT`.
-        format: "html", "csv", "parquet" or "json". Default: by the ending of `output`; "html" if it has none.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
+        output (str | Path | None): File to write. Default: `RESULTS/STUDY-report.FORMAT`.
+        format (str | None): "html", "csv", "parquet" or "json". Default: by the ending of `output`; "html" if it has
+            none.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
 
     Returns:
         The path of the report.

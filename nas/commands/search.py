@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartUp, start_up
+from nas.commands.display import showing
 from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
 from nas.commands.search_loop import Loop, Task
+from nas.commands.trials import Trials
 from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError, argument, one_of
 from nas.reports.overview import refresh
@@ -24,15 +26,16 @@ from nas.space.portfolio import SOURCE, portfolio
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import distinct, starts
-from nas.study.budget import Budget
-from nas.study.database import shown, usable
+from nas.study.budget import Budget, tally_text
+from nas.study.database import quiet_optuna, shown, usable
 from nas.study.locks import Locks, locks
-from nas.study.progress import Tally
+from nas.study.progress import Tally, discards_text
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import OBJECTIVES, Settings
 from nas.study.trial import TrainedTrial
 from nas.study.writer import StudyWriter
+from nas.text import call_text, html_lines
 from nas.training.data import TrainingData
 from nas.training.results import CONSISTENCY
 from nas.workers.backend import Compute, Place
@@ -65,9 +68,37 @@ class SearchResult:
     tally: Tally
     budget: Budget
     discards: Mapping[str, int]
-    best: tuple[TrainedTrial, ...] = field(repr=False)
+    best: Trials[TrainedTrial] = field(repr=False)
     interrupted: bool = False
     exhausted: str = ""
+
+    def lines(self) -> list[str]:
+        """Returns what was trained and discarded as lines of text."""
+        lines = [f"{tally_text(self.tally, self.budget)}, {discards_text(self.discards)}"]
+        if self.budget.share(self.tally) < 1 and not (self.interrupted or self.exhausted):
+            lines.append("The rest of the budget is less than one whole training.")
+        return lines
+
+    def _repr_html_(self) -> str:
+        """Returns the counts, the best trials and the next calls as HTML, for notebooks."""
+        from nas.tables import html, trial_table
+
+        lines = self.lines()
+        if self.interrupted:
+            lines.append("Interrupted: finished trials are kept, the same call goes on.")
+        if self.exhausted:
+            lines += f"The search ended early: {self.exhausted}".splitlines()
+        shown = html_lines(lines)
+        if self.best:
+            ref = StudyRef(self.results, self.storage, self.study)
+            calls = ", ".join(call_text(name, ref.named()) for name in NEXT)
+            place = f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
+            shown += html(trial_table(self.best, title=BEST)) + html_lines([place, f"Next: {calls}"])
+        return shown
+
+
+BEST = "Best by mean val accuracy of the last epochs"
+NEXT = ("trials", "confirm", "export_trial", "report", "serve_dashboard")
 
 
 def search(
@@ -100,6 +131,7 @@ def search(
     storage: str | None = None,
     study: str | None = None,
     command: str | None = None,
+    progress: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> SearchResult:
     """Searches for accurate networks within limits: draws candidates, discards infeasible ones and trains the others.
@@ -115,40 +147,52 @@ def search(
     "Default: the study's, or X" means the setting of an existing study, or X for a new one.
 
     Args:
-        max_params: Maximum number of trainable parameters. Default: no limit.
-        epochs: Number of epochs per candidate. Default: 15.
-        trials: Number of training runs, finalists' runs included; a pruned one counts as its share of the epochs.
-            Default: 20, or no limit if `minutes` is given.
-        minutes: Training time per worker in minutes, above 0; runs that would end later are not started. Default: no
-            limit.
-        dataset: Name of a dataset, or "folder:PATH". Default: the study's, or MNIST if available, else digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        space: Name of a shipped search space, path of a TOML file, or a `SearchSpace`. Default: the study's if it is a
-            shipped one, or "grey" for images with one channel and "rgb" for others.
-        min_receptive_field: Minimum receptive field in pixels. Default: the longer side of the images.
-        max_macs: Maximum number of multiply-accumulates for one image. Default: no limit.
-        max_activation_bytes: Maximum bytes of float32 activations alive at once, for one image. Default: no limit.
-        max_weight_bytes: Maximum bytes of stored float32 parameters and buffers. Default: no limit.
-        constraints: Further limits on metrics of `Cost`, such as "macs<=200000". Default: none.
-        objective: "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as COST. Default:
-            the study's, or "accuracy".
-        sampler: Name of a sampler in `SAMPLERS`. Default: the study's, or "elite".
-        pruner: Name of a pruner in `PRUNERS`; "none" for a Pareto front. Default: the study's, or "none".
-        start_from: Networks to train first if they fit the space and the limits: architecture files, folders of them,
-            exports, or names of published networks. Default: none.
-        portfolio: Whether to train the space's known designs first, scaled to fit. Default: the study's, or True.
-        keep_discards: Maximum number of discards that the study stores as trials; all are counted. Default: 100.
-        seed: Seed of the search, at least 0. Default: the study's, or 0.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many as fit.
-        ray: Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
-        gpus_per_trial: GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has GPUs, else 0.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
-        command: Command that repeats the search, which a new study stores. Default: this call as Python code.
-        on_event: Called with each event. Default: does nothing.
+        max_params (int | None): Maximum number of trainable parameters. Default: no limit.
+        epochs (int): Number of epochs per candidate. Default: 15.
+        trials (int | None): Number of training runs, finalists' runs included; a pruned one counts as its share of the
+            epochs. Default: 20, or no limit if `minutes` is given.
+        minutes (float | None): Training time per worker in minutes, above 0; runs that would end later are not started.
+            Default: no limit.
+        dataset (str | None): "mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "digits", or "folder:PATH"
+            with images in train/CLASS and optionally in test/CLASS. Default: the study's, or MNIST if available, else
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        space (str | SearchSpace | None): Name of a shipped search space, path of a TOML file, or a `SearchSpace`.
+            Default: the study's if it is a shipped one, or "grey" for images with one channel and "rgb" for others.
+        min_receptive_field (int | None): Minimum receptive field in pixels. Default: the longer side of the images.
+        max_macs (int | None): Maximum number of multiply-accumulates for one image. Default: no limit.
+        max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
+            no limit.
+        max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
+            none.
+        objective (str | None): "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as
+            COST. Default: the study's, or "accuracy".
+        sampler (str | None): Proposes candidates: "elite", "evolution", "tpe", "gp", "nsga2" or "random". Default: the
+            study's, or "elite".
+        pruner (str | None): Stops unpromising trials early: "none", "median", "asha" or "hyperband"; "none" for a
+            Pareto front. Default: the study's, or "none".
+        start_from (Sequence[str | Path]): Networks to train first if they fit the space and the limits: architecture
+            files, folders of them, exports, or names of published networks. Default: none.
+        portfolio (bool | None): Whether to train the space's known designs first, scaled to fit. Default: the study's,
+            or True.
+        keep_discards (int): Maximum number of discards that the study stores as trials; all are counted. Default: 100.
+        seed (int | None): Seed of the search, at least 0. Default: the study's, or 0.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU; with `ray`, as many
+            as fit.
+        ray (str | None): Ray cluster to train on: "auto", "local" or "HOST:PORT". Default: None, this machine.
+        gpus_per_trial (float | None): GPUs per run, 0 or 0.01 to 1, only with `ray`. Default: 1 if the cluster has
+            GPUs, else 0.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        command (str | None): Command that repeats the search, which a new study stores. Default: this call as Python
+            code.
+        progress (bool): Whether to show the progress, in a terminal or in a notebook. Default: False.
+        on_event (Callable[[Event], None]): Called with each event. Default: does nothing.
 
     Returns:
         The best trials and the counts of the whole study.
@@ -166,36 +210,35 @@ def search(
     place = compute.place()
     if minutes is not None and not MINUTES.holds(minutes):
         raise NasError(f"{argument('minutes', minutes)}: expected {MINUTES}")
-    plan = _resolve(
-        ref,
-        _Asked(
-            epochs=epochs,
-            dataset=dataset,
-            data_root=data_root,
-            space=space,
-            limits=Limits(
-                max_params=max_params,
-                min_receptive_field=min_receptive_field,
-                max_macs=max_macs,
-                max_activation_bytes=max_activation_bytes,
-                max_weight_bytes=max_weight_bytes,
-                constraints=constraints,
-            ),
-            objectives=_objectives(objective),
-            sampler=sampler,
-            pruner=pruner,
-            seed=seed,
-            start_from=start_from,
-            portfolio=portfolio,
-            keep_discards=keep_discards,
+    asked = _Asked(
+        epochs=epochs,
+        dataset=dataset,
+        data_root=data_root,
+        space=space,
+        limits=Limits(
+            max_params=max_params,
+            min_receptive_field=min_receptive_field,
+            max_macs=max_macs,
+            max_activation_bytes=max_activation_bytes,
+            max_weight_bytes=max_weight_bytes,
+            constraints=constraints,
         ),
+        objectives=_objectives(objective),
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        start_from=start_from,
+        portfolio=portfolio,
+        keep_discards=keep_discards,
     )
-    _check_feasible(plan)
-    with place, usable(ref.url), closing(locks(ref)) as held:
-        budget = _budget(trials, minutes, place)
-        writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
-        interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=on_event)
-        return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
+    with quiet_optuna(), showing(on_event, progress=progress) as show:
+        plan = _resolve(ref, asked)
+        _check_feasible(plan)
+        with place, usable(ref.url), closing(locks(ref)) as held:
+            budget = _budget(trials, minutes, place)
+            writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
+            interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=show)
+            return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -418,7 +461,7 @@ def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted:
         tally=records.tally(),
         budget=budget,
         discards=records.discards(),
-        best=tuple(records.best(10)),
+        best=Trials(records.best(10)),
         interrupted=interrupted,
         exhausted=exhausted,
     )
@@ -435,18 +478,35 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     return parts
 
 
+class _Variable(str):
+    """Text that stands for itself in Python code."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _python_call(arguments: Mapping[str, Any]) -> str:
-    """Returns a call of `search` as Python code, without defaults and without the password in a database URL."""
-    texts = []
+    """Returns a call of `search` as Python code, without defaults and without the password in a database URL.
+
+    A search space that was given as an object and is not a shipped one becomes a variable, which a comment explains.
+    """
+    given: dict[str, Any] = {}
     for name, parameter in inspect.signature(search).parameters.items():
         value = arguments[name]
-        if name in ("command", "on_event") or value is None or value == parameter.default:
-            continue
-        if isinstance(value, SearchSpace):
-            value = value.name
-        elif isinstance(value, Path):
-            value = str(value)
-        elif name == "storage":
-            value = shown(value)
-        texts.append(f"{name}={value!r}")
-    return f"nas.search({', '.join(texts)})"
+        if name not in ("command", "progress", "on_event") and value is not None and value != parameter.default:
+            given[name] = shown(value) if name == "storage" else _plain(value)
+    variable = isinstance(given.get("space"), _Variable)
+    return call_text("search", given) + (f"  # space: the SearchSpace {arguments['space'].name!r}" if variable else "")
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value of an argument in a form whose `repr` is Python code without imports."""
+    match value:
+        case SearchSpace():
+            is_shipped = value.name in shipped_spaces() and value == SearchSpace.load(value.name)
+            return value.name if is_shipped else _Variable("space")
+        case Constraint() | Path():
+            return str(value)
+        case list() | tuple():
+            return [_plain(each) for each in value]
+    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
+from nas.commands.display import epoch_line
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument, first_line
 from nas.recipe import Recipe
@@ -17,7 +18,7 @@ from nas.training.device import pick_device
 from nas.training.fit import Fit, Repeats
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
-from nas.training.results import CONSISTENCY, val_accuracies
+from nas.training.results import CONSISTENCY, history_text, val_accuracies
 from nas.training.select import train as run
 from nas.workers.backend import Compute
 from nas.workers.protocol import Job
@@ -37,23 +38,26 @@ def train(
     device: str = "auto",
     exact: bool = False,
     test: bool = False,
-    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    progress: bool = False,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Fit:
     """Trains a network once and evaluates it after every epoch.
 
     Args:
-        architecture: Network to train; its input and output shape must fit the dataset.
-        recipe: How to train it, for how many epochs.
-        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        seed: Seed of the weights and of the training, at least 0 and below 2**64. Default: 0.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (the first GPU), "cuda:N", "mps" or "cpu". Default: "auto".
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
+        recipe (Recipe): How to train it, for how many epochs.
+        dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        seed (int): Seed of the weights and of the training, at least 0 and below 2**64. Default: 0.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (the first GPU), "cuda:N", "mps" or "cpu". Default:
+            "auto".
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
-        on_epoch: Called with the metrics of each epoch. Default: does nothing.
+        progress (bool): Whether to print a line for the dataset and one for each epoch. Default: False.
+        on_epoch (Callable[[EpochMetrics], None]): Called with the metrics of each epoch. Default: does nothing.
 
     Returns:
         The trained network: weights on the CPU and metrics of each epoch.
@@ -65,12 +69,14 @@ def train(
     """
     _check_seed("seed", seed)
     picked = pick_device(device)
-    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
+    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
     module = _initialised(architecture, seed)
     history = []
     try:
         for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
             history.append(metrics)
+            if progress:
+                print(epoch_line(metrics, recipe.epochs, "test" if test else "val"), flush=True)
             on_epoch(metrics)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
@@ -92,7 +98,7 @@ def train_seeds(
     workers: int | None = None,
     exact: bool = False,
     test: bool = False,
-    on_dataset: Callable[[str, str], None] = lambda name, note: None,
+    progress: bool = False,
     on_run: Callable[[int, tuple[EpochMetrics, ...]], None] = lambda seed, history: None,
 ) -> Repeats:
     """Trains a network with several seeds, several runs at a time, and compares the accuracies with a target.
@@ -100,20 +106,24 @@ def train_seeds(
     A run that diverges has no epochs and counts as an accuracy of 0.
 
     Args:
-        architecture: Network to train; its input and output shape must fit the dataset.
-        recipe: How to train it, for how many epochs.
-        seeds: Number of runs, at least 2. Default: 5.
-        first_seed: Seed of the first run; the others have the seeds after it. Default: 0.
-        target: Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default: 0.994.
-        dataset: Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's digits.
-        data_root: Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or the user's cache.
-        device: "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
-        workers: Number of worker processes. Default: one per CPU core, or one per GPU.
-        exact: Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
-        test: Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
+        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
+        recipe (Recipe): How to train it, for how many epochs.
+        seeds (int): Number of runs, at least 2. Default: 5.
+        first_seed (int): Seed of the first run; the others have the seeds after it. Default: 0.
+        target (float): Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default:
+            0.994.
+        dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
+            digits.
+        data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
+            the user's cache.
+        device (str): "auto" (CUDA, then MPS, then CPU), "cuda" (all GPUs), "cuda:N", "mps" or "cpu". Default: "auto".
+        workers (int | None): Number of worker processes. Default: one per CPU core, or one per GPU.
+        exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
+        test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        on_dataset: Called before training with the dataset's name and why it was chosen. Default: does nothing.
-        on_run: Called with the seed and the metrics of each run when it ends. Default: does nothing.
+        progress (bool): Whether to print a line for the dataset and one for each run that has ended. Default: False.
+        on_run (Callable[[int, tuple[EpochMetrics, ...]], None]): Called with the seed and the metrics of each run when
+            it ends. Default: does nothing.
 
     Returns:
         The metrics of each run, the comparison with the target, and the network of the first run; it has no weights if
@@ -127,7 +137,7 @@ def train_seeds(
     check_target(target)
     _check_seed("first_seed", first_seed, seeds)
     place = Compute(device=device, workers=workers).place()
-    loaded, data = _data(architecture, dataset, data_root, test=test, on_dataset=on_dataset)
+    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
     _initialised(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
@@ -140,6 +150,9 @@ def train_seeds(
             histories[job.seed] = tuple(history) if end.outcome == "trained" else ()
             if job.seed == first_seed:
                 weights = end.weights
+            if progress:
+                judged_on, text = "test" if test else "val", history_text(histories[job.seed])
+                print(f"seed {job.seed}: {judged_on} {text}", flush=True)
             on_run(job.seed, histories[job.seed])
     import torch
 
@@ -174,10 +187,11 @@ def _data(
     data_root: str | Path | None,
     *,
     test: bool,
-    on_dataset: Callable[[str, str], None],
+    progress: bool,
 ) -> tuple[datasets.Dataset, TrainingData]:
     name, note = datasets.resolve(dataset, data_root=data_root)
-    on_dataset(name, note)
+    if progress:
+        print(f"dataset {name}: {note}", flush=True)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:

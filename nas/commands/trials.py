@@ -1,26 +1,108 @@
-"""Reads the trials of a study as records."""
+"""Reads the trials of a study: as records that a notebook shows as a table, or as a data frame."""
 
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, SupportsIndex, TypeVar, overload
 
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.trial import TrialRecord
+from nas.text import counted, html_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T_co = TypeVar("T_co", bound=TrialRecord, covariant=True)
+
+MOST_ROWS = 100
+"""Maximum number of rows that a notebook shows of a table."""
+
+
+class Trials(tuple[T_co, ...]):
+    """Records of trials: a tuple that a notebook shows as a table.
+
+    A slice is such a tuple, too. `Trials(records)` makes one of any records, for example of those that a comprehension
+    selects.
+    """
+
+    __slots__ = ()
+
+    def dataframe(self) -> "pd.DataFrame":
+        """Returns the trials as a data frame; `nas.trials_dataframe` describes its columns."""
+        from nas.reports.dataframe import trials_frame
+
+        return trials_frame(self)
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> T_co: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> "Trials[T_co]": ...
+
+    def __getitem__(self, key: SupportsIndex | slice) -> "T_co | Trials[T_co]":
+        return Trials(super().__getitem__(key)) if isinstance(key, slice) else super().__getitem__(key)
+
+    def __repr__(self) -> str:
+        return f"<{self._counts()}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the table as HTML. It leaves out stored discards, unless there is nothing else."""
+        from nas.tables import html, trial_table
+
+        shown = [trial for trial in self if trial.outcome != "discarded"] or list(self)
+        left_out = len(self) - len(shown[:MOST_ROWS])
+        more = [f"The table leaves out {counted(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
+        return html(trial_table(shown[:MOST_ROWS], title=self._counts())) + html_lines(more) * bool(more)
+
+    def _counts(self) -> str:
+        outcomes = Counter(trial.outcome or trial.state.lower() for trial in self)
+        counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+        return counted(len(self), "trial") + (f": {counts}" if counts else "")
 
 
 def trials(
     *, results: str | Path = "results", storage: str | None = None, study: str | None = None
-) -> list[TrialRecord]:
+) -> Trials[TrialRecord]:
     """Returns all trials of a study, in order of their numbers, including stored discards.
 
     Args:
-        results: Results folder of the study. Default: "results".
-        storage: Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study: Name of the study. Default: "search".
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
 
     Returns:
-        One record per trial. Accuracies are fractions.
+        One record per trial, which a notebook shows as a table. Accuracies are fractions.
 
     Raises:
         StudyError: If the study is missing or damaged.
     """
-    return StudyRecords.open(StudyRef(results, storage, study)).trials()
+    return Trials(StudyRecords.open(StudyRef(results, storage, study)).trials())
+
+
+def trials_dataframe(
+    *, results: str | Path = "results", storage: str | None = None, study: str | None = None
+) -> "pd.DataFrame":
+    """Returns all trials of a study as a pandas data frame, one row per trial, including stored discards.
+
+    Columns are typed, and missing values are `pandas.NA`. `nas trials --format csv` and `nas report --format csv` write
+    the same columns:
+
+    - the fields of `TrialRecord` that are numbers or text, such as `outcome`, `objective` and `params`,
+    - `recipe_FIELD` for each field of the recipe,
+    - `parameter_NAME` for each parameter of the search space, such as `parameter_block1.num_convs`,
+    - `architecture`, the JSON of an architecture file,
+    - `val_accuracies`, one for each epoch, and `further`, the objectives of the runs with other seeds, both as numbers
+      separated by spaces.
+
+    Args:
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+
+    Returns:
+        The data frame. Accuracies are fractions.
+
+    Raises:
+        StudyError: If the study is missing or damaged.
+    """
+    return trials(results=results, storage=storage, study=study).dataframe()

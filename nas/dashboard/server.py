@@ -108,18 +108,21 @@ def serve_dashboard(
     """Serves a study in optuna-dashboard until interrupted.
 
     Args:
-        results: results folder.
-        storage: URL of the database; None is the SQLite file in the results folder.
-        study: name of the study; None is "search".
-        host: address to listen on. One that other machines can reach requires `allow_hosts`.
-        port: port to listen on; 0 picks a free one.
-        allow_hosts: host names that browsers may use, besides those of this machine.
-        read_only: refuses every request that changes something; note and figures stay as they were stored.
-        on_ready: called with the URL of the study's page when the server listens.
+        results (str | Path): Results folder of the study. Default: "results".
+        storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
+        study (str | None): Name of the study. Default: "search".
+        host (str): Address to listen on; one that other machines can reach requires `allow_hosts`. Default:
+            "127.0.0.1", this machine alone.
+        port (int): Port to listen on; 0 picks a free one. Default: 8080.
+        allow_hosts (Collection[str]): Host names that browsers may use, besides those of this machine. Default: none.
+        read_only (bool): Whether to refuse every request that changes something; note and figures then stay as they
+            were stored. Default: False.
+        on_ready (Callable[[str], None]): Called with the URL of the study's page when the server listens. Default: does
+            nothing.
 
     Raises:
-        StudyError: the study is missing or damaged.
-        NasError: a name in `allow_hosts` is missing or malformed, or the server cannot listen on the port.
+        StudyError: If the study is missing or damaged.
+        NasError: If a name in `allow_hosts` is missing or malformed, or the server cannot listen on the port.
     """
     names = names_for(host, allow_hosts)
     records = StudyRecords.open(StudyRef(results, storage, study))

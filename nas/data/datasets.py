@@ -23,7 +23,12 @@ ELSEWHERE = "name another folder with `data_root` or the environment variable NA
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """Examples: `images` uint8 (N, channels, height, width) and `labels` int64 (N,)."""
+    """Examples of a dataset.
+
+    Attributes:
+        images: pixels from 0 to 255, uint8 (N, channels, height, width).
+        labels: index of the class of each image, int64 (N,).
+    """
 
     images: "Tensor"
     labels: "Tensor"

@@ -16,6 +16,7 @@ from nas.exporters.model_card import Written, card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof, has_compiler, normalised, prove
+from nas.text import html_lines
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +39,12 @@ class Exported:
     proofs: tuple[Proof, ...]
     remarks: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """Returns the files, their verification and the remarks as HTML, for notebooks."""
+        from nas.tables import html, proof_table
+
+        return html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(self.remarks)
+
 
 def export(
     architecture: Architecture,
@@ -59,20 +66,20 @@ def export(
     int8 model are only reported. `output` is not touched before verification has passed.
 
     Args:
-        architecture: Architecture of the network.
-        weights: State dict of `architecture.build()`.
-        output: New or empty folder, or one that holds an earlier export.
-        origin: Provenance, for the model card and the sources.
-        evidence: Data to verify on; None verifies on random images.
-        formats: Additional formats: "int8" writes model_int8.onnx and needs `evidence`; "c" writes network.h and
-            network.c, which are verified only if the compiler `cc` is installed.
-        remarks: Notes for the model card.
+        architecture (Architecture): Architecture of the network.
+        weights (Mapping[str, Tensor]): State dict of `architecture.build()`.
+        output (str | Path): New or empty folder, or one that holds an earlier export.
+        origin (Origin): Provenance, for the model card and the sources.
+        evidence (Evidence | None): Data to verify on. Default: None, random images.
+        formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `evidence`; "c" writes
+            network.h and network.c, which are verified only if the compiler `cc` is installed. Default: none.
+        remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: A format is unknown or lacks `evidence`, `output` cannot be written, or a file fails verification.
+        NasError: If a format is unknown or lacks `evidence`, `output` cannot be written, or a file fails verification.
     """
     if unknown := set(formats) - set(FORMATS):
         raise NasError(f"{argument('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")

@@ -251,7 +251,8 @@ def _training(origin: Origin) -> Iterator[str]:
     yield ""
     yield from _table(("recipe", ""), [[f"`{name}`", value] for name, value in recipe_rows(origin.recipe)], right=1)
     if origin.commands:
-        yield from _block("Found by:", "sh", *(plain(command) for command in origin.commands))
+        language = "python" if origin.commands[0] == "import nas" else "sh"
+        yield from _block("Found by:", language, *(plain(command) for command in origin.commands))
     made = f"Exported by nas {package_version()}"
     yield f"{made}; trained on {_text(origin.machine)}." if origin.machine else f"{made}."
 

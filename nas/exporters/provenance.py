@@ -49,7 +49,7 @@ class Origin:
         result: Measured accuracy, as a phrase.
         facts: Further facts, as sentences.
         limits: Constraints that the network satisfies, such as "params<=8000".
-        commands: Commands that produced the network.
+        commands: Command lines that produced the network, or lines of Python that begin with "import nas".
         machine: Machine that trained the network; empty if unknown.
     """
 
@@ -91,6 +91,7 @@ class Origin:
                 f"Accuracy on the validation split: {figures}.",
                 f"One run, {chosen if num > 1 else 'of one seed: another seed gives another figure'}.",
             ),
+            commands=records.commands(),
         )
 
     @classmethod
@@ -110,7 +111,7 @@ class Origin:
                 *test.lines(),
                 verdict.openings_text,
             ),
-            commands=(f"{verdict.command}{records.ref.options()}",),
+            commands=records.commands(("confirm", verdict.arguments)),
         )
 
     @classmethod
@@ -153,7 +154,7 @@ def _of_study(
     seed: int,
     result: str,
     facts: Sequence[str],
-    commands: Sequence[str] = (),
+    commands: Sequence[str],
 ) -> Origin:
     notes = records.notes
     return Origin(
@@ -167,7 +168,7 @@ def _of_study(
         result=result,
         facts=(*facts, *_not_mnist(records.settings.dataset)),
         limits=records.settings.constraints,
-        commands=(notes.command, *commands),
+        commands=tuple(commands),
         machine=notes.machine,
     )
 

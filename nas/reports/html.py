@@ -1,12 +1,10 @@
 """Renders the report of a study as one HTML page from the template page.html."""
 
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS
-from nas.architecture.diagram import picture
+from nas.architecture.diagram import data_url
 from nas.architecture.summary import summarise
 from nas.distribution import package_version
 from nas.reports.figures import (
@@ -77,7 +75,7 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "num_seeds": SEEDS,
         "least": LEAST,
         "winner": winner,
-        "picture": _as_source(winner) if winner else "",
+        "picture": data_url(winner) if winner else "",
         "layers": summarise(winner).rows if winner else (),
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
         "commands": commands(records),
@@ -95,8 +93,3 @@ def _json(figure: "Figure") -> str:
     """Returns the figure as JSON for a script element; escapes <, > and &, so that no text can close the element."""
     text: str = figure.to_json()
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _as_source(architecture: Architecture) -> str:
-    """Returns the diagram as a data URL for an img element, in which SVG cannot run scripts."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"

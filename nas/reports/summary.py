@@ -109,10 +109,9 @@ def luck(records: StudyRecords) -> str:
 
 def commands(records: StudyRecords) -> list[str]:
     """Returns the commands that reproduce the study and its result."""
-    command, verdict, options = records.notes.command, records.verdict, records.ref.options()
-    if verdict is not None:
-        return [command, f"{verdict.command}{options}", f"nas export --trial confirmed{options}"]
-    return [command, *[f"nas export --trial best{options}"] * bool(records.best(1))]
+    if verdict := records.verdict:
+        return records.commands(("confirm", verdict.arguments), ("export", {"trial": "confirmed"}))
+    return records.commands(*[("export", {})] * bool(records.best(1)))
 
 
 def _seeks_front(records: StudyRecords) -> bool:

@@ -12,7 +12,12 @@ LATER = ("flip",)  # fields of the recipe that are newer than the first studies
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The network and the recipe that a trial trains."""
+    """What a trial trains.
+
+    Attributes:
+        architecture: the network.
+        recipe: how it is trained.
+    """
 
     architecture: Architecture
     recipe: Recipe

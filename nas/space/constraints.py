@@ -144,20 +144,24 @@ def limits(
     max_weight_bytes: int | None = None,
     constraints: Sequence[str | Constraint] = (),
 ) -> tuple[Constraint, ...]:
-    """Returns the constraints that the options stand for, one for each metric and relation.
+    """Returns the constraints that the arguments of the same names stand for in `search`.
 
     Args:
-        input_shape: shape of the images, (channels, height, width).
-        max_params: largest number of parameters; None: no limit.
-        min_receptive_field: smallest receptive field in pixels; None: the longer side of the images.
-        max_macs: largest number of multiply-accumulates for one example; None: no limit.
-        max_activation_bytes: largest `peak_activation_bytes`; None: no limit.
-        max_weight_bytes: largest number of bytes of weights; None: no limit.
-        constraints: further constraints, as objects or as text such as "macs<=200000".
+        input_shape (Sequence[int]): Shape of the images, (channels, height, width).
+        max_params (int | None): Maximum number of trainable parameters. Default: no limit.
+        min_receptive_field (int | None): Minimum receptive field in pixels. Default: the longer side of the images.
+        max_macs (int | None): Maximum number of multiply-accumulates for one image. Default: no limit.
+        max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
+            no limit.
+        max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
+            none.
+
+    Returns:
+        One constraint for each metric and relation, the tightest.
 
     Raises:
-        NasError: a limit is not an integer of at least 1.
-        ConstraintError: a constraint is not valid, or two contradict.
+        ConstraintError: If a limit is not an integer of at least 1, a constraint is not valid, or two contradict.
     """
     return Limits(
         max_params=max_params,

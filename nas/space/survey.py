@@ -14,6 +14,7 @@ from nas.space.feasibility import IMPOSSIBLE_SHAPE, judge
 from nas.space.fill import narrowed
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scaled
+from nas.text import html_lines
 
 FACTORS = (1 / 64, 0.25, 0.5, 0.8, 0.95)  # of all widths, tried in the search for the smallest network
 
@@ -87,6 +88,10 @@ class SpaceReport:
             "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
         }
 
+    def _repr_html_(self) -> str:
+        """Returns the lines as HTML, for notebooks."""
+        return html_lines(self.lines())
+
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""
         share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
@@ -121,13 +126,16 @@ class SpaceReport:
 def survey(
     space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
 ) -> SpaceReport:
-    """Returns the feasible share of a space, its smallest network, and the limit that excludes most. Takes seconds.
+    """Estimates which share of a search space keeps limits, from random draws and without training; takes seconds.
 
     Args:
-        space: the search space.
-        constraints: the limits.
-        num_draws: number of random draws.
-        seed: seed of the draws.
+        space (SearchSpace): Search space.
+        constraints (Sequence[Constraint]): Limits, such as those that `limits` returns. Default: none.
+        num_draws (int): Number of random draws, at least 1. Default: 10,000.
+        seed (int): Seed of the draws. Default: 0.
+
+    Returns:
+        The shares of the draws that keep the limits, the limit that excludes most, and the smallest network found.
     """
     rng = Random(seed)
     discards: Counter[str] = Counter()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from nas.study.progress import Tally
+from nas.text import counted
 
 FINAL_SHARE = 0.2
 """Share of the budget for runs of the finalists with other seeds: a single run hardly separates the best trials."""
@@ -70,6 +71,21 @@ class Budget:
             return by_trials
         each = max(tally.spent_seconds / tally.spent, LEAST_SECONDS)
         return min(by_trials, (self.seconds - each * tally.spent) / each)
+
+
+def tally_text(tally: Tally, budget: Budget) -> str:
+    """Returns how much of the budget is spent, as short text."""
+    beside = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
+    beside += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
+    if budget.trials is None:
+        text = f"{tally.num_trained} trained{beside}"
+    elif not beside:
+        text = f"{tally.num_trained} of {budget.trials} trained"
+    else:
+        text = f"{tally.num_trained} trained{beside}, {tally.spent:.1f} of {budget.trials} spent"
+    if budget.minutes is not None:
+        text += f", {tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes"
+    return text
 
 
 def _num_runs(trainings: float) -> int:

@@ -204,6 +204,12 @@ def _reading(database: Path) -> str:
     return f"file:{quote(str(database.resolve()))}?mode=ro" + "&immutable=1" * (not is_open)
 
 
-def quiet_optuna() -> None:
-    """Limits Optuna's log to warnings: its lines about each trial would hide the output of this package."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Limits Optuna's log to warnings within a `with` block: its lines would hide this package's output."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

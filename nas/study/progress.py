@@ -30,6 +30,13 @@ class Tally:
     num_further: int = 0
 
 
+def discards_text(discards: Mapping[str, int]) -> str:
+    """Returns the number of discards and their reasons, most frequent first."""
+    total = sum(discards.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
+    return f"{total:,} discarded ({reasons})" if total else "none discarded"
+
+
 class StudyProgress:
     """Counts of a study's trials, as of the last `update`. Each trial is counted once.
 

@@ -29,6 +29,7 @@ from nas.study.runs import StudyRuns
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial, TrialRecord, read_trained, read_trial
 from nas.study.validation import check_study
+from nas.text import call_text, options_text
 from nas.training.results import objective, val_accuracies
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class StudyNotes:
         mean: Mean of the training pixels for each channel, 0 to 1.
         std: Standard deviation of the training pixels for each channel.
         classes: Names of the classes.
-        command: Command line that created the study.
+        command: Command line that created the study, or Python call.
         machine: Machine and devices on which the study was created.
     """
 
@@ -54,6 +55,11 @@ class StudyNotes:
     classes: tuple[str, ...]
     command: str
     machine: str
+
+    @property
+    def is_python(self) -> bool:
+        """Whether the command is a Python call, because the study was begun from Python."""
+        return self.command.startswith("nas.search(")
 
     def to_attributes(self) -> dict[str, Any]:
         """Returns the notes as user attributes of the study."""
@@ -171,6 +177,20 @@ class StudyRecords:
         """Result of the confirmation; None if the study is not confirmed."""
         summary = self.study.user_attrs.get("confirmed")
         return None if summary is None else Verdict.from_json(summary, self.settings.consistency)
+
+    def commands(self, *further: tuple[str, Mapping[str, object]]) -> list[str]:
+        """Returns the command that created the study and further ones on it, as Python code or as command lines.
+
+        Args:
+            further: Name of each further command, such as "export", and its arguments without those that name the
+                study.
+        """
+        named = self.ref.named()
+        if self.notes.is_python:
+            functions = {"export": "export_trial"}
+            calls = (call_text(functions.get(name, name), {**given, **named}) for name, given in further)
+            return ["import nas", self.notes.command, *calls]
+        return [self.notes.command, *(f"nas {name}{options_text({**given, **named})}" for name, given in further)]
 
     def stored(self) -> list[StoredTrial]:
         """Returns a typed view of every trial, stored discards included, sorted by number."""

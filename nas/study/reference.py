@@ -1,11 +1,11 @@
 """Identifies a study by its results folder, its database and its name."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import StudyError, argument
 from nas.study.database import default_storage, shown
+from nas.text import options_text
 
 DEFAULT_STUDY = "search"
 DEFAULT_RESULTS = Path("results")
@@ -52,11 +52,15 @@ class StudyRef:
             expected = f"at most {MOST_CHARACTERS} printable characters without /"
             raise StudyError(f"{argument('study', self.name)}: expected {expected}")
 
+    def named(self) -> dict[str, str]:
+        """Returns the arguments that name the study, without defaults and without the password in the URL."""
+        arguments = {
+            "results": "" if self.folder == DEFAULT_RESULTS else str(self.results),
+            "storage": "" if self.url == default_storage(self.results) else self.shown_url,
+            "study": "" if self.name == DEFAULT_STUDY else self.name,
+        }
+        return {name: value for name, value in arguments.items() if value}
+
     def options(self) -> str:
         """Returns the command-line options that name the study, each after a space; without defaults and password."""
-        options = {
-            "--results": "" if self.folder == DEFAULT_RESULTS else str(self.results),
-            "--storage": "" if self.url == default_storage(self.results) else self.shown_url,
-            "--study": "" if self.name == DEFAULT_STUDY else self.name,
-        }
-        return "".join(f" {name} {shlex.quote(value)}" for name, value in options.items() if value)
+        return options_text(self.named())

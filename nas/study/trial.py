@@ -1,7 +1,7 @@
 """Typed records of trials: in training, in any state, and trained."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,9 @@ from nas.architecture.cost import Cost
 from nas.errors import ArchitectureError, RecipeError, StudyError
 from nas.recipe import Recipe
 from nas.space.candidate import Candidate
+from nas.space.domains import Value
 from nas.study.attributes import FIGURES, Outcome, StoredTrial
+from nas.text import html_lines
 from nas.training.metrics import EpochMetrics
 
 
@@ -21,6 +23,7 @@ class PendingTrial:
 
     Attributes:
         index: Index of the candidate within the study.
+        parameters: Value of each parameter of the search space.
         num_draws: Draws until the candidate, itself included.
         source: Origin of a known candidate; empty for a drawn one.
         history: Metrics of the epochs so far.
@@ -29,6 +32,7 @@ class PendingTrial:
     number: int
     index: int
     candidate: Candidate
+    parameters: Mapping[str, Value]
     cost: Cost
     seed: int
     num_draws: int
@@ -66,6 +70,7 @@ class PendingTrial:
             "source": self.source,
             "recipe": self.candidate.recipe,
             "architecture": self.candidate.architecture,
+            "parameters": self.parameters,
             "history": tuple(self.history),
         }
 
@@ -85,7 +90,10 @@ class TrialRecord:
         num_draws: Draws until the candidate, itself included.
         seed: Seed of the training run.
         reason: Why the trial was discarded, stopped or failed; otherwise empty.
+        recipe: Recipe of the candidate.
+        architecture: Network of the candidate.
         history: Metrics of each epoch; empty before the trial has ended.
+        parameters: Value of each parameter of the search space; empty before the trial has a candidate.
         source: Origin of a known candidate, such as "portfolio nas-7230"; empty for a drawn one.
         further: Objectives of the further runs that the trial had as a finalist, one for each seed.
     """
@@ -104,17 +112,28 @@ class TrialRecord:
     num_draws: int | None
     seed: int | None
     reason: str
-    recipe: Recipe | None
-    architecture: Architecture | None
-    history: tuple[EpochMetrics, ...]
+    recipe: Recipe | None = field(repr=False)
+    architecture: Architecture | None = field(repr=False)
+    history: tuple[EpochMetrics, ...] = field(repr=False)
+    parameters: Mapping[str, Value] = field(default_factory=dict, repr=False)
     source: str = ""
     further: tuple[float, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Returns cost, result, recipe and diagram as HTML, for notebooks."""
+        result = ", ".join(filter(None, (self.source, runs_text(self), result_text(self) or self.state.lower())))
+        lines = [f"Trial {self.number}: {result}"]
+        if self.recipe is not None:
+            recipe = ((name, f"{x:.4g}" if isinstance(x, float) else x) for name, x in self.recipe.in_effect().items())
+            lines.append(f"Recipe: {', '.join(f'{name} {value}' for name, value in recipe)}")
+        return html_lines(lines) + ((self.architecture and self.architecture._repr_html_()) or "")
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""
         row = {name: getattr(self, name) for name in FIELDS}
         row["recipe"] = self.recipe.to_json() if self.recipe else None
         row["architecture"] = self.architecture.to_json() if self.architecture else None
+        row["parameters"] = dict(self.parameters)
         row["further"] = list(self.further)
         row["history"] = [metrics.to_json() for metrics in self.history]
         return row
@@ -135,13 +154,25 @@ class TrainedTrial(TrialRecord):
     peak_activation_bytes: int
     weight_bytes: int
     seconds: float
-    recipe: Recipe
-    architecture: Architecture
+    recipe: Recipe = field(repr=False)
+    architecture: Architecture = field(repr=False)
 
     @property
     def mean_objective(self) -> float:
         """Mean objective over all runs of the trial, a fraction; its own objective unless it has further runs."""
         return fmean((self.objective, *self.further))
+
+
+def cost_text(cost: Cost | TrialRecord) -> str:
+    """Returns parameters, MACs and receptive field (pixels) as short text."""
+    return f"{cost.params:,} params, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
+
+
+def result_text(trial: TrialRecord) -> str:
+    """Returns how a trial ended, as short text."""
+    if trial.objective is None:
+        return trial.reason
+    return f"{trial.objective:.2%} (lowest {trial.consistent_accuracy:.2%}) in {trial.seconds:.0f} s"
 
 
 def runs_text(trial: TrialRecord) -> str:
@@ -171,6 +202,7 @@ def read_trial(trial: StoredTrial) -> TrialRecord:
         "reason": trial.reason,
         "recipe": recipe,
         "architecture": architecture,
+        "parameters": trial.params,
         "source": trial.source,
         "history": epochs_of(trial.stored_history, where=f"{where}: history"),
         **{name: trial.figure(name) for name in FIGURES},

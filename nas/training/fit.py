@@ -9,7 +9,9 @@ from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.recipe import Recipe
 from nas.seed_stats import TestResult
+from nas.text import html_lines
 from nas.training.metrics import EpochMetrics
+from nas.training.results import history_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +45,14 @@ class Fit:
     history: tuple[EpochMetrics, ...]
     weights: "Mapping[str, Tensor]" = field(repr=False)
 
+    def lines(self) -> list[str]:
+        """Returns the accuracies as a line of text."""
+        return [f"{self.judged_on.capitalize()} accuracy: {history_text(self.history)} (seed {self.seed})."]
+
+    def _repr_html_(self) -> str:
+        """Returns the accuracies as HTML, for notebooks."""
+        return html_lines([f"Dataset {self.dataset}", *self.lines()])
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""
         cost = cost_of(self.architecture)
@@ -71,6 +81,10 @@ class Repeats:
     fit: Fit
     histories: Mapping[int, tuple[EpochMetrics, ...]]
     result: TestResult
+
+    def _repr_html_(self) -> str:
+        """Returns the accuracies of all seeds as HTML, for notebooks."""
+        return html_lines([f"Dataset {self.fit.dataset}, {self.fit.judged_on} split", *self.result.lines()])
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""

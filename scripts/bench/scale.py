@@ -174,8 +174,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=200, help="number of trials to average over")
     parser.add_argument("--storage")
     args = parser.parse_args()
-    quiet_optuna()
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet_optuna(), tempfile.TemporaryDirectory() as folder:
         for found in measure(args, Path(folder)):
             print(json.dumps(found), flush=True)
 

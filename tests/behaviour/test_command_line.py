@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import types
 import typing
 from pathlib import Path
 
@@ -78,7 +79,14 @@ def test_public_names_and_their_parameters_are_unchanged():
 
 
 def parameters(thing):
-    """The parameters of a function or a class: `name`, or `name=default`; after `*` they go by name."""
+    """The parameters of a function or a class: `name`, or `name=default`; after `*` they go by name.
+
+    For a module the parameters of what is in it, for a union the names of its classes.
+    """
+    if inspect.ismodule(thing):
+        return {name: parameters(getattr(thing, name)) for name in thing.__all__}
+    if isinstance(thing, types.UnionType):
+        return " | ".join(kind.__name__ for kind in typing.get_args(thing))
     if isinstance(thing, type) and issubclass(thing, Exception):
         return "error"
     found = []

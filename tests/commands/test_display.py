@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.cli.progress import LivePanel, Plain, as_json
+from nas.cli.events import print_json
+from nas.commands.display import LivePanel, NotebookPanel, Plain, showing
 from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
 from nas.study.budget import Budget
@@ -57,6 +58,60 @@ def test_the_panel_tells_how_far_it_is(events):
     assert printed.count("params") == 3  # the limits and a line for each trial
 
 
+@pytest.fixture
+def notebook():
+    """Captures what is displayed as in a notebook: a list of bundles, each a new output or the update of one."""
+    capture = pytest.importorskip("IPython.utils.capture")
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.instance()
+    with capture.capture_output() as captured:
+        yield captured
+    InteractiveShell.clear_instance()
+
+
+def test_a_notebook_has_one_output_that_is_updated(events, notebook):
+    panel = NotebookPanel()
+    for event in events:
+        panel(event)
+        if isinstance(event, TrialFinished):
+            text = notebook.outputs[-1].data["text/plain"]
+            assert f"{event.tally.num_trained} of 2 trained" in text
+            assert f"trial {event.trial.number}: {event.trial.params:,} params" in text
+            assert "Interrupt the kernel to stop it; the same call goes on" in text
+    assert "loading the data" in notebook.outputs[0].data["text/html"]
+    assert [output._kwargs["update"] for output in notebook.outputs] == [False] + [True] * (len(notebook.outputs) - 1)
+    panel.show()
+    last = notebook.outputs[-1].data
+    assert last["text/html"].startswith("<pre")
+    assert len(last["text/plain"].splitlines()) == 5 + 2  # how it started, and a line for each trial
+    assert "Interrupt" not in last["text/plain"]
+
+
+def test_a_notebook_escapes_texts_and_leaves_out_lines(events, notebook):
+    panel = NotebookPanel()
+    (started,) = of(events, SearchStarted)
+    panel(replace(started, dataset_note="<script>", unfit=tuple(f"line {number}" for number in range(50))))
+    panel.show()
+    last = notebook.outputs[-1].data
+    assert "&lt;script&gt;" in last["text/html"]
+    assert "<script>" not in last["text/html"]
+    assert last["text/plain"].splitlines()[7:10] == ["line 3", "...", "line 39"]
+
+
+def test_progress_is_displayed_before_the_callback_hears_of_it(events, capsys):
+    heard = []
+    with showing(lambda event: heard.append((event, capsys.readouterr().out)), progress=True) as show:
+        for event in events:
+            show(event)
+    assert [event for event, _ in heard] == events
+    assert all(text for _, text in heard)
+    with showing(heard.append, progress=False) as show:
+        show(events[0])
+    assert heard[-1] is events[0]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
@@ -101,7 +156,7 @@ def test_lines_without_a_terminal(events, capsys):
 
 def test_json_is_a_line_an_event(events, capsys):
     for event in events:
-        as_json(event)
+        print_json(event)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["event"] for row in rows] == [type(event).__name__ for event in events]
     finished = [row for row in rows if row["event"] == "TrialFinished"]

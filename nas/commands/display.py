@@ -1,13 +1,12 @@
-"""Displays of a running search: a live panel in a terminal, plain lines elsewhere, JSON for scripts."""
+"""Displays the progress of a search: a live panel in a terminal or a notebook, plain lines elsewhere."""
 
-import dataclasses
-import json
+import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,28 +14,31 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from nas.architecture.cost import Cost
-from nas.commands.confirm import ConfirmEvent, RunFinished, StageStarted
 from nas.commands.events import (
+    ConfirmEvent,
     EpochFinished,
     Event,
     FinalRunFinished,
     FinalsStarted,
     OthersAwaited,
+    RunFinished,
     SearchStarted,
-    TrialFinished,
+    StageStarted,
     TrialStarted,
 )
-from nas.study.budget import Budget
-from nas.study.progress import Tally
-from nas.study.trial import TrialRecord
-from nas.text import counted, last_epochs
+from nas.study.budget import Budget, tally_text
+from nas.study.progress import Tally, discards_text
+from nas.study.trial import TrialRecord, cost_text, result_text
+from nas.text import counted
 from nas.training.metrics import EpochMetrics
-from nas.training.results import CONSISTENCY, consistent_accuracy, objective
+from nas.training.results import CONSISTENCY, accuracies_text, objective
 
 MOST_SHOWN = 4  # trials side by side in the live panel
+NUM_FIRST, NUM_LAST = 8, 12  # lines above the panel in a notebook; those between them are left out
+PREFORMATTED = '<pre style="line-height: 1.3; font-family: monospace">{code}</pre>'
+PAUSE = 0.2  # seconds between two updates of a notebook for epochs
 
-Show = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> str:
@@ -46,49 +48,6 @@ def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> st
         f"  {judged_on} loss {metrics.val_loss:.4f}  {judged_on} {metrics.val_accuracy:.2%}"
         f"  lr {metrics.learning_rate:.2g}  {metrics.seconds:.1f} s"
     )
-
-
-def cost_text(cost: Cost | TrialRecord) -> str:
-    """Returns parameters, MACs and receptive field (pixels) as short text."""
-    return f"{cost.params:,} params, {cost.macs:,} MACs, receptive field {cost.receptive_field}"
-
-
-def result_text(trial: TrialRecord) -> str:
-    """Returns how a trial ended, as short text."""
-    if trial.objective is None:
-        return trial.reason
-    return f"{trial.objective:.2%} (lowest {trial.consistent_accuracy:.2%}) in {trial.seconds:.0f} s"
-
-
-def discards_text(discards: Mapping[str, int]) -> str:
-    """Returns the number of discards and their reasons, most frequent first."""
-    total = sum(discards.values())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
-    return f"{total:,} discarded ({reasons})" if total else "none discarded"
-
-
-def tally_text(tally: Tally, budget: Budget) -> str:
-    """Returns how much of the budget is spent, as short text."""
-    beside = f" and {tally.num_pruned} stopped early" if tally.num_pruned else ""
-    beside += f" and {counted(tally.num_further, 'further run')} of finalists" if tally.num_further else ""
-    if budget.trials is None:
-        text = f"{tally.num_trained} trained{beside}"
-    elif not beside:
-        text = f"{tally.num_trained} of {budget.trials} trained"
-    else:
-        text = f"{tally.num_trained} trained{beside}, {tally.spent:.1f} of {budget.trials} spent"
-    if budget.minutes is not None:
-        text += f", {tally.spent_seconds / budget.workers / 60:.1f} of {budget.minutes:g} minutes"
-    return text
-
-
-def accuracies_text(accuracies: Sequence[float], consistency: int) -> str:
-    """Returns final, mean and lowest accuracy of a training run, from its accuracy after each epoch."""
-    final = f"final {accuracies[-1]:.2%}"
-    if min(consistency, len(accuracies)) == 1:  # the mean and the lowest are the same figure
-        return final
-    mean, lowest = objective(accuracies, consistency), consistent_accuracy(accuracies, consistency)
-    return f"{final}, mean of {last_epochs(consistency, len(accuracies))} {mean:.2%}, lowest {lowest:.2%}"
 
 
 def start_lines(event: SearchStarted) -> list[str]:
@@ -117,46 +76,6 @@ def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
     reached = [metrics.val_accuracy for metrics in event.history]
     text = f"{objective(reached, CONSISTENCY):.2%}" if reached else event.reason or "diverged"
     return f"  {event.num_done}/{event.num_runs}  trial {event.run.trial}, another seed: {text}"
-
-
-def quiet(event: Event) -> None:
-    """Ignores the event."""
-
-
-def as_json(event: Event) -> None:
-    """Prints the event as one line of JSON."""
-    data: dict[str, Any] = {"event": type(event).__name__}
-    if isinstance(event, TrialStarted):
-        data |= {
-            "number": event.number,
-            **dataclasses.asdict(event.cost),
-            "discards": dict(event.discards),
-            "recipe": event.candidate.recipe.to_json(),
-            "architecture": event.candidate.architecture.to_json(),
-        }
-    elif isinstance(event, EpochFinished):
-        data |= {"number": event.number, **event.metrics.to_json()}
-    elif isinstance(event, OthersAwaited | FinalsStarted):
-        data |= dataclasses.asdict(event)
-    elif isinstance(event, FinalRunFinished):
-        data |= {
-            "trial": event.run.trial,
-            "seed": event.run.seed,
-            "num_runs": event.num_runs,
-            "num_done": event.num_done,
-            "reason": event.reason,
-        }
-        data |= {"history": [metrics.to_json() for metrics in event.history]}
-    elif isinstance(event, TrialFinished):
-        best = event.best
-        data |= event.trial.to_json() | dataclasses.asdict(event.tally) | {"best": best.number if best else None}
-    else:
-        best = event.best
-        data |= {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        budget = data.pop("budget")
-        data |= dataclasses.asdict(data.pop("tally")) | {"budget": budget.trials, "minutes": budget.minutes}
-        data |= {"discards": dict(event.discards), "best": best.number if best else None}
-    print(json.dumps(data), flush=True)
 
 
 class Plain:
@@ -193,32 +112,39 @@ class _Running:
     metrics: EpochMetrics | None = None
 
 
-class LivePanel:
-    """Live display of the spent budget, running trials, the best trial, discards and the time left."""
+class Panel(ABC):
+    """Display of the spent budget, running trials, the best trial, discards and the time left.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    A subclass says with `print` where lines go that stay.
+    """
+
+    how_to_stop = "Ctrl-C stops it; the same command goes on"
+
+    def __init__(self) -> None:
         self.started: SearchStarted | None = None
         self.running: dict[int, _Running] = {}
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
         self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
         self.worked = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
-        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
+
+    @abstractmethod
+    def print(self, text: Text) -> None:
+        """Shows a line that stays."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SearchStarted):
             self.started, self.tally, self.spent_before = event, event.tally, event.tally.spent
             self.best, self.discards = event.best, event.discards
             for line in start_lines(event):
-                self.console.print(Text(line))
+                self.print(Text(line))
         elif isinstance(event, TrialStarted):
             self.running[event.number] = _Running(event, time.monotonic())
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics
         elif isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
-            self.console.print(Text(note_text(event), style="dim"))
+            self.print(Text(note_text(event), style="dim"))
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)
@@ -227,7 +153,7 @@ class LivePanel:
             self.tally, self.best = event.tally, event.best
             style = "green" if trial.objective is not None else "yellow" if trial.outcome == "pruned" else "red"
             text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
-            self.console.print(text)
+            self.print(text)
 
     def render(self) -> RenderableType:
         """Returns the panel in its present state."""
@@ -247,7 +173,7 @@ class LivePanel:
             facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
         facts.add_row("drawn", discards_text(self.discards))
         facts.add_row("left", self.time_left())
-        facts.add_row("", Text("Ctrl-C stops it; the same command goes on", style="dim"))
+        facts.add_row("", Text(self.how_to_stop, style="dim"))
         return Group(bar, facts)
 
     def _progress(self, metrics: EpochMetrics | None) -> str:
@@ -281,6 +207,54 @@ class LivePanel:
         return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
 
 
+class LivePanel(Panel):
+    """A panel below the lines of a terminal. It disappears at the end of the `with` block of `live`."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
+
+    def print(self, text: Text) -> None:
+        self.console.print(text)
+
+
+class NotebookPanel(Panel):
+    """A panel in the output of a notebook's cell. `show` replaces it by lines alone at the end."""
+
+    how_to_stop = "Interrupt the kernel to stop it; the same call goes on"
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        super().__init__()
+        self.lines: list[Text] = []
+        self.shown = time.monotonic()
+        self.handle = display(self._bundle(self.render()), raw=True, display_id=True)
+
+    def print(self, text: Text) -> None:
+        self.lines.append(text)
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if not isinstance(event, EpochFinished) or time.monotonic() > self.shown + PAUSE:
+            self.show(self.render())
+
+    def show(self, *panel: RenderableType) -> None:
+        """Shows the lines and, below them, the panel if there is one."""
+        self.shown = time.monotonic()
+        self.handle.update(self._bundle(*panel), raw=True)
+
+    def _bundle(self, *panel: RenderableType) -> dict[str, str]:
+        lines = self.lines
+        if len(lines) > NUM_FIRST + NUM_LAST:
+            lines = [*lines[:NUM_FIRST], Text("..."), *lines[-NUM_LAST:]]
+        console = Console(file=io.StringIO(), width=100, record=True, force_jupyter=False)
+        console.print(*lines, *panel, sep="\n")
+        text = console.export_text(clear=False)
+        return {"text/plain": text, "text/html": console.export_html(code_format=PREFORMATTED, inline_styles=True)}
+
+
 def confirm_line(event: ConfirmEvent) -> str:
     """Returns one line for an event of a confirmation."""
     if isinstance(event, StageStarted):
@@ -300,13 +274,27 @@ def confirm_line(event: ConfirmEvent) -> str:
 
 
 @contextmanager
-def showing(*, use_json: bool = False, use_quiet: bool = False) -> Iterator[Show]:
-    """Yields the display of a search's events: JSON or nothing if asked for, else a live panel or plain lines."""
-    if use_json or use_quiet:
-        yield as_json if use_json else quiet
+def showing(on_event: OnEvent, *, progress: bool) -> Iterator[OnEvent]:
+    """Yields a function that passes events to `on_event` and, if `progress` is set, displays them first."""
+    if not progress:
+        yield on_event
+        return
+
+    def both(event: Event) -> None:
+        display(event)
+        on_event(event)
+
+    display: Plain | Panel
+    if Console().is_jupyter:
+        display = panel = NotebookPanel()
+        try:
+            yield both
+        finally:
+            panel.show()
     elif sys.stdout.isatty():
-        panel = LivePanel(Console())
-        with panel.live:
-            yield panel
+        display = LivePanel(Console())
+        with display.live:
+            yield both
     else:
-        yield Plain()
+        display = Plain()
+        yield both

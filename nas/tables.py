@@ -1,11 +1,13 @@
-"""Tables for the terminal."""
+"""Tables of layers, trials, accuracies and exported files, for the terminal and as HTML for notebooks."""
 
 from collections.abc import Sequence
+from html import escape as escaped
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS, layer_table
@@ -97,6 +99,25 @@ def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
 
 def _shorts(*metrics: str) -> list[str]:
     return [METRIC_LABELS[metric].short for metric in metrics]
+
+
+def html(table: Table) -> str:
+    """Returns a table as HTML, with all text escaped."""
+
+    def text(content: object) -> str:
+        return escaped((content if isinstance(content, Text) else Text.from_markup(str(content))).plain)
+
+    def row(tag: str, contents: Sequence[object]) -> str:
+        aligned = zip(table.columns, contents, strict=True)
+        cells = (f'<{tag} style="text-align: {column.justify}">{text(each)}</{tag}>' for column, each in aligned)
+        return f"<tr>{''.join(cells)}</tr>"
+
+    heads = [column.header for column in table.columns]
+    rows = [
+        row("th", heads),
+        *(row("td", each) for each in zip(*(column.cells for column in table.columns), strict=True)),
+    ]
+    return f"<p><b>{text(table.title or '')}</b></p><table>{''.join(rows)}</table>"
 
 
 def print_table(table: Table) -> None:

@@ -1,0 +1,203 @@
+"""What notebooks show is HTML that holds the facts, and in which no text from outside is markup."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.markup import escape
+from rich.table import Table
+
+import nas
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import cost_of
+from nas.commands.confirm import Confirmation
+from nas.commands.search import BEST, SearchResult
+from nas.commands.trials import MOST_ROWS, Trials, trials
+from nas.exporters.export import Exported
+from nas.exporters.verify import Proof
+from nas.layers import Flatten, Linear
+from nas.seed_stats import Finalist, Ranking
+from nas.space.survey import survey
+from nas.study.budget import Budget
+from nas.study.progress import Tally
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
+from nas.tables import html
+from nas.training.fit import Fit, Repeats
+
+MARKUP = '<script>alert("1 & 2")</script>[bold]'
+TAGS = {"p", "br", "b", "table", "tr", "th", "td", "img"}
+
+
+class Html(HTMLParser):
+    """The tags, the texts, and the rows of all tables of what a notebook shows."""
+
+    def __init__(self, shown):
+        super().__init__()
+        self.tags, self.texts, self.rows = set(), [], []
+        self.feed(shown._repr_html_() if hasattr(shown, "_repr_html_") else shown)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+        self.tag = tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.tag in ("th", "td"):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def study(confirmed):
+    return StudyRecords.open(StudyRef(confirmed))
+
+
+@pytest.fixture(scope="module")
+def result(study):
+    """The result of the search, as `search` returns it."""
+    ref, settings = study.ref, study.settings
+    return SearchResult(
+        study=study.name,
+        storage=ref.shown_url,
+        results=ref.folder,
+        objectives=settings.objectives,
+        tally=study.tally(),
+        budget=Budget(trials=2),
+        discards=study.discards(),
+        best=Trials(study.best(10)),
+    )
+
+
+@pytest.fixture(scope="module")
+def confirmation(study):
+    """The result of the confirmation, as `confirm` returns it."""
+    verdict, settings = study.verdict, study.settings
+    return Confirmation(
+        study=study.name,
+        dataset=settings.dataset,
+        winner=study.trained(verdict.trial),
+        ranking=verdict.ranking,
+        cost=settings.cost,
+        test=verdict.test,
+        num_openings=verdict.num_openings,
+    )
+
+
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"])), min_size=2, max_size=2)))
+def test_a_table_holds_its_texts_and_nothing_else(rows):
+    table = Table(title=escape(MARKUP))
+    table.add_column("a", justify="right")
+    table.add_column(escape(MARKUP))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    found = Html(html(table))
+    assert found.tags <= TAGS
+    assert found.rows == [["a", MARKUP], *rows]
+    assert found.texts[0] == MARKUP
+
+
+def test_an_architecture_shows_its_diagram_and_its_cost():
+    network = Architecture.load("mnist-7825")
+    found = Html(network)
+    assert found.tags == {"img", "p"}
+    assert found.texts == [", ".join(cost_of(network).lines())]
+    assert "7,825 parameters" in found.texts[0]
+
+
+def test_an_architecture_whose_layers_do_not_fit_shows_its_text():
+    assert Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=3), Flatten()))._repr_html_() is None
+
+
+def test_a_search_shows_its_counts_and_its_best(result):
+    found = Html(result)
+    assert found.texts[0] == result.lines()[0]
+    assert result.lines()[0].startswith("2 of 2 trained, ")
+    assert BEST in found.texts
+    assert [row[0] for row in found.rows] == ["trial", *(str(trial.number) for trial in result.best)]
+    assert found.texts[-1].startswith(f"Next: nas.trials(results={str(result.results)!r}), nas.confirm(")
+
+
+def test_a_search_that_ended_early_says_why(result):
+    tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
+    none = replace(result, best=Trials(), tally=tally, exhausted="no candidate\nbinds: <params>")
+    assert Html(none).texts[1:] == ["The search ended early: no candidate", "binds: <params>"]
+    stopped = replace(result, best=Trials(), interrupted=True)
+    assert Html(stopped).texts[1:] == ["Interrupted: finished trials are kept, the same call goes on."]
+
+
+def test_trials_are_a_table_without_discards(study):
+    every = trials(results=study.ref.results)
+    trained = [trial for trial in every if trial.outcome == "trained"]
+    assert 0 < len(trained) < len(every)
+    found = Html(every)
+    assert [row[0] for row in found.rows[1:]] == [str(trial.number) for trial in trained]
+    assert found.texts[0] == repr(every).strip("<>")
+    assert f"The table leaves out {len(every) - len(trained)} trials" in found.texts[-1]
+    discards = Trials(trial for trial in every if trial.outcome == "discarded")
+    assert len(Html(discards).rows) == 1 + len(discards)
+    many = Html(Trials(trained * MOST_ROWS))
+    assert len(many.rows) == 1 + MOST_ROWS
+
+
+def test_a_slice_of_trials_is_a_table_and_one_of_them_a_record(study):
+    every = trials(results=study.ref.results)
+    assert isinstance(every[:1], Trials)
+    assert every[-1] == list(every)[-1]
+    assert every == tuple(study.trials())
+    assert repr(Trials()) == "<0 trials>"
+
+
+def test_a_trial_shows_its_result_its_recipe_and_its_diagram(study):
+    (best,) = study.best(1)
+    found = Html(best)
+    assert found.tags == {"p", "br", "img"}
+    assert f"{best.objective:.2%} (lowest {best.consistent_accuracy:.2%})" in found.texts[0]
+    assert found.texts[1].startswith("Recipe: epochs 2, ")
+    running = replace(study.trials()[0], outcome="", state="WAITING", reason="", architecture=None, recipe=None)
+    assert Html(running).texts == ["Trial 0: waiting"]
+
+
+def test_a_confirmation_shows_what_the_command_line_prints(confirmation):
+    lines = confirmation.lines()
+    assert lines[0].startswith(f"Trial {confirmation.winner.number} on digits: ")
+    assert lines[-1] == "The test split of this study was opened once."
+    found = Html(confirmation)
+    assert [row[0] for row in found.rows] == ["epoch", "1", "2"]
+    assert found.texts[-len(lines) :] == lines
+    ranking = Ranking.of([Finalist(trial=number, cost=number, objectives=(0.5, 0.5)) for number in (7, 8)])
+    found = Html(replace(confirmation, ranking=ranking))
+    assert [row[0] for row in found.rows] == ["trial", "7", "8", "epoch", "1", "2"]
+    assert f"{ranking.pick_text}." in found.texts
+
+
+def test_every_result_that_is_shown_escapes_its_texts(study, result, confirmation):
+    (best,) = study.best(1)
+    settings = {"dataset": MARKUP, "mean": (0.5,), "std": (0.5,), "classes": (MARKUP,), "judged_on": "val", "seed": 0}
+    given = {"architecture": best.architecture, "recipe": best.recipe, "weights": {}, "data": None}
+    fit = Fit(**settings, **given, history=best.history)
+    proof = Proof(name=MARKUP, num_bytes=1, difference=None, num_same=1, num_images=1, accuracy=None)
+    shown = {
+        "SearchResult": replace(result, study=MARKUP, storage=MARKUP, results=Path(MARKUP)),
+        "Trials": Trials([replace(best, source=MARKUP)]),
+        "TrialRecord": replace(study.trials()[0], reason=MARKUP),
+        "TrainedTrial": replace(best, source=MARKUP),
+        "Confirmation": replace(confirmation, dataset=MARKUP),
+        "Fit": fit,
+        "Repeats": Repeats(fit=fit, histories={0: best.history}, result=confirmation.test),
+        "Exported": Exported(folder=Path("x"), proofs=(proof,), remarks=(MARKUP,)),
+        "SpaceReport": replace(survey(nas.SearchSpace.load("grey"), num_draws=100), space=MARKUP),
+    }
+    for name, each in shown.items():
+        found = Html(each)
+        assert found.tags <= TAGS, name
+        assert any("alert" in text for text in found.texts), name
+    without = {"Architecture", "TestResult"}  # hold no text from outside
+    public = {name for name in nas.__all__ if hasattr(getattr(nas, name), "_repr_html_")}
+    assert shown.keys() | without == public
