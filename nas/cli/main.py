@@ -196,8 +196,8 @@ def confirm(
     top: Annotated[
         int | None,
         typer.Option(
-            help="Number of best trials to retrain; two or more are ranked.",
-            show_default="1 if the search has ranked finalists, else 5",
+            help="Number of best trials to retrain. Two or more are first compared by val accuracy.",
+            show_default="1 if the search has repeated its best trials, else 5",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds per trial, at least 2.")] = 5,

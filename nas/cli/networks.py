@@ -27,6 +27,7 @@ from nas.cli.options import (
     chosen_recipe,
 )
 from nas.errors import NasError
+from nas.schema import check_target
 
 if TYPE_CHECKING:
     from nas.training.fit import Fit, Repeats
@@ -148,6 +149,7 @@ def train(
 
     architecture = Architecture.load(file)
     chosen = chosen_recipe(recipe, set_ or [], epochs)
+    check_target(target)
     if output is not None:
         check_output(output)
 

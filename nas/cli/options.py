@@ -57,7 +57,7 @@ Space = Annotated[
     typer.Option(
         help="Name of a shipped search space, or a TOML file.",
         rich_help_panel=SEARCH,
-        show_default="grey for grey images, rgb for colour; a study keeps its own",
+        show_default="grey for grey images, rgb for colour; a study keeps a shipped one",
     ),
 ]
 Objective = Annotated[
@@ -90,7 +90,7 @@ StartFrom = Annotated[
         "--start-from",
         metavar="FILE",
         help="Known network to train first: an architecture file, an export folder, or the name of a published"
-        " network. Repeatable.",
+        " network. It is not scaled, and is left out if the space or a limit excludes it. Repeatable.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
@@ -133,7 +133,9 @@ Workers = Annotated[
         show_default="one per GPU, on CPU one per core",
     ),
 ]
-Target = Annotated[float, typer.Option(help="Accuracy to reach in each of the last 5 epochs, as a fraction.")]
+Target = Annotated[
+    float, typer.Option(help="Accuracy that each seed is to reach in each of the last 5 epochs, as a fraction.")
+]
 Ray = Annotated[
     str | None,
     typer.Option(

@@ -17,7 +17,13 @@ def trials(
         TableFormat, typer.Option("--format", help="Output format. csv and json include stored discards.")
     ] = (TableFormat.table),
     discards: Annotated[bool, typer.Option("--discards", help="Include stored discards in the table.")] = False,
-    pareto: Annotated[bool, typer.Option("--pareto", help="List only the Pareto front of accuracy and cost.")] = False,
+    pareto: Annotated[
+        bool,
+        typer.Option(
+            "--pareto",
+            help="List only the Pareto front of accuracy and parameters, or the other objective of the study.",
+        ),
+    ] = False,
     results: Results = Path("results"),
     storage: Storage = None,
     study: Study = None,
@@ -126,7 +132,9 @@ def export(
     ] = None,
     formats: Annotated[
         list[ExtraFormat] | None,
-        typer.Option("--format", help="Also write int8 ONNX or C source. Repeatable.", show_default=False),
+        typer.Option(
+            "--format", help="Also write int8 ONNX or C source. Repeatable.", metavar="int8|c", show_default=False
+        ),
     ] = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),

@@ -53,6 +53,7 @@ def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> st
 def start_lines(event: SearchStarted) -> list[str]:
     """Returns the lines that a search prints when it starts."""
     known = "" if event.tally.num_trained else ", ".join(event.portfolio)
+    waits = event.num_queued and event.budget.admits(event.tally)
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
@@ -62,7 +63,7 @@ def start_lines(event: SearchStarted) -> list[str]:
         *([f"starts with known designs, scaled to the limits: {known}"] if known else []),
         *event.unfit,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
-        + (f", {event.num_queued} in the queue to run first" if event.num_queued else ""),
+        + (f", {event.num_queued} to train first" if waits else ""),
     ]
 
 
@@ -126,6 +127,7 @@ class Panel(ABC):
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
         self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
+        self.num_parallel = 1  # most trials at a time so far
         self.worked = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
 
     @abstractmethod
@@ -140,11 +142,16 @@ class Panel(ABC):
                 self.print(Text(line))
         elif isinstance(event, TrialStarted):
             self.running[event.number] = _Running(event, time.monotonic())
+            self.num_parallel = max(self.num_parallel, len(self.running))
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics
         elif isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
             self.print(Text(note_text(event), style="dim"))
+            if isinstance(event, FinalRunFinished):
+                if done := self.tally.spent - self.spent_before:  # counted as a training of average length
+                    self.worked *= (event.tally.spent - self.spent_before) / done
+                self.tally = event.tally
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)
@@ -196,7 +203,7 @@ class Panel(ABC):
         budget, left = self.started.budget, []
         if budget.trials is not None:  # wall-clock time: parallel trials slow each other down
             spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
-            left.append((each * (budget.trials - self.tally.spent) - spent) / max(1, len(self.running)))
+            left.append((each * (budget.trials - self.tally.spent) - spent) / (len(self.running) or self.num_parallel))
         if budget.seconds is not None:  # time as the budget counts it
             spent = sum(m.seconds * m.epoch for m in (running.metrics for running in self.running.values()) if m)
             left.append((budget.seconds - self.tally.spent_seconds - spent) / budget.workers)

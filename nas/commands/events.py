@@ -140,6 +140,7 @@ class FinalRunFinished:
         history: Metrics of each epoch; empty if the loss was not finite or the run failed.
         num_runs: Number of further runs that this search has to train.
         num_done: Number of them that have ended.
+        tally: What the whole study has trained.
         reason: Why the run failed; empty if it did not.
     """
 
@@ -147,6 +148,7 @@ class FinalRunFinished:
     history: tuple[EpochMetrics, ...]
     num_runs: int
     num_done: int
+    tally: Tally
     reason: str = ""
 
 

@@ -32,7 +32,16 @@ def run_finals(records: StudyRecords, budget: Budget, workers: Workers, on_event
         if not failed:
             records.runs.keep(run, history)
         reason = end.reason if failed else ""
-        on_event(FinalRunFinished(run=run, history=history, num_runs=len(missing), num_done=num_done, reason=reason))
+        on_event(
+            FinalRunFinished(
+                run=run,
+                history=history,
+                num_runs=len(missing),
+                num_done=num_done,
+                tally=records.tally(),
+                reason=reason,
+            )
+        )
 
 
 def _missing(records: StudyRecords, budget: Budget) -> list[Run]:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from nas.cli.events import print_json
 from nas.commands.display import LivePanel, NotebookPanel, Plain, showing
-from nas.commands.events import EpochFinished, SearchStarted, TrialFinished, TrialStarted
+from nas.commands.events import EpochFinished, FinalRunFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
 from nas.study.budget import Budget
 from nas.study.progress import Tally
+from nas.study.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_notebook_has_one_output_that_is_updated(events, notebook):
             assert f"trial {event.trial.number}: {event.trial.params:,} params" in text
             assert "Interrupt the kernel to stop it; the same call goes on" in text
     assert "loading the data" in notebook.outputs[0].data["text/html"]
-    assert [output._kwargs["update"] for output in notebook.outputs] == [False] + [True] * (len(notebook.outputs) - 1)
+    assert [output.update for output in notebook.outputs] == [False] + [True] * (len(notebook.outputs) - 1)
     panel.show()
     last = notebook.outputs[-1].data
     assert last["text/html"].startswith("<pre")
@@ -127,6 +128,20 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     assert panel.time_left() == "about 3 min"
     panel.tally = Tally(num_trained=9, num_pruned=2, spent=10.0)
     assert panel.time_left() == "about 0 s"
+
+
+def test_the_runs_of_finalists_count_in_the_time_left(events, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    panel = LivePanel(Console(file=io.StringIO()))
+    panel(replace(next(event for event in events if isinstance(event, SearchStarted)), budget=Budget(trials=20)))
+    panel.worked, panel.num_parallel = 16 * 120.0, 2
+    panel.tally = Tally(num_trained=16, num_pruned=0, spent=16.0)
+    assert panel.time_left() == "about 4 min"  # four runs of two minutes, two at a time
+    tally = Tally(num_trained=16, num_further=2, num_pruned=0, spent=18.0)
+    run = Run(trial=3, judged_on="val", seed=7)
+    panel(FinalRunFinished(run=run, history=(), num_runs=4, num_done=2, tally=tally))
+    assert panel.time_left() == "about 2 min"
+    assert "2 further runs" in shown(panel)
 
 
 def test_minutes_that_are_left_are_those_that_the_budget_counts(events, monkeypatch):
