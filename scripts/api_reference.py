@@ -18,9 +18,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to write: index.html, nas.html and nas/layers.html")
     folder = parser.parse_args().folder
     # pdoc looks into the module, which imports a name only on access, and keeps the order of `__all__`.
-    public = {name: getattr(nas, name) for name in nas.__all__}
-    vars(nas).update(public)
-    vars(nas)["__all__"] = sorted(public, key=lambda name: (rank(public[name]), name))
+    module = vars(nas)
+    public = {name: getattr(nas, name) for name in module["__all__"]}
+    module |= public
+    module["__all__"] = sorted(public, key=lambda name: (rank(public[name]), name))
     pdoc.render.configure(docformat="google", show_source=False)
     pdoc.pdoc("nas", r"!nas\.(?!layers)", output_directory=folder)
 

@@ -256,7 +256,7 @@ class NotebookPanel(Panel):
         lines = self.lines
         if len(lines) > NUM_FIRST + NUM_LAST:
             lines = [*lines[:NUM_FIRST], Text("..."), *lines[-NUM_LAST:]]
-        console = Console(file=io.StringIO(), width=100, record=True, force_jupyter=False)
+        console = Console(file=io.StringIO(), width=100, record=True, force_jupyter=False, color_system="truecolor")
         console.print(*lines, *panel, sep="\n")
         text = console.export_text(clear=False)
         return {"text/plain": text, "text/html": console.export_html(code_format=PREFORMATTED, inline_styles=True)}
