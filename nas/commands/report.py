@@ -1,6 +1,7 @@
 """Writes the report of a study as one self-contained HTML page, or its trials as a table."""
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from nas.errors import NasError, argument, one_of
@@ -29,8 +30,8 @@ def report(
 
     Args:
         output (str | Path | None): File to write. Default: `RESULTS/STUDY-report.FORMAT`.
-        format (str | None): "html", "csv", "parquet" or "json". Default: by the ending of `output`; "html" if it has
-            none.
+        format (str | None): "html", "csv", "json" or "parquet", which needs the extra `smallnas[parquet]`. Default: by
+            the ending of `output`; "html" if it has none.
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
         study (str | None): Name of the study. Default: "search".
@@ -40,11 +41,14 @@ def report(
 
     Raises:
         StudyError: If the study is missing or damaged.
-        NasError: If the format or the ending is unknown, or the file cannot be written.
+        NasError: If the format or the ending is unknown, pyarrow is not installed, or the file cannot be written.
     """
     wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
         raise NasError(f"{argument('format', wanted)}: expected {one_of(FORMATS)}")
+    if wanted == "parquet" and find_spec("pyarrow") is None:
+        given = argument("format", format) if format else argument("output", output)
+        raise NasError(f"{given}: pyarrow is not installed; run pip install 'smallnas[parquet]'")
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name.replace("/", "_")
     path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"

@@ -112,7 +112,10 @@ def opening(url: str) -> Iterator[None]:
                 _check_sqlite(database)
             yield
         except ImportError:
-            raise StudyError(f"{shown(url)}: the driver of this database is not installed") from None
+            hint = ""
+            if _parsed(url).get_backend_name() == "postgresql":
+                hint = "; run pip install 'smallnas[postgres]' and use a URL postgresql+psycopg://…"
+            raise StudyError(f"{shown(url)}: the driver of this database is not installed{hint}") from None
         except RuntimeError as error:  # raised by Optuna for a database of an incompatible version
             raise StudyError(f"{shown(url)}: not a usable database: {first_line(error)}") from None
 

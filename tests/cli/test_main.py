@@ -169,6 +169,39 @@ def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "text"),
+    [
+        (
+            "pyarrow",
+            ["report", "--format", "parquet"],
+            "--format parquet: pyarrow is not installed; run pip install 'smallnas[parquet]'",
+        ),
+        (
+            "pyarrow",
+            ["report", "--output", "trials.parquet"],
+            "--output trials.parquet: pyarrow is not installed; run pip install 'smallnas[parquet]'",
+        ),
+        (
+            "ray",
+            ["search", "--ray", "auto", "--dataset", "digits"],
+            "--ray: Ray is not installed; run pip install 'smallnas[ray]'",
+        ),
+        (
+            "psycopg",
+            ["search", "--storage", "postgresql+psycopg://me@host/studies", "--dataset", "digits"],
+            "postgresql+psycopg://me@host/studies: the driver of this database is not installed;"
+            " run pip install 'smallnas[postgres]' and use a URL postgresql+psycopg://…",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named_before_anything_is_written(nas, tmp_path, monkeypatch, module, arguments, text):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    assert nas(*arguments) == (2, "", f"error: {text}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 BAD_JSON = PUBLISHED.parent / "mnist.toml"
 
 
