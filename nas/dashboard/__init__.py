@@ -1,1 +1,1 @@
-"""Serves optuna-dashboard with access control, layout patches and figures of the study."""
+"""Serves optuna-dashboard with access control, and keeps the figures of the study up to date."""

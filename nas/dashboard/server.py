@@ -2,23 +2,22 @@
 
 import errno
 import socket
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from threading import Lock
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
 
-from nas.dashboard.patches import arranged
-from nas.dashboard.security import Application, guarded, names_for
+from nas.dashboard.patches import with_large_pictures
+from nas.dashboard.security import Application, StartResponse, guarded, names_for
 from nas.errors import NasError, StudyError, argument
 from nas.reports.overview import refresh
 from nas.study.database import usable
-from nas.study.optuna_storage import storage_of, study_id, system_attrs
+from nas.study.optuna_storage import storage_of, study_id
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -38,60 +37,25 @@ class _QuietHandler(WSGIRequestHandler):
         """Logs nothing: one line per request would scroll the printed address away."""
 
 
-class Shown:
-    """A study in the dashboard: keeps its note and figures up to date, and tells whether its data have changed."""
+def up_to_date(application: Application, records: StudyRecords) -> Application:
+    """Wraps the dashboard: updates the study's note and figures before it sends them, if more trials have ended.
 
-    def __init__(self, records: StudyRecords, *, read_only: bool) -> None:
-        self.records = records
-        # The study's own storage, not the database: it caches finished trials.
-        self.application = optuna_dashboard.wsgi(
-            storage_of(records.study), artifact_store=records.artifacts.store(make=False)
-        )
-        self.num_shown = -1
-        self.read_only = read_only
-        self.last: object = None
-        self.lock = Lock()
+    If the study cannot be read or written to, or was deleted in the dashboard, the stored note and figures are sent.
+    """
+    path, lock, num_shown = f"/api/studies/{study_id(records.study)}", Lock(), -1
 
-    def version(self, study: int) -> object:
-        """Returns a cache key for the data of the study with the ID `study`.
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        nonlocal num_shown
+        if environ["PATH_INFO"] == path:
+            with lock, suppress(StudyError, KeyError), usable(str(records.storage.url)):
+                trials = records.study.get_trials(deepcopy=False)
+                num_ended = sum(trial.state.is_finished() for trial in trials)
+                if num_ended != num_shown:
+                    num_shown = num_ended  # set first, so that a failed update is not repeated at every request
+                    refresh(records)
+        return application(environ, start_response)
 
-        None means "do not cache": trials are running or queued, the study cannot be read, or it is another study. If
-        more trials have ended since the last call, the study's note and figures are written first. If the database
-        cannot be written to, the old ones are shown.
-        """
-        if study != study_id(self.records.study):
-            return None
-        with self.lock, self._readable():
-            trials = self.records.study.get_trials(deepcopy=False)
-            num_ended = sum(trial.state.is_finished() for trial in trials)
-            if num_ended != self.num_shown and not self.read_only:
-                self.num_shown = num_ended  # set first, so that a failed refresh is not repeated at every request
-                refresh(self.records)
-            attrs = self.records.study.user_attrs, system_attrs(self.records.study)
-            now = (len(trials), *attrs) if num_ended == len(trials) else None
-            if now != self.last:
-                self.last = now
-                self.application._inmemory_cache.clear()  # noqa: SLF001  # no public way; would be stale for seconds
-            return now
-        return None
-
-    def shape(self) -> tuple[int, int]:
-        """Returns the numbers of objectives and of parameters of all trials; (0, 0) if the study cannot be read."""
-        with self._readable():
-            return self.records.shape()
-        return 0, 0
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Leaves the `with` block silently if the study cannot be read, or was deleted in the dashboard."""
-        with suppress(StudyError, KeyError), usable(str(self.records.storage.url)):
-            yield
-
-    def warm(self, application: Application) -> None:
-        """Requests the study's data once, so that the first visitor does not wait for them."""
-        environ = {"PATH_INFO": f"/api/studies/{study_id(self.records.study)}", "QUERY_STRING": "after=0"}
-        setup_testing_defaults(environ)
-        b"".join(application(environ, lambda *args: None))
+    return answer
 
 
 def serve_dashboard(
@@ -128,9 +92,13 @@ def serve_dashboard(
     records = StudyRecords.open(StudyRef(results, storage, study))
     with suppress(OSError):  # the study can be shown without a writable folder
         records.artifacts.store(make=not read_only)
-    shown = Shown(records, read_only=read_only)
-    application = arranged(shown.application, shape=shown.shape, version=shown.version)
-    shown.warm(application)
+    # The study's own storage, not the database: it caches finished trials.
+    application: Application = optuna_dashboard.wsgi(
+        storage_of(records.study), artifact_store=records.artifacts.store(make=False)
+    )
+    if not read_only:
+        application = up_to_date(application, records)
+    application = with_large_pictures(application)
     application = guarded(application, names=names, read_only=read_only)
     try:
         server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)

@@ -277,11 +277,6 @@ class StudyRecords:
         """Returns the number of discards by reason, over all searches of the study."""
         return self.progress().discards()
 
-    def shape(self) -> tuple[int, int]:
-        """Returns the number of objectives, and the number of distinct parameters in all trials."""
-        trials = self.study.get_trials(deepcopy=False)
-        return len(self.study.directions), len({name for trial in trials for name in trial.params})
-
     def weights(self, number: int) -> "dict[str, Tensor]":
         """Returns the state dict of a trained trial, on the CPU; raises `StudyError` if it is missing or damaged."""
         record, artifact = self.trained(number), self._numbered(number).weights
