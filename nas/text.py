@@ -35,6 +35,11 @@ def read_json(path: str | Path, error: type[NasError]) -> Any:
         raise error(f"{path}: not JSON ({cause})") from None
 
 
+def one_line(text: str) -> str:
+    """Returns text on one line, with control characters escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, with an s for the plural: "1 epoch", "1,200 images"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

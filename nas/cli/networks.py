@@ -200,4 +200,4 @@ def train(
         origin=origin,
         evidence=Evidence.of(fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy),
     )
-    say(f"written to {exported.folder}, every file proved on the val split")
+    say(f"written to {exported.folder}, every file verified on the val split")

@@ -88,5 +88,5 @@ def export_trial(
         origin=origin,
         evidence=evidence,
         formats=formats,
-        remarks=[f"Not proved on the validation split: {missing}."] if missing else [],
+        remarks=[f"Not verified on the validation split: {missing}."] if missing else [],
     )

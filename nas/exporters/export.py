@@ -88,7 +88,9 @@ def export(
         raise NasError(f"{argument('formats', formats)}: int8 needs the training images: {reason}")
     output, said = Path(output), list(remarks)
     if evidence and evidence.is_seen:
-        said.append("The weights were trained on the val split, too: accuracy on it proves the files, not the network.")
+        said.append(
+            "The weights were trained on the val split, too, so its accuracy checks the files, not the network."
+        )
     with replacing(output) as folder:
         (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
         (folder / "recipe.json").write_text(json.dumps(origin.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -96,7 +98,7 @@ def export(
         (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
         names = _write_weights(folder, architecture, weights)
         names += _write_graphs(folder, architecture.input_shape)
-        quantised, in_c, unproved = None, None, []
+        quantised, in_c, unverified = None, None, []
         if "int8" in formats and evidence is not None:
             chosen = evenly_spaced(len(evidence.train.images), MOST_CALIBRATION)
             images = normalised(evidence.train.images[chosen], origin)
@@ -107,10 +109,10 @@ def export(
             if has_compiler():
                 names.append("network.c")
             else:
-                unproved.append(folder / "network.c")
-                said.append("network.c was not proved: no C compiler (cc) here.")
+                unverified.append(folder / "network.c")
+                said.append("network.c was not verified: the C compiler cc is not installed.")
         proofs = prove(folder, names, architecture, weights, origin, evidence)
-        written = Written(formats=formats, proofs=proofs, quantised=quantised, in_c=in_c, unproved=unproved)
+        written = Written(formats=formats, proofs=proofs, quantised=quantised, in_c=in_c, unverified=unverified)
         text = card(architecture, origin, written, evidence=evidence, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))

@@ -11,6 +11,7 @@ from nas.architecture.layers import Shape, shape_text
 from nas.architecture.module_call import Call
 from nas.exporters.provenance import Origin
 from nas.recipe import Recipe
+from nas.text import one_line
 
 LINE = 100
 
@@ -83,14 +84,9 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
 
 
-def plain(text: str) -> str:
-    """Returns text as one line for a comment or docstring, with control characters escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def docstring(paragraphs: Sequence[str]) -> str:
     """Returns paragraphs as the wrapped and escaped content of a triple-quoted docstring."""
-    text = "\n".join(textwrap.fill(plain(paragraph), LINE) for paragraph in paragraphs)
+    text = "\n".join(textwrap.fill(one_line(paragraph), LINE) for paragraph in paragraphs)
     return text.replace("\\", "\\\\").replace('"', r"\"") if '"""' in text or "\\" in text else text
 
 

@@ -69,28 +69,29 @@ class Origin:
     @classmethod
     def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Origin":
         """Returns the provenance of a finished trial."""
-        settings = records.settings
-        last = last_epochs(settings.consistency, settings.epochs)
-        # The accuracy of the exported weights comes first, then the objective of the search.
-        final, how, figure = f"{record.history[-1].val_accuracy:.2%}", "after the last epoch", "this figure"
-        figures = f"{final} after the last epoch, which these weights are of"
+        settings, num = records.settings, records.tally().num_trained
+        last, final = last_epochs(settings.consistency, settings.epochs), f"{record.history[-1].val_accuracy:.2%}"
+        facts = [f"Trial {record.number} of study {records.name!r}."]
         if min(settings.consistency, settings.epochs) > 1:
-            how += f"; mean of {last}, the search's objective: {record.objective:.2%}"
-            figures += f"; mean {record.objective:.2%} of {last}, lowest of them {record.consistent_accuracy:.2%}"
-            figure = f"the mean of {last}"
-        num = records.tally().num_trained
-        chosen = f"and chosen by {figure} among {num:,}: it looks better here than on new images"
+            facts.append(
+                f"Val accuracy of these weights, after the last epoch: {final}. The search maximises the mean over"
+                f" {last}, {record.objective:.2%}. The lowest of them, the consistent accuracy, is"
+                f" {record.consistent_accuracy:.2%}."
+            )
+        if record.further:
+            runs = 1 + len(record.further)
+            facts.append(f"Mean over {runs} runs with different seeds: {record.mean_objective:.2%} (mean over {last}).")
+        if num > 1:
+            facts.append(f"If this network was chosen among the {num:,} of the search, expect less on new images.")
+        else:
+            facts.append("One run with one seed: another seed gives another accuracy.")
         return _of_study(
             records,
             record,
             split=f"train ({settings.split})",
             seed=record.seed or 0,
-            result=f"{final} val accuracy ({how}), one run",
-            facts=(
-                f"Trial {record.number} of study {records.name!r}.",
-                f"Accuracy on the validation split: {figures}.",
-                f"One run, {chosen if num > 1 else 'of one seed: another seed gives another figure'}.",
-            ),
+            result=f"{final} val accuracy, one run",
+            facts=facts,
             commands=records.commands(),
         )
 
@@ -107,7 +108,7 @@ class Origin:
             result=f"{spread_text(test.finals)} test accuracy (mean and standard deviation of {seeds} seeds)",
             facts=(
                 f"Trial {record.number} of study {records.name!r}, confirmed with {seeds} seeds.",
-                f"The weights here are seed 0's, fixed beforehand: {test.finals[0]:.2%} on the test split.",
+                f"The weights are those of seed 0, as fixed beforehand: {test.finals[0]:.2%} on the test split.",
                 *test.lines(),
                 verdict.openings_text,
             ),
@@ -127,7 +128,7 @@ class Origin:
         seeds = f"mean and standard deviation of {len(result.finals)} seeds"
         return cls._trained(
             fit,
-            (f"The weights here are seed {fit.seed}'s, fixed beforehand: {own}.", *result.lines()),
+            (f"The weights are those of seed {fit.seed}, as fixed beforehand: {own}.", *result.lines()),
             f"{spread_text(result.finals)} {fit.judged_on} accuracy ({seeds})",
         )
 

@@ -18,8 +18,8 @@ from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
 from nas.reports.summary import answer, best_rows, commands, luck, question
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
-from nas.study.trial import runs_text
-from nas.text import counted, last_epochs
+from nas.templates import filled
+from nas.text import last_epochs
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -29,17 +29,9 @@ NUM_BEST = 10
 
 def page(records: StudyRecords) -> str:
     """Returns a self-contained HTML page that includes plotly's script; text from the study is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(plotly=get_plotlyjs(), **_content(records))
+    return filled(Path(__file__).with_name("page.html"), plotly=get_plotlyjs(), **_content(records))
 
 
 def _content(records: StudyRecords) -> dict[str, Any]:
@@ -79,12 +71,11 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "layers": summarise(winner).rows if winner else (),
         "recipe": found.trial.recipe.in_effect() if found.trial and found.trial.recipe else {},
         "commands": commands(records),
+        "confirm": records.commands(("confirm", {}))[-1],
         "is_front": len(settings.objectives) > 1,
         "cost": METRIC_LABELS[settings.cost].noun,
         "last": min(settings.consistency, settings.epochs),
         "last_epochs": last_epochs(settings.consistency, settings.epochs),
-        "counted": counted,
-        "runs_text": runs_text,
         "version": package_version(),
     }
 

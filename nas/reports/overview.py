@@ -4,10 +4,9 @@ Both depend only on what the study stores, so two processes that write them at t
 """
 
 import hashlib
-import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.architecture.cost import METRIC_LABELS
 from nas.reports.figures import (
     MOST_CURVES,
     accuracy_against,
@@ -15,11 +14,11 @@ from nas.reports.figures import (
     learning_curves,
     params_by_layer,
 )
+from nas.reports.summary import described
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
-from nas.study.trial import runs_text
-from nas.text import counted
+from nas.templates import filled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -58,34 +57,16 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
 
 def note(records: StudyRecords) -> str:
     """Returns a summary of the study in Markdown; text from outside is in code spans, where markup has no effect."""
-    settings, notes, tally = records.settings, records.notes, records.tally()
-    discards = records.discards()
-    counts = f"{tally.num_trained:,} trained, {tally.num_pruned:,} stopped early, {discards.total():,} discarded"
-    reasons = ", ".join(f"{_code(reason)} {count:,}" for reason, count in discards.most_common())
-    lines = {
-        "command": _code(notes.command),
-        "limits": ", ".join(map(_code, settings.constraints)),
-        "dataset": f"{_code(settings.dataset)} ({_code(notes.dataset_note)}), {_code(settings.split)}",
-        "search": f"space {_code(settings.space)}, sampler {_code(settings.sampler)}, pruner {_code(settings.pruner)},"
-        f" objective {_code(','.join(settings.objectives))}, {counted(settings.epochs, 'epoch')}, seed {settings.seed}",
-        "machine": _code(notes.machine),
-        "so far": counts + (f" ({reasons})" if reasons else ""),
-    }
-    for best in records.best(1):
-        label = METRIC_LABELS[settings.cost]
-        cost = "" if settings.cost in ("params", "macs") else f", {getattr(best, settings.cost):,} {label.noun}"
-        lines["best"] = (
-            f"trial {best.number}: {best.objective:.2%} (lowest {best.consistent_accuracy:.2%}),"
-            f" {best.params:,} parameters, {best.macs:,} MACs, receptive field {best.receptive_field}{cost}"
-        ) + "".join(f", {text}" for text in (_code(best.source) if best.source else "", runs_text(best)) if text)
-    return "\n".join(f"- **{name}**: {text}" for name, text in lines.items()) + "\n"
-
-
-def _code(text: object) -> str:
-    """Returns a code span of the text on one line, with a fence longer than any run of backticks in it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split()) or "-"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
-    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+    best = next(iter(records.best(1)), None)
+    return filled(
+        Path(__file__).with_name("note.md"),
+        settings=records.settings,
+        notes=records.notes,
+        tally=records.tally(),
+        discards=records.discards(),
+        best=best,
+        described=described(best, records) if best else "",
+    )
 
 
 def _digest(text: str) -> str:

@@ -8,7 +8,7 @@ from nas.architecture.cost import METRIC_LABELS
 from nas.seed_stats import TestResult, Verdict, spread_text
 from nas.space.constraints import Constraint
 from nas.study.reader import StudyRecords
-from nas.study.trial import TrialRecord
+from nas.study.trial import TrainedTrial, TrialRecord
 from nas.text import counted, last_epochs
 
 
@@ -46,11 +46,11 @@ def question(records: StudyRecords) -> str:
 
 def answer(records: StudyRecords) -> Answer:
     """Returns the result so far, with its caveats."""
-    metric, front = records.settings.cost, _front_text(records) if _seeks_front(records) else ""
+    front = _front_text(records) if _seeks_front(records) else ""
     if verdict := records.verdict:
         trial, test = records.trial(verdict.trial), verdict.test
         return Answer(
-            text=f"{f'{front} Confirmed is trial' if front else 'Trial'} {trial.number}: {_cost(trial, metric)},"
+            text=f"{f'{front} Confirmed: trial' if front else 'Trial'} {trial.number}: {_cost_text(trial, records)},"
             f" {spread_text(test.finals)} test accuracy (mean ± standard deviation of {len(test.finals)} seeds);"
             f" target {test.verdict}.",
             caveats=(*_pick(verdict), *test.lines(), verdict.openings_text),
@@ -59,26 +59,40 @@ def answer(records: StudyRecords) -> Answer:
         )
     best = records.best(1)
     if not best:
-        return Answer(text="Nothing is trained yet.", caveats=())
+        return Answer(text="No network is trained yet.", caveats=())
     (trial,) = best
-    num = records.tally().num_trained
-    caveats = [f"It is the best of {num:,} by this very figure, and so looks better than it is."] * (num > 1)
+    num, caveats = records.tally().num_trained, []
+    if num > 1:
+        who = "These networks were" if front else "It was"
+        caveats.append(f"{who} chosen among {num:,} by val accuracy: expect less on new images.")
     if front:
-        caveats = ["Each was chosen by this very figure, and so looks better than it is."] * (num > 1)
-        caveats += [f"Shown layer by layer is the most accurate one, trial {trial.number}."]
+        caveats.append(f"The most accurate of them, trial {trial.number}, is shown layer by layer.")
     return Answer(
-        text=front or f"So far trial {trial.number}: {_cost(trial, metric)}, {_accuracy(trial, records)}, one run.",
-        caveats=(*caveats, "nas confirm trains the best again with several seeds and opens the test split once."),
+        text=front or f"Best so far: trial {trial.number} with {described(trial, records)}.",
+        caveats=tuple(caveats),
         trial=trial,
     )
 
 
 def _pick(verdict: Verdict) -> tuple[str, ...]:
     """Returns a sentence on why the confirmed trial was picked; none if it was the only finalist."""
-    ranking = verdict.ranking
-    if ranking is None:
+    if verdict.ranking is None:
         return ()
-    return (f"By the mean val accuracies of {len(ranking.winner.objectives)} further seeds {ranking.pick_text}.",)
+    seeds = len(verdict.ranking.winner.objectives)
+    return (f"By mean val accuracy over {seeds} further seeds, {verdict.ranking.pick_text}.",)
+
+
+def described(trial: TrainedTrial, records: StudyRecords) -> str:
+    """Returns the cost and the val accuracy of a trained network as a phrase."""
+    settings = records.settings
+    last, lowest = last_epochs(settings.consistency, settings.epochs), f"{trial.consistent_accuracy:.2%}"
+    if trial.further:
+        accuracy, how = trial.mean_objective, f"mean of {1 + len(trial.further)} runs"
+    elif min(settings.consistency, settings.epochs) == 1:
+        accuracy, how = trial.objective, f"one run, after {last}"
+    else:
+        accuracy, how = trial.objective, f"one run, mean of {last}, lowest {lowest}"
+    return f"{_cost_text(trial, records)}, {accuracy:.2%} val accuracy ({how})"
 
 
 def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
@@ -104,7 +118,7 @@ def luck(records: StudyRecords) -> str:
     if verdict is None or verdict.ranking is None:
         return ""
     points = 100 * verdict.ranking.standard_error
-    return f"Means of further seeds within {points:.2f} points, a standard error, are not known to differ."
+    return f"Means of further seeds that differ by less than one standard error, {points:.2f} points, count as equal."
 
 
 def commands(records: StudyRecords) -> list[str]:
@@ -120,26 +134,12 @@ def _seeks_front(records: StudyRecords) -> bool:
 
 def _front_text(records: StudyRecords) -> str:
     """Describes the Pareto front so far by its cheapest and its most expensive network."""
-    front, metric = records.pareto(), records.settings.cost
+    front, cost = records.pareto(), METRIC_LABELS[records.settings.cost].noun
     if not front:
         return ""
-    cheapest, dearest = front[0], front[-1]
-    ends = f"trial {cheapest.number} with {_cost(cheapest, metric)}, {_accuracy(cheapest, records)}"
-    if len(front) > 1:
-        ends = f"from {ends}, to trial {dearest.number} with {_cost(dearest, metric)}, {_accuracy(dearest, records)}"
-    runs = "one run each" if len(front) > 1 else "one run"
-    networks = counted(len(front), "network")
-    return (
-        f"So far {networks} that no other one beats in both accuracy and {METRIC_LABELS[metric].noun}: {ends}; {runs}."
-    )
-
-
-def _accuracy(trial: TrialRecord, records: StudyRecords) -> str:
-    settings = records.settings
-    last = last_epochs(settings.consistency, settings.epochs)
-    if min(settings.consistency, settings.epochs) == 1:
-        return f"{trial.objective:.2%} val accuracy (after {last})"
-    return f"{trial.objective:.2%} val accuracy (mean of {last}, lowest {trial.consistent_accuracy:.2%})"
+    ends = [f"trial {trial.number} with {described(trial, records)}" for trial in (front[0], front[-1])]
+    which = f"{counted(len(front), 'network')} that no other one beats in both accuracy and {cost}"
+    return f"So far {which}: {f'from {ends[0]}, to {ends[1]}' if len(front) > 1 else ends[0]}."
 
 
 def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
@@ -148,10 +148,11 @@ def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
     return fmean(last), stdev(last) if len(last) > 1 else 0.0
 
 
-def _cost(trial: TrialRecord, metric: str) -> str:
-    """Describes the cost of the network; includes `metric`, the study's cost."""
+def _cost_text(trial: TrialRecord, records: StudyRecords) -> str:
+    """Describes the cost of a network; includes the study's cost."""
     text = f"{trial.params:,} parameters, {trial.macs:,} MACs, receptive field {trial.receptive_field} pixels"
-    return text if metric in ("params", "macs") else f"{text}, {getattr(trial, metric):,} {METRIC_LABELS[metric].noun}"
+    cost = records.settings.cost
+    return text if cost in ("params", "macs") else f"{text}, {getattr(trial, cost):,} {METRIC_LABELS[cost].noun}"
 
 
 def _listed(words: list[str]) -> str:

@@ -85,10 +85,10 @@ def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load", missing)
     done = export_trial(results=study_folder, output=tmp_path / "model")
-    assert done.remarks == ("Not proved on the validation split: digits: lost.",)
+    assert done.remarks == ("Not verified on the validation split: digits: lost.",)
     assert {each.accuracy for each in done.proofs} == {None}
     text = (done.folder / "README.md").read_text()
-    assert "- Not proved on the validation split: digits: lost." in text
+    assert "- Not verified on the validation split: digits: lost." in text
     assert "random images" in text
     with pytest.raises(NasError, match=r"^`formats=\('int8',\)`: int8 needs the training images: .* digits: lost$"):
         export_trial(results=study_folder, output=tmp_path / "other", formats=("int8",))
@@ -130,14 +130,14 @@ def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
         export(small(), random_weights(small()), **given)
 
 
-def test_without_a_compiler_the_card_says_what_was_not_proved(tmp_path, monkeypatch):
+def test_without_a_compiler_the_card_says_what_was_not_verified(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
     done = export(small(), random_weights(small()), **given)
-    assert done.remarks == ("network.c was not proved: no C compiler (cc) here.",)
+    assert done.remarks == ("network.c was not verified: the C compiler cc is not installed.",)
     text = (done.folder / "README.md").read_text()
     size = (done.folder / "network.c").stat().st_size
-    assert f"| `network.c` | {size:,} | not proved |  |\n" in text
+    assert f"| `network.c` | {size:,} | not verified |  |\n" in text
     assert "Each file listed here but `network.c` was loaded in a process of its own" in text
 
 
