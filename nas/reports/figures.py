@@ -53,7 +53,7 @@ def accuracy_against(
     """
     trained = sorted((trial for trial in trials if trial.objective is not None), key=lambda trial: _cost(trial, metric))
     if not trained:
-        return _empty("No trial is trained yet.")
+        return _empty("No network is trained yet.")
     best = front((trial, (trial.objective or 0.0, -_cost(trial, metric))) for trial in trained)
     again = [trial for trial in trained if trial.number in (confirmed or {})]
     traces = [
@@ -69,7 +69,7 @@ def accuracy_against(
     ]
     if again and confirmed:
         means, deviations = zip(*(confirmed[trial.number] for trial in again), strict=True)
-        trace = _scatter("mean of further seeds ± sd", again, metric, mode="markers")
+        trace = _scatter("mean of further seeds ± standard deviation", again, metric, mode="markers")
         trace["y"] = [100 * mean for mean in means]
         trace["hovertemplate"] = "%{text}<br>with further seeds %{y:.2f} ± %{error_y.array:.2f} %<extra></extra>"
         trace["error_y"] = {"type": "data", "array": [100 * sd for sd in deviations], "color": BLACK, "thickness": 1.2}
@@ -82,7 +82,7 @@ def accuracy_against(
 def learning_curves(best: Sequence[TrainedTrial]) -> "Figure":
     """Plots the val accuracy by epoch of some trials, the best first."""
     if not best:
-        return _empty("No trial is trained yet.")
+        return _empty("No network is trained yet.")
     traces = [
         {
             "type": "scatter",
@@ -108,7 +108,7 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
     """
     reasons = sorted({reason for counts in discards for reason in counts})
     if not reasons:
-        return _empty("Nothing was discarded.")
+        return _empty("No draw was discarded.")
     totals = {reason: list(accumulate(counts.get(reason, 0) for counts in discards)) for reason in reasons}
     traces = [
         {
@@ -118,13 +118,13 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
             "x": list(range(1, len(discards) + 1)),
             "y": totals[reason],
             "line": {"color": color, "dash": dash, "width": 2, "shape": "hv"},
-            "hovertemplate": f"{_plain(reason.replace('_', ' '))}: %{{y:,}} by candidate %{{x}}<extra></extra>",
+            "hovertemplate": f"{_plain(reason.replace('_', ' '))}: %{{y:,}} up to candidate %{{x}}<extra></extra>",
         }
         for reason, color, dash in zip(
             sorted(reasons, key=lambda reason: -totals[reason][-1]), cycle(LINES), cycle(DASHES), strict=False
         )
     ]
-    figure = figure_of("Discards by reason", traces, x="candidate", y="draws discarded so far")
+    figure = figure_of("Discarded draws by reason", traces, x="candidates so far", y="discarded draws so far")
     return figure.update_xaxes(_whole(len(discards))).update_yaxes(_whole(max(map(max, totals.values()))))
 
 

@@ -1,4 +1,4 @@
-"""Computes how important each parameter of the search space is for accuracy, with the uncertainty."""
+"""Computes how important each hyperparameter of the search space is for accuracy, with the uncertainty."""
 
 from collections.abc import Mapping
 from statistics import fmean, stdev
@@ -51,4 +51,4 @@ def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 
         "marker": {"color": BLUE},
         "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} %<extra></extra>",
     }
-    return figure_of("Importance of parameters", [bars], x="importance, % of the sum", y="")
+    return figure_of("Importance of hyperparameters", [bars], x="share of the explained variance, %", y="")

@@ -20,9 +20,9 @@ SMALLER = "smaller"
 
 
 MEANINGS = {
-    IMPOSSIBLE_SHAPE: "cannot be built: a map would be smaller than its window",
-    DUPLICATE: "drawn before in this study",
-    SMALLER: "keeps the limits, but of the few draws for one of the first candidates another is larger",
+    IMPOSSIBLE_SHAPE: "cannot be built: a feature map would be smaller than its window",
+    DUPLICATE: "was drawn before in this study",
+    SMALLER: "keeps the limits, but is not the largest of the four draws for one of the first candidates",
 }
 """Meaning of each discard reason that is not the name of a metric."""
 
@@ -30,7 +30,7 @@ MEANINGS = {
 def meanings(reasons: Iterable[str]) -> dict[str, str]:
     """Returns the meaning of each discard reason."""
     return {
-        reason: MEANINGS.get(reason, f"misses the limit on {reason}, and no other one by more") for reason in reasons
+        reason: MEANINGS.get(reason, f"misses the limit on {reason}, and no other limit by more") for reason in reasons
     }
 
 

@@ -141,7 +141,7 @@ def test_the_page_says_what_the_study_holds(study):
         " parameters and at least 10 pixels of receptive field?"
     )
     assert answer(records).text in words
-    assert f"trial {best.number}: {best.params:,} parameters" in answer(records).text
+    assert f"trial {best.number} with {best.params:,} parameters" in answer(records).text
     assert f"{best.objective:.2%} val accuracy" in answer(records).text
     assert "one run" in answer(records).text
     assert "Fewer than 10 networks are trained" in words
@@ -151,7 +151,7 @@ def test_figures_are_those_of_the_study(study):
     records = StudyRecords.open(StudyRef(study))
     figures = [json.loads(script) for script in Page(read(study)).scripts if script.startswith('{"')]
     titles = [figure["layout"]["title"]["text"] for figure in figures]
-    assert titles[:3] == ["Accuracy against parameters", "Learning curves of the best 2", "Discards by reason"]
+    assert titles[:3] == ["Accuracy against parameters", "Learning curves of the best 2", "Discarded draws by reason"]
     curves = {trace["name"]: trace["y"] for trace in figures[1]["data"]}
     for trial in records.best(2):
         expected = [100 * metrics.val_accuracy for metrics in trial.history]
@@ -165,7 +165,7 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     assert "98.00 ± 1.00 % test accuracy (mean ± standard deviation of 3 seeds); target missed." in found.text
     assert found.trial == best
     assert "The test split was opened once for this study." in found.caveats
-    why = f"By the mean val accuracies of 2 further seeds trial {best.number} is picked: the others are behind by"
+    why = f"By mean val accuracy over 2 further seeds, trial {best.number} is picked: the others are behind by"
     assert found.caveats[0].startswith(why)
     page = Page(read(study))
     head, *rows = page.tables["best"]
@@ -177,9 +177,11 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
 
 
 def test_what_differences_are_worth_is_told_from_the_seeds_alone(study):
-    assert "differ" not in "".join(Page(read(study)).words).partition("What mattered")[0]
+    assert "standard error" not in read(study)
     confirm_by_hand(study)
-    assert "Means of further seeds within 1.00 points, a standard error, are not known to differ." in read(study)
+    assert "Means of further seeds that differ by less than one standard error, 1.00 points, count as equal." in read(
+        study
+    )
 
 
 def told(study):
@@ -259,7 +261,7 @@ def test_a_study_without_a_trained_trial_has_a_report(study):
     StudyRecords.create(StudyRef(study, study="empty"), settings, records.notes)
     page = Page(read(study, study="empty"))
     words = "".join(page.words)
-    assert "Nothing is trained yet." in words
+    assert "No network is trained yet." in words
     assert "nas export" not in words
     assert "layers" not in page.tables
     assert "discards" not in page.tables
@@ -269,16 +271,16 @@ def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny
     given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
     search(**given, epochs=1, trials=1, results=tmp_path, device="cpu", workers=1)
     page = Page(read(tmp_path))
-    words = " ".join("".join(page.words).partition("How to do it again")[0].split())
+    words = " ".join("".join(page.words).partition("How to reproduce it")[0].split())
     assert not re.search(r"\b1 (epochs|networks|draws)|last 1|best of 1\b|lowest|±", words)
     assert "best val accuracy (after 1 epoch) on" in words
     assert page.tables["best"][0] == ["trial", "val accuracy", "parameters", "MACs", "receptive field"]
-    facts = "".join(Page(read(tmp_path)).words).partition("How to do it again")[2]
-    assert "1 epoch a network" in facts
+    facts = "".join(Page(read(tmp_path)).words).partition("How to reproduce it")[2]
+    assert "1 epoch per network" in facts
     assert "1 network to the end" in facts
     (best,) = StudyRecords.open(StudyRef(tmp_path)).best(1)
     origin = Origin.of_trial(StudyRecords.open(StudyRef(tmp_path)), best)
-    assert origin.result == f"{best.objective:.2%} val accuracy (after the last epoch), one run"
+    assert origin.result == f"{best.objective:.2%} val accuracy, one run"
     assert "chosen" not in " ".join(origin.facts)
 
 
@@ -305,7 +307,7 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
     confirm_by_hand(tmp_path)
     confirmed = answer(StudyRecords.open(StudyRef(tmp_path)))
     assert confirmed.text.startswith(found.text)
-    assert " Confirmed is trial " in confirmed.text
+    assert " Confirmed: trial " in confirmed.text
 
 
 # -- importances ---------------------------------------------------------------------------------------------
