@@ -44,5 +44,5 @@ def test_a_name_that_a_file_can_have_is_accepted(name):
 
 @pytest.mark.parametrize("name", ["a" * 101, "a/b", "a\nb", "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused(name):
-    with pytest.raises(StudyError, match="expected at most 100 printable characters without /$"):
+    with pytest.raises(StudyError, match=r"expected at most 100 printable characters without /$"):
         StudyRef(study=name).check_name()
