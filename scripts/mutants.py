@@ -4,13 +4,13 @@
     python scripts/mutants.py --sample 60                      # every module of the table below
     python scripts/mutants.py nas/seed_stats.py:12,40          # two mutants of one module
 
-The changes are those of mutmut's operators. mutmut itself leaves out properties, constants and defaults of fields, and
-cannot run tests of this package that start processes; so this script applies the operators to the whole file, and runs
-the tests of each mutant in a forked process, with the mutant also in the file that other processes import. Annotations,
-docstrings, the texts of errors, and texts that hold a space are not changed.
+The changes are those of mutmut's operators. mutmut itself leaves out properties, constants and defaults of fields, so
+this script applies the operators to the whole file. It runs the tests of each mutant in a forked process, with the
+mutant also in the file that other processes import. Annotations, docstrings, the texts of errors, and texts that hold a
+space are not changed.
 
 The tests of a mutant are those that call the changed function, the quickest first, up to `--seconds` of processor time;
-for a change outside functions, all tests. A mutant dies if a test fails or uses ten times as long as it should.
+for a change outside functions, all tests. A mutant dies if a test fails or uses five times as long as it should.
 """
 
 import argparse
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--sample", type=int, default=0, metavar="N", help="of each module N mutants, drawn with seed 0"
     )
+    parser.add_argument("--functions", action="store_true", help="only changes inside functions, which take a tenth")
     parser.add_argument("--seconds", type=float, default=20.0, help="processor time of the tests of one mutant")
     arguments = parser.parse_args()
     asked = {module: numbers for module, _, numbers in (each.partition(":") for each in arguments.modules)}
@@ -109,16 +110,21 @@ def main() -> None:
             usage = usage_of(copy, tests)
             for module in modules:
                 trial = Trial(copy, module, usage, arguments.seconds)
-                forked(lambda: report(trial, module, asked[module], arguments.sample), quiet=False)  # noqa: B023
+                forked(
+                    lambda: report(trial, module, asked[module], arguments.sample, arguments.functions),  # noqa: B023
+                    quiet=False,
+                )
 
 
-def report(trial: "Trial", module: str, numbers: str, sample: int) -> int:
+def report(trial: "Trial", module: str, numbers: str, sample: int, functions: bool) -> int:
     """Prints the mutants of a module that survive, and how many died."""
     every = list(mutants_of(ROOT / module))
     chosen = [every[int(number)] for number in numbers.split(",")] if numbers else every
+    if functions:
+        chosen = [each for each in chosen if changed_functions(trial.original, each.text, module) is not None]
     if 0 < sample < len(chosen):
         chosen = sorted(random.Random(0).sample(chosen, sample))
-    print(f"{module}: {len(every)} mutants", flush=True)
+    print(f"{module}: {len(chosen)} of {len(every)} mutants", flush=True)
     died = len(chosen) - len(trial.survivors(chosen))
     print(f"{module}: {died} of {len(chosen)} died ({died / len(chosen):.1%})", flush=True)
     return 0
@@ -380,7 +386,10 @@ class Trial:
                     status = forked(patched, seconds=5 * expected + 10)
                     self._note(mutant, status, "" if chosen else ", not covered")
 
-        in_session(self.folder, sorted({test.partition("::")[0] for _, test, _ in self.callers}), in_functions)
+        status = in_session(self.folder, sorted({test.partition("::")[0] for _, test, _ in self.callers}), in_functions)
+        self._write(None)
+        if status:
+            raise SystemExit(f"{self.path}: the tests cannot run")
         return self._survivors
 
     def _chosen(self, changes: Iterable[str] | None) -> tuple[list[str], float]:
