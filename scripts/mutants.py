@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CO_OPTIMIZED = 1  # flag of the code of functions, which modules and bodies of classes lack
-HANGS = 600  # wall-clock seconds after which a mutant counts as endless
+HANGS = 7200  # wall-clock seconds after which a mutant counts as endless; a busy machine may need long
 
 SURVIVED, DIED = 0, 1  # exit statuses of the process that runs a mutant
 
