@@ -72,15 +72,15 @@ def test_the_cost_is_the_second_objective_or_parameters():
     ("changes", "texts"),
     [
         ({}, []),
-        ({"epochs": 7}, ["epochs is 7, expected 5"]),
-        ({"constraints": ("params<=9",)}, ["constraints is params<=9, expected params<=900 and macs<=9000"]),
-        ({"constraints": ()}, ["constraints is none, expected params<=900 and macs<=9000"]),
+        ({"epochs": 7}, ["epochs is 5 in the study, 7 now"]),
+        ({"constraints": ("params<=9",)}, ["constraints is params<=900 and macs<=9000 in the study, params<=9 now"]),
+        ({"constraints": ()}, ["constraints is params<=900 and macs<=9000 in the study, none now"]),
         ({"data_fingerprint": "d2"}, ["dataset digits has changed"]),
         ({"space_fingerprint": "s2"}, ["space grey has changed"]),
-        ({"space": "rgb", "space_fingerprint": "s2"}, ["space is rgb, expected grey"]),
+        ({"space": "rgb", "space_fingerprint": "s2"}, ["space is grey in the study, rgb now"]),
         (
             {"dataset": "mnist", "data_fingerprint": "d2", "seed": 3},
-            ["dataset is mnist, expected digits", "seed is 3, expected 0"],
+            ["dataset is digits in the study, mnist now", "seed is 0 in the study, 3 now"],
         ),
     ],
 )
