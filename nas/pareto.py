@@ -9,7 +9,8 @@ Point = Sequence[float]
 
 def dominates(a: Point, b: Point) -> bool:
     """Returns whether `a` is at least as large as `b` in every coordinate, and larger in at least one."""
-    return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
+    pairs = list(zip(a, b, strict=True))
+    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
 def front(items: Iterable[tuple[T, Point]]) -> list[T]:

@@ -93,6 +93,7 @@ def entry(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         **{key: found[key] for key in ("dataset", "params", "macs", "receptive_field")},
+        "images": row.get("images", found["dataset"]),
         "epochs": len(found["accuracies"][0]),
         "seeds": len(found["accuracies"]),
         **{key: round(found[key], 6) for key in FIGURES},
@@ -112,7 +113,7 @@ def table(entries: list[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> str
         row = rows[each["name"]]
         published = ", ".join(f"{value:.2f}" for value in row.get("published", ()))
         lines.append(
-            f"| [`{each['name']}`](models/{each['name']}) | {each['dataset']} | {row['what']}"
+            f"| [`{each['name']}`](models/{each['name']}) | {each['images']} | {row['what']}"
             f" | {each['params']:,} | {each['macs']:,}"
             f" | {each['receptive_field']} | {each['epochs']} | {each['seeds']}"
             f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
@@ -156,7 +157,7 @@ def opening(found: list[dict[str, Any]]) -> str:
         " | lowest of the last 5 epochs % | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(
-            f"| [`{each['name']}`](results/models/{each['name']}) | {each['dataset']} | {each['params']:,}"
+            f"| [`{each['name']}`](results/models/{each['name']}) | {each['images']} | {each['params']:,}"
             f" | {each['macs']:,}"
             f" | {100 * each['final_accuracy_mean']:.2f} ± {100 * each['final_accuracy_sd']:.2f}"
             f" | {100 * each['consistent_accuracy_mean']:.2f} | {each['seeds']} |"

@@ -123,3 +123,9 @@ def test_items_need_not_be_comparable_and_come_from_any_iterable():
     items = [object() for _ in range(3)]
     rising = zip(items, [(1.0, 1.0), (2.0, 2.0), (2.0, 2.0)], strict=True)
     assert front(iter(rising)) == items[1:]
+
+
+@pytest.mark.parametrize(("a", "b"), [((1.0, 2.0), (1.0,)), ((0.0,), (1.0, 2.0)), ((), (1.0,))])
+def test_points_of_different_lengths_are_refused(a, b):
+    with pytest.raises(ValueError, match="argument 2 is"):
+        dominates(a, b)

@@ -184,7 +184,7 @@ def test_every_result_that_is_shown_escapes_its_texts(study, result, confirmatio
     fit = Fit(**settings, **given, history=best.history)
     proof = Proof(name=MARKUP, num_bytes=1, difference=None, num_same=1, num_images=1, accuracy=None)
     shown = {
-        "SearchResult": replace(result, study=MARKUP, storage=MARKUP, results=Path(MARKUP)),
+        "SearchResult": replace(result, study=MARKUP, storage=f"sqlite:///{MARKUP}", results=Path(MARKUP)),
         "Trials": Trials([replace(best, source=MARKUP)]),
         "TrialRecord": replace(study.trials()[0], reason=MARKUP),
         "TrainedTrial": replace(best, source=MARKUP),

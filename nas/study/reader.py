@@ -222,18 +222,10 @@ class StudyRecords:
         return self._ranked(count, finalists_first=True)
 
     def contenders(self, count: int) -> list[TrainedTrial]:
-        """Returns the `count` trained trials to choose finalists from: the best by the mean over their runs.
+        """Returns the `count` best trained trials by the mean over their runs, from which finalists are chosen."""
+        return self._ranked(count, finalists_first=False)
 
-        The last one is the best known candidate if there is no other among them. The best of many candidates was lucky
-        in its one run; next to a known one, its further runs show whether it is better.
-        """
-        ranked = self._ranked(None, finalists_first=False)
-        best, known = ranked[:count], [trial for trial in ranked if trial.source]
-        if count > 1 and known and not any(trial.source for trial in best):
-            best[-1] = known[0]
-        return best
-
-    def _ranked(self, count: int | None, *, finalists_first: bool) -> list[TrainedTrial]:
+    def _ranked(self, count: int, *, finalists_first: bool) -> list[TrainedTrial]:
         further = self._further()
 
         def standing(trial: StoredTrial) -> tuple[bool, float, int]:

@@ -16,7 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import KINDS, Repeat, Residual
 from nas.architecture.cost import METRIC_LABELS, METRICS, Cost, LayerRow, cost_of, layer_table
-from nas.architecture.layers import Activation, Conv, Flatten, GlobalAvgPool, Layer, Linear, MaxPool, SqueezeExcite
+from nas.architecture.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool,
+    SqueezeExcite,
+)
 from nas.architecture.modules import SqueezeExcite as SqueezeExciteModule
 from nas.errors import ShapeError
 
@@ -41,6 +51,24 @@ def check_against_the_module(architecture: Architecture) -> None:
     assert 2 * cost.macs == counter.get_total_flops()
     assert architecture.output_shape == tuple(output.shape[1:])
     assert all(type(value) is int for value in dataclasses.astuple(cost))
+
+
+def test_the_cost_of_a_network_worked_out_by_hand():
+    architecture = Architecture(
+        input_shape=(1, 4, 4),
+        layers=(
+            Conv(out_channels=2, kernel_size=3, padding=1),  # 20 parameters, 288 multiply-accumulates
+            BatchNorm(),  # 4 parameters, 24 bytes of buffers
+            Conv(out_channels=3, kernel_size=1),  # 9 parameters, 96 multiply-accumulates
+            BatchNorm(),  # 6 parameters, 32 bytes of buffers; input and output are 96 values
+            GlobalAvgPool(),
+            Flatten(),
+            Linear(out_features=2),  # 8 parameters, 6 multiply-accumulates
+        ),
+    )
+    assert cost_of(architecture) == Cost(
+        params=47, macs=390, receptive_field=3, peak_activation_bytes=4 * 96, weight_bytes=4 * 47 + 24 + 32
+    )
 
 
 @pytest.mark.parametrize("part", seeds(8))

@@ -91,7 +91,7 @@ cli.main()
 """
 
 
-def test_a_defect_of_ours_is_called_one():
+def test_an_unexpected_error_is_called_a_bug_and_names_the_command_that_shows_it():
     def run(*line):
         return subprocess.run([sys.executable, "-c", BROKEN, *line], capture_output=True, text=True, check=False)
 
@@ -99,6 +99,6 @@ def test_a_defect_of_ours_is_called_one():
     assert done.returncode == 1
     first, second, third = done.stderr.splitlines()
     assert first == "error: ZeroDivisionError: of ours"
-    assert second == "This is a defect of nas, not a mistake of yours. Where it arose:"
+    assert second == "This is a bug in nas. To see the traceback, run:"
     assert third == "  nas --debug cost mnist-7825"
     assert "Traceback" in run("--debug", "cost", "mnist-7825").stderr

@@ -38,7 +38,7 @@ def test_every_link_leads_to_a_page_and_an_entry(site):
     broken, num_links = [], 0
     for page in pages:
         for link in addresses(page.read_text(encoding="utf-8"), "href"):
-            if re.match("(https?|data):", link):
+            if re.match(r"(https?|data):|\$\{", link):  # the last: a template in the script of the search
                 continue
             num_links += 1
             path, _, entry = link.partition("#")

@@ -173,3 +173,22 @@ def test_a_ranking_is_plain_data(finalists):
     assert data["standard_error"] == ranking.standard_error
     assert [tuple(row["objectives"]) for row in data["finalists"]] == [f.objectives for f in ranking.finalists]
     assert [row["trial"] for row in data["finalists"] if row["tied"]] == [f.trial for f in ranking.tied]
+
+
+@given(finalist_lists())
+def test_a_ranking_is_read_as_it_was_written(finalists):
+    ranking = Ranking.of(finalists)
+    assert Ranking.from_json(json.loads(json.dumps(ranking.to_json()))) == ranking
+
+
+def test_the_pick_in_words():
+    best = Finalist(trial=4, cost=20, objectives=(0.5, 0.75))
+    smaller = Finalist(trial=9, cost=10, objectives=(0.25, 0.5))
+    error = "one standard error of a difference"
+    assert Ranking(finalists=(best, smaller), standard_error=0.0125).pick_text == (
+        f"trial 4 is picked: the others are behind by more than 1.250 points, {error}"
+    )
+    assert Ranking(finalists=(best, smaller), standard_error=0.25).pick_text == (
+        "trial 9 is picked, the smallest of 2 that are tied: none is behind the best by more than"
+        f" 25.000 points, {error}"
+    )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seed_results import accuracies, result_of, results
 
-from nas.seed_stats import spread_text
+from nas.seed_stats import Finalist, Ranking, Verdict, spread_text
 
 
 @given(results, accuracies, st.integers(1, 9))
@@ -148,3 +148,32 @@ def test_all_or_nothing_is_said_without_a_division_by_zero(level):
     result = result_of([[level]] * 3, target=0.5)
     assert result.verdict == ("met" if level else "missed")
     assert len(result.lines()) == 4
+
+
+FINALISTS = (Finalist(trial=7, cost=20, objectives=(0.5, 0.75)), Finalist(trial=3, cost=10, objectives=(0.5, 0.5)))
+STORED = {
+    "trial": 7,
+    "target": 0.9,
+    "num_images": 500,
+    "num_openings": 1,
+    "accuracies": [[0.875, 0.9375], [0.75, 1.0]],
+    "ranking": Ranking(finalists=FINALISTS, standard_error=0.125).to_json(),
+}
+
+
+def test_a_stored_verdict_is_read():
+    verdict = Verdict.from_json(json.loads(json.dumps(STORED)), 2)
+    assert (verdict.trial, verdict.num_openings) == (7, 1)
+    assert verdict.test == result_of([[0.875, 0.9375], [0.75, 1.0]], target=0.9, consistency=2, num_images=500)
+    assert verdict.ranking == Ranking(finalists=FINALISTS, standard_error=0.125)
+    assert verdict.spreads() == {7: (0.625, pytest.approx(0.125 * math.sqrt(2))), 3: (0.5, 0.0)}
+    assert verdict.command == "nas confirm --top 2 --seeds 2 --target 0.9"
+    assert verdict.openings_text == "The test split was opened once for this study."
+
+
+def test_a_verdict_without_a_ranking_had_one_finalist():
+    verdict = Verdict.from_json(STORED | {"ranking": None, "num_openings": 2}, 2)
+    assert verdict.ranking is None
+    assert verdict.spreads() == {}
+    assert verdict.command == "nas confirm --top 1 --seeds 2 --target 0.9"
+    assert verdict.openings_text == "The test split was opened 2 times: its figures are biased."

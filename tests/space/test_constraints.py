@@ -177,6 +177,7 @@ def test_limits_that_contradict():
     [
         ((1, 28, 28), {}, ["receptive_field>=28"]),
         ((3, 24, 32), {}, ["receptive_field>=32"]),
+        ((3, 32, 24), {}, ["receptive_field>=32"]),
         ((64, 8, 8), {}, ["receptive_field>=8"]),
         ((1, 28, 28), {"min_receptive_field": 1}, ["receptive_field>=1"]),
         ((1, 28, 28), {"min_receptive_field": 40, "max_params": 8000}, ["params<=8000", "receptive_field>=40"]),

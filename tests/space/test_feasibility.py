@@ -13,7 +13,7 @@ from nas.architecture.cost import METRICS, Cost, cost_of
 from nas.errors import ShapeError
 from nas.space import survey as surveying
 from nas.space.constraints import Constraint, limits, worst
-from nas.space.feasibility import judge
+from nas.space.feasibility import judge, meanings
 from nas.space.search_space import SearchSpace
 from nas.space.survey import LimitReport, SpaceReport, survey
 
@@ -80,10 +80,24 @@ def test_the_verdict_is_that_of_the_constraints():
 def test_the_violations_of_some():
     values = {name: domain.grid()[0] for name, domain in SMALL.domains.items()}  # one 3x3 convolution of 2 channels
     cost = Cost(params=31, macs=1464, receptive_field=3, peak_activation_bytes=1296, weight_bytes=148)
-    assert judge(SMALL, (), values)[1:] == (cost, "", 0.0)
+    assert judge(SMALL, (), values) == (SMALL.architecture(values), cost, "", 0.0)
     assert judge(SMALL, parse("params<=31", "receptive_field>=3"), values).reason == ""
     verdict = judge(SMALL, parse("params<=20", "receptive_field>=12", "macs<=1464"), values)
-    assert (verdict.reason, verdict.violation) == ("receptive_field", 11 / 20 + 9 / 12)
+    assert verdict == (SMALL.architecture(values), cost, "receptive_field", 11 / 20 + 9 / 12)
+
+
+def test_a_network_that_cannot_be_built_is_infinitely_far_from_the_limits():
+    values = {name: domain.grid()[-1] for name, domain in SMALL.domains.items()}  # valid 5x5 convolutions of 9x9 images
+    assert judge(SMALL, parse("params<=20"), values) == (None, None, "impossible_shape", math.inf)
+
+
+def test_each_reason_has_a_meaning():
+    assert meanings(["macs", "duplicate", "impossible_shape", "smaller"]) == {
+        "macs": "misses the limit on macs, and no other one by more",
+        "duplicate": "drawn before in this study",
+        "impossible_shape": "cannot be built: a map would be smaller than its window",
+        "smaller": "keeps the limits, but of the few draws for one of the first candidates another is larger",
+    }
 
 
 # A whole space

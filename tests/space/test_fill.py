@@ -8,7 +8,7 @@ from support.effort import examples
 from nas.architecture.cost import cost_of
 from nas.space.constraints import Constraint, limits
 from nas.space.feasibility import judge
-from nas.space.fill import filled
+from nas.space.fill import filled, narrowed
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scaled
 
@@ -82,3 +82,22 @@ def test_what_no_width_mends_gets_the_smallest(grey):
     values = grey.draw(Random(7))
     assert filled(grey, kept, values) == scaled(values, grey.domains, 1 / 64)
     assert judge(grey, kept, filled(grey, kept, values)).reason == "receptive_field"
+
+
+def test_the_widths_most_likely_to_keep_the_limits(grey):
+    values = grey.draw(Random(8))
+    smallest = scaled(values, grey.domains, 1 / 64)
+    most, least = Constraint("params", "<=", 8000), Constraint("macs", ">=", 1000)
+    assert narrowed(grey, (), values) == smallest
+    assert narrowed(grey, (most, Constraint("receptive_field", ">=", 28)), values) == smallest
+    assert narrowed(grey, (most, least), values) == filled(grey, (most, least), values) != smallest
+    mnist = SearchSpace.load("mnist")
+    drawn = mnist.draw(Random(8))
+    assert narrowed(mnist, (most, least), drawn) == drawn
+
+
+@pytest.mark.parametrize("lower", [Constraint("macs", ">=", 10**7), Constraint("params", ">=", 7990)])
+def test_lower_limits_do_not_change_what_fills_the_upper_ones(grey, lower):
+    upper, rng = UPPER["params"], Random(9)
+    for values in (grey.draw(rng) for _ in range(5)):
+        assert filled(grey, [*upper, lower], values) == filled(grey, upper, values)

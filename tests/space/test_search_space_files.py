@@ -1,4 +1,5 @@
 import datetime
+import re
 import tomllib
 from dataclasses import replace
 from random import Random
@@ -354,5 +355,5 @@ def test_a_probe_has_values_that_its_space_draws(tmp_path):
     assert all(type(value) is float for value in probe.values())
     path.write_text(text + "rotation = 7.0\n")
     error = "[[probes]] entry 1: rotation is 7.0, expected a number from 6.0 to 10.0 in steps of 2.0"
-    with pytest.raises(SearchSpaceError, match=error):
+    with pytest.raises(SearchSpaceError, match=re.escape(error)):
         SearchSpace.load(str(path))

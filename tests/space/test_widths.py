@@ -43,6 +43,11 @@ def test_a_block_has_a_table_of_its_own():
     assert {name for name in space.domains if name.endswith("kernel_size")} == {"block3.kernel_size"}
 
 
+def test_widths_that_the_space_fixes_are_not_drawn():
+    space = space_of(block={"num_convs": [1, 2], "growth": 2.0}, conv={"channels": 8})
+    assert space.draw(Random(0)).keys() == {"block1.num_convs", "block2.num_convs", "block3.num_convs"}
+
+
 def test_jitter_stays_within_its_factor_and_start_and_growth_are_drawn():
     low, high = 8.0, 32.0
     space = space_of(widths={"start": {"low": low, "high": high, "log": True}, "jitter": 1.5})

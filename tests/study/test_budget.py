@@ -74,6 +74,7 @@ def test_without_a_budget_that_is_known_there_are_no_finalists():
     assert Budget(minutes=1).finals(tally(0)) == (0, 0)
     assert Budget(minutes=1).finals(tally(16, 960.0)) == (0, 0)
     assert Budget(trials=20).finals(tally(20)) == (0, 0)
+    assert Budget(trials=20).finals(tally(20, further=4)) == (0, 0)
 
 
 def test_a_fifth_of_the_time_goes_to_finalists():
@@ -101,9 +102,20 @@ def test_a_study_that_goes_on_sets_aside_what_finalists_have_not_had():
 
     assert most(40) == 40 - (8 - 4)
     assert most(24) == 24
+    assert not Budget(trials=20).admits_candidate(tally(20, further=10)), "what finalists had too much is spent"
+
+
+def test_finals_go_on_with_what_is_left():
+    assert Budget(trials=30).finals(tally(28, further=4)) == (3, 6)
+    assert Budget(trials=30).finals(tally(29, further=4)) == (2, 5)
+    assert Budget(trials=30).finals(tally(29.5, further=4)) == (2, 4)
 
 
 def test_share_is_of_what_is_spent_first():
     budget = Budget(trials=4, minutes=10)
     assert budget.share(tally(1, 60.0)) == 0.25
     assert budget.share(tally(1, 300.0)) == 0.5
+    assert budget.share(tally(3, 60.0)) == 0.75
+    assert Budget(minutes=10, workers=2).share(tally(1, 300.0)) == 0.25
+    assert Budget(trials=4).share(tally(1, 300.0)) == 0.25
+    assert budget.share(tally(5, 60.0)) == budget.share(tally(1, 601.0)) == 1.0

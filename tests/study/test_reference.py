@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
+from nas.errors import StudyError
 from nas.study.database import default_storage
 from nas.study.reference import StudyRef
 
@@ -28,3 +29,20 @@ def test_a_shell_reads_them_as_they_were_given(name):
 def test_a_password_is_never_shown():
     text = StudyRef(storage="postgresql://me:pa'ss@host/db").options()
     assert shlex.split(text) == ["--storage", "postgresql://me:***@host/db"]
+
+
+def test_without_names_it_is_the_study_search_in_the_folder_results():
+    ref = StudyRef()
+    assert (ref.folder, ref.name, ref.url) == (Path("results"), "search", "sqlite:///results/studies.db")
+    assert StudyRef("other", "postgresql://me:secret@host/db").url == "postgresql://me:secret@host/db"
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 100, "größe", "two words", ".."])
+def test_a_name_that_a_file_can_have_is_accepted(name):
+    StudyRef(study=name).check_name()
+
+
+@pytest.mark.parametrize("name", ["a" * 101, "a/b", "a\nb", "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(StudyError, match=r"expected at most 100 printable characters without /$"):
+        StudyRef(study=name).check_name()

@@ -74,7 +74,7 @@ def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
 
 
 def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
-    text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'"
+    text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'; wait until it ends"
     with closing(locks(StudyRef(study))) as other:
         assert other.hold("confirm")
         with pytest.raises(StudyError) as caught:
@@ -86,7 +86,7 @@ def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
 
 def test_while_it_runs_no_other_confirmation_begins(study):
     def ask_again(event):
-        with pytest.raises(StudyError, match=r"is confirming study 'search'$"):
+        with pytest.raises(StudyError, match=r"is confirming study 'search'; wait until it ends$"):
             confirm(**ASKED, results=study)
         raise Stop
 

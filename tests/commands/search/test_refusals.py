@@ -75,7 +75,7 @@ def test_artifacts_that_cannot_be_written_are_said_before_anything_is_trained(tm
     (tmp_path / "results" / "artifacts").write_text("mine")
     with pytest.raises(StudyError, match=r"/artifacts: File exists$"):
         search(**options(tmp_path, tiny_space))
-    assert trials(results=tmp_path / "results") == []
+    assert not trials(results=tmp_path / "results")
 
 
 def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
@@ -159,7 +159,7 @@ def test_what_cannot_be_searched_with_is_said_before_a_study_is_made(tmp_path, t
 def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
-    with pytest.raises(StudyError, match="sampler is random, expected elite"):
+    with pytest.raises(StudyError, match="sampler is elite in the study, random now"):
         search(**given, sampler="random")
     assert search(**given, sampler="elite").tally.num_trained == 1
 

@@ -217,6 +217,6 @@ def test_a_new_study_begins_with_the_known_designs_and_says_so(tmp_path):
     result = search(**given, on_event=events.append)
     assert events[0].portfolio == SearchSpace.load("grey").portfolio
     assert result.best[0].source == f"portfolio {events[0].portfolio[0]}"
-    with pytest.raises(StudyError, match=r"portfolio is none, expected .*"):
+    with pytest.raises(StudyError, match=r"portfolio is nas-3686 and .* in the study, none now"):
         search(**given, portfolio=False)
     assert search(**given).tally.num_trained == 1
