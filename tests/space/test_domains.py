@@ -274,6 +274,7 @@ def test_a_short_number_is_of_the_domain_and_close(domain, rng):
         (Choice((False, True)), [False, True], [0, 1]),
         (Choice((0.0, 0.5)), [0.0, 0.5], [0, False, 0.25]),
         (IntRange(8, 24, 8), [8, 16, 24], [0, 9, 32, 8.0, "8", True]),
+        (IntRange(1, 10, 3), [1, 4, 7, 10], [-2, 0, 2, 5, 9, 13]),
         (FloatRange(0.0, 0.5), [0, 0.0, 0.3, 0.5], [-0.1, 0.6, False, "0.3", math.nan]),
     ],
 )
@@ -324,6 +325,7 @@ def test_steps_are_small():
     rng = Random(0)
     assert {IntRange(1, 100).step_from(10, rng) for _ in range(100)} == {8, 9, 11, 12}
     assert {IntRange(1, 3).step_from(3, rng) for _ in range(20)} == {2}
+    assert {IntRange(8, 800, 8).step_from(80, rng) for _ in range(100)} == {64, 72, 88, 96}
     assert {FloatRange(0.0, 1.0, 0.25).step_from(0.5, rng) for _ in range(100)} == {0.25, 0.75}
     factors = [FloatRange(1e-6, 1e-2, log=True).step_from(1e-4, rng) / 1e-4 for _ in range(200)]
     assert all(10**0.4 <= max(x, 1 / x) <= 10 ** (0.33 * 4) for x in factors)
