@@ -15,7 +15,7 @@ from nas.reports.figures import (
     params_by_layer,
 )
 from nas.reports.importances import LEAST, SEEDS, importance_figure, importances
-from nas.reports.summary import answer, best_rows, commands, luck, question
+from nas.reports.summary import answer, best_rows, commands, question
 from nas.space.feasibility import meanings
 from nas.study.reader import StudyRecords
 from nas.templates import filled
@@ -61,7 +61,7 @@ def _content(records: StudyRecords) -> dict[str, Any]:
         "num_discards": discards.total(),
         "discards": discards.most_common(),
         "best": best_rows(records, NUM_BEST),
-        "luck": luck(records),
+        "standard_error": verdict.ranking.standard_error if verdict and verdict.ranking else None,
         "reasons": meanings(discards),
         "figures": {name: _json(figure) for name, figure in figures.items()},
         "num_seeds": SEEDS,

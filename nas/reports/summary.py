@@ -109,18 +109,6 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-def luck(records: StudyRecords) -> str:
-    """Returns a sentence on the standard error of the confirmation's ranking; empty without a ranking.
-
-    The spread over the epochs of one run is no substitute: it does not show how much runs differ.
-    """
-    verdict = records.verdict
-    if verdict is None or verdict.ranking is None:
-        return ""
-    points = 100 * verdict.ranking.standard_error
-    return f"Means of further seeds that differ by less than one standard error, {points:.2f} points, count as equal."
-
-
 def commands(records: StudyRecords) -> list[str]:
     """Returns the commands that reproduce the study and its result."""
     if verdict := records.verdict:
