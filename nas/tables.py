@@ -1,11 +1,10 @@
 """Tables of layers, trials, accuracies and exported files, for the terminal and as HTML for notebooks."""
 
 from collections.abc import Sequence
-from html import escape as escaped
+from html import escape
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +35,7 @@ def architecture_table(architecture: Architecture) -> Table:
 
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
     """Returns a table with one row for each trial."""
-    table = Table(title=escape(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(title=Text(title, "table.title"), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "val accuracy", "lowest", *_shorts("params", "macs", "receptive_field"), "seconds"):
         table.add_column(name, justify="right")
     table.add_column("", overflow="fold")
@@ -46,7 +45,7 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
         state = trial.state.lower() if trial.state in ("RUNNING", "WAITING") else ""
         note = ", ".join(filter(None, (trial.source, runs_text(trial), trial.reason, state)))
-        table.add_row(str(trial.number), *percent, *counts, seconds, escape(note))
+        table.add_row(str(trial.number), *percent, *counts, seconds, Text(note))
     return table
 
 
@@ -85,7 +84,7 @@ def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
 
 def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
     """Returns a table of an export's files: size, and agreement with the network they were written from."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(title=Text(title, "table.title"), title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("file", no_wrap=True)
     for name in ("bytes", "logits differ by", "same class", "val accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -102,22 +101,16 @@ def _shorts(*metrics: str) -> list[str]:
 
 
 def html(table: Table) -> str:
-    """Returns a table as HTML, with all text escaped."""
-
-    def text(content: object) -> str:
-        return escaped((content if isinstance(content, Text) else Text.from_markup(str(content))).plain)
+    """Returns a table of this module as HTML, with all text escaped."""
 
     def row(tag: str, contents: Sequence[object]) -> str:
         aligned = zip(table.columns, contents, strict=True)
-        cells = (f'<{tag} style="text-align: {column.justify}">{text(each)}</{tag}>' for column, each in aligned)
+        cells = (f'<{tag} style="text-align: {column.justify}">{escape(str(each))}</{tag}>' for column, each in aligned)
         return f"<tr>{''.join(cells)}</tr>"
 
-    heads = [column.header for column in table.columns]
-    rows = [
-        row("th", heads),
-        *(row("td", each) for each in zip(*(column.cells for column in table.columns), strict=True)),
-    ]
-    return f"<p><b>{text(table.title or '')}</b></p><table>{''.join(rows)}</table>"
+    heads = row("th", [column.header for column in table.columns])
+    rows = (row("td", each) for each in zip(*(column.cells for column in table.columns), strict=True))
+    return f"<p><b>{escape(str(table.title or ''))}</b></p><table>{heads}{''.join(rows)}</table>"
 
 
 def print_table(table: Table) -> None:

@@ -52,10 +52,7 @@ def test_the_best_trial_runs_without_this_package(study_folder, exported, tmp_pa
 def test_the_source_tells_what_the_network_is(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     text = (exported.folder / "model.py").read_text()
-    assert (
-        f"digits in {best.params:,} parameters: {best.history[-1].val_accuracy:.2%} val accuracy (after the last epoch;"
-        in text
-    )
+    assert f"digits in {best.params:,} parameters: {best.history[-1].val_accuracy:.2%} val accuracy, one run." in text
     assert "not MNIST" in text
     assert "        self.block1 = nn.Sequential(\n" in text
     assert "batch_size" in text

@@ -167,7 +167,7 @@ def test_a_stored_verdict_is_read():
     assert verdict.test == result_of([[0.875, 0.9375], [0.75, 1.0]], target=0.9, consistency=2, num_images=500)
     assert verdict.ranking == Ranking(finalists=FINALISTS, standard_error=0.125)
     assert verdict.spreads() == {7: (0.625, pytest.approx(0.125 * math.sqrt(2))), 3: (0.5, 0.0)}
-    assert verdict.command == "nas confirm --top 2 --seeds 2 --target 0.9"
+    assert verdict.arguments == {"top": 2, "seeds": 2, "target": 0.9}
     assert verdict.openings_text == "The test split was opened once for this study."
 
 
@@ -175,5 +175,5 @@ def test_a_verdict_without_a_ranking_had_one_finalist():
     verdict = Verdict.from_json(STORED | {"ranking": None, "num_openings": 2}, 2)
     assert verdict.ranking is None
     assert verdict.spreads() == {}
-    assert verdict.command == "nas confirm --top 1 --seeds 2 --target 0.9"
+    assert verdict.arguments == {"top": 1, "seeds": 2, "target": 0.9}
     assert verdict.openings_text == "The test split was opened 2 times: its figures are biased."

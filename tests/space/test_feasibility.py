@@ -93,10 +93,10 @@ def test_a_network_that_cannot_be_built_is_infinitely_far_from_the_limits():
 
 def test_each_reason_has_a_meaning():
     assert meanings(["macs", "duplicate", "impossible_shape", "smaller"]) == {
-        "macs": "misses the limit on macs, and no other one by more",
-        "duplicate": "drawn before in this study",
-        "impossible_shape": "cannot be built: a map would be smaller than its window",
-        "smaller": "keeps the limits, but of the few draws for one of the first candidates another is larger",
+        "macs": "misses the limit on macs, and no other limit by more",
+        "duplicate": "was drawn before in this study",
+        "impossible_shape": "cannot be built: a feature map would be smaller than its window",
+        "smaller": "keeps the limits, but is not the largest of the four draws for one of the first candidates",
     }
 
 
