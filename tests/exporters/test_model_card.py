@@ -160,10 +160,11 @@ def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_pa
 
 @pytest.mark.slow
 def test_every_block_of_the_card_runs(exported, tmp_path):
-    """All but the command that found it, which is the study's."""
+    """All but the calls that found it, which are the study's."""
     text = (exported.folder / "README.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
-    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "sh"]
+    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "python"]
+    assert blocks.pop()[1].startswith("import nas\nnas.search(")
     module = loaded(exported.folder)
     expected = module["network"](module["normalised"](torch.zeros(1, 1, 28, 28))).flatten()
     for _, code in (block for block in blocks if block[0] == "python"):

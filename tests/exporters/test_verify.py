@@ -138,7 +138,7 @@ def test_without_a_compiler_the_card_says_what_was_not_verified(tmp_path, monkey
     text = (done.folder / "README.md").read_text()
     size = (done.folder / "network.c").stat().st_size
     assert f"| `network.c` | {size:,} | not verified |  |\n" in text
-    assert "Each file listed here but `network.c` was loaded in a process of its own" in text
+    assert "loaded each file of this table except `network.c` in a separate process" in text
 
 
 def test_weights_that_cannot_be_opened_are_not_called_damaged(study_folder, tmp_path):

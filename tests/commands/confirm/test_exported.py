@@ -27,8 +27,8 @@ def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_
         assert f"Trial {whole[1].winner.number} of study 'search', confirmed with {SEEDS} seeds." in text
         assert f"fixed beforehand: {whole[1].test.finals[0]:.2%} on the test split." in text
         assert "The test split was opened once for this study." in text
-    assert f"nas confirm --top {len(whole[1].ranking.finalists)} --seeds {SEEDS} --target " in text
-    assert f" --results {confirmed}\n```\n" in text
+    assert f"nas.confirm(top={len(whole[1].ranking.finalists)}, seeds={SEEDS}, target=" in text
+    assert f"results='{confirmed}')\n```\n" in text
 
 
 def test_before_a_confirmation_there_is_nothing_to_export(study, tmp_path):
