@@ -4,6 +4,7 @@ python scripts/api_reference.py FOLDER
 """
 
 import argparse
+import contextlib
 import inspect
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def main() -> None:
     module |= public
     module["__all__"] = sorted(public, key=lambda name: (rank(public[name]), name))
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc("nas", r"!nas\.(?!layers)", output_directory=folder)
+    # pdoc warns where a folder `nas` lies in the working directory and the package is installed from elsewhere.
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder):
+        pdoc.pdoc("nas", r"!nas\.(?!layers)", output_directory=Path())
 
 
 def rank(thing: object) -> int:
