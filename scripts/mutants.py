@@ -1,6 +1,5 @@
 """Mutation testing: changes one place of a module at a time and counts the changes that no test notices.
 
-    python -m pip install mutmut
     python scripts/mutants.py --sample 60                      # every module of the table below
     python scripts/mutants.py nas/seed_stats.py:12,40          # two mutants of one module
 

@@ -26,6 +26,7 @@ RUN_BY_OTHERS = {
     "faults/checks.py": "campaign.py",
     "faults/kinds.py": "campaign.py",
     "faults/search.py": "campaign.py",
+    "api_reference.py": "tests/scripts/test_api_reference.py",
     "architecture_table.py": "tests/docs/test_architecture_page.py",
 }
 EARN = ("--tasks", "digits", "--minutes", 0.05, "--max-macs", 500_000, "--epochs", 1, "--seeds", 1)
@@ -54,6 +55,7 @@ SMALL = {
     ),
     "faults/campaign.py": ("--runs", 0),
     "leaderboard.py": ("compare", "nas-1192", "results/runs/nas-1192.json"),
+    "mutants.py": ("--sample", 2, "nas/pareto.py"),
 }
 SHELL = {"on_gpu.sh", "reproduce.sh"}
 WITH_A_BROWSER = {"bench/dashboard.py"}
@@ -125,6 +127,10 @@ class Kinds:
     def words(text, out):
         assert text.splitlines()[-1] == "reproduced"
 
+    @staticmethod
+    def mutants(text, out):
+        assert text.splitlines()[-1] == "nas/pareto.py: 2 of 2 died (100.0%)"
+
 
 KINDS = {
     "bench/draws.py": Kinds.draws,
@@ -138,6 +144,7 @@ KINDS = {
     "bench/search_table.py": Kinds.csv,
     "faults/campaign.py": Kinds.table,
     "leaderboard.py": Kinds.words,
+    "mutants.py": Kinds.mutants,
 }
 
 
