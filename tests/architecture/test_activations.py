@@ -1,4 +1,4 @@
-"""One table says which activations there are; what has code for each of them has it for all."""
+"""`ACTIVATIONS` lists all activations; the native engine and the C exporter support each of them."""
 
 import pytest
 from torch import nn
@@ -10,17 +10,17 @@ from nas.training.native import functions
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_module_is_known_by_its_name(name):
+def test_activation_name_identifies_each_module(name):
     assert activation_name(Activation(function=name).module((1, 2, 2)).build()) == name
 
 
-def test_other_modules_are_none():
+def test_activation_name_of_other_modules_is_none():
     assert [activation_name(module) for module in (nn.Identity(), nn.Conv2d(1, 1, 1), nn.Tanh())] == [None] * 3
 
 
-def test_the_engine_for_processors_has_code_for_each():
+def test_native_engine_supports_every_activation():
     assert functions.ACTIVATIONS.keys() == ACTIVATIONS.keys()
 
 
-def test_c_has_code_for_each():
+def test_c_exporter_supports_every_activation():
     assert set(ACTIVATIONS) <= set(KERNELS)

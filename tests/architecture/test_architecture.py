@@ -77,15 +77,15 @@ def error_of(data):
     return str(caught.value)
 
 
-# JSON both ways
+# JSON roundtrip
 
 
-def test_the_text_of_a_file():
+def test_dumps_writes_expected_text_and_from_json_reads_it():
     assert EXAMPLE.dumps() == TEXT
     assert Architecture.from_json(json.loads(TEXT)) == EXAMPLE
 
 
-def test_random_architectures_survive_json_and_text():
+def test_random_architectures_roundtrip_through_json_and_text():
     for seed in range(1000):
         architecture = draw_architecture(Random(f"json {seed}"))
         assert Architecture.from_json(architecture.to_json()) == architecture
@@ -98,12 +98,12 @@ def test_random_architectures_survive_json_and_text():
 
 @settings(max_examples=examples(100))
 @given(architectures())
-def test_any_architecture_survives_json_and_text(architecture):
+def test_any_architecture_roundtrips_through_json_and_text(architecture):
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
     assert Architecture.from_json(json.loads(architecture.dumps())) == architecture
 
 
-def test_load_reads_what_dumps_wrote(tmp_path):
+def test_load_reads_output_of_dumps(tmp_path):
     path = tmp_path / "example.json"
     path.write_text(EXAMPLE.dumps())
     assert Architecture.load(path) == Architecture.load(str(path)) == EXAMPLE
@@ -112,7 +112,7 @@ def test_load_reads_what_dumps_wrote(tmp_path):
 # Fingerprint
 
 
-def test_the_fingerprint_is_the_same_in_every_process_and_session():
+def test_fingerprint_is_constant_across_processes():
     code = (
         "import json, sys; from nas.architecture.architecture import Architecture;"
         "print(Architecture.from_json(json.load(sys.stdin)).fingerprint())"
@@ -132,13 +132,13 @@ def test_the_fingerprint_is_the_same_in_every_process_and_session():
     assert EXAMPLE.fingerprint() == FINGERPRINT
 
 
-def test_fingerprints_are_equal_exactly_where_architectures_are():
+def test_distinct_architectures_have_distinct_fingerprints():
     drawn = {draw_architecture(Random(f"fingerprint {seed}")) for seed in range(2000)}
     assert len(drawn) > 1500
     assert len({architecture.fingerprint() for architecture in drawn}) == len(drawn)
 
 
-def test_a_rate_of_0_has_one_fingerprint_however_it_is_written():
+def test_all_spellings_of_zero_dropout_share_one_fingerprint():
     alike = [Architecture.from_json(file_of({"kind": "dropout", "rate": rate})) for rate in (0, 0.0, -0.0)]
     assert alike[0] == alike[1] == alike[2]
     assert len({architecture.fingerprint() for architecture in alike}) == 1
@@ -147,7 +147,7 @@ def test_a_rate_of_0_has_one_fingerprint_however_it_is_written():
 # Building
 
 
-def test_build_is_torchs_default_initialisation():
+def test_build_uses_default_torch_initialisation():
     architecture = Architecture(input_shape=(3, 8, 8), layers=(Conv(out_channels=5, kernel_size=3),))
     torch.manual_seed(7)
     alone = nn.Conv2d(3, 5, 3)
@@ -157,7 +157,7 @@ def test_build_is_torchs_default_initialisation():
     assert torch.equal(built[0].bias, alone.bias)
 
 
-def test_build_draws_the_layers_in_order():
+def test_build_initialises_layers_in_order():
     torch.manual_seed(7)
     alone = [nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(4, 10)]
     torch.manual_seed(7)
@@ -166,29 +166,29 @@ def test_build_draws_the_layers_in_order():
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(alone, built, strict=True))
 
 
-def test_build_makes_new_weights_each_time():
+def test_each_build_initialises_new_weights():
     torch.manual_seed(7)
     first, second = EXAMPLE.build(), EXAMPLE.build()
     assert not torch.equal(first[0].weight, second[0].weight)
 
 
-def test_repeated_layers_have_weights_of_their_own():
+def test_repeated_layers_have_separate_weights():
     body = (Conv(out_channels=1, kernel_size=1),)
     built = Architecture(input_shape=(1, 2, 2), layers=(Repeat(layers=body, times=3),)).build()
     assert len({id(p) for p in built.parameters()}) == 6
 
 
-def test_an_architecture_is_immutable():
+def test_architecture_and_layers_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         EXAMPLE.layers = ()
     with pytest.raises(dataclasses.FrozenInstanceError):
         EXAMPLE.layers[0].out_channels = 8
 
 
-# Errors: the exact text
+# Error texts
 
 
-def test_a_shape_error_names_the_position_when_made_in_code():
+def test_shape_error_names_layer_position():
     conv = Conv(out_channels=1, kernel_size=5)
     inner = Residual(layers=(Activation(), conv))
     architecture = Architecture(input_shape=(1, 4, 4), layers=(Activation(), Activation(), BatchNorm(), inner))
@@ -283,11 +283,11 @@ A_LIST = "a list of at least one layer"
         ),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(data, text):
+def test_invalid_file_error_names_position_and_expected_value(data, text):
     assert error_of(data) == f"architecture: {text}"
 
 
-def test_a_long_value_is_shortened():
+def test_error_abbreviates_long_value():
     text = error_of(file_of(layers={f"key {number}": number for number in range(100)}))
     assert (
         text
@@ -304,7 +304,7 @@ def nest(levels, kind="residual", **others):
 
 
 @pytest.mark.parametrize("levels", [20, 300, 5000])
-def test_too_much_nesting_is_refused(levels):
+def test_nesting_deeper_than_20_lists_raises(levels):
     position = "layers[0]." * 20 + "layers"
     text = f"architecture: {position}: nested too deep, expected at most 20 nested lists of layers"
     assert error_of(file_of(nest(levels))) == text
@@ -313,12 +313,12 @@ def test_too_much_nesting_is_refused(levels):
 @pytest.mark.parametrize(
     "layer", [nest(19), nest(19, projection=True), nest(19, "repeat", times=1, shared=True), nest(9, "repeat", times=2)]
 )
-def test_the_deepest_nesting_allowed_is_measured_and_built(layer):
+def test_deepest_allowed_nesting_builds_and_runs(layer):
     architecture = Architecture.from_json(file_of(layer))
     assert architecture.build()(torch.rand(1, 1, 8, 8)).shape == (1, 1, 8, 8)
 
 
-def test_nested_lists_without_end_are_shortened():
+def test_error_abbreviates_deeply_nested_lists():
     deep = []
     for _ in range(5000):
         deep = [deep]
@@ -339,7 +339,7 @@ def test_nested_lists_without_end_are_shortened():
         (b"[NaN]", f"[nan] found, expected {NEEDED}"),
     ],
 )
-def test_a_damaged_file_is_named_with_its_path(tmp_path, content, reason):
+def test_damaged_file_error_names_path_and_reason(tmp_path, content, reason):
     path = tmp_path / "damaged.json"
     path.write_bytes(content)
     with pytest.raises(ArchitectureError) as caught:
@@ -347,7 +347,7 @@ def test_a_damaged_file_is_named_with_its_path(tmp_path, content, reason):
     assert str(caught.value) == f"{path}: {reason}"
 
 
-def test_a_file_nested_without_end_is_named_with_its_path(tmp_path):
+def test_file_beyond_recursion_limit_error_names_path(tmp_path):
     path = tmp_path / "deep.json"
     path.write_text("[" * 100_000)
     with pytest.raises(ArchitectureError) as caught:
@@ -355,7 +355,7 @@ def test_a_file_nested_without_end_is_named_with_its_path(tmp_path):
     assert str(caught.value).startswith(f"{path}: not JSON (maximum recursion depth exceeded")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_or_directory_error_names_path(tmp_path):
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load(tmp_path / "none.json")
     assert str(caught.value) == f"{tmp_path / 'none.json'}: No such file or directory"

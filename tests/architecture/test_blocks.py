@@ -1,4 +1,4 @@
-"""Blocks are a view of an architecture: nothing is lost, nothing counted twice."""
+"""Blocks of an architecture: they hold every layer once, and their costs add up."""
 
 from random import Random
 
@@ -16,7 +16,7 @@ from nas.errors import ShapeError
 
 
 @given(architectures())
-def test_blocks_hold_every_layer_once_and_add_up_to_the_whole(architecture):
+def test_blocks_hold_every_layer_once_and_costs_add_up(architecture):
     parts = blocks(architecture)
     assert tuple(layer for part in parts for layer in part.layers) == architecture.layers
     assert [part.start for part in parts] == [sum(len(p.layers) for p in parts[:i]) for i in range(len(parts))]
@@ -30,7 +30,7 @@ def test_blocks_hold_every_layer_once_and_add_up_to_the_whole(architecture):
 
 
 @given(architectures())
-def test_the_last_receptive_field_of_the_table_is_the_network_s(architecture):
+def test_summary_rows_match_layer_table_blocks_and_receptive_field(architecture):
     rows = summarise(architecture).rows
     assert [row.layer for row in rows] == layer_table(architecture)
     assert {row.layer.position: row.block for row in rows if row.block} == {
@@ -44,13 +44,13 @@ def test_the_last_receptive_field_of_the_table_is_the_network_s(architecture):
 
 
 @pytest.mark.parametrize("seed", seeds(20))
-def test_only_the_head_ends_the_feature_map(seed):
+def test_only_head_ends_feature_map(seed):
     for part in blocks(draw_architecture(Random(seed))):
         assert part.layers[0].ends_features == (part.name == "head")
         assert not any(layer.ends_features for layer in part.layers) or part.name == "head"
 
 
-def test_pools_end_blocks_strided_convolutions_begin_them():
+def test_pools_end_blocks_and_strided_convolutions_begin_them():
     def conv(stride=1):
         return Conv(out_channels=4, kernel_size=3, padding=1, stride=stride)
 
@@ -71,7 +71,7 @@ def test_pools_end_blocks_strided_convolutions_begin_them():
     assert [part.receptive_field for part in parts] == [4, 8, 20, 20]
 
 
-def test_a_network_that_does_not_fit_says_where():
+def test_blocks_raise_shape_error_naming_misfit_layer():
     with pytest.raises(ShapeError, match=r"^layers\[1\]: "):
         blocks(
             Architecture(input_shape=(1, 8, 8), layers=(Conv(out_channels=2, kernel_size=3), Linear(out_features=2)))

@@ -12,9 +12,9 @@ from nas.errors import ArchitectureError, ShapeError
 CONV = Conv(out_channels=2, kernel_size=3, padding=1)
 
 
-def test_depthwise_separable_measured_by_hand():
+def test_depthwise_separable_equals_hand_computed_measure_and_modules():
     layer = DepthwiseSeparable(out_channels=5, kernel_size=3, stride=2, padding=1)
-    # 2x6x6 -> 2x3x3 -> 5x3x3: 72 + 18 elements, then 18 + 45; with the input held 72 + 18 + 45.
+    # 2x6x6 -> 2x3x3 -> 5x3x3: 72 + 18 elements, then 18 + 45; with the input kept alive 72 + 18 + 45.
     assert layer.measure((2, 6, 6)) == Measure((5, 3, 3), 20 + 15, 162 + 90, 0, 90, 3, 2, held_peak_elements=135)
     call = layer.module((2, 6, 6))
     assert call.source() == "DepthwiseSeparable(2, 5, 3, stride=2, padding=1)"
@@ -23,28 +23,28 @@ def test_depthwise_separable_measured_by_hand():
     assert str(pointwise) == "Conv2d(2, 5, kernel_size=(1, 1), stride=(1, 1))"
 
 
-def test_residual_with_identity_measured_by_hand():
+def test_identity_residual_measure_equals_hand_computed_values():
     layer = Residual(layers=(CONV, BatchNorm()))
-    # 2x4x4 throughout, 32 elements: input, convolved and normed at the norm; branch, input and sum at the end.
+    # Every tensor is 2x4x4, 32 elements. Alive at the norm: input, convolved, normed; at the sum: branch, input, sum.
     assert layer.measure((2, 4, 4)) == Measure((2, 4, 4), 42, 576, 24, 96, 3, 1, held_peak_elements=96)
 
 
-def test_residual_with_projection_measured_by_hand():
+def test_projection_residual_measure_equals_hand_computed_values():
     layer = Residual(layers=(Conv(out_channels=3, kernel_size=3, stride=2, padding=1, bias=False),), projection=True)
-    # 2x4x4 -> 3x2x2. Branch: 32 + 12; projection: 32 + 12 + 12; sum: 3 * 12, with the input held 32 + 3 * 12.
+    # 2x4x4 -> 3x2x2. Branch: 32 + 12; projection: 32 + 12 + 12; sum: 3 * 12, with the input kept alive 32 + 3 * 12.
     assert layer.measure((2, 4, 4)) == Measure((3, 2, 2), 54 + 6, 216 + 24, 0, 56, 3, 2, held_peak_elements=68)
 
 
-def test_a_residual_keeps_its_input_alive_through_a_nested_layer():
+def test_residual_peak_includes_input_during_nested_layers():
     wide = Conv(out_channels=8, kernel_size=1, bias=False)
     narrow = Conv(out_channels=2, kernel_size=1, bias=False)
     flat = Residual(layers=(wide, wide, narrow))
     nested = Residual(layers=(Repeat(layers=(wide,), times=2), narrow))
-    # 2x3x3 held while 8x3x3 becomes 8x3x3.
+    # The 2x3x3 input stays alive while a convolution maps 8x3x3 to 8x3x3.
     assert flat.measure((2, 3, 3)).peak_elements == nested.measure((2, 3, 3)).peak_elements == 18 + 72 + 72
 
 
-def test_repeat_is_its_layers_written_out():
+def test_repeat_equals_unrolled_layers():
     for seed in range(100):
         rng = Random(f"repeat {seed}")
         shape = (rng.randint(1, 3), 20, 20)
@@ -60,14 +60,14 @@ def test_repeat_is_its_layers_written_out():
             assert repeat.module(shape) == sequential(layers * times, shape)
 
 
-def test_shared_repeat_counts_weights_once_and_work_every_time():
+def test_shared_repeat_counts_params_once_and_macs_each_time():
     layer = Repeat(layers=(CONV, BatchNorm()), times=3, shared=True)
-    # 38 + 4 parameters and 24 bytes of buffers once, 3 * 576 multiply-accumulates, windows of 3, 5, 7.
+    # 38 + 4 parameters and 24 bytes of buffers once, 3 * 576 multiply-accumulates, windows of 3, 5 and 7.
     assert layer.measure((2, 4, 4)) == Measure((2, 4, 4), 42, 1728, 24, 64, 7, 1, held_peak_elements=96)
     assert Repeat(layers=(CONV,), times=1, shared=True).measure((2, 4, 4)) == chain((CONV,), (2, 4, 4))
 
 
-def test_shared_repeat_applies_the_same_weights():
+def test_shared_repeat_applies_same_weights_each_time():
     built = Repeat(layers=(CONV, Activation()), times=3, shared=True).module((2, 4, 4)).build()
     x = torch.rand(1, 2, 4, 4)
     expected = x
@@ -87,7 +87,7 @@ def test_residual_adds_branch_and_shortcut():
     assert torch.equal(projected(x), expected)
 
 
-def test_a_row_of_vectors_may_be_repeated():
+def test_shared_repeat_accepts_vectors():
     layer = Repeat(layers=(Linear(out_features=4), Activation()), times=2, shared=True)
     assert layer.measure((4,)) == Measure((4,), 20, 32, 0, 8, 1, 1, held_peak_elements=12)
 
@@ -143,7 +143,7 @@ def test_a_row_of_vectors_may_be_repeated():
         ),
     ],
 )
-def test_a_shape_that_does_not_fit_is_named_with_its_position(layer, shape, text):
+def test_shape_error_names_position_and_expected_shape(layer, shape, text):
     with pytest.raises(ShapeError) as caught:
         layer.measure(shape)
     assert str(caught.value) == text
@@ -161,7 +161,7 @@ def test_a_shape_that_does_not_fit_is_named_with_its_position(layer, shape, text
         ((GlobalAvgPool(),), "global_avg_pool found in layers, expected layers that return a feature map"),
     ],
 )
-def test_what_composites_hold_is_checked(kind, layers, text):
+def test_composites_reject_invalid_layers(kind, layers, text):
     with pytest.raises(ArchitectureError) as caught:
         kind(layers=layers)
     assert str(caught.value).partition(": ")[2] == text
@@ -180,13 +180,13 @@ def test_what_composites_hold_is_checked(kind, layers, text):
         ({"times": 2, "shared": 1}, "repeat: shared is 1, expected true or false"),
     ],
 )
-def test_repeat_names_a_bad_value(fields, text):
+def test_repeat_error_names_invalid_value(fields, text):
     with pytest.raises(ArchitectureError) as caught:
         Repeat(layers=(CONV,), **fields)
     assert str(caught.value) == text
 
 
-def test_repeats_within_repeats_are_counted_written_out():
+def test_layer_limit_counts_nested_repeats_unrolled():
     inner = Repeat(layers=(Residual(layers=(CONV, CONV)),), times=10)  # 20 layers
     assert Repeat(layers=(inner,), times=50).times == 50
     with pytest.raises(ArchitectureError) as caught:
@@ -194,7 +194,7 @@ def test_repeats_within_repeats_are_counted_written_out():
     assert str(caught.value) == "repeat: times is 51, expected few enough for at most 1000 layers in total"
 
 
-def test_residual_names_a_bad_value():
+def test_residual_error_names_invalid_value():
     with pytest.raises(ArchitectureError) as caught:
         Residual(layers=(CONV,), projection=None)
     assert str(caught.value) == "residual: projection is None, expected true or false"

@@ -39,10 +39,10 @@ pytestmark = [
 NUM_RANDOM = 2000
 
 
-# Params, macs, weight bytes and shapes: what the built module says
+# Params, macs, weight bytes and shapes, compared with the built module
 
 
-def check_against_the_module(architecture: Architecture) -> None:
+def check_cost_against_module(architecture: Architecture) -> None:
     cost, module = cost_of(architecture), architecture.build().eval()
     assert cost.params == sum(p.numel() for p in module.parameters() if p.requires_grad)
     assert cost.weight_bytes == sum(t.numel() * t.element_size() for t in module.state_dict().values())
@@ -53,7 +53,7 @@ def check_against_the_module(architecture: Architecture) -> None:
     assert all(type(value) is int for value in dataclasses.astuple(cost))
 
 
-def test_the_cost_of_a_network_worked_out_by_hand():
+def test_cost_equals_hand_computed_values():
     architecture = Architecture(
         input_shape=(1, 4, 4),
         layers=(
@@ -72,18 +72,18 @@ def test_the_cost_of_a_network_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("part", seeds(8))
-def test_cost_equals_the_module_of_random_architectures(part):
+def test_cost_of_random_architectures_matches_built_module(part):
     for seed in range(part, NUM_RANDOM, 8):
-        check_against_the_module(draw_architecture(Random(seed)))
+        check_cost_against_module(draw_architecture(Random(seed)))
 
 
 @settings(max_examples=examples(50))
 @given(architectures())
-def test_cost_equals_the_module_of_any_architecture(architecture):
-    check_against_the_module(architecture)
+def test_cost_of_any_architecture_matches_built_module(architecture):
+    check_cost_against_module(architecture)
 
 
-def test_the_random_architectures_hold_every_kind_with_every_option():
+def test_random_architectures_cover_all_kinds_and_listed_options():
     seen: Counter[str] = Counter()
 
     def look(layers: tuple[Layer, ...], inside: str) -> None:
@@ -103,7 +103,7 @@ def test_the_random_architectures_hold_every_kind_with_every_option():
     wanted = [
         *KINDS,
         *(f"conv {field} True" for field in ("stride", "padding", "dilation", "groups", "bias")),
-        "conv padding same",  # kept as the word: an even kernel
+        "conv padding same",  # stays a word: the kernel is even
         "depthwise_separable padding same",
         "depthwise_separable dilation True",
         "dropout per channel",
@@ -120,7 +120,7 @@ def test_the_random_architectures_hold_every_kind_with_every_option():
     assert {name: seen[name] for name in wanted if seen[name] < 20} == {}
 
 
-# Peak activation bytes: what is alive, by a liveness analysis of the traced module
+# Peak activation bytes, compared with a liveness analysis of the traced module
 
 
 class Tracer(fx.Tracer):
@@ -140,7 +140,7 @@ class Sizes(fx.Interpreter):
 
 
 def peak_by_liveness(architecture: Architecture) -> int:
-    """Bytes of all tensors alive at once, each from the node that makes it to the last that reads it."""
+    """Largest number of bytes alive at the same time. A tensor lives from the node that makes it to its last reader."""
     module = architecture.build().eval()
     graph = Tracer().trace(module)
     traced = fx.GraphModule(module, graph)
@@ -148,7 +148,7 @@ def peak_by_liveness(architecture: Architecture) -> int:
     with torch.no_grad():
         interpreter.run(torch.zeros(1, *architecture.input_shape))
     nodes = [node for node in graph.nodes if node.op != "output"]
-    made_by: dict[fx.Node, fx.Node] = {}  # an identity hands on its input
+    made_by: dict[fx.Node, fx.Node] = {}  # nn.Identity returns its input, not a new tensor
     last_read: dict[fx.Node, int] = {}
     for index, node in enumerate(nodes):
         inputs = [made_by[source] for source in node.all_input_nodes]
@@ -166,13 +166,13 @@ def peak_by_liveness(architecture: Architecture) -> int:
     return 4 * peak
 
 
-def test_peak_activation_bytes_equal_a_liveness_analysis():
+def test_peak_activation_bytes_equal_liveness_analysis():
     for seed in range(400):
         architecture = draw_architecture(Random(f"peak {seed}"))
         assert cost_of(architecture).peak_activation_bytes == peak_by_liveness(architecture), architecture
 
 
-def test_peak_activation_bytes_of_a_row_equal_what_hooks_see():
+def test_sequential_peak_activation_bytes_equal_forward_hook_maximum():
     kinds = tuple(kind for kind in KINDS if kind not in ("residual", "squeeze_excite"))
     for seed in range(100):
         architecture = draw_architecture(Random(f"hooks {seed}"), kinds=kinds)
@@ -191,31 +191,31 @@ def peak(*layers: Layer) -> int:
     return cost_of(Architecture(input_shape=(2, 4, 4), layers=layers)).peak_activation_bytes
 
 
-def test_peak_activation_bytes_worked_out_by_hand():
+def test_peak_activation_bytes_equal_hand_computed_values():
     three = Conv(out_channels=3, kernel_size=3, padding=1)
     two = Conv(out_channels=2, kernel_size=3, padding=1)
-    # 2x4x4 is 32 values, 3x4x4 48.
+    # 2x4x4 has 32 values, 3x4x4 has 48.
     assert peak(three, two) == 4 * (32 + 48)
-    # Identity: the input is held while the second convolution runs: 32 + 48 + 32; at the sum 3 * 32.
+    # Identity: the input stays alive during the second convolution: 32 + 48 + 32; at the sum 3 * 32.
     assert peak(Residual(layers=(three, two))) == 4 * 112
-    # Projection: the branch's 32 + 48; the projection with the branch's output held 32 + 48 + 48; the sum 3 * 48.
+    # Projection: branch 32 + 48; projection, with the branch's output alive, 32 + 48 + 48; sum 3 * 48.
     assert peak(Residual(layers=(three,), projection=True)) == 4 * 144
-    # Halved: the branch's 32 + 12, the projection's 32 + 12 + 12, the sum's 36.
+    # Stride 2: branch 32 + 12, projection 32 + 12 + 12, sum 36.
     halved = Conv(out_channels=3, kernel_size=3, stride=2, padding=1)
     assert peak(Residual(layers=(halved,), projection=True)) == 4 * 56
-    # The same two inside an identity: 32 held; then 112 at the inner second convolution, which includes it.
+    # Identity in an identity: both share the input of 32 values, so the peak is again 112 at the second convolution.
     assert peak(Residual(layers=(Residual(layers=(three, two)),))) == 4 * 112
-    # A projecting one inside a projecting one: the inner sum 3 * 48 with the outer input's 32 still held.
+    # Projection in a projection: at the inner sum 3 * 48, with the outer input of 32 values alive.
     inner = Residual(layers=(three,), projection=True)
     assert peak(Residual(layers=(inner,), projection=True)) == 4 * (144 + 32)
-    # A gate: input, output and one gate a channel.
+    # Squeeze-excite: input, output and one gate per channel.
     assert peak(SqueezeExcite()) == 4 * (32 + 32 + 2)
 
 
 # Layer table
 
 
-def test_the_rows_of_a_layer_table():
+def test_layer_table_rows_equal_expected_rows():
     architecture = Architecture(
         input_shape=(1, 10, 10),
         layers=(
@@ -241,7 +241,7 @@ def test_the_rows_of_a_layer_table():
     ]
 
 
-def test_the_rows_add_up_to_the_cost():
+def test_layer_table_rows_add_up_to_cost():
     for seed in range(500):
         architecture = draw_architecture(Random(f"table {seed}"))
         rows = layer_table(architecture)
@@ -259,7 +259,7 @@ def test_the_rows_add_up_to_the_cost():
 # Errors, imports
 
 
-def test_a_layer_that_does_not_fit_is_named_with_its_position():
+def test_shape_error_names_layer_position():
     inner = Repeat(layers=(Activation(), Conv(out_channels=1, kernel_size=3)), times=9)
     architecture = Architecture(input_shape=(1, 8, 8), layers=(Activation(), inner))
     for measure in (cost_of, layer_table):
@@ -271,12 +271,12 @@ def test_a_layer_that_does_not_fit_is_named_with_its_position():
         )
 
 
-def test_metrics_are_the_fields_of_cost():
+def test_metrics_are_fields_of_cost():
     assert METRICS == ("params", "macs", "receptive_field", "peak_activation_bytes", "weight_bytes")
     assert [field.name for field in dataclasses.fields(Cost)] == list(METRICS)
 
 
-def test_cost_is_known_without_torch():
+def test_cost_needs_no_torch_optuna_or_numpy():
     code = (
         "import sys, nas.architecture.cost, nas.recipe; from nas import Architecture;"
         "from nas.architecture.layers import Conv;"
@@ -287,7 +287,7 @@ def test_cost_is_known_without_torch():
     assert done.stdout.strip() == "20 []"
 
 
-def test_every_metric_has_its_words():
+def test_every_metric_has_label():
     assert tuple(METRIC_LABELS) == METRICS
     assert METRIC_LABELS["macs"].axis == "MACs, one example"
     assert METRIC_LABELS["params"].axis == "parameters"

@@ -1,4 +1,4 @@
-"""Whatever is in an architecture file, reading it gives an architecture or an `ArchitectureError`."""
+"""Reading a damaged architecture file returns an architecture or raises `ArchitectureError`."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ ANYTHING = st.recursive(
 )
 
 
-def read_or_refuse(data):
+def check_roundtrip_unless_rejected(data):
     try:
         architecture = Architecture.from_json(data)
     except ArchitectureError:
@@ -31,13 +31,13 @@ def read_or_refuse(data):
 
 @settings(max_examples=examples(300))
 @given(ANYTHING | st.fixed_dictionaries({"version": st.just(1), "input_shape": ANYTHING, "layers": ANYTHING}))
-def test_any_json_is_read_or_refused(data):
-    read_or_refuse(data)
+def test_any_json_loads_or_raises_architecture_error(data):
+    check_roundtrip_unless_rejected(data)
 
 
 @settings(max_examples=examples(500))
 @given(architectures(), st.data())
-def test_an_architecture_with_any_one_value_replaced_is_read_or_refused(architecture, data):
+def test_architecture_with_one_replaced_value_loads_or_raises(architecture, data):
     tree = architecture.to_json()
     places = []
 
@@ -52,4 +52,4 @@ def test_an_architecture_with_any_one_value_replaced_is_read_or_refused(architec
     if isinstance(node, dict) and data.draw(st.booleans()):
         key = data.draw(st.sampled_from(FIELDS))
     node[key] = data.draw(ANYTHING)
-    read_or_refuse(tree)
+    check_roundtrip_unless_rejected(tree)

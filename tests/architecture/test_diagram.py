@@ -1,4 +1,4 @@
-"""Pictures of architectures: they say what blocks are made of, are the same each time, and hold nothing that runs."""
+"""Diagrams of architectures: they show the blocks, are deterministic, and hold no active content."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -21,7 +21,7 @@ def texts(svg):
     return [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_it_tells_blocks_shapes_parameters_and_receptive_fields():
+def test_picture_shows_blocks_shapes_params_and_receptive_fields():
     architecture = Architecture.load("mnist-7825")
     svg = picture(architecture, title="Trial 7 <of> $many$ & more")
     shown = texts(svg)
@@ -39,7 +39,7 @@ def test_it_tells_blocks_shapes_parameters_and_receptive_fields():
 
 @settings(max_examples=examples(30))
 @given(architectures())
-def test_any_architecture_can_be_drawn(architecture):
+def test_any_picture_shows_params_and_holds_no_scripts_or_links(architecture):
     svg = picture(architecture)
     assert f"{cost_of(architecture).params:,} parameters, " in " ".join(texts(svg))
     names = {element.tag.rpartition("}")[2] for element in ET.fromstring(svg).iter()}
@@ -47,7 +47,7 @@ def test_any_architecture_can_be_drawn(architecture):
     assert not re.search(rb"""(?:href|src)=["'](?!#)|url\((?!#)|\son\w+=""", svg)
 
 
-def test_layers_in_few_words():
+def test_layer_lines_group_units_and_indent_composites():
     conv = Conv(out_channels=8, kernel_size=3, padding=1)
     unit = (conv, BatchNorm(), Activation())
     shared = Repeat(layers=(conv, Activation(function="leaky_relu")), times=2, shared=True)
@@ -77,6 +77,6 @@ def test_layers_in_few_words():
     assert layer_lines(unit * 3) == ["3 x conv 3x3 → 8, batch norm, relu"]
 
 
-def test_a_network_that_does_not_fit_is_not_drawn():
+def test_picture_of_misfitting_network_raises_shape_error():
     with pytest.raises(ShapeError):
         picture(Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=2),)))

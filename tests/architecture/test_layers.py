@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 
-# Each worked out by hand: output shape, params, macs, buffer bytes, peak elements, extent, stride.
+# Computed by hand: output shape, params, macs, buffer bytes, peak elements, extent, stride.
 MEASURES = [
     (Conv(out_channels=4, kernel_size=3), (2, 7, 5), ((4, 5, 3), 76, 1080, 0, 130, 3, 1)),
     (Conv(out_channels=4, kernel_size=3, bias=False), (2, 7, 5), ((4, 5, 3), 72, 1080, 0, 130, 3, 1)),
@@ -58,19 +58,19 @@ MEASURES = [
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), MEASURES, ids=lambda value: str(value)[:60])
-def test_measure_equals_values_worked_out_by_hand(layer, shape, expected):
+def test_measure_equals_hand_computed_values(layer, shape, expected):
     assert layer.measure(shape) == Measure(*expected)
 
 
-def test_chain_adds_up_and_keeps_the_largest_peak():
+def test_chain_sums_costs_and_keeps_largest_peak():
     row = (Conv(out_channels=2, kernel_size=3, stride=2), BatchNorm(), MaxPool(kernel_size=2))
-    # 1x9x9 -> 2x4x4 -> 2x4x4 -> 2x2x2: 81 + 32 elements at the convolution; with the input held 32 + 32 + 81
-    # at the norm; a window of 3, then of 2 in steps of 2.
+    # 1x9x9 -> 2x4x4 -> 2x4x4 -> 2x2x2. At the convolution: 81 + 32 elements. At the norm, with the input kept alive:
+    # 32 + 32 + 81. Windows: 3, then 2 with stride 2.
     assert chain(row, (1, 9, 9)) == Measure((2, 2, 2), 24, 288, 24, 113, 5, 4, held_peak_elements=145)
 
 
 @pytest.mark.parametrize("kind", ["conv", "max_pool", "avg_pool"])
-def test_a_window_fits_exactly_where_torch_takes_it(kind):
+def test_window_output_shapes_and_errors_match_torch(kind):
     rng = Random(kind)
     outcomes = []
     while len(outcomes) < 400:
@@ -92,7 +92,7 @@ def test_a_window_fits_exactly_where_torch_takes_it(kind):
     assert 40 < outcomes.count(None) < 360
 
 
-def test_padding_is_kept_as_the_number_where_it_is_one():
+def test_equivalent_padding_and_stride_are_normalised():
     assert Conv(out_channels=1, kernel_size=3, padding="same") == Conv(out_channels=1, kernel_size=3, padding=1)
     assert Conv(out_channels=1, kernel_size=3, padding="same", dilation=4).padding == 4
     assert Conv(out_channels=1, kernel_size=2, padding="same", dilation=2).padding == 1
@@ -101,7 +101,7 @@ def test_padding_is_kept_as_the_number_where_it_is_one():
     assert MaxPool(kernel_size=3) == MaxPool(kernel_size=3, stride=3)
 
 
-def test_every_activation_is_an_elementwise_module_of_torch():
+def test_every_activation_preserves_shape():
     x = torch.linspace(-2, 2, 9)
     for name in ACTIVATIONS:
         assert Activation(function=name).module((9,)).build()(x).shape == x.shape
@@ -144,7 +144,7 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("kind", "others", "field", "values", "expected"), BAD_VALUES)
-def test_a_bad_value_is_named_with_what_is_expected(kind, others, field, values, expected):
+def test_invalid_value_error_names_value_and_expected(kind, others, field, values, expected):
     for value in values:
         with pytest.raises(ArchitectureError) as caught:
             KINDS[kind](**{**others, field: value})
@@ -187,23 +187,23 @@ def test_a_bad_value_is_named_with_what_is_expected(kind, others, field, values,
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_a_shape_that_does_not_fit_is_named_with_what_the_layer_needs(layer, shape, text):
+def test_shape_error_names_input_shape_and_requirement(layer, shape, text):
     with pytest.raises(ShapeError) as caught:
         layer.measure(shape)
     assert str(caught.value) == text
 
 
-def test_a_long_value_is_shortened_in_the_message():
+def test_error_abbreviates_long_value():
     with pytest.raises(ArchitectureError) as caught:
         Linear(out_features="x" * 1000)
     assert str(caught.value) == f"linear: out_features is 'xxxxxxxxxxxx...xxxxxxxxxxxxx', expected {COUNT}"
 
 
-def test_equal_dropouts_are_written_alike():
+def test_zero_dropout_rates_have_one_repr():
     assert [repr(Dropout(rate=rate).rate) for rate in (0, 0.0, -0.0)] == ["0.0", "0.0", "0.0"]
 
 
-def test_call_source_is_one_line_of_python():
+def test_call_source_equals_expected_python():
     shape = (4, 6, 6)
     written = {
         "nn.Conv2d(4, 8, 3)": Conv(out_channels=8, kernel_size=3),
@@ -222,7 +222,7 @@ def test_call_source_is_one_line_of_python():
     assert BatchNorm().module((5,)).source() == "nn.BatchNorm1d(5)"
 
 
-def test_the_written_call_makes_the_module_that_build_makes(tmp_path):
+def test_executed_call_source_equals_built_module(tmp_path):
     architectures = [draw_architecture(Random(f"source {seed}")) for seed in range(80)]
     sources = []
     for architecture in architectures:
@@ -243,7 +243,7 @@ def test_the_written_call_makes_the_module_that_build_makes(tmp_path):
     for architecture, network in zip(architectures, written.NETWORKS, strict=True):
         built = architecture.build().eval()
         assert list(network.state_dict()) == list(built.state_dict())
-        network.load_state_dict(built.state_dict())  # strict: shapes too
+        network.load_state_dict(built.state_dict())  # strict: also checks shapes
         x = torch.rand(2, *architecture.input_shape)
         with torch.no_grad():
             assert torch.equal(network.eval()(x), built(x))
@@ -253,7 +253,7 @@ def is_layer(value):
     return isinstance(value, type) and issubclass(value, layers.Layer) and "kind" in dir(value)
 
 
-def test_every_layer_class_is_in_the_table_of_kinds():
+def test_kinds_table_holds_every_layer_class():
     named = [value for module in (layers, composites) for value in vars(module).values() if is_layer(value)]
     assert set(KINDS.values()) == set(named)
     assert [cls.kind for cls in KINDS.values()] == list(KINDS)

@@ -1,4 +1,4 @@
-"""The receptive field of `nas.architecture.cost`, against gradients and against windows followed backwards."""
+"""The receptive field in `nas.architecture.cost`, compared with gradients and with backprojected windows."""
 
 import dataclasses
 from random import Random
@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def window(layers: tuple[Layer, ...], low: int, high: int, shortcuts: bool = True) -> tuple[int, int]:
-    """First and last input pixel that the units low to high of the layers' output see, along one axis."""
+    """Returns the first and last input pixel, along one axis, that the output units `low` to `high` see."""
     for layer in reversed(layers):
         match layer:
             case Convolution():
@@ -64,7 +64,7 @@ def stride_of(layers: tuple[Layer, ...]) -> int:
 
 
 def linearised(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers with activations left out and means in place of maxima, so that every path shows in the gradient."""
+    """Returns the layers without activations and with average instead of max pools: every path has a gradient."""
     done: list[Layer] = []
     for layer in layers:
         match layer:
@@ -80,11 +80,11 @@ def linearised(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
 
 
 def gradient_extents(architecture: Architecture, position: tuple[int, int]) -> list[tuple[int, int]]:
-    """First and last row, and first and last column, of the input with a gradient of the unit at `position`."""
+    """Returns the (first, last) input rows and columns that have a gradient of the unit at `position`."""
     layers = linearised(architecture.layers)
     module = dataclasses.replace(architecture, layers=layers).build().double().eval()
     with torch.no_grad():
-        for parameter in module.parameters():  # positive: nothing cancels
+        for parameter in module.parameters():  # positive, so that gradients do not cancel
             parameter.uniform_(0.05, 0.2)
     x = torch.ones(1, *architecture.input_shape, dtype=torch.float64, requires_grad=True)
     module(x)[0, :, position[0], position[1]].sum().backward()
@@ -96,7 +96,7 @@ def gradient_extents(architecture: Architecture, position: tuple[int, int]) -> l
     return extents
 
 
-def test_the_receptive_field_equals_the_extent_of_the_gradient():
+def test_receptive_field_equals_gradient_extent():
     side, num_checked, num_wider = 120, 0, 0
     for seed in range(500):
         architecture = draw_architecture(Random(f"gradient {seed}"), (2, side, side), LOCAL)
@@ -108,13 +108,13 @@ def test_the_receptive_field_equals_the_extent_of_the_gradient():
         branch_low, branch_high = window(architecture.layers, height // 2, height // 2, shortcuts=False)
         assert cost_of(architecture).receptive_field == branch_high - branch_low + 1
         num_checked += 1
-        # A strided and padded 1x1 branch may look beside the one pixel of its own shortcut.
+        # The pixel that a strided, padded 1x1 branch sees may lie outside the window of its shortcut.
         num_wider += (low, high) != (branch_low, branch_high)
     assert num_checked > 300
     assert num_wider < 10
 
 
-def test_the_receptive_field_equals_windows_followed_backwards():
+def test_receptive_field_equals_backprojected_window():
     for seed in range(1000):
         architecture = draw_architecture(Random(f"windows {seed}"), kinds=LOCAL)
         low, high = window(architecture.layers, 0, 0, shortcuts=False)
@@ -125,7 +125,7 @@ def receptive_field(*layers: Layer, input_shape: tuple[int, int, int] = (1, 28, 
     return cost_of(Architecture(input_shape=input_shape, layers=layers)).receptive_field
 
 
-def test_the_receptive_field_worked_out_by_hand():
+def test_receptive_field_equals_hand_computed_values():
     three, pool = Conv(out_channels=4, kernel_size=3), MaxPool(kernel_size=2)
     assert receptive_field(Activation()) == 1
     assert receptive_field(three, three) == 5
@@ -148,13 +148,13 @@ def test_the_receptive_field_worked_out_by_hand():
         (Flatten(), Linear(out_features=10)),
     ],
 )
-def test_the_receptive_field_is_that_of_the_last_map_before_the_head(head):
+def test_receptive_field_excludes_head(head):
     three = Conv(out_channels=4, kernel_size=3)
     assert receptive_field(three, MaxPool(kernel_size=2), three, *head) == 8
     assert receptive_field(*head) == 1
 
 
-def test_squeeze_excite_sees_the_whole_map():
+def test_squeeze_excite_extends_receptive_field_to_whole_map():
     conv = Conv(out_channels=4, kernel_size=3)
     assert receptive_field(conv, SqueezeExcite(), input_shape=(1, 9, 9)) == 9
     assert receptive_field(conv, SqueezeExcite(), conv, input_shape=(1, 9, 9)) == 11
@@ -164,7 +164,7 @@ def test_squeeze_excite_sees_the_whole_map():
 
 
 @pytest.mark.parametrize("side", [7, 9, 12])
-def test_squeeze_excite_gives_every_pixel_a_gradient(side):
+def test_squeeze_excite_spreads_gradient_to_every_pixel(side):
     conv = Conv(out_channels=4, kernel_size=3)
     for layers in [(conv, SqueezeExcite()), (conv, SqueezeExcite(), conv), (conv, Residual(layers=(SqueezeExcite(),)))]:
         architecture = Architecture(input_shape=(1, side, side), layers=layers)

@@ -1,4 +1,4 @@
-"""Draws: every candidate keeps the limits and is new, whatever proposes it."""
+"""Samplers: every drawn candidate keeps the limits and is new to the study."""
 
 import math
 from collections import Counter
@@ -53,19 +53,19 @@ def mnist():
 
 
 def tiny(widths=(4, 6, 8)):
-    """A space of as many candidates as widths."""
+    """Returns a space with one candidate per width."""
     data = {"network": {"num_blocks": 1}, "block": {"num_convs": 1}, "conv": {"channels": list(widths)}}
     return SearchSpace.from_toml({"input_shape": [1, 8, 8], **data}, name="tiny")
 
 
 def closeness(candidate):
-    """0 at 5,000 parameters and a learning rate of 0.1, below elsewhere."""
+    """Objective with its maximum of 0 at 5,000 parameters and a learning rate of 0.1."""
     params = abs(cost_of(candidate.architecture).params - 5000) / 5000
     return -params - abs(math.log10(candidate.recipe.learning_rate / 0.1))
 
 
 def run(study, sampler, number, objective=closeness, *, seen=None, keep=0):
-    """The next draws of a study, each told with its objective; `seen` are the fingerprints so far, added to."""
+    """Draws `number` candidates, adds each to the study with its objective, and adds its fingerprint to `seen`."""
     seen = set() if seen is None else seen
     draws, view = [], view_of(study)
     for _ in range(number):
@@ -88,7 +88,7 @@ def candidates(draws):
 
 
 def check(space, constraints, draws):
-    """Each is of the space, keeps the limits, comes with its own cost and fingerprint, and is there once."""
+    """Checks that each draw is in the space, keeps the limits, has its own cost and fingerprint, and is unique."""
     for drawn in draws:
         cost = cost_of(drawn.candidate.architecture)
         assert [str(c) for c in constraints if c.violation(cost) > 0] == []
@@ -110,11 +110,11 @@ WITHIN = (Constraint("params", "<=", 3000), Constraint("receptive_field", ">=", 
 
 @pytest.fixture(scope="module")
 def small():
-    """Of some 20 parameters: a Gaussian process over them takes a tenth of a second, over mnist's seconds."""
+    """A space of about 20 parameters: a Gaussian process takes 0.1 s for a draw, in `mnist` seconds."""
     return SearchSpace.from_toml({"input_shape": [1, 16, 16], **SMALL}, name="small")
 
 
-# A Gaussian process takes seconds for a candidate.
+# A Gaussian process takes seconds per candidate.
 WITH_MARKS = [pytest.param(name, marks=pytest.mark.slow) if name == "gp" else name for name in SAMPLERS]
 
 
@@ -124,7 +124,7 @@ def propose(request):
 
 
 class TestContract:
-    """What every sampler has to keep."""
+    """Contract of every sampler."""
 
     NUMBER = 10
 
@@ -134,7 +134,7 @@ class TestContract:
     def test_every_candidate_is_feasible_and_new(self, small, propose):
         check(small, WITHIN, run(new_study(), self.sampler(small, propose), self.NUMBER))
 
-    def test_the_seed_decides_everything(self, small, propose):
+    def test_seed_determines_draws(self, small, propose):
         first, again, other = (
             run(new_study(), self.sampler(small, propose, seed=seed), self.NUMBER) for seed in (3, 3, 4)
         )
@@ -142,14 +142,14 @@ class TestContract:
         assert first != other
 
     @pytest.mark.parametrize("interrupted_after", [2, 8])
-    def test_a_resumed_study_goes_on_as_if_never_stopped(self, small, propose, interrupted_after):
+    def test_resumed_study_continues_as_uninterrupted(self, small, propose, interrupted_after):
         whole, study = run(new_study(), self.sampler(small, propose), self.NUMBER), new_study()
         before = run(study, self.sampler(small, propose), interrupted_after)
         seen = {drawn.fingerprint for drawn in before}
         after = run(study, self.sampler(small, propose), self.NUMBER - interrupted_after, seen=seen)
         assert before + after == whole
 
-    def test_a_draw_depends_only_on_the_candidates_that_it_needs(self, small, propose):
+    def test_draw_ignores_results_of_unneeded_candidates(self, small, propose):
         def last(objective):
             return run(new_study(), self.sampler(small, propose, max_lag=4), self.NUMBER, objective)[-1]
 
@@ -161,7 +161,7 @@ class TestContract:
 
         assert last(closeness) == last(changed)
 
-    def test_two_objectives(self, small, propose):
+    def test_draws_for_two_objectives_are_feasible_and_new(self, small, propose):
         study = optuna.create_study(directions=["maximize", "minimize"])
 
         def both(candidate):
@@ -169,7 +169,7 @@ class TestContract:
 
         check(small, WITHIN, run(study, self.sampler(small, propose), 9, both))
 
-    def test_a_pruned_candidate_may_be_learned_from(self, small, propose):
+    def test_draws_after_pruned_candidate_are_feasible_and_new(self, small, propose):
         study, sampler, seen = new_study(), self.sampler(small, propose), set()
         run(study, sampler, 6, seen=seen)
         drawn = sampler.draw(view_of(study), seen)
@@ -184,7 +184,7 @@ class TestContract:
         seen.add(drawn.fingerprint)
         check(small, WITHIN, [drawn, *run(study, sampler, 2, seen=seen)])
 
-    def test_discards_and_failures_in_between_change_nothing(self, small, propose):
+    def test_discarded_and_failed_trials_do_not_change_draws(self, small, propose):
         plain = run(new_study(), self.sampler(small, propose), self.NUMBER)
         study, sampler, seen, draws = new_study(), self.sampler(small, propose), set(), []
         for number in range(self.NUMBER):
@@ -197,7 +197,7 @@ class TestContract:
     ("max_lag", "needed"),
     [(0, [0, 0, 9, 10, 18, 90]), (2, [0, 0, 9, 9, 16, 88]), (30, [0, 0, 9, 9, 9, 60]), (300, [0, 0, 9, 9, 9, 45])],
 )
-def test_however_many_workers_draws_need_the_start_and_half_of_the_earlier_candidates(small, max_lag, needed):
+def test_draws_need_startup_and_at_least_half_of_earlier_candidates(small, max_lag, needed):
     sampler = FeasibleSampler(small, WITHIN, seed=0, max_lag=max_lag, num_startup=9)
     assert [sampler.num_needed(index) for index in (0, 8, 9, 10, 18, 90)] == needed
 
@@ -208,11 +208,11 @@ def test_random_draws_need_no_results(small):
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_MARKS if name != "random"])
-def test_every_sampler_but_random_finds_better_candidates_than_chance(small, name):
+def test_every_other_sampler_beats_random(small, name):
     def rate(candidate):
         return -abs(math.log10(candidate.recipe.learning_rate / 0.1))
 
-    number = 24 if name == "gp" else 80  # a Gaussian process is the quickest to learn, and the slowest to ask
+    number = 24 if name == "gp" else 80  # a Gaussian process learns fastest, but each draw is slow
 
     def late(proposed, seed):
         sampler = FeasibleSampler(small, WITHIN, propose=SAMPLERS[proposed], seed=seed, num_startup=10)
@@ -224,7 +224,7 @@ def test_every_sampler_but_random_finds_better_candidates_than_chance(small, nam
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "very tight" else name for name in LIMITS]
 )
-def test_every_candidate_is_feasible_new_and_of_the_space(name):
+def test_candidates_are_feasible_new_and_in_space(name):
     space_name, texts = LIMITS[name]
     space, constraints = SearchSpace.load(space_name), [Constraint.parse(text) for text in texts]
     seen = set()
@@ -233,18 +233,18 @@ def test_every_candidate_is_feasible_new_and_of_the_space(name):
     assert seen == {drawn.fingerprint for drawn in draws}
 
 
-def test_nothing_is_built_while_sampling(mnist, monkeypatch):
+def test_sampling_builds_no_modules(mnist, monkeypatch):
     def built(self, *args, **kwargs):
         raise AssertionError(f"{type(self).__name__} built")
 
     monkeypatch.setattr(torch.nn.Module, "__init__", built)
     draws = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, num_startup=6), 12)
     assert sum(drawn.num_draws - 1 for drawn in draws) > 10
-    with pytest.raises(AssertionError, match=r"^Conv2d built$"):  # the spy sees what is built
+    with pytest.raises(AssertionError, match=r"^Conv2d built$"):  # the patch detects building
         draws[0].candidate.architecture.build()
 
 
-def test_what_the_study_has_is_not_given_again(mnist):
+def test_seen_candidates_are_not_drawn_again(mnist):
     first, *_ = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 1)
     seen = {first.fingerprint, "another"}
     others = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0), 5, seen=seen)
@@ -255,16 +255,16 @@ def test_what_the_study_has_is_not_given_again(mnist):
     assert {reason for drawn in draws for reason in drawn.counts} <= {"duplicate"}
 
 
-def test_every_draw_is_counted_once(mnist):
+def test_every_discard_is_counted_once(mnist):
     constraints = limits((1, 28, 28), max_params=2000)
     draws = run(new_study(), FeasibleSampler(mnist, constraints, seed=0, num_startup=6), 12)
-    assert all(drawn.discards == () for drawn in draws)  # none was to be kept
+    assert all(drawn.discards == () for drawn in draws)  # `keep` is 0
     assert all(drawn.num_draws == sum(drawn.counts.values()) + 1 for drawn in draws)
     counts = sum((Counter(drawn.counts) for drawn in draws), Counter())
     assert counts.keys() == {"params", "receptive_field", "impossible_shape"}
 
 
-def test_the_first_discards_are_kept_whole(mnist):
+def test_first_discards_are_returned_with_values_and_judgement(mnist):
     constraints = limits((1, 28, 28), max_params=2000)
     (drawn,) = run(new_study(), FeasibleSampler(mnist, constraints, seed=0), 1, keep=25)
     assert len(drawn.discards) == min(25, drawn.num_draws - 1) > 0
@@ -272,13 +272,13 @@ def test_the_first_discards_are_kept_whole(mnist):
         assert judgement == judge(mnist, constraints, values)
         assert judgement.reason in {"params", "receptive_field", "impossible_shape"}
         assert judgement.violation > 0
-    # Drawn by the seed alone, so the first discards are the draws themselves.
+    # The seed alone determines the first draws, so the discards are among them.
     rng = Random("0 0")
     first = [mnist.draw(rng) for _ in range(40)]
     assert all(values in first for values, _ in drawn.discards)
 
 
-def test_few_discards_are_all_kept(mnist):
+def test_all_discards_below_keep_limit_are_returned(mnist):
     sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=30_000), seed=0)
     draws = run(new_study(), sampler, 5, keep=10_000)
     for drawn in draws:
@@ -287,7 +287,7 @@ def test_few_discards_are_all_kept(mnist):
 
 
 @pytest.mark.parametrize("num_startup", [1, 20])
-def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
+def test_tiny_space_is_drawn_completely_then_raises(monkeypatch, num_startup):
     monkeypatch.setattr(feasible, "MAX_TRIES", 3_000)
     monkeypatch.setattr(samplers, "NUM_RANDOM", 1_000)
     sampler, study, seen = FeasibleSampler(tiny(), (), seed=0, num_startup=num_startup), new_study(), set()
@@ -300,7 +300,7 @@ def test_a_tiny_space_is_handed_out_completely(monkeypatch, num_startup):
     assert isinstance(caught.value, NasError)
 
 
-def test_infeasible_ones_of_a_tiny_space_are_never_handed_out(monkeypatch):
+def test_tiny_space_yields_only_feasible_candidates_then_raises(monkeypatch):
     monkeypatch.setattr(feasible, "MAX_TRIES", 1_000)
     sampler = FeasibleSampler(tiny(range(4, 24)), (Constraint("params", "<=", 200),), seed=0, num_startup=3)
     study, seen = new_study(), set()
@@ -312,7 +312,7 @@ def test_infeasible_ones_of_a_tiny_space_are_never_handed_out(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "max_params"), [(0, 8000), (1, 2500)])
-def test_the_sampler_learns_which_recipes_are_good(mnist, seed, max_params):
+def test_sampler_learns_good_learning_rates(mnist, seed, max_params):
     constraints = limits((1, 28, 28), max_params=max_params)
 
     def rate(candidate):
@@ -322,24 +322,24 @@ def test_the_sampler_learns_which_recipes_are_good(mnist, seed, max_params):
     run(study, FeasibleSampler(mnist, constraints, seed=seed), 80, rate)
     values = [trial.value for trial in study.trials]
     startup, late = sum(values[:20]) / 20, sum(values[40:]) / 40
-    assert late > startup / 2  # random draws come out at -1.4 to -2.1, these at -0.4
+    assert late > startup / 2  # random draws: -1.4 to -2.1; these: -0.4
 
 
 @pytest.mark.slow
-def test_the_sampler_learns_which_networks_are_good(mnist):
+def test_sampler_improves_objective_over_startup(mnist):
     study = new_study()
     run(study, FeasibleSampler(mnist, MAIN, seed=0), 80)
     values = [trial.value for trial in study.trials]
     assert sum(values[40:]) / 40 > 0.7 * sum(values[:20]) / 20
 
 
-def test_the_first_candidates_are_the_largest_of_as_many_feasible_draws_as_asked(mnist):
+def test_first_candidate_is_largest_of_four_feasible_draws(mnist):
     (chosen,) = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, choices=4), 1, keep=10_000)
     smaller = [discard for discard in chosen.discards if discard.judgement.reason == "smaller"]
     assert chosen.counts["smaller"] == len(smaller) == 3
     assert chosen.cost.params >= max(discard.judgement.cost.params for discard in smaller)
     assert all(judge(mnist, MAIN, discard.values).reason == "" for discard in smaller)
-    # The four are the first four that the same seed draws.
+    # The four are the first four feasible draws of this seed.
     rng, drawn = Random("0 0"), []
     while len(drawn) < 4:
         values = mnist.draw(rng)
@@ -350,13 +350,13 @@ def test_the_first_candidates_are_the_largest_of_as_many_feasible_draws_as_asked
     assert one.candidate == drawn[0]
 
 
-def test_where_there_are_not_so_many_the_largest_there_is_will_do():
+def test_tiny_space_yields_largest_candidates_first():
     draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0, choices=4), 3)
     assert [drawn.values["block1.conv1.channels"] for drawn in draws] == [8, 6, 4]
 
 
-def test_a_number_that_another_process_took_is_waited_for(small):
-    """A trial may be known before the one ahead of it, which another process made, has been seen."""
+def test_view_stops_at_missing_trial_number(small):
+    """A trial may be visible before an earlier one that another process created."""
     done = [
         create_trial(params=values, distributions=small.distributions(), value=0.5, user_attrs={"candidate": index})
         for index, values in enumerate(small.draw(Random(seed)) for seed in range(3))
@@ -372,7 +372,7 @@ def test_a_number_that_another_process_took_is_waited_for(small):
 
 
 @pytest.mark.parametrize("name", ["elite", "tpe", "nsga2", "random"])
-def test_candidates_of_a_space_whose_widths_go_together_fill_the_limits(name):
+def test_candidates_of_space_with_joint_widths_fill_limits(name):
     grey = SearchSpace.load("grey")
     draws = run(new_study(), FeasibleSampler(grey, MAIN, propose=SAMPLERS[name], seed=0, num_startup=6), 12)
     check(grey, MAIN, draws)
@@ -380,7 +380,7 @@ def test_candidates_of_a_space_whose_widths_go_together_fill_the_limits(name):
     assert fmean(drawn.cost.params for drawn in draws) > 7400
 
 
-def test_for_a_front_they_fill_a_share_of_the_limits():
+def test_candidates_for_pareto_front_spread_over_sizes():
     grey = SearchSpace.load("grey")
     draws = run(new_study(), FeasibleSampler(grey, MAIN, seed=0, num_startup=40, smallest=0.05), 40)
     check(grey, MAIN, draws)
@@ -391,7 +391,7 @@ def test_for_a_front_they_fill_a_share_of_the_limits():
 
 
 class TestElite:
-    """Small changes of the best few."""
+    """The elite sampler: small changes of the best trials."""
 
     def study(self, space, number=12):
         study = new_study()
@@ -402,17 +402,17 @@ class TestElite:
         proposals = islice(samplers.elite(space, view_of(study).below(100), Random(0)), number)
         return [proposal.values for proposal in proposals]
 
-    def test_each_is_near_one_of_the_best(self, small):
+    def test_proposals_change_one_or_two_parameters_of_best_trials(self, small):
         study = self.study(small)
         best = sorted(study.trials, key=lambda trial: -trial.value)[: samplers.NUM_ELITE]
         num_changed = []
         for values in self.proposals(small, study):
             differences = [{name for name in values if values[name] != trial.params[name]} for trial in best]
             num_changed.append(min(map(len, differences)))
-        # One or two parameters, or the widths of one block, of which there are two at most.
+        # One or two parameters, or all widths of one block, at most two.
         assert set(num_changed) == {1, 2}
 
-    def test_probes_of_the_best_three_networks_come_first_and_each_once(self, small):
+    def test_probes_of_best_three_networks_come_first_and_once(self, small):
         study = self.study(small)
         name = next(name for name in small.domains if name.startswith("recipe."))
         low, high = small.domains[name].grid()[0], small.domains[name].grid()[-1]
@@ -425,7 +425,7 @@ class TestElite:
             return [proposal.values for proposal in islice(samplers.elite(probed, study, Random(0)), number)]
 
         best, second, third, *_ = sorted(study.trials, key=lambda trial: -trial.value)
-        add({**best.params, name: low}, second.value + 1e-6)  # the best network again
+        add({**best.params, name: low}, second.value + 1e-6)  # probe of the best network
         add({**best.params, name: high}, third.value + 1e-6)
         had = [trial.params for trial in study.trials]
         expected = [{**trial.params, name: value} for trial in (best, second, third) for value in (low, high)]
@@ -436,7 +436,7 @@ class TestElite:
             add(expected.pop(0), -9.0)
         assert first(1) == [next(samplers.elite(small, study, Random(0))).values]
 
-    def test_a_probe_changes_the_recipe_alone_and_is_tried_once(self):
+    def test_probes_change_only_recipe_and_are_not_repeated(self):
         grey = SearchSpace.load("grey")
         draws = run(new_study(), FeasibleSampler(grey, MAIN, propose=samplers.elite, seed=0, num_startup=6), 16)
         networks = [drawn.candidate.architecture for drawn in draws]
@@ -445,7 +445,7 @@ class TestElite:
         assert len(probed) < 10
         assert sum(drawn.counts["duplicate"] for drawn in draws) == 0
 
-    def test_probes_of_a_front_come_to_an_end(self):
+    def test_proposals_for_pareto_front_continue_after_probes(self):
         grey = SearchSpace.load("grey")
 
         def accuracy_and_params(candidate):
@@ -458,18 +458,18 @@ class TestElite:
         assert networks[6] in networks[:6]
         assert len(set(networks)) > 8
 
-    def test_none_changes_nothing(self, small):
+    def test_no_proposal_repeats_trained_candidate(self, small):
         study = self.study(small)
         had = {small.candidate(trial.params) for trial in study.trials}
         assert [values for values in self.proposals(small, study) if small.candidate(values) in had] == []
 
-    def test_recipe_and_network_are_both_changed(self, small):
+    def test_proposals_change_recipes_and_networks(self, small):
         study = self.study(small)
         recipes = {small.recipe(trial.params) for trial in study.trials}
         changed = [small.recipe(values) not in recipes for values in self.proposals(small, study, 100)]
         assert 10 < sum(changed) < 40
 
-    def test_of_two_objectives_the_front_has_children(self, small):
+    def test_parents_for_two_objectives_are_pareto_front(self, small):
         study = optuna.create_study(directions=["maximize", "minimize"])
         run(
             study,

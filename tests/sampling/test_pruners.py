@@ -1,4 +1,4 @@
-"""Pruners: Optuna's rules, applied to candidates in their order, whoever runs beside them."""
+"""Pruners: Optuna's rules, applied to candidates in order and independent of parallel training."""
 
 from random import Random
 
@@ -15,14 +15,14 @@ EPOCHS = 15
 
 
 def curves(count, seed=0):
-    """Learning curves that end between 0.8 and 1.0 and differ from the start."""
+    """Returns learning curves that end between about 0.76 and 0.96 and differ from the first epoch."""
     rng = Random(seed)
     ends = [0.8 + 0.2 * rng.random() for _ in range(count)]
     return [[end * (1 - 0.8 / (epoch + 1)) + 0.01 * rng.random() for epoch in range(1, EPOCHS + 1)] for end in ends]
 
 
 def train(study, asked, curve, index, *, until=EPOCHS):
-    """Runs a candidate, at most until an epoch, and ends it: how many epochs it took."""
+    """Trains a candidate for at most `until` epochs, stores how it ended, and returns its number of epochs."""
     trial = study.ask()
     trial.set_user_attr("candidate", index)
     for epoch, accuracy in enumerate(curve[:until], start=1):
@@ -42,7 +42,7 @@ def epochs_of(name, every, lag=0):
 
 
 @pytest.mark.parametrize("name", [name for name in PRUNERS if name != "none"])
-def test_hopeless_candidates_are_stopped_and_the_best_is_not(name):
+def test_pruner_stops_weak_candidates_but_not_best(name):
     every = curves(40)
     taken = epochs_of(name, every)
     best = max(range(40), key=lambda index: every[index][-1])
@@ -54,12 +54,12 @@ def test_hopeless_candidates_are_stopped_and_the_best_is_not(name):
     assert sum(stopped) / len(stopped) < sum(kept) / len(kept)
 
 
-def test_none_stops_nothing():
+def test_none_never_prunes():
     assert epochs_of("none", curves(10)) == [EPOCHS] * 10
 
 
 @pytest.mark.parametrize("rule", [MedianPruner(5, 3), SuccessiveHalvingPruner(3, 2)], ids=["median", "asha"])
-def test_one_after_the_other_it_is_optunas_own_verdict(rule: BasePruner):
+def test_sequential_pruning_matches_optuna(rule: BasePruner):
     every = curves(30, seed=1)
     plain = optuna.create_study(direction="maximize", pruner=rule)
     taken = []
@@ -79,7 +79,7 @@ def test_one_after_the_other_it_is_optunas_own_verdict(rule: BasePruner):
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_discards_and_interruptions_in_between_change_nothing(name):
+def test_discards_and_interruptions_do_not_change_pruning(name):
     every = curves(25, seed=2)
     study = new_study()
     rng = Random(0)
@@ -88,7 +88,7 @@ def test_discards_and_interruptions_in_between_change_nothing(name):
         if rng.random() < 0.5:  # a stored discard
             study.add_trial(optuna.create_trial(state=TrialState.PRUNED))
         asked = CandidatePruner(pruner(name, EPOCHS), view_of(study))  # a new session
-        if rng.random() < 0.4:  # killed in its midst; its trial stays as a failure, the candidate runs again
+        if rng.random() < 0.4:  # interrupted: its trial fails and the candidate runs again
             train(study, asked, curve, index, until=rng.randrange(1, 5))
             running = study.trials[-1]
             if running.state == TrialState.RUNNING:
@@ -101,14 +101,14 @@ def test_discards_and_interruptions_in_between_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_who_runs_beside_a_candidate_changes_nothing(name):
+def test_parallel_candidates_do_not_change_pruning(name):
     every = curves(24, seed=3)
     study, lag = new_study(), 2
     asked = CandidatePruner(pruner(name, EPOCHS), view_of(study), lag=lag)
     rng = Random(1)
     running, taken, started = {}, {}, 0
     while len(taken) < len(every):
-        # A candidate starts once all that are at least `lag` before it have ended.
+        # A candidate starts when all but the last `lag` earlier candidates have ended.
         if started < len(every) and all(index >= started - lag for index in running) and rng.random() < 0.5:
             trial = study.ask()
             trial.set_user_attr("candidate", started)
@@ -132,7 +132,7 @@ def test_who_runs_beside_a_candidate_changes_nothing(name):
     assert [taken[index] for index in range(len(every))] == epochs_of(name, every, lag=lag)
 
 
-def test_an_unknown_name_is_told_with_those_there_are():
+def test_unknown_pruner_error_lists_names():
     with pytest.raises(NasError) as caught:
         pruner("meadian", EPOCHS)
     assert str(caught.value) == "`pruner='meadian'`: expected one of none, median, asha, hyperband"
@@ -140,7 +140,7 @@ def test_an_unknown_name_is_told_with_those_there_are():
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 15])
 @pytest.mark.parametrize("name", PRUNERS)
-def test_any_number_of_epochs_will_do(name, epochs):
+def test_pruners_return_bool_for_any_number_of_epochs(name, epochs):
     study = new_study()
     asked = CandidatePruner(pruner(name, epochs), view_of(study))
     for index in range(8):

@@ -1,4 +1,4 @@
-"""Intervals over seeds and over new images, held to scipy and to simulated repetitions."""
+"""Confidence intervals over seeds and over new images, compared with scipy and with simulations."""
 
 import math
 
@@ -11,7 +11,7 @@ from support.seed_results import NUM_SEEDS, REPETITIONS, result_of, results
 
 
 @pytest.mark.parametrize("seeds", range(2, 13))
-def test_the_share_of_seeds_is_by_the_quantiles_of_beta(seeds):
+def test_share_of_seeds_equals_beta_quantiles(seeds):
     before = (-1.0, -1.0)
     for met in range(seeds + 1):
         low, high = result_of([[0.95]] * met + [[0.85]] * (seeds - met)).share_of_seeds()
@@ -24,8 +24,8 @@ def test_the_share_of_seeds_is_by_the_quantiles_of_beta(seeds):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9, 0.99])
-def test_the_share_of_seeds_covers_at_least_as_often_as_it_says(share):
-    """Clopper and Pearson's interval is exact: over all outcomes it never covers less than 95 %."""
+def test_share_of_seeds_covers_at_least_95_percent(share):
+    """The Clopper-Pearson interval is exact: its coverage is at least 95 %."""
     for seeds in (2, 5, 10):
         covered = 0.0
         for met in range(seeds + 1):
@@ -35,7 +35,7 @@ def test_the_share_of_seeds_covers_at_least_as_often_as_it_says(share):
 
 
 @given(st.lists(st.integers(400, 600), min_size=2, max_size=8, unique=True))
-def test_with_images_without_end_it_is_students_interval(steps):
+def test_interval_with_unlimited_images_equals_student_t(steps):
     finals = [step / 1000 for step in steps]
     student = stats.ttest_1samp(finals, 0).confidence_interval(0.95)
     low, high = result_of([[x] for x in finals], num_images=10**15).on_new_images()
@@ -44,7 +44,7 @@ def test_with_images_without_end_it_is_students_interval(steps):
 
 
 @given(st.integers(0, 1000), st.integers(2, 8), st.integers(1, 1000))
-def test_without_spread_over_seeds_it_is_wilsons_interval(step, seeds, thousands):
+def test_interval_without_seed_spread_equals_wilson(step, seeds, thousands):
     num_images = 1000 * thousands
     found = result_of([[step / 1000]] * seeds, num_images=num_images).on_new_images()
     wilson = stats.binomtest(step * thousands, num_images).proportion_ci(0.95, method="wilson")
@@ -52,7 +52,7 @@ def test_without_spread_over_seeds_it_is_wilsons_interval(step, seeds, thousands
 
 
 @given(st.lists(st.integers(480, 520), min_size=2, max_size=8), st.integers(50, 10**6))
-def test_more_images_never_widen_it(steps, num_images):
+def test_more_images_never_widen_interval(steps, num_images):
     rows = [[step / 1000] for step in steps]
     low, high = result_of(rows, num_images=num_images).on_new_images()
     lower, higher = result_of(rows, num_images=2 * num_images).on_new_images()
@@ -60,16 +60,16 @@ def test_more_images_never_widen_it(steps, num_images):
 
 
 @given(results, st.integers(10, 10**6))
-def test_it_holds_the_mean_and_stays_a_share(rows, num_images):
+def test_interval_contains_mean_and_stays_within_0_and_1(rows, num_images):
     low, high = result_of(rows, num_images=num_images).on_new_images()
     assert 0 <= low <= np.mean([row[-1] for row in rows]) + 1e-12
     assert np.mean([row[-1] for row in rows]) - 1e-12 <= high <= 1
 
 
 def simulated(seeds, mean, sd, num_images, rng):
-    """Test accuracies of each repetition's seeds, all on the same images.
+    """Returns the test accuracies of each repetition's seeds; all seeds of a repetition use the same images.
 
-    An image is hard or easy for every network alike, which is where the accuracy on a sample of images scatters most.
+    Each image is equally hard for all networks. This gives the accuracy on a sample of images its largest variance.
     """
     true = np.sort(rng.normal(mean, sd, (REPETITIONS, seeds)).clip(0, 1), axis=1)
     parts = np.diff(true, axis=1, prepend=0, append=1)
@@ -77,7 +77,7 @@ def simulated(seeds, mean, sd, num_images, rng):
 
 
 def coverage(seeds, ratio):
-    """`ratio`: the scatter between seeds over that which the sample of images brings."""
+    """Returns the coverage; `ratio` is the standard deviation between seeds divided by that of the image sample."""
     mean, num_images = 0.9, 10_000
     sd = ratio * math.sqrt(mean * (1 - mean) / num_images)
     covered = 0
@@ -89,20 +89,20 @@ def coverage(seeds, ratio):
 
 @pytest.mark.parametrize("seeds", [5, 10])
 @pytest.mark.parametrize("ratio", [0.1, 1, 3, 10])
-def test_the_interval_covers_as_often_as_it_says(seeds, ratio):
+def test_interval_covers_about_95_percent(seeds, ratio):
     assert 0.94 < coverage(seeds, ratio) < 0.985
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("ratio", [0.1, 1, 5])
-def test_with_few_seeds_it_covers_no_less(seeds, ratio):
+def test_interval_covers_over_94_percent_with_few_seeds(seeds, ratio):
     assert coverage(seeds, ratio) > 0.94
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", NUM_SEEDS)
-def test_where_networks_err_on_images_of_their_own_it_covers_at_least_as_often(seeds):
+def test_interval_covers_with_independent_errors_across_networks(seeds):
     rng = np.random.default_rng(seeds)
     mean, num_images = 0.99, 10_000
     true = rng.normal(mean, 0.001, (REPETITIONS, seeds)).clip(0, 1)
@@ -114,7 +114,7 @@ def test_where_networks_err_on_images_of_their_own_it_covers_at_least_as_often(s
 
 
 @pytest.mark.parametrize("mean", [0.994, 0.999])
-def test_with_few_images_it_covers_all_the_same(mean):
+def test_interval_covers_over_94_percent_with_few_images(mean):
     rng = np.random.default_rng(0)
     covered = 0
     for finals in simulated(5, mean, 0.0005, 360, rng).tolist():

@@ -1,4 +1,4 @@
-"""Spread, ties and the pick of a winner, held to numpy, scipy and simulated repetitions."""
+"""Spread, ties and the choice of the winner, compared with numpy, scipy and simulations."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from nas.seed_stats import Finalist, Ranking, spread_text
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
-def test_mean_and_sd_are_those_of_numpy(values):
+def test_mean_and_sd_equal_numpy(values):
     finalist = Finalist(trial=0, cost=1, objectives=tuple(values))
     assert finalist.mean == pytest.approx(np.mean(values))
     assert finalist.sd == pytest.approx(np.std(values, ddof=1), abs=1e-15)
@@ -31,21 +31,21 @@ def test_mean_and_sd_are_those_of_numpy(values):
         ((0.0, 0.0), "0.00 ± 0.00 %"),
     ],
 )
-def test_spread_in_words(values, text):
+def test_spread_text_formats_mean_and_sd(values, text):
     assert spread_text(values) == text
 
 
 @given(finalist_lists())
-def test_the_standard_error_is_that_of_an_analysis_of_variance(finalists):
+def test_standard_error_equals_anova(finalists):
     runs = np.array([finalist.objectives for finalist in finalists])
     num, seeds = runs.shape
     within = ((runs - runs.mean(axis=1, keepdims=True)) ** 2).sum() / (num * (seeds - 1))
     assert Ranking.of(finalists).standard_error == pytest.approx(math.sqrt(2 * within / seeds), abs=1e-15)
 
 
-@pytest.mark.filterwarnings("ignore:Precision loss occurred")  # where runs are nearly alike
+@pytest.mark.filterwarnings("ignore:Precision loss occurred")  # if runs are nearly equal
 @given(finalist_lists(least=2))
-def test_of_two_the_standard_error_is_that_of_students_test(finalists):
+def test_standard_error_of_two_finalists_equals_student_t(finalists):
     a, b = finalists[:2]
     ranking = Ranking.of([a, b])
     if ranking.standard_error:
@@ -54,7 +54,7 @@ def test_of_two_the_standard_error_is_that_of_students_test(finalists):
 
 
 @given(finalist_lists())
-def test_the_ranking_is_by_mean_then_size_then_number(finalists):
+def test_ranking_orders_by_mean_then_cost_then_trial_number(finalists):
     ranked = Ranking.of(finalists).finalists
     assert sorted(finalist.trial for finalist in ranked) == [finalist.trial for finalist in finalists]
     for better, worse in pairwise(ranked):
@@ -63,7 +63,7 @@ def test_the_ranking_is_by_mean_then_size_then_number(finalists):
 
 
 @given(finalist_lists())
-def test_the_winner_is_the_smallest_of_the_tied(finalists):
+def test_winner_is_smallest_of_tied_finalists(finalists):
     ranking = Ranking.of(finalists)
     best = ranking.finalists[0]
     assert ranking.tied == ranking.finalists[: len(ranking.tied)]
@@ -74,12 +74,12 @@ def test_the_winner_is_the_smallest_of_the_tied(finalists):
             assert (finalist in ranking.tied) == (behind < ranking.standard_error)
     assert ranking.winner in ranking.tied
     assert ranking.winner.cost == min(finalist.cost for finalist in ranking.tied)
-    # Of the smallest, the one with the best mean.
+    # Among equally small ones, the best mean wins.
     assert ranking.winner == next(each for each in ranking.tied if each.cost == ranking.winner.cost)
 
 
 @given(finalist_lists(), st.randoms(use_true_random=False))
-def test_the_order_in_which_finalists_come_changes_nothing(finalists, random):
+def test_input_order_does_not_change_ranking(finalists, random):
     shuffled = list(finalists)
     random.shuffle(shuffled)
     one, other = Ranking.of(finalists), Ranking.of(shuffled)
@@ -88,7 +88,7 @@ def test_the_order_in_which_finalists_come_changes_nothing(finalists, random):
 
 
 @given(finalist_lists(st.integers(1, 512).map(lambda step: step / 1024)), st.integers(0, 512))
-def test_what_all_have_in_common_does_not_count(finalists, steps):
+def test_common_offset_does_not_change_ranking(finalists, steps):
     raised = [
         Finalist(trial=f.trial, cost=f.cost, objectives=tuple(x + steps / 1024 for x in f.objectives))
         for f in finalists
@@ -99,7 +99,7 @@ def test_what_all_have_in_common_does_not_count(finalists, steps):
 
 
 @given(finalist_lists(least=2))
-def test_a_larger_standard_error_ties_more(finalists):
+def test_larger_standard_error_never_reduces_ties(finalists):
     ranking = Ranking.of(finalists)
     wider = Ranking(finalists=ranking.finalists, standard_error=2 * ranking.standard_error)
     assert set(ranking.tied) <= set(wider.tied)
@@ -107,7 +107,7 @@ def test_a_larger_standard_error_ties_more(finalists):
 
 
 @given(finalist_lists(), st.integers(1, 5))
-def test_a_run_that_diverged_does_not_widen_the_ties_of_the_others(finalists, num_diverged):
+def test_diverged_run_does_not_change_ties_of_others(finalists, num_diverged):
     runs = list(finalists[0].objectives)
     runs[:num_diverged] = [0.0] * len(runs[:num_diverged])
     diverged = Finalist(trial=99, cost=1, objectives=tuple(runs))
@@ -116,7 +116,7 @@ def test_a_run_that_diverged_does_not_widen_the_ties_of_the_others(finalists, nu
     assert set(without.tied) - {diverged} == set(with_it.tied) - {diverged} or with_it.finalists[0] == diverged
 
 
-def test_where_every_finalist_diverged_once_there_is_a_winner_still():
+def test_winner_exists_if_every_finalist_diverged():
     finalists = [Finalist(trial=n, cost=9 - n, objectives=(0.0, 0.5 + n / 100)) for n in range(3)]
     ranking = Ranking.of(finalists)
     assert ranking.standard_error > 0.3
@@ -137,25 +137,25 @@ def test_without_spread_only_equal_means_tie():
     assert ranking(0.9, math.nextafter(0.9, 0), 0.8).winner.trial == 0
 
 
-def test_exactly_one_standard_error_behind_is_a_tie():
+def test_gap_of_one_standard_error_is_tie():
     best = Finalist(trial=0, cost=2, objectives=(0.5, 0.75))
     behind = Finalist(trial=1, cost=1, objectives=(0.25, 0.5))
-    # Each has the variance 1/32: the standard error is sqrt(2 / 32 / 2).
+    # Both have variance 1/32, so the standard error is sqrt(2 / 32 / 2).
     assert Ranking.of([best, behind]).standard_error == pytest.approx(math.sqrt(1 / 32))
     apart = Ranking(finalists=(best, behind), standard_error=0.25)
     assert apart.winner == behind
     assert Ranking(finalists=(best, behind), standard_error=0.249).winner == best
 
 
-def test_a_single_finalist_wins():
+def test_single_finalist_wins():
     alone = Finalist(trial=7, cost=3, objectives=(0.1, 0.9))
     ranking = Ranking.of([alone])
     assert (ranking.winner, ranking.tied) == (alone, (alone,))
 
 
 @pytest.mark.parametrize("seeds", NUM_SEEDS)
-def test_of_two_equal_candidates_the_smaller_is_picked_as_often_as_computed(seeds):
-    """It loses only where it is behind by more than one standard error: Student's t above 1."""
+def test_smaller_of_two_equal_candidates_wins_at_expected_rate(seeds):
+    """The smaller loses only if it is more than one standard error behind, i.e. Student's t is above 1."""
     runs = np.random.default_rng(seeds).normal(0.9, 0.01, (REPETITIONS, 2, seeds))
     picked = sum(
         Ranking.of([Finalist(trial=n, cost=n + 1, objectives=tuple(pair[n].tolist())) for n in range(2)]).winner.trial
@@ -167,7 +167,7 @@ def test_of_two_equal_candidates_the_smaller_is_picked_as_often_as_computed(seed
 
 
 @given(finalist_lists())
-def test_a_ranking_is_plain_data(finalists):
+def test_ranking_json_equals_attributes(finalists):
     ranking = Ranking.of(finalists)
     data = json.loads(json.dumps(ranking.to_json(), allow_nan=False))
     assert data["standard_error"] == ranking.standard_error
@@ -176,12 +176,12 @@ def test_a_ranking_is_plain_data(finalists):
 
 
 @given(finalist_lists())
-def test_a_ranking_is_read_as_it_was_written(finalists):
+def test_ranking_roundtrips_through_json(finalists):
     ranking = Ranking.of(finalists)
     assert Ranking.from_json(json.loads(json.dumps(ranking.to_json()))) == ranking
 
 
-def test_the_pick_in_words():
+def test_pick_text_names_winner_and_reason():
     best = Finalist(trial=4, cost=20, objectives=(0.5, 0.75))
     smaller = Finalist(trial=9, cost=10, objectives=(0.25, 0.5))
     error = "one standard error of a difference"

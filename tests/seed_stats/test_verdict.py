@@ -1,4 +1,4 @@
-"""Whether seeds keep a target, in data and in words."""
+"""Whether seeds keep a target: data and text."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from nas.seed_stats import Finalist, Ranking, Verdict, spread_text
 
 
 @given(results, accuracies, st.integers(1, 9))
-def test_finals_and_lowest_of_the_last_epochs(rows, target, consistency):
+def test_final_and_consistent_accuracies_and_verdict_match_numpy(rows, target, consistency):
     result = result_of(rows, target=target, consistency=consistency)
     table = np.array(rows)
     assert result.finals == table[:, -1].tolist()
@@ -24,7 +24,7 @@ def test_finals_and_lowest_of_the_last_epochs(rows, target, consistency):
 
 
 @given(results, accuracies)
-def test_the_target_itself_is_enough_and_a_hair_less_is_not(rows, target):
+def test_accuracy_equal_to_target_passes_and_below_fails(rows, target):
     level = [[target] * len(row) for row in rows]
     assert result_of(level, target=target).verdict == "met"
     assert result_of(level, target=math.nextafter(target, 2)).verdict == "missed"
@@ -32,25 +32,25 @@ def test_the_target_itself_is_enough_and_a_hair_less_is_not(rows, target):
     assert result_of(level, target=target).verdict == "met by some"
 
 
-def test_epochs_before_the_last_ones_do_not_count():
+def test_only_last_epochs_count_for_verdict():
     rising = [0.1, 0.2, 0.95, 0.96, 0.97]
     assert result_of([rising] * 2, target=0.95, consistency=3).verdict == "met"
     assert result_of([rising] * 2, target=0.95, consistency=4).verdict == "missed"
     assert result_of([[*rising, 0.94]] * 2, target=0.95, consistency=1).verdict == "missed"
 
 
-def test_one_epoch_is_the_last_and_the_lowest():
+def test_single_epoch_is_final_and_consistent_accuracy():
     result = result_of([[0.95], [0.85]], target=0.9)
     assert result.finals == result.consistent == [0.95, 0.85]
     assert result.verdict == "met by some"
 
 
-def test_a_run_that_diverged_misses():
+def test_diverged_run_misses_target():
     assert result_of([[0.0] * 3, [0.99] * 3], target=1e-9).verdict == "met by some"
 
 
 @given(results, accuracies, accuracies)
-def test_a_higher_target_is_met_by_no_more_seeds(rows, one, other):
+def test_higher_target_is_met_by_no_more_seeds(rows, one, other):
     lower, higher = sorted([one, other])
     easy, hard = (result_of(rows, target=target) for target in (lower, higher))
     assert hard.num_met <= easy.num_met
@@ -58,7 +58,7 @@ def test_a_higher_target_is_met_by_no_more_seeds(rows, one, other):
 
 
 @given(results, accuracies, st.data())
-def test_a_better_run_never_harms(rows, target, data):
+def test_better_run_never_reduces_num_met(rows, target, data):
     seed = data.draw(st.integers(0, len(rows) - 1))
     better = [list(row) for row in rows]
     better[seed] = [data.draw(st.integers(round(1024 * x), 1024)) / 1024 for x in rows[seed]]
@@ -113,12 +113,12 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
     ],
     ids=["met", "met by some", "missed"],
 )
-def test_the_verdict_in_words(result, lines):
+def test_verdict_lines_equal_expected_text(result, lines):
     assert result.lines() == lines
 
 
 @given(results, accuracies, st.integers(10, 10**6))
-def test_the_words_and_the_data_say_the_same(rows, target, num_images):
+def test_lines_and_json_agree_with_result(rows, target, num_images):
     result = result_of(rows, target=target, num_images=num_images)
     data = json.loads(json.dumps(result.to_json(), allow_nan=False))
     finals, lowest = np.array(result.finals), np.array(result.consistent)
@@ -144,7 +144,7 @@ def test_the_words_and_the_data_say_the_same(rows, target, num_images):
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_all_or_nothing_is_said_without_a_division_by_zero(level):
+def test_accuracies_of_0_and_1_give_verdict_and_lines(level):
     result = result_of([[level]] * 3, target=0.5)
     assert result.verdict == ("met" if level else "missed")
     assert len(result.lines()) == 4
@@ -161,7 +161,7 @@ STORED = {
 }
 
 
-def test_a_stored_verdict_is_read():
+def test_stored_verdict_loads():
     verdict = Verdict.from_json(json.loads(json.dumps(STORED)), 2)
     assert (verdict.trial, verdict.num_openings) == (7, 1)
     assert verdict.test == result_of([[0.875, 0.9375], [0.75, 1.0]], target=0.9, consistency=2, num_images=500)
@@ -171,7 +171,7 @@ def test_a_stored_verdict_is_read():
     assert verdict.openings_text == "The test split was opened once for this study."
 
 
-def test_a_verdict_without_a_ranking_had_one_finalist():
+def test_verdict_without_ranking_has_one_finalist():
     verdict = Verdict.from_json(STORED | {"ranking": None, "num_openings": 2}, 2)
     assert verdict.ranking is None
     assert verdict.spreads() == {}

@@ -23,14 +23,14 @@ def keeps(cost, constraint):
 
 
 @given(st.sampled_from(METRICS), st.sampled_from(["<=", ">="]), st.integers(1, 10**18))
-def test_a_constraint_is_read_as_it_is_written(metric, relation, bound):
+def test_constraint_roundtrips_through_text(metric, relation, bound):
     constraint = Constraint(metric, relation, bound)
     assert str(constraint) == f"{metric}{relation}{bound}"
     assert Constraint.parse(str(constraint)) == constraint
 
 
 @pytest.mark.parametrize("text", ["macs<=200000", " macs <= 200000 ", "macs<=2e5", "macs<=200000.0", "macs <=200_000"])
-def test_spellings_of_one_constraint(text):
+def test_parse_accepts_alternative_spellings(text):
     assert Constraint.parse(text) == Constraint("macs", "<=", 200_000)
 
 
@@ -53,7 +53,7 @@ def test_spellings_of_one_constraint(text):
         ("params>=-3", f"constraint on params: bound is -3, {AT_LEAST_1}"),
     ],
 )
-def test_what_is_no_constraint_is_named(text, error):
+def test_parse_error_names_invalid_value_and_expected(text, error):
     with pytest.raises(ConstraintError) as caught:
         Constraint.parse(text)
     assert str(caught.value) == error
@@ -69,7 +69,7 @@ def test_what_is_no_constraint_is_named(text, error):
         (("params", "<=", 8000.0), f"constraint on params: bound is 8000.0, {AT_LEAST_1}"),
     ],
 )
-def test_a_constraint_is_checked_when_made(arguments, error):
+def test_constructor_error_names_invalid_argument(arguments, error):
     with pytest.raises(ConstraintError) as caught:
         Constraint(*arguments)
     assert str(caught.value) == error
@@ -90,24 +90,24 @@ def test_a_constraint_is_checked_when_made(arguments, error):
         ("weight_bytes>=100000", 0.75),
     ],
 )
-def test_a_violation_is_a_share_of_the_bound(text, violation):
+def test_violation_is_relative_to_bound(text, violation):
     assert Constraint.parse(text).violation(COST) == violation
 
 
 @given(constraints, costs)
-def test_a_violation_is_above_zero_exactly_where_the_limit_is_missed(constraint, cost):
+def test_violation_is_positive_iff_limit_is_missed(constraint, cost):
     assert (constraint.violation(cost) > 0) == (not keeps(cost, constraint))
 
 
 @given(constraints, costs)
-def test_missing_by_one_more_is_worse(constraint, cost):
+def test_violation_grows_by_inverse_bound_per_unit(constraint, cost):
     further = getattr(cost, constraint.metric) + (1 if constraint.relation == "<=" else -1)
     worse = constraint.violation(replace(cost, **{constraint.metric: further}))
     assert worse - constraint.violation(cost) == pytest.approx(1 / constraint.bound)
 
 
 @given(st.lists(constraints, max_size=6), costs)
-def test_the_worst_is_missed_by_the_largest_share(several, cost):
+def test_worst_has_largest_violation(several, cost):
     missed = [constraint for constraint in several if not keeps(cost, constraint)]
     found = worst(several, cost)
     if found is None:
@@ -117,7 +117,7 @@ def test_the_worst_is_missed_by_the_largest_share(several, cost):
         assert found.violation(cost) == max(constraint.violation(cost) for constraint in several)
 
 
-def test_the_worst_of_some():
+def test_worst_of_examples_is_expected_constraint_or_none():
     missed = [Constraint.parse(text) for text in ("macs<=200000", "params<=3000", "receptive_field>=28")]
     assert worst(missed, COST) == Constraint("params", "<=", 3000)
     assert worst([], COST) is None
@@ -125,7 +125,7 @@ def test_the_worst_of_some():
 
 
 @given(st.lists(constraints, max_size=8), st.lists(costs, max_size=20))
-def test_combined_limits_keep_the_same_networks(several, some):
+def test_combined_limits_admit_same_networks(several, some):
     bounds = {
         (metric, relation): [c.bound for c in several if (c.metric, c.relation) == (metric, relation)]
         for metric in METRICS
@@ -148,7 +148,7 @@ def test_combined_limits_keep_the_same_networks(several, some):
         assert all(keeps(cost, c) for c in combined) == all(keeps(cost, c) for c in several)
 
 
-def test_the_tightest_is_kept():
+def test_combine_keeps_tightest_limits():
     texts = [
         "params<=9000",
         "receptive_field>=20",
@@ -161,7 +161,7 @@ def test_the_tightest_is_kept():
     assert [str(constraint) for constraint in combined] == ["params<=8000", "receptive_field>=28", "params>=100"]
 
 
-def test_limits_that_contradict():
+def test_contradictory_limits_raise_error_naming_both():
     equal = (Constraint("params", "<=", 100), Constraint("params", ">=", 100))
     assert combine(equal) == equal
     with pytest.raises(ConstraintError) as caught:
@@ -194,7 +194,7 @@ def test_limits_that_contradict():
         ((1, 28, 28), {"constraints": ["receptive_field>=20"]}, ["receptive_field>=28"]),
     ],
 )
-def test_the_limits_that_options_stand_for(input_shape, options, texts):
+def test_limits_translates_options_to_constraints(input_shape, options, texts):
     assert [str(constraint) for constraint in limits(input_shape, **options)] == texts
 
 
@@ -208,7 +208,7 @@ def test_the_limits_that_options_stand_for(input_shape, options, texts):
         ({"max_weight_bytes": False}, f"`max_weight_bytes=False`: {AT_LEAST_1}"),
     ],
 )
-def test_a_limit_that_is_no_count_is_refused(options, error):
+def test_limit_that_is_not_positive_integer_raises(options, error):
     with pytest.raises(ConstraintError) as caught:
         limits((1, 28, 28), **options)
     assert str(caught.value) == error

@@ -30,7 +30,7 @@ def int_ranges(draw):
 @st.composite
 def float_ranges(draw):
     kind = draw(st.sampled_from(["plain", "log", "step"]))
-    if kind == "step":  # as people write them: in decimals
+    if kind == "step":  # decimal, as users write them
         step = Decimal(draw(st.integers(1, 400))).scaleb(-draw(st.integers(0, 6)))
         low = step * draw(st.integers(0, 20))
         return {"low": float(low), "high": float(low + step * draw(st.integers(1, 60))), "step": float(step)}
@@ -72,11 +72,11 @@ def domains(draw):
         ({"low": 1, "high": 1.0}, NUMBER, 1.0),
     ],
 )
-def test_a_value_is_read(data, allowed, expected):
+def test_read_returns_value_choice_or_range(data, allowed, expected):
     found = read(data, allowed, "here")
     assert found == expected
     assert type(found) is type(expected)
-    assert repr(found) == repr(expected)  # 0 and 0.0 are equal, and two parameters to Optuna
+    assert repr(found) == repr(expected)  # 0 == 0.0, but Optuna distinguishes them
 
 
 AT_LEAST_1, RATES, LOW_HIGH = (
@@ -153,7 +153,7 @@ AT_LEAST_1, RATES, LOW_HIGH = (
         ({"low": 0, "high": 0.5, "log": True}, RATE, ": low is 0.0 with log = true, expected a number above 0"),
     ],
 )
-def test_what_is_wrong_is_named(data, expected, error):
+def test_read_error_names_key_value_and_expected(data, expected, error):
     with pytest.raises(SearchSpaceError) as caught:
         read(data, expected, "space.toml: table.key")
     assert str(caught.value) == f"space.toml: table.key{error}"
@@ -170,27 +170,27 @@ def test_what_is_wrong_is_named(data, expected, error):
         (FloatRange(0.0, 0.5), FloatDistribution(0.0, 0.5)),
     ],
 )
-def test_the_distribution_is_optunas_own(domain, distribution):
+def test_distribution_equals_optuna_distribution(domain, distribution):
     assert domain.distribution() == distribution
 
 
 @given(domains(), st.randoms(use_true_random=False))
-def test_every_draw_is_of_the_domain_and_of_optunas_distribution(domain, rng):
+def test_draws_belong_to_domain_and_optuna_distribution(domain, rng):
     distribution = domain.distribution()
     for _ in range(20):
         value = domain.draw(rng)
         assert domain.holds(value)
         assert distribution._contains(distribution.to_internal_repr(value))
         assert domain.suggest(FixedTrial({"x": value}), "x") == value
-        assert type(value) in (bool, int, float, str)  # no number of numpy's
+        assert type(value) in (bool, int, float, str)  # no NumPy scalar
 
 
 @given(domains())
-def test_every_value_of_a_small_domain_is_drawn(domain):
+def test_draws_cover_whole_domain(domain):
     rng = Random(0)
     if isinstance(domain, FloatRange) and domain.step is None:
         drawn = [domain.draw(rng) for _ in range(400)]
-        position = math.log if domain.log else float  # tenths of the way from low to high
+        position = math.log if domain.log else float  # the range is divided into tenths
         low, high = position(domain.low), position(domain.high)
         assert {min(int(10 * (position(x) - low) / (high - low)), 9) for x in drawn} == set(range(10))
         return
@@ -204,7 +204,7 @@ def test_every_value_of_a_small_domain_is_drawn(domain):
     assert {domain.draw(rng) for _ in range(80 * len(every))} == every
 
 
-def test_draws_are_even():
+def test_draws_are_uniform():
     counts = Counter(IntRange(1, 10).draw(Random(seed)) for seed in range(5_000))
     assert sorted(counts) == list(range(1, 11))
     assert all(abs(count - 500) < 5 * math.sqrt(500) for count in counts.values())
@@ -213,11 +213,11 @@ def test_draws_are_even():
 
 
 @pytest.mark.parametrize("domain", [FloatRange(1e-4, 1.0, log=True), IntRange(1, 10_000, log=True)])
-def test_draws_with_log_are_as_many_in_each_decade(domain):
+def test_log_draws_are_uniform_over_decades(domain):
     rng = Random(0)
     drawn = [domain.draw(rng) / domain.low for _ in range(4_000)]
     counts = Counter(min(int(math.log10(value)), 3) for value in drawn)
-    # A whole number stands for what rounds to it, so the first decade has half a unit more on its low side.
+    # Integers are rounded, so the first decade extends half a unit below its low end.
     expected = 1_000 if isinstance(domain, FloatRange) else 4_000 * math.log(19) / math.log(20_001)
     assert counts[0] == pytest.approx(expected, rel=0.12)
     assert counts[1] == pytest.approx(counts[2], rel=0.15)
@@ -225,7 +225,7 @@ def test_draws_with_log_are_as_many_in_each_decade(domain):
 
 
 @given(domains())
-def test_the_grid_holds_both_ends_and_nothing_strange(domain):
+def test_grid_holds_both_ends_and_unique_domain_values(domain):
     grid = domain.grid()
     assert all(domain.holds(value) for value in grid)
     assert len(set(grid)) == len(grid)
@@ -233,7 +233,7 @@ def test_the_grid_holds_both_ends_and_nothing_strange(domain):
         assert (grid[0], grid[-1]) == (domain.low, domain.high)
 
 
-def test_the_grid_of_a_wide_range_stays_short():
+def test_grid_thins_wide_ranges():
     assert Choice((5, 3)).grid() == (5, 3)
     assert IntRange(8, 64, 8).grid() == (8, 16, 24, 32, 40, 48, 56, 64)
     assert IntRange(1, 100).grid() == tuple(range(1, 101))
@@ -245,7 +245,7 @@ def test_the_grid_of_a_wide_range_stays_short():
 @pytest.mark.parametrize(
     ("domain", "value", "short"),
     [
-        (FloatRange(0.0, 0.2, 0.05), 0.15000000000000002, 0.15),  # what TPE makes of it
+        (FloatRange(0.0, 0.2, 0.05), 0.15000000000000002, 0.15),  # as TPE returns it
         (FloatRange(0.0, 1e-12, 1e-13), 3.0000000000000003e-13, 3e-13),
         (FloatRange(0.0, 1.0, 0.0125), 0.1125, 0.1125),
         (FloatRange(0.001, 0.5, log=True), 0.0123456, 0.0123),
@@ -254,12 +254,12 @@ def test_the_grid_of_a_wide_range_stays_short():
         (FloatRange(0.12345, 0.5), 0.12345, 0.12345),
     ],
 )
-def test_a_number_loses_the_digits_that_mean_nothing(domain, value, short):
+def test_short_rounds_to_step_or_significant_digits(domain, value, short):
     assert domain.short(value) == short
 
 
 @given(float_ranges().map(lambda data: read(data, NUMBER, "here")), st.randoms(use_true_random=False))
-def test_a_short_number_is_of_the_domain_and_close(domain, rng):
+def test_short_value_stays_in_domain_and_close(domain, rng):
     value = domain.draw(rng)
     short = domain.short(value)
     assert domain.holds(short)
@@ -278,7 +278,7 @@ def test_a_short_number_is_of_the_domain_and_close(domain, rng):
         (FloatRange(0.0, 0.5), [0, 0.0, 0.3, 0.5], [-0.1, 0.6, False, "0.3", math.nan]),
     ],
 )
-def test_what_a_domain_holds(domain, held, not_held):
+def test_holds_accepts_only_domain_values(domain, held, not_held):
     assert all(domain.holds(value) for value in held)
     assert not any(domain.holds(value) for value in not_held)
 
@@ -301,7 +301,7 @@ def test_what_a_domain_holds(domain, held, not_held):
     ],
     ids=str,
 )
-def test_the_nearest_value_is_one_of_the_domain(domain, value, nearest):
+def test_nearest_returns_closest_domain_value(domain, value, nearest):
     found = domain.nearest(value)
     assert (found, type(found)) == (nearest, type(nearest))
     assert domain.holds(found)
@@ -309,7 +309,7 @@ def test_the_nearest_value_is_one_of_the_domain(domain, value, nearest):
 
 @given(domains(), st.integers(0, 2**32))
 @settings(max_examples=examples(200))
-def test_a_step_leads_to_another_value_of_the_domain(domain, seed):
+def test_step_leads_to_different_domain_value(domain, seed):
     if not isinstance(domain, Choice | IntRange | FloatRange):
         return
     rng = Random(seed)
@@ -336,12 +336,12 @@ def test_steps_are_small():
     assert numbers.step_from(128, rng) == 64
 
 
-def test_weights_say_how_often_a_value_is_drawn():
+def test_weights_change_draws_but_not_distribution_or_repr():
     domain = read({"values": ["separable", "full"], "weights": [3, 1]}, WORDS, "here")
     rng = Random(0)
     counts = Counter(domain.draw(rng) for _ in range(4000))
     assert abs(counts["separable"] - 3000) < 120
-    # To Optuna, and in what it stands for, it is the choice without weights.
+    # Optuna's distribution and the repr are those of the choice without weights.
     assert domain.distribution() == CategoricalDistribution(("separable", "full"))
     assert repr(domain) == repr(Choice(("separable", "full")))
 
@@ -357,7 +357,7 @@ def test_weights_say_how_often_a_value_is_drawn():
         ({"values": ["full", "full"], "weights": [1, 2]}, "here: values is ['full', 'full'], expected each value once"),
     ],
 )
-def test_weights_that_are_wrong_are_told(data, message):
+def test_invalid_weights_error_names_value_and_expected(data, message):
     with pytest.raises(SearchSpaceError) as error:
         read(data, WORDS, "here")
     assert str(error.value).startswith(message)

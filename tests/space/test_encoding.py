@@ -1,4 +1,4 @@
-"""Values read from a network make that network; what no values make is named."""
+"""`values_of` returns the values that reproduce a network, or names the layers and values outside the space."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from nas.space.search_space import HEADS, ORDERS, SearchSpace
 NUM_DRAWS = 300
 
 AMBIGUOUS = SearchSpace.from_toml(
-    # Nearly every layer can be read as something else: 1x1 kernels, few widths, a map that is soon one pixel high.
+    # Nearly every layer can be read in several ways: 1x1 kernels, few widths, maps that shrink to a height of 1.
     {
         "input_shape": [4, 4, 7],
         "num_classes": 4,
@@ -58,11 +58,11 @@ SPACES = {
 }
 
 
-# Values that are there
+# Networks inside the space
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_values_of_a_drawn_network_make_it_whatever_the_others_are(name):
+def test_values_of_drawn_network_reproduce_it(name):
     space = SPACES[name]
     fillings = draws(space, NUM_DRAWS, seed=1)
     networks = [architecture_or_none(space, values) for values in draws(space, NUM_DRAWS)]
@@ -77,7 +77,7 @@ def test_the_values_of_a_drawn_network_make_it_whatever_the_others_are(name):
             assert space.architecture({**ignored, **values}) == network
 
 
-def test_what_the_network_does_not_depend_on_is_left_out():
+def test_values_omit_unused_parameters():
     space = SPACES["mnist_wide"]
     drawn = {**draws(space, 1)[0], "num_blocks": 2, "head": "gap", "residual": True}
     for block in (1, 2, 3):
@@ -90,7 +90,7 @@ def test_what_the_network_does_not_depend_on_is_left_out():
 
 
 @pytest.mark.parametrize(("name", "space"), [("7825", "mnist"), ("7825", "mnist_wide"), ("6136", "mnist_wide")])
-def test_a_published_network_has_the_values_it_was_published_with(name, space):
+def test_values_of_published_networks_equal_expected_values(name, space):
     values = values_of(SPACES[space], Architecture.load(f"mnist-{name}"))
     expected = PUBLISHED[f"mnist-{name}"]
     last = f"block{expected['num_blocks']}.transition"
@@ -124,16 +124,16 @@ def test_a_published_network_has_the_values_it_was_published_with(name, space):
         ("7825", "colour", "input_shape is (1, 28, 28), expected (3, 32, 32)"),
     ],
 )
-def test_why_a_published_network_is_in_no_such_space(name, space, error):
-    assert why_not(SPACES[space], Architecture.load(f"mnist-{name}")) == error
+def test_error_names_why_published_network_is_outside_space(name, space, error):
+    assert error_of(SPACES[space], Architecture.load(f"mnist-{name}")) == error
 
 
-def test_the_published_networks_are_all_looked_at():
+def test_published_folder_holds_expected_networks():
     names = {path.stem for path in (ROOT / "search_spaces" / "published").glob("*.json")}
     assert names == {f"mnist-{number}" for number in (3928, 6136, 7825, 18962, 26756, 88584)}
 
 
-# Layers that no values give
+# Layers that the space cannot produce
 
 NORM, RELU, POOL = BatchNorm(), Activation(function="relu"), MaxPool(kernel_size=2)
 HEAD = GlobalAvgPool(), Conv(out_channels=4, kernel_size=1, bias=False), Flatten()
@@ -148,7 +148,7 @@ def unit(width, *others, **changes):
     return conv(width, **changes), *(others or (NORM, RELU))
 
 
-def why_not(space, architecture):
+def error_of(space, architecture):
     with pytest.raises(ArchitectureError) as caught:
         values_of(space, architecture)
     return str(caught.value)
@@ -254,16 +254,16 @@ A_HEAD = "expected a head (gap_conv, gap_linear, conv_gap, valid_conv, block_gap
         ),
     ],
 )
-def test_the_first_layer_that_no_values_give_is_named(layers, error):
-    assert why_not(small_space({"residual": [False, True]}), network(*layers)) == error
+def test_error_names_first_layer_that_space_cannot_produce(layers, error):
+    assert error_of(small_space({"residual": [False, True]}), network(*layers)) == error
 
 
-def test_layers_that_do_not_fit_together_are_an_impossible_shape():
+def test_misfitting_layers_raise_shape_error():
     with pytest.raises(ShapeError):
         values_of(small_space(), network(*unit(6, kernel_size=11, padding=0), *HEAD))
 
 
-# Values that the space does not hold
+# Values outside the space
 
 
 @pytest.mark.parametrize(
@@ -309,17 +309,17 @@ def test_layers_that_do_not_fit_together_are_an_impossible_shape():
         (small_space(), (*unit(6), repeat(6), NORM), "block1.shared_repeats is 2, expected 0"),
     ],
 )
-def test_every_value_that_the_space_does_not_hold_is_named(space, layers, error):
-    assert why_not(space, network(*layers, *HEAD)) == error
+def test_error_names_every_value_outside_space(space, layers, error):
+    assert error_of(space, network(*layers, *HEAD)) == error
 
 
-def test_a_fixed_value_fits_or_is_named():
+def test_fixed_values_are_omitted_or_named_in_error():
     space = small_space(block={"kernel_size": 3, "dropout": 0.1})
     dropped = NORM, RELU, Dropout(rate=0.1)
     values = values_of(space, network(*unit(6, *dropped), *HEAD))
     assert values == {"num_blocks": 1, "block1.num_convs": 1, "block1.conv1.channels": 6}
     large = network(*unit(6, NORM, RELU, kernel_size=5, padding=2), *HEAD)
-    assert why_not(space, large) == "block1.kernel_size is 5, expected 3; block1.dropout is 0.0, expected 0.1"
+    assert error_of(space, large) == "block1.kernel_size is 5, expected 3; block1.dropout is 0.0, expected 0.1"
 
 
 # Layers that can be read in several ways
@@ -354,7 +354,7 @@ def test_a_fixed_value_fits_or_is_named():
         ({"kernel_size": 1, "padding": "valid"}, unit(6, kernel_size=1, padding=0), {}),
     ],
 )
-def test_the_reading_that_the_space_holds_is_taken(block, layers, expected):
+def test_ambiguous_layers_are_read_as_values_inside_space(block, layers, expected):
     space = small_space(block={"transition_channels": 8, **block})
     values = values_of(space, network(*layers, *HEAD))
     found = {key.removeprefix("block1."): value for key, value in values.items() if key.startswith("block1.")}
@@ -363,23 +363,23 @@ def test_the_reading_that_the_space_holds_is_taken(block, layers, expected):
         assert space.architecture({**drawn, **values}) == network(*layers, *HEAD)
 
 
-def test_a_block_without_padding_may_stand_bare_among_residual_ones():
+def test_unpadded_block_needs_no_residual_in_residual_space():
     space = small_space({"residual": True}, {"padding": ["same", "valid"], "kernel_size": [1, 3]})
     layers = (*unit(6, kernel_size=1, padding=0), POOL, Residual(layers=unit(6)), *HEAD)
     values = values_of(space, network(*layers))
     assert (values["block1.padding"], values["block2.padding"]) == ("valid", "same")
 
 
-def test_a_row_of_pixels_ends_alike_with_two_heads():
+def test_valid_conv_head_equals_conv_gap_layers_on_map_of_height_1():
     row = replace(small_space({"head": "valid_conv"}), input_shape=(2, 1, 9))
     classify = Conv(out_channels=4, kernel_size=1, bias=False)
     layers = (*unit(6), classify, GlobalAvgPool(), Flatten())
     architecture = Architecture(input_shape=(2, 1, 9), layers=layers)
     assert row.architecture({**draws(row, 1)[0], **values_of(row, architecture)}) == architecture
-    assert why_not(small_space({"head": "valid_conv"}), network(*layers)) == "head is conv_gap, expected valid_conv"
+    assert error_of(small_space({"head": "valid_conv"}), network(*layers)) == "head is conv_gap, expected valid_conv"
 
 
-def test_a_rate_that_a_sum_of_steps_misses_is_the_step():
+def test_dropout_rate_matches_step_despite_rounding():
     space = small_space(block={"dropout": {"low": 0.0, "high": 0.2, "step": 0.05}})
     assert isinstance(space.domains["block1.dropout"], FloatRange)
     values = values_of(space, network(*unit(6, NORM, RELU, Dropout(rate=0.15)), *HEAD))

@@ -41,8 +41,8 @@ def cost_or_none(space, values):
         return None
 
 
-def everything(space):
-    """The cost of each combination of the network's parameters, None where its layers do not fit."""
+def all_costs(space):
+    """Returns the cost of each combination of the network's parameters; None if its layers do not fit."""
     names = [name for name in space.domains if not name.startswith("recipe.")]
     recipe = {"recipe.batch_size": 64}
     every = product(*(space.domains[name].grid() for name in names))
@@ -51,13 +51,13 @@ def everything(space):
 
 @pytest.fixture(scope="module")
 def small_costs():
-    return everything(SMALL)
+    return all_costs(SMALL)
 
 
 # One candidate
 
 
-def test_the_verdict_is_that_of_the_constraints():
+def test_judgement_matches_constraints():
     space = SearchSpace.load("mnist")
     constraints = parse("params<=8000", "receptive_field>=28", "macs<=500000")
     reasons = Counter()
@@ -77,7 +77,7 @@ def test_the_verdict_is_that_of_the_constraints():
     assert reasons.keys() == {"", "params", "receptive_field", "macs", "impossible_shape"}
 
 
-def test_the_violations_of_some():
+def test_judge_sums_violations_and_names_worst_limit():
     values = {name: domain.grid()[0] for name, domain in SMALL.domains.items()}  # one 3x3 convolution of 2 channels
     cost = Cost(params=31, macs=1464, receptive_field=3, peak_activation_bytes=1296, weight_bytes=148)
     assert judge(SMALL, (), values) == (SMALL.architecture(values), cost, "", 0.0)
@@ -86,12 +86,12 @@ def test_the_violations_of_some():
     assert verdict == (SMALL.architecture(values), cost, "receptive_field", 11 / 20 + 9 / 12)
 
 
-def test_a_network_that_cannot_be_built_is_infinitely_far_from_the_limits():
-    values = {name: domain.grid()[-1] for name, domain in SMALL.domains.items()}  # valid 5x5 convolutions of 9x9 images
+def test_impossible_shape_has_infinite_violation():
+    values = {name: domain.grid()[-1] for name, domain in SMALL.domains.items()}  # valid 5x5 convolutions on 9x9 images
     assert judge(SMALL, parse("params<=20"), values) == (None, None, "impossible_shape", math.inf)
 
 
-def test_each_reason_has_a_meaning():
+def test_meanings_explain_each_reason():
     assert meanings(["macs", "duplicate", "impossible_shape", "smaller"]) == {
         "macs": "misses the limit on macs, and no other limit by more",
         "duplicate": "was drawn before in this study",
@@ -104,7 +104,7 @@ def test_each_reason_has_a_meaning():
 
 
 @pytest.mark.parametrize("name", ["mnist", "colour"])
-def test_the_survey_counts_what_direct_counting_counts(name):
+def test_survey_counts_equal_direct_counts(name):
     space, number = SearchSpace.load(name), 1_000
     constraints = limits(space.input_shape, max_params=20_000, max_macs=2_000_000)
     report = survey(space, constraints, num_draws=number, seed=3)
@@ -128,9 +128,9 @@ def test_the_survey_counts_what_direct_counting_counts(name):
 
 
 @pytest.mark.parametrize("texts", [(), ("params<=100",), ("params<=300", "receptive_field>=9"), ("params<=1",)])
-def test_the_share_is_close_to_that_of_the_whole_space(small_costs, texts):
+def test_survey_share_approximates_share_of_whole_space(small_costs, texts):
     constraints = parse(*texts)
-    # Each combination is equally likely, so the true share is that of all of them.
+    # All combinations are equally likely, so the true share is the share of combinations.
     kept = sum(cost is not None and worst(constraints, cost) is None for cost in small_costs)
     share = kept / len(small_costs)
     report = survey(SMALL, constraints, num_draws=4_000)
@@ -147,8 +147,8 @@ def test_the_share_is_close_to_that_of_the_whole_space(small_costs, texts):
         ("params>=100000",),
     ],
 )
-def test_a_limit_at_what_it_says_admits_one_percent(monkeypatch, texts):
-    monkeypatch.setattr(surveying, "_smallest", lambda *_: None)  # takes most of the time, and has its own tests
+def test_suggested_limit_is_tightest_that_admits_one_percent(monkeypatch, texts):
+    monkeypatch.setattr(surveying, "_smallest", lambda *_: None)  # slow, and tested elsewhere
     space, number = SearchSpace.load("mnist"), 500
     constraints = parse(*texts)
     seen = Counter()
@@ -160,7 +160,7 @@ def test_a_limit_at_what_it_says_admits_one_percent(monkeypatch, texts):
 
         bound = limit.admits_one_percent
         seen[bound is None] += 1
-        if bound is None:  # even without any such limit
+        if bound is None:  # not even without this limit
             assert feasible(1 if limit.constraint.relation == ">=" else 10**12) < number / 100
         else:
             assert feasible(bound) >= number / 100
@@ -168,7 +168,7 @@ def test_a_limit_at_what_it_says_admits_one_percent(monkeypatch, texts):
     assert seen[False] >= 1
 
 
-def test_the_smallest_network_is_the_smallest(small_costs):
+def test_survey_finds_smallest_networks(small_costs):
     possible = [cost for cost in small_costs if cost is not None]
     report = survey(SMALL, num_draws=200)
     assert report.smallest in possible
@@ -180,11 +180,11 @@ def test_the_smallest_network_is_the_smallest(small_costs):
         report = survey(SMALL, parse(*texts), num_draws=200)
         assert report.smallest.params == 31
         assert report.smallest_within_limits in within
-        # Of those that changing one value at a time leads to; others may be a little smaller.
+        # The search changes one value at a time and may miss a slightly smaller network.
         assert report.smallest_within_limits.params <= 1.1 * min(cost.params for cost in within)
 
 
-def test_the_smallest_of_a_shipped_space_is_a_network_of_it(monkeypatch):
+def test_smallest_networks_of_mnist_space_belong_to_it_and_run(monkeypatch):
     space, judged = SearchSpace.load("mnist"), {}
 
     def noting(space, constraints, values):
@@ -194,7 +194,7 @@ def test_the_smallest_of_a_shipped_space_is_a_network_of_it(monkeypatch):
 
     monkeypatch.setattr(surveying, "judge", noting)
     report = survey(space, limits(space.input_shape, max_params=8000), num_draws=500)
-    # Two separable convolutions of 4 channels, each with its norm, then the classifier: 9 + 4 + 8, 36 + 16 + 8, 40.
+    # Two separable convolutions of 4 channels with norms, then the classifier: 9 + 4 + 8, 36 + 16 + 8, 40 parameters.
     assert report.smallest.params == 121
     assert report.smallest_within_limits.params < 320
     assert report.smallest_within_limits.receptive_field >= 28
@@ -206,19 +206,19 @@ def test_the_smallest_of_a_shipped_space_is_a_network_of_it(monkeypatch):
         assert module(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def plain(data):
+def is_plain(data):
     if isinstance(data, dict):
-        return all(type(key) is str and plain(value) for key, value in data.items())
+        return all(type(key) is str and is_plain(value) for key, value in data.items())
     if isinstance(data, list):
-        return all(plain(value) for value in data)
+        return all(is_plain(value) for value in data)
     return data is None or type(data) in (bool, int, float, str)
 
 
 @pytest.mark.parametrize("texts", [(), ("params<=300", "receptive_field>=9"), ("params<=1", "macs<=1")])
-def test_the_report_is_plain_data(texts):
+def test_report_is_plain_json(texts):
     report = survey(SMALL, parse(*texts), num_draws=300)
     data = report.to_json()
-    assert plain(data)
+    assert is_plain(data)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert list(data) == [
         "space",
@@ -237,12 +237,12 @@ def test_the_report_is_plain_data(texts):
     assert tuple(data["smallest"]) == METRICS
 
 
-def test_no_limit_binds_where_every_network_keeps_all():
+def test_limit_that_every_network_keeps_does_not_bind():
     report = survey(SearchSpace.load("mnist"), [Constraint("params", "<=", 10**9)], num_draws=100)
     assert [limit.binds for limit in report.limits] == [False]
 
 
-def test_where_nothing_is_feasible_the_report_names_the_limit_that_binds():
+def test_report_without_feasible_draws_names_binding_limit():
     space = SearchSpace.load("mnist")
     report = survey(space, limits(space.input_shape, max_params=100), num_draws=500)
     assert report.num_feasible == 0
@@ -264,7 +264,7 @@ def test_where_nothing_is_feasible_the_report_names_the_limit_that_binds():
     ]
 
 
-def test_a_space_in_which_nothing_fits():
+def test_report_of_space_without_buildable_networks():
     data = {
         "input_shape": [1, 4, 4],
         "network": {"num_blocks": 1},
@@ -284,7 +284,7 @@ def test_a_space_in_which_nothing_fits():
     ]
 
 
-def test_the_lines_of_a_report():
+def test_report_lines_equal_expected_text():
     params, field = parse("params<=8000", "receptive_field>=28")
     report = SpaceReport(
         space="mnist",
@@ -309,7 +309,7 @@ def test_the_lines_of_a_report():
     ]
 
 
-def test_two_tight_limits_are_widened_together():
+def test_two_tight_limits_are_relaxed_together():
     space = SearchSpace.load("mnist")
     report = survey(space, parse("params<=300", "macs<=1000"), num_draws=500)
     assert [limit.admits_one_percent for limit in report.limits] == [None, None]
@@ -322,14 +322,14 @@ def test_two_tight_limits_are_widened_together():
 
 
 @pytest.mark.parametrize("limit", ["params>=5000", "macs>=200000"])
-def test_the_smallest_network_of_a_space_does_not_depend_on_a_lower_limit(limit):
+def test_lower_limit_does_not_enlarge_smallest_network_of_space(limit):
     space = SearchSpace.load("grey")
     without = survey(space, num_draws=100)
     with_limit = survey(space, parse(limit, "params<=8000"), num_draws=100)
     assert with_limit.smallest.params <= 1.1 * without.smallest.params
 
 
-def test_no_random_draw_is_smaller_than_the_smallest_network_within_a_lower_limit():
+def test_no_feasible_draw_is_smaller_than_smallest_within_limits():
     space, kept, rng = SearchSpace.load("grey"), parse("macs>=200000", "params<=8000"), Random(0)
     report = survey(space, kept, num_draws=100)
     drawn = [judge(space, kept, space.draw(rng)) for _ in range(1000)]

@@ -1,4 +1,4 @@
-"""Candidates that fill the limits."""
+"""`filled` scales widths so that candidates fill the limits."""
 
 from random import Random
 
@@ -27,7 +27,7 @@ def grey():
 
 
 @pytest.mark.parametrize("name", UPPER)
-def test_limits_are_kept_and_no_wider_network_keeps_them(grey, name):
+def test_filled_candidates_keep_limits_and_come_close_to_them(grey, name):
     rng, kept = Random(name), UPPER[name]
     full = []
     for _ in range(examples(50)):
@@ -43,7 +43,7 @@ def test_limits_are_kept_and_no_wider_network_keeps_them(grey, name):
     assert sorted(full)[len(full) // 10] > 0.75, "a tenth is far below the limits"
 
 
-def test_a_share_of_the_limit(grey):
+def test_filled_uses_requested_share_of_limit(grey):
     kept, values = UPPER["params"], grey.draw(Random(3))
     shares = [cost_of(grey.architecture(filled(grey, kept, values, share))).params / 8000 for share in (0.1, 0.3, 1.0)]
     assert 0.05 < shares[0] <= 0.1
@@ -51,7 +51,7 @@ def test_a_share_of_the_limit(grey):
     assert 0.85 < shares[2] <= 1.0
 
 
-def test_nothing_but_widths_changes_and_filling_again_changes_little(grey):
+def test_filling_changes_only_widths_and_is_nearly_idempotent(grey):
     kept, rng = UPPER["params"], Random(4)
     for _ in range(20):
         values = grey.draw(rng)
@@ -64,12 +64,12 @@ def test_nothing_but_widths_changes_and_filling_again_changes_little(grey):
 
 
 @pytest.mark.parametrize("kept", [(), (Constraint("receptive_field", ">=", 28),)])
-def test_without_an_upper_limit_values_stay_as_they_are_drawn(grey, kept):
+def test_values_are_unchanged_without_upper_limit(grey, kept):
     values = grey.draw(Random(5))
     assert filled(grey, kept, values) == values
 
 
-def test_a_space_that_draws_each_width_by_itself_is_left_alone():
+def test_values_are_unchanged_in_space_with_independent_widths():
     mnist, rng = SearchSpace.load("mnist"), Random(6)
     kept = limits((1, 28, 28), max_params=8000)
     for _ in range(20):
@@ -77,14 +77,14 @@ def test_a_space_that_draws_each_width_by_itself_is_left_alone():
         assert filled(mnist, kept, values) == values
 
 
-def test_what_no_width_mends_gets_the_smallest(grey):
+def test_infeasible_candidate_gets_smallest_widths(grey):
     kept = [Constraint("params", "<=", 8000), Constraint("receptive_field", ">=", 1000)]
     values = grey.draw(Random(7))
     assert filled(grey, kept, values) == scaled(values, grey.domains, 1 / 64)
     assert judge(grey, kept, filled(grey, kept, values)).reason == "receptive_field"
 
 
-def test_the_widths_most_likely_to_keep_the_limits(grey):
+def test_narrowed_returns_smallest_widths_unless_lower_limit_exists(grey):
     values = grey.draw(Random(8))
     smallest = scaled(values, grey.domains, 1 / 64)
     most, least = Constraint("params", "<=", 8000), Constraint("macs", ">=", 1000)
@@ -97,7 +97,7 @@ def test_the_widths_most_likely_to_keep_the_limits(grey):
 
 
 @pytest.mark.parametrize("lower", [Constraint("macs", ">=", 10**7), Constraint("params", ">=", 7990)])
-def test_lower_limits_do_not_change_what_fills_the_upper_ones(grey, lower):
+def test_lower_limits_do_not_affect_filled_widths(grey, lower):
     upper, rng = UPPER["params"], Random(9)
     for values in (grey.draw(rng) for _ in range(5)):
         assert filled(grey, [*upper, lower], values) == filled(grey, upper, values)

@@ -1,4 +1,4 @@
-"""Known designs that come with a space."""
+"""The portfolio: known designs that ship with a space."""
 
 import json
 from random import Random
@@ -28,12 +28,12 @@ def space(request):
     return SearchSpace.load(request.param)
 
 
-def test_six_to_ten_designs_for_each_kind_of_image_and_none_that_no_space_names(space):
+def test_spaces_name_six_to_ten_designs_and_together_all_shipped(space):
     assert 6 <= len(space.portfolio) <= 10
     assert {name for each in SPACES for name in SearchSpace.load(each).portfolio} == set(shipped_designs())
 
 
-def test_each_is_exactly_a_candidate_of_its_space(space):
+def test_space_reproduces_each_design(space):
     for design in designs(space):
         values = values_of(space, design.architecture)
         assert space.architecture({**space.draw(Random(0)), **values}) == design.architecture, design.name
@@ -53,7 +53,7 @@ def test_each_is_exactly_a_candidate_of_its_space(space):
         ((3, 96, 96), 7, 20_000, None),
     ],
 )
-def test_scaled_to_any_limits_and_images(shape, classes, max_params, max_macs):
+def test_designs_scale_to_limits_and_image_shapes(shape, classes, max_params, max_macs):
     space = SearchSpace.load(SPACES[shape[0] == 3]).bind(input_shape=shape, num_classes=classes, epochs=3)
     kept = limits(shape, max_params=max_params, max_macs=max_macs)
     starts, unfit = portfolio(space.portfolio, space, kept, seed=0)
@@ -71,7 +71,7 @@ def test_scaled_to_any_limits_and_images(shape, classes, max_params, max_macs):
         assert [name for name, value in start.values.items() if not space.domains[name].holds(value)] == []
 
 
-def test_a_design_keeps_its_kernels_and_depth_where_it_sees_enough():
+def test_scaled_design_keeps_layers_receptive_field_and_recipe():
     space = SearchSpace.load("grey")
     (start,), _ = portfolio(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
     design = Design.load(FOLDER / "nas-7230.json")
@@ -81,7 +81,7 @@ def test_a_design_keeps_its_kernels_and_depth_where_it_sees_enough():
     assert space.recipe(start.values) == design.recipe
 
 
-def test_what_no_width_can_keep_is_left_out():
+def test_designs_that_cannot_keep_limits_are_left_out():
     space = SearchSpace.load("grey")
     fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0)
     assert fitting == []
@@ -89,7 +89,7 @@ def test_what_no_width_can_keep_is_left_out():
     assert len(unfit) == len(space.portfolio)
 
 
-def test_what_a_narrower_space_does_not_have_is_left_out_too(tmp_path):
+def test_designs_outside_narrower_space_are_left_out(tmp_path):
     text = (spaces_folder() / "grey.toml").read_text()
     narrow = tmp_path / "narrow.toml"
     narrow.write_text(text.replace("num_convs = { low = 1, high = 3 }", "num_convs = { low = 1, high = 2 }"))
@@ -99,7 +99,7 @@ def test_what_a_narrower_space_does_not_have_is_left_out_too(tmp_path):
     assert all("is left out: " in line for line in unfit)
 
 
-def test_an_upper_limit_on_the_receptive_field_is_none_on_widths():
+def test_receptive_field_limit_does_not_change_filled_widths():
     space = SearchSpace.load("grey")
     kept = (*limits((1, 28, 28), max_params=8000), Constraint("receptive_field", "<=", 40))
     rng = Random(1)
@@ -110,7 +110,7 @@ def test_an_upper_limit_on_the_receptive_field_is_none_on_widths():
     assert all(limited == free for limited, free in small)
 
 
-def test_a_damaged_design_is_told(tmp_path):
+def test_damaged_design_error_names_path_and_key(tmp_path):
     data = json.loads((FOLDER / "nas-7230.json").read_text())
     path = tmp_path / "design.json"
     for change, error, text in (

@@ -28,15 +28,15 @@ def space(request):
 # The shipped spaces
 
 
-def test_the_shipped_spaces_are_these():
+def test_folder_holds_expected_spaces():
     assert spaces_folder() == FOLDER
     assert sorted(path.stem for path in FOLDER.glob("*.toml")) == SHIPPED
 
 
 @pytest.mark.parametrize(
     ("name", "input_shape", "num_parameters"),
-    # Those of the network, of each of 4 blocks (colour: padding is fixed, small: no dropout) and a width a
-    # convolution, the recipe's.
+    # Parameters of the network + 4 blocks * (block parameters + one width per convolution) + parameters of the recipe.
+    # Padding is fixed in `colour`, dropout in `mnist_small`.
     [
         ("colour", (3, 32, 32), 6 + 4 * (7 + 3) + 13),
         ("mnist", (1, 28, 28), 6 + 4 * (8 + 3) + 14),
@@ -44,7 +44,7 @@ def test_the_shipped_spaces_are_these():
         ("mnist_wide", (1, 28, 28), 6 + 4 * (8 + 4) + 14),
     ],
 )
-def test_a_shipped_space_is_loaded_by_name_and_by_path(name, input_shape, num_parameters):
+def test_shipped_space_loads_by_name_and_path(name, input_shape, num_parameters):
     space = SearchSpace.load(name)
     assert (space.name, space.input_shape, space.num_classes, space.epochs) == (name, input_shape, 10, 15)
     assert len(space.domains) == num_parameters
@@ -52,7 +52,7 @@ def test_a_shipped_space_is_loaded_by_name_and_by_path(name, input_shape, num_pa
     assert not space.domains.keys() & space.fixed.keys()
 
 
-def test_every_network_of_a_shipped_space_gives_a_score_a_class(space):
+def test_networks_of_shipped_spaces_output_one_score_per_class(space):
     architectures = [architecture_or_none(space, values) for values in draws(space, NUM_DRAWS)]
     possible = [architecture for architecture in architectures if architecture is not None]
     assert len(possible) > NUM_DRAWS / 4
@@ -61,7 +61,7 @@ def test_every_network_of_a_shipped_space_gives_a_score_a_class(space):
         assert architecture.build()(torch.zeros(2, *space.input_shape)).shape == (2, 10)
 
 
-def test_a_space_is_bound_to_other_images(space):
+def test_bind_changes_input_shape_classes_and_epochs(space):
     bound = space.bind(input_shape=(2, 40, 36), num_classes=7, epochs=3)
     for values in draws(bound, 100):
         assert bound.recipe(values).epochs == 3
@@ -71,8 +71,8 @@ def test_a_space_is_bound_to_other_images(space):
     assert bound.fingerprint() != space.fingerprint()
 
 
-class Asking:
-    """A trial that draws at random and notes what it is asked."""
+class RecordingTrial:
+    """A trial that returns random values and records the requested parameters."""
 
     def __init__(self, rng):
         self.rng = rng
@@ -91,10 +91,10 @@ class Asking:
         return self.rng.choice([low, high])
 
 
-def test_the_same_parameters_are_asked_for_every_candidate(space):
+def test_suggest_requests_same_parameters_for_every_candidate(space):
     asked = []
     for seed in range(30):
-        trial = Asking(Random(seed))
+        trial = RecordingTrial(Random(seed))
         with contextlib.suppress(ShapeError):
             space.suggest(trial)
         asked.append(trial.asked)
@@ -104,7 +104,7 @@ def test_the_same_parameters_are_asked_for_every_candidate(space):
     assert len(set(names)) == len(names)
 
 
-def test_a_trial_gets_the_candidate_of_its_values(space):
+def test_suggest_returns_candidate_of_trial_values(space):
     for values in draws(space, NUM_DRAWS):
         if architecture_or_none(space, values) is None:
             continue
@@ -117,7 +117,7 @@ def test_a_trial_gets_the_candidate_of_its_values(space):
         assert trial.distributions == space.distributions()
 
 
-def test_every_draw_is_in_optunas_distributions(space):
+def test_draws_fit_optuna_distributions_and_cover_all_options(space):
     distributions = space.distributions()
     seen = {name: set() for name in distributions}
     for values in draws(space, NUM_DRAWS):
@@ -126,12 +126,12 @@ def test_every_draw_is_in_optunas_distributions(space):
             assert space.domains[name].holds(value)
             assert distributions[name]._contains(distributions[name].to_internal_repr(value))
             seen[name].add(value)
-    for name, domain in space.domains.items():  # every option of every parameter comes up
-        if not isinstance(domain, FloatRange) and not (space.widths and is_width(name)):  # those follow from [widths]
+    for name, domain in space.domains.items():  # every option of every parameter is drawn
+        if not isinstance(domain, FloatRange) and not (space.widths and is_width(name)):  # [widths] determines these
             assert seen[name] == set(domain.grid()), name
 
 
-# Every name that a candidate ignores, and no other, may change without changing the candidate.
+# Inactive parameters do not change a candidate; all others do.
 
 
 def inactive(space, values):
@@ -155,7 +155,7 @@ def inactive(space, values):
     return space.domains.keys() - active
 
 
-def test_ignored_parameters_change_nothing_and_the_others_something(space):
+def test_only_active_parameters_change_candidate(space):
     rng = Random(1)
     checked = Counter()
     blocks = sorted({name.partition(".")[0] for name in space.domains if name.startswith("block")})

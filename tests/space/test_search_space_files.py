@@ -33,7 +33,7 @@ sgd_learning_rate = { low = 0.01, high = 1.0, log = true }
 """
 
 
-# What a file says
+# Contents of a file
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def small():
     return SearchSpace.from_toml(tomllib.loads(SMALL), where="small.toml", name="small")
 
 
-def test_what_a_file_leaves_out_is_fixed(small):
+def test_omitted_keys_are_fixed_at_defaults(small):
     assert list(small.domains) == [
         "num_blocks",
         *(f"block{n}.{key}" for n in (1, 2) for key in ("num_convs", *(f"conv{c}.channels" for c in (1, 2, 3)))),
@@ -61,7 +61,7 @@ def test_what_a_file_leaves_out_is_fixed(small):
     assert small.num_classes == 4
 
 
-def test_a_recipe_left_out_is_the_default_one():
+def test_omitted_recipe_is_default():
     data = {"network": {"num_blocks": 1}, "block": {"num_convs": 1}, "conv": {"channels": 4}}
     fixed = SearchSpace.from_toml(data)
     assert fixed.domains == {}
@@ -70,13 +70,13 @@ def test_a_recipe_left_out_is_the_default_one():
     assert SearchSpace.from_toml(data).recipe({}) == Recipe(optimizer="adamw", learning_rate=0.01)
 
 
-def test_each_optimizer_has_its_own_rate(small):
+def test_each_optimizer_has_own_learning_rate(small):
     values = {"recipe.optimizer": "sgd", "recipe.sgd_learning_rate": 0.123456}
     assert small.recipe(values) == Recipe(optimizer="sgd", learning_rate=0.123)
     assert small.recipe({**values, "recipe.optimizer": "adamw"}) == Recipe(optimizer="adamw", learning_rate=0.01)
 
 
-def test_what_a_file_fixes_is_used_to_the_last_digit():
+def test_fixed_and_listed_numbers_keep_all_digits():
     data = tomllib.loads(SMALL)
     data["recipe"] = {"momentum": 0.9999, "warmup": 0.12345, "label_smoothing": [0.0001, 0.00010001]}
     space = SearchSpace.from_toml(data)
@@ -84,7 +84,7 @@ def test_what_a_file_fixes_is_used_to_the_last_digit():
     assert (recipe.momentum, recipe.warmup, recipe.label_smoothing) == (0.9999, 0.12345, 0.00010001)
 
 
-def test_a_drawn_number_never_leaves_its_range_by_being_shortened():
+def test_rounding_keeps_drawn_numbers_in_range():
     data = tomllib.loads(SMALL)
     data["recipe"] = {"momentum": {"low": 0.9991, "high": 0.9999}}
     data["block"]["dropout"] = {"low": 0.9992, "high": 0.9998}
@@ -95,7 +95,7 @@ def test_a_drawn_number_never_leaves_its_range_by_being_shortened():
         assert all(0.9992 <= rate <= 0.9998 for rate in rates)
 
 
-def test_tpes_spelling_of_a_step_is_the_same_candidate():
+def test_rounding_error_of_tpe_step_gives_same_candidate():
     space = SearchSpace.load("mnist")
     values = next(v for v in draws(space, 20) if architecture_or_none(space, v) is not None)
     exact = {name: 0.15 for name in values if name.endswith(".dropout")}
@@ -105,7 +105,7 @@ def test_tpes_spelling_of_a_step_is_the_same_candidate():
     assert same.fingerprint() == space.candidate({**values, **exact}).fingerprint()
 
 
-def test_a_candidate_s_fingerprint_tells_networks_and_recipes_apart(small):
+def test_candidate_fingerprint_depends_on_recipe(small):
     values = small.draw(Random(0))
     candidate = small.candidate(values)
     assert small.candidate(dict(values)).fingerprint() == candidate.fingerprint()
@@ -115,7 +115,7 @@ def test_a_candidate_s_fingerprint_tells_networks_and_recipes_apart(small):
     assert longer.fingerprint() != candidate.fingerprint()
 
 
-def test_a_space_s_fingerprint_changes_with_what_it_says_alone(small):
+def test_space_fingerprint_depends_only_on_content(small):
     def fingerprint(text):
         return SearchSpace.from_toml(tomllib.loads(text)).fingerprint()
 
@@ -143,7 +143,7 @@ def test_a_space_s_fingerprint_changes_with_what_it_says_alone(small):
     assert len({fingerprint(text) for text in [SMALL, *other]}) == 10
 
 
-# What is wrong in a file
+# Errors in a file
 
 TOP = "input_shape, num_classes, portfolio, network, block, conv, recipe, widths, probes"
 NETWORK_KEYS = "num_blocks, activation, order, pool, head, residual"
@@ -255,7 +255,7 @@ RECIPE_KEYS = (
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_and_key(tmp_path, old, new, error):
+def test_invalid_file_error_names_path_and_key(tmp_path, old, new, error):
     assert SMALL.count(old) == 1
     path = tmp_path / "space.toml"
     path.write_text(SMALL.replace(old, new))
@@ -264,7 +264,7 @@ def test_what_is_wrong_is_named_with_its_file_and_key(tmp_path, old, new, error)
     assert str(caught.value) == f"{path}: {error}"
 
 
-def test_an_unknown_name_and_a_file_that_cannot_be_read(tmp_path):
+def test_unknown_name_or_unreadable_file_raises(tmp_path):
     def error(name):
         with pytest.raises(SearchSpaceError) as caught:
             SearchSpace.load(str(name))
@@ -312,7 +312,7 @@ FILES = st.dictionaries(st.text(max_size=5), VALUES, max_size=4) | st.fixed_dict
     {"network": table(NETWORK), "block": table(BLOCK), "conv": table(["channels"])},
     optional={"recipe": table(RECIPE), "input_shape": VALUES, "num_classes": VALUES},
 )
-# A good file with one value changed reaches every check behind the first.
+# A valid file with one changed value passes the first check and reaches the later ones.
 CHANGES = st.sampled_from(
     [("network", key) for key in NETWORK]
     + [("block", key) for key in BLOCK]
@@ -321,7 +321,7 @@ CHANGES = st.sampled_from(
 )
 
 
-def accepts_or_refuses(data):
+def check_usable_unless_rejected(data):
     try:
         space = SearchSpace.from_toml(data)
     except SearchSpaceError:
@@ -332,20 +332,20 @@ def accepts_or_refuses(data):
 
 
 @given(FILES)
-def test_any_file_is_read_or_refused(data):
-    accepts_or_refuses(data)
+def test_any_file_loads_or_raises(data):
+    check_usable_unless_rejected(data)
 
 
 @settings(max_examples=examples(300))
 @given(CHANGES, VALUES)
-def test_any_value_is_read_or_refused(change, value):
+def test_any_value_loads_or_raises(change, value):
     data = tomllib.loads(SMALL)
     section, key = change
     data[section][key] = value
-    accepts_or_refuses(data)
+    check_usable_unless_rejected(data)
 
 
-def test_a_probe_has_values_that_its_space_draws(tmp_path):
+def test_probe_values_must_belong_to_drawn_domains(tmp_path):
     drawn = "[recipe]\nrotation = { low = 6.0, high = 10.0, step = 2.0 }\nshear = [0.0, 4.0]\n"
     text = SMALL.replace("[recipe]\n", drawn) + "[[probes]]\n"
     path = tmp_path / "space.toml"

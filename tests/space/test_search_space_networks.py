@@ -29,7 +29,7 @@ FOLDER = ROOT / "search_spaces"
 
 
 def networks(space, values):
-    """Twenty times the network of some values; parameters left out are drawn, as a sampler would."""
+    """Returns twenty networks with the given values; the other parameters are drawn at random."""
     for name, value in values.items():
         assert space.domains[name].holds(value), name
     return [space.architecture({**drawn, **values}) for drawn in draws(space, 20)]
@@ -43,7 +43,7 @@ def without_dropout(architecture):
     ("name", "space_name"),
     [("mnist-7825", "mnist"), *((name, "mnist_wide") for name in PUBLISHED)],
 )
-def test_a_published_network_is_in_the_space(name, space_name):
+def test_space_produces_published_network_without_dropout(name, space_name):
     published = without_dropout(Architecture.load(FOLDER / "published" / f"{name}.json"))
     space = SearchSpace.load(space_name)
     for architecture in networks(space, PUBLISHED[name]):
@@ -56,12 +56,12 @@ def test_a_published_network_is_in_the_space(name, space_name):
 
 
 @pytest.mark.parametrize("name", ["mnist-7825", "mnist-6136"])
-def test_these_are_in_the_space_with_their_dropout(name):
+def test_space_produces_published_network_with_dropout(name):
     published = Architecture.load(FOLDER / "published" / f"{name}.json")
     assert networks(SearchSpace.load("mnist_wide"), PUBLISHED[name]) == [published] * 20
 
 
-def test_a_network_with_the_published_facts_of_mnist_7784_is_in_the_space():
+def test_space_produces_network_with_published_facts_of_mnist_7784():
     values = blocks(
         {**SAME, "widths": [6, 8, 10]},
         {**VALID, "widths": [11, 12, 15]},
@@ -89,7 +89,7 @@ def test_a_network_with_the_published_facts_of_mnist_7784_is_in_the_space():
     assert [row.output_shape[1] for row in rows if row.kind == "conv"] == [28, 28, 28, 12, 10, 8, 4]
 
 
-# What the parameters stand for
+# Layers that the parameters produce
 
 CONV = {"kernel_size": 3, "padding": 1, "bias": False}
 NORM, RELU, POOL = BatchNorm(), Activation(function="relu"), MaxPool(kernel_size=2)
@@ -203,21 +203,21 @@ def tail(width, **changes):
         ({"residual": True}, {"padding": "valid"}, tail(6, padding=0)),
     ],
 )
-def test_the_layers_that_parameters_stand_for(network, block, layers):
+def test_parameters_produce_expected_layers(network, block, layers):
     data = {"network": {"num_blocks": 1, **network}, "block": {"num_convs": 1, **block}, "conv": {"channels": 6}}
     space = SearchSpace.from_toml({"input_shape": [2, 9, 9], "num_classes": 4, **data})
     assert space.architecture({}) == Architecture(input_shape=(2, 9, 9), layers=layers)
     assert space.architecture({}).output_shape == (4,)
 
 
-def test_a_valid_convolution_on_an_oblong_map_is_followed_by_a_pool():
+def test_valid_conv_head_on_oblong_map_adds_global_pool():
     data = {"network": {"num_blocks": 1, "head": "valid_conv"}, "block": {"num_convs": 1}, "conv": {"channels": 6}}
     space = SearchSpace.from_toml({"input_shape": [2, 9, 7], "num_classes": 4, **data})
     head = Conv(out_channels=4, kernel_size=7, bias=False), GAP, FLAT
     assert space.architecture({}) == Architecture(input_shape=(2, 9, 7), layers=(*unit(6), *head))
 
 
-def test_a_head_without_a_map_is_an_impossible_shape():
+def test_valid_conv_head_after_misfitting_block_raises_shape_error():
     block = {"num_convs": 1, "padding": "valid", "kernel_size": 5}
     data = {"network": {"num_blocks": 1, "head": "valid_conv"}, "block": block, "conv": {"channels": 6}}
     with pytest.raises(ShapeError):

@@ -1,4 +1,4 @@
-"""Known networks to begin a search with."""
+"""Searches that start with known networks (`start_from`)."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def mnist():
     return SearchSpace.load("mnist")
 
 
-def test_a_published_network_is_expressed_in_the_space(mnist):
+def test_start_reproduces_published_network_with_default_recipe(mnist):
     (start,), unfit = starts(["mnist-7825"], mnist, KEPT, seed=0)
     assert unfit == ()
     assert start.source == "mnist-7825"
@@ -35,12 +35,12 @@ def test_a_published_network_is_expressed_in_the_space(mnist):
     assert candidate.fingerprint() == start.fingerprint
     assert start.values.keys() == mnist.domains.keys()
     assert all(domain.holds(start.values[name]) for name, domain in mnist.domains.items())
-    # Nothing says how it was trained: the default, and weights decay and are averaged as little as the space has it.
+    # No recipe file: the default recipe, with the smallest weight decay and averaging that the space allows.
     assert candidate.recipe == Recipe(weight_decay=1e-6, average_epochs=0.5)
     assert starts(["mnist-7825"], mnist, KEPT, seed=0)[0] == [start]
 
 
-def test_a_recipe_beside_the_file_is_taken(mnist, tmp_path):
+def test_recipe_beside_architecture_file_is_used(mnist, tmp_path):
     (tmp_path / "architecture.json").write_text(Architecture.load("mnist-7825").dumps())
     recipe = Recipe(optimizer="adamw", learning_rate=0.0123, rotation=6.0, label_smoothing=0.04, batch_size=64)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
@@ -51,16 +51,16 @@ def test_a_recipe_beside_the_file_is_taken(mnist, tmp_path):
         assert (found.label_smoothing, found.batch_size) == (0.04, 64)
 
 
-def test_the_nearest_recipe_of_the_space_is_taken(mnist):
+def test_recipe_values_are_nearest_in_space(mnist):
     values = recipe_values(mnist, Recipe(learning_rate=3.0, batch_size=100, rotation=50.0, schedule="step"))
     assert values["recipe.sgd_learning_rate"] == 0.5
     assert values["recipe.batch_size"] == 128
     assert values["recipe.rotation"] == 12.0
-    assert values["recipe.schedule"] == "cosine"  # no number: the first
+    assert values["recipe.schedule"] == "cosine"  # not a number: the first choice
     assert values.keys() == {name for name in mnist.domains if name.startswith("recipe.")}
 
 
-def test_what_does_not_fit_is_told_with_the_reason(mnist):
+def test_networks_outside_space_or_limits_are_left_out_with_reason(mnist):
     fitting, unfit = starts(["mnist-26756", "mnist-7825", "mnist-6136"], mnist, KEPT, seed=0)
     assert [start.source for start in fitting] == ["mnist-7825"]
     assert [line.split(" is left out: ")[0] for line in unfit] == ["mnist-26756", "mnist-6136"]
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_told_with_the_reason(mnist):
     assert unfit == ("mnist-7825 is left out: params is 7825, expected params<=7000 (such a network is not scaled)",)
 
 
-def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
+def test_folder_is_expanded_to_its_architecture_files(mnist, tmp_path):
     for name in ("mnist-7825", "mnist-3928"):
         (tmp_path / f"{name}.json").write_text(Architecture.load(name).dumps())
     fitting, unfit = starts([tmp_path], mnist, KEPT, seed=0)
@@ -84,7 +84,7 @@ def test_a_folder_stands_for_the_files_in_it(mnist, tmp_path):
     )
 
 
-def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
+def test_unreadable_folder_error_names_folder(mnist, tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0)
     if os.access(folder, os.R_OK):
@@ -93,7 +93,7 @@ def test_a_folder_that_may_not_be_read_is_named(mnist, tmp_path):
         starts([folder], mnist, KEPT, seed=0)
 
 
-def test_a_recipe_is_no_network_and_that_of_another_is_not_taken(mnist, tmp_path, monkeypatch):
+def test_recipe_json_is_no_network_and_applies_only_in_its_folder(mnist, tmp_path, monkeypatch):
     (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
     (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=8.0).to_json()))
     (start,), _ = starts([tmp_path], mnist, KEPT, seed=0)
@@ -103,7 +103,7 @@ def test_a_recipe_is_no_network_and_that_of_another_is_not_taken(mnist, tmp_path
     assert mnist.candidate(start.values).recipe.rotation == 0.0
 
 
-def test_images_of_another_shape_are_refused():
+def test_network_with_other_input_shape_raises():
     space = SearchSpace.load("colour")
     with pytest.raises(StudyError) as caught:
         starts(["mnist-7825"], space, (), seed=0)
@@ -112,14 +112,14 @@ def test_images_of_another_shape_are_refused():
     )
 
 
-def test_a_file_that_is_none_is_an_error(mnist, tmp_path):
+def test_damaged_architecture_file_raises(mnist, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ArchitectureError):
         starts([tmp_path / "broken.json"], mnist, KEPT, seed=0)
 
 
 @pytest.mark.slow
-def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
+def test_search_trains_known_networks_first_and_once(tmp_path, tiny_space):
     options = {
         "dataset": "digits",
         "space": tiny_space,
@@ -145,7 +145,7 @@ def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
     assert [trial.architecture for trial in found[:2]] == [trial.architecture for trial in known]
     assert [trial.recipe for trial in found[:2]] == [trial.recipe for trial in known]
     assert len(found) == 3
-    # The third is one of them with one choice changed: nothing was drawn at random.
+    # The third is a known network with one parameter changed, not a random draw.
     *known, child = [
         trial.params
         for trial in StudyRecords.open(StudyRef(second)).study.trials
@@ -157,7 +157,7 @@ def test_a_search_trains_them_first_and_once(tmp_path, tiny_space):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "asha"])
-def test_interrupted_it_trains_the_same(tmp_path, tiny_space, pruner):
+def test_interrupted_search_ends_with_same_trials(tmp_path, tiny_space, pruner):
     options = {
         "dataset": "digits",
         "space": tiny_space,

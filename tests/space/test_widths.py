@@ -1,4 +1,4 @@
-"""Widths that are drawn together."""
+"""The `[widths]` table: widths that are drawn together."""
 
 from random import Random
 from statistics import fmean
@@ -31,11 +31,11 @@ def test_widths_grow_from_block_to_block():
     convs = {name: value for name, value in drawn.items() if name.endswith(".channels")}
     expected = {f"block{b}.conv{c}.channels": 10 * 2 ** (b - 1) for b in (1, 2, 3) for c in (1, 2)}
     assert convs == expected
-    # Half of 10, 20 and 40, of 2, 4, 8 and 16 the closest.
+    # The closest of 2, 4, 8, 16 to half of 10, 20 and 40.
     assert [drawn[f"block{b}.transition_channels"] for b in (1, 2, 3)] == [4, 8, 16]
 
 
-def test_a_block_has_a_table_of_its_own():
+def test_block_table_overrides_shared_block_values():
     space = space_of(block3={"growth": 0.5, "num_convs": 1, "kernel_size": [3, 5]})
     drawn = space.draw(Random(0))
     assert [drawn[f"block{b}.conv1.channels"] for b in (1, 2, 3)] == [10, 20, 10]
@@ -43,12 +43,12 @@ def test_a_block_has_a_table_of_its_own():
     assert {name for name in space.domains if name.endswith("kernel_size")} == {"block3.kernel_size"}
 
 
-def test_widths_that_the_space_fixes_are_not_drawn():
+def test_fixed_widths_are_not_drawn():
     space = space_of(block={"num_convs": [1, 2], "growth": 2.0}, conv={"channels": 8})
     assert space.draw(Random(0)).keys() == {"block1.num_convs", "block2.num_convs", "block3.num_convs"}
 
 
-def test_jitter_stays_within_its_factor_and_start_and_growth_are_drawn():
+def test_start_is_drawn_and_jitter_stays_within_its_factor():
     low, high = 8.0, 32.0
     space = space_of(widths={"start": {"low": low, "high": high, "log": True}, "jitter": 1.5})
     rng = Random(1)
@@ -56,13 +56,13 @@ def test_jitter_stays_within_its_factor_and_start_and_growth_are_drawn():
     widths = [drawn["block1.conv1.channels"] for drawn in firsts]
     assert round(low / 1.5) <= min(widths) < low
     assert high < max(widths) <= round(high * 1.5)
-    assert 14 < fmean(widths) < 20  # the mean of the logarithm lies at 16
+    assert 14 < fmean(widths) < 20  # the geometric mean is 16
     for drawn in firsts:
         one, other = drawn["block2.conv1.channels"], drawn["block2.conv2.channels"]
         assert max(one, other) <= 1.5**2 * (min(one, other) + 1)
 
 
-def test_scaled_changes_widths_alone_and_keeps_to_the_domains():
+def test_scaled_changes_only_widths_and_stays_in_domains():
     space = SearchSpace.load("grey")
     values = space.draw(Random(2))
     for factor in (0.001, 0.5, 1.0, 3.0, 1000.0):
@@ -86,18 +86,18 @@ def test_scaled_changes_widths_alone_and_keeps_to_the_domains():
         ({"portfolio": ["nas-1"]}, "here: portfolio[0] is 'nas-1', expected one of mnist-7784"),
     ],
 )
-def test_what_is_wrong_is_told(tables, message):
+def test_invalid_table_error_names_key_and_expected(tables, message):
     with pytest.raises(SearchSpaceError) as error:
         SearchSpace.from_toml(TOGETHER | tables, where="here")
     assert str(error.value).startswith(message)
 
 
-def test_growth_needs_widths():
+def test_growth_without_widths_table_raises():
     with pytest.raises(SearchSpaceError, match="here: block: unknown key 'growth'"):
         SearchSpace.from_toml({name: table for name, table in TOGETHER.items() if name != "widths"}, where="here")
 
 
-def test_how_widths_are_drawn_is_part_of_a_space():
+def test_widths_table_changes_fingerprint():
     prints = {space_of().fingerprint(), space_of(widths={"start": 11.0}).fingerprint()}
     prints |= {space_of(widths={"start": 10.0, "squeeze": 0.5, "jitter": 1.1}).fingerprint()}
     assert len(prints) == 3
