@@ -101,9 +101,7 @@ def test_damaged_image_error_names_file(folder):
     file = folder / "train" / "b" / "003.png"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert error_of(load, f"folder:{folder}").startswith(
-        f"{file}: not a readable image ("
-    )  # followed by Pillow's message
+    assert error_of(load, f"folder:{folder}").startswith(f"{file}: not a readable image (")  # and Pillow's message
     file.write_bytes(b"hello")
     text = f"{file}: not a readable image (cannot identify image file '{file}')"
     assert error_of(load, f"folder:{folder}") == text

@@ -364,12 +364,7 @@ def test_output_suffix_selects_format(study, tmp_path):
     )
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for name in (
-        "params",
-        "seed",
-        "recipe_batch_size",
-        "parameter_block1.num_convs",
-    ):  # integers stay integers where values are missing
+    for name in ("params", "seed", "recipe_batch_size", "parameter_block1.num_convs"):  # no floats for missing values
         found = {row[name] for row in rows}
         assert len(found) > 1
         assert all(text.isdecimal() or not text for text in found)
