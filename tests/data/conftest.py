@@ -1,4 +1,4 @@
-"""Small datasets to be read, and to be damaged."""
+"""Small datasets that tests read or damage."""
 
 import hashlib
 import pickle
@@ -19,13 +19,13 @@ def mnist(mnist_root):
 
 @pytest.fixture
 def small_mnist(tmp_path, monkeypatch):
-    """A data root with MNIST/raw/*.gz of 120 and 20 examples, their MD5s known to torchvision."""
+    """A data root with MNIST/raw/*.gz of 120 and 20 examples; torchvision expects their MD5s."""
     return archive(tmp_path / "root", monkeypatch, "MNIST")
 
 
 @pytest.fixture
 def small_cifar10(tmp_path, monkeypatch):
-    """A data root with cifar-10-batches-py of 5 x 20 and 20 examples, their MD5s known to torchvision."""
+    """A data root with cifar-10-batches-py of 5 x 20 and 20 examples; torchvision expects their MD5s."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def digits():
 
 @pytest.fixture
 def folder(tmp_path):
-    """12 and 24 grey images 6 wide and 4 high in train/, 3 and 2 in test/."""
+    """Grey images, 6 wide and 4 high: 12 and 24 in train/, 3 and 2 in test/."""
     for part, label, count in (("train", "a", 12), ("train", "b", 24), ("test", "a", 3), ("test", "b", 2)):
         write_images(tmp_path / part / label, count, seed=len(part))
     return tmp_path

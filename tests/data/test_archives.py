@@ -1,4 +1,4 @@
-"""Archives of the published datasets: unpacked, downloaded, damaged."""
+"""Archives of published datasets: unpacking, download, damage."""
 
 import errno
 import hashlib
@@ -43,7 +43,7 @@ def test_archives_are_unpacked_and_read(name, kind, tmp_path, monkeypatch):
     assert torch.equal(test.labels, labels)
 
 
-def test_archives_are_downloaded_with_a_timeout_that_ends_with_it(small_mnist, tmp_path, monkeypatch):
+def test_download_sets_socket_timeout_and_restores_it(small_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"file://{small_mnist}/MNIST/raw/"])
     timeouts = []
     extract = torchvision.datasets.utils.extract_archive
@@ -61,14 +61,14 @@ def test_archives_are_downloaded_with_a_timeout_that_ends_with_it(small_mnist, t
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_download_that_breaks_off_can_be_begun_again(small_mnist, tmp_path, monkeypatch):
+def test_interrupted_download_can_be_repeated(small_mnist, tmp_path, monkeypatch):
     mirror = tmp_path / "mirror"
     shutil.copytree(small_mnist / "MNIST" / "raw", mirror)
     whole = (mirror / GZ[1]).read_bytes()
     (mirror / GZ[1]).write_bytes(whole[:-9])
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"file://{mirror}/"])
     root = tmp_path / "new"
-    text = error_of(load, "mnist", data_root=root)  # in the middle: torchvision's own reason, which its versions word
+    text = error_of(load, "mnist", data_root=root)  # then torchvision's reason, worded by its version
     assert text.startswith(f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked (")
     assert text.endswith(f"), expected a writable folder; {ELSEWHERE}")
     assert [path.name for path in (root / "MNIST" / "raw").glob("*.gz")] == [GZ[0]]
@@ -76,7 +76,7 @@ def test_a_download_that_breaks_off_can_be_begun_again(small_mnist, tmp_path, mo
     assert load("mnist", data_root=root).split_id == "val 20 of 120, stratified, seed 0"
 
 
-def test_a_damaged_archive_is_named(small_mnist):
+def test_damaged_archive_error_names_file_and_md5(small_mnist):
     path = small_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     data = bytearray(path.read_bytes())
     expected = hashlib.md5(data).hexdigest()
@@ -86,11 +86,11 @@ def test_a_damaged_archive_is_named(small_mnist):
     mend = "delete the file and run again to download it anew; if it differs on purpose, unpack it yourself"
     text = f"{path}: MD5 is {found}, expected {expected}; {mend}"
     assert error_of(load, "mnist", data_root=small_mnist) == text
-    assert error_of(load, data_root=small_mnist) == text  # MNIST is there: it must not quietly become digits
+    assert error_of(load, data_root=small_mnist) == text  # no silent fallback to digits
 
 
 @pytest.mark.parametrize("kept", [0, 15, 16, 100, 2415])
-def test_a_cut_unpacked_file_is_never_read(kept, small_mnist):
+def test_truncated_unpacked_file_is_rejected(kept, small_mnist):
     load("mnist", data_root=small_mnist)
     path = small_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
     whole = path.read_bytes()
@@ -101,11 +101,11 @@ def test_a_cut_unpacked_file_is_never_read(kept, small_mnist):
         else "not an idx file of bytes with 3 axes"
     )
     assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: {text}; delete the file and run again"
-    path.unlink()  # as told
+    path.unlink()  # as the error message asks
     assert load("mnist", data_root=small_mnist).num_classes == 10
 
 
-def test_labels_must_fit_the_images(small_mnist):
+def test_labels_not_matching_images_are_rejected(small_mnist):
     load("mnist", data_root=small_mnist)
     path = small_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(idx(np.arange(119) % 10))
@@ -115,7 +115,7 @@ def test_labels_must_fit_the_images(small_mnist):
     assert error_of(load, "mnist", data_root=small_mnist) == f"{path}: label 119 found, expected 0 to 9"
 
 
-def test_a_data_root_that_is_a_file_cannot_be_written(small_mnist, tmp_path, monkeypatch):
+def test_data_root_that_is_a_file_is_rejected(small_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"file://{small_mnist}/MNIST/raw/"])
     root = tmp_path / "file"
     root.touch()
@@ -125,7 +125,7 @@ def test_a_data_root_that_is_a_file_cannot_be_written(small_mnist, tmp_path, mon
     )
 
 
-def test_a_data_root_that_is_read_only_cannot_be_unpacked_to(small_mnist, monkeypatch):
+def test_read_only_data_root_is_rejected(small_mnist, monkeypatch):
     raw = small_mnist / "MNIST" / "raw"
 
     def refuse(path, *_):
@@ -138,7 +138,7 @@ def test_a_data_root_that_is_read_only_cannot_be_unpacked_to(small_mnist, monkey
     )
 
 
-def test_an_unreadable_file_is_named(small_mnist):
+def test_unreadable_test_file_error_names_file(small_mnist):
     load("mnist", data_root=small_mnist)
     path = small_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     assert load("mnist", data_root=small_mnist).fingerprint
@@ -147,7 +147,7 @@ def test_an_unreadable_file_is_named(small_mnist):
     assert str(path) in error_of(load_test, "mnist", data_root=small_mnist)
 
 
-def test_emnist_is_turned_upright(tmp_path):
+def test_emnist_images_are_transposed(tmp_path):
     raw = tmp_path / "EMNIST" / "raw"
     raw.mkdir(parents=True)
     for stem, count in (("train", 60), ("test", 10)):
@@ -163,13 +163,13 @@ def test_emnist_is_turned_upright(tmp_path):
     assert torch.equal(load_test("emnist-digits", data_root=tmp_path).images[:, 0], torch.from_numpy(images).mT)
 
 
-def test_emnist_says_what_to_download(tmp_path):
+def test_missing_emnist_error_names_archive(tmp_path):
     assert error_of(load, "emnist-digits", data_root=tmp_path, download=False) == (
         f"emnist-digits: not found in {tmp_path}, and downloads are off; expected EMNIST/raw/gzip.zip; {ELSEWHERE}"
     )
 
 
-def test_cifar10_has_three_channels_first(small_cifar10):
+def test_cifar10_images_are_channels_first(small_cifar10):
     dataset = load("cifar10", data_root=small_cifar10, download=False)
     check(dataset)
     assert dataset.input_shape == (3, 32, 32)
@@ -180,7 +180,7 @@ def test_cifar10_has_three_channels_first(small_cifar10):
     assert test.labels.tolist() == batch["labels"]
 
 
-def test_a_damaged_cifar10_is_named(small_cifar10):
+def test_damaged_cifar10_error_names_folder(small_cifar10):
     folder = small_cifar10 / "cifar-10-batches-py"
     (folder / "data_batch_3").write_bytes(b"cut")
     assert error_of(load, "cifar10", data_root=small_cifar10) == (

@@ -1,4 +1,4 @@
-"""Which dataset is taken, where it is looked for, and what an unknown name is answered."""
+"""Choice of the dataset, search order of the data roots, and errors for unknown names."""
 
 import urllib.error
 import urllib.request
@@ -11,7 +11,7 @@ from nas.data import datasets
 from nas.data.datasets import load, load_test, resolve
 
 
-def test_without_a_name_mnist_is_found(mnist, mnist_root, tmp_path, monkeypatch):
+def test_default_dataset_is_mnist_where_found(mnist, mnist_root, tmp_path, monkeypatch):
     found = ("mnist", f"MNIST found in {mnist_root}/MNIST/raw")
     assert resolve() == found
     monkeypatch.delenv("NAS_DATA")
@@ -23,7 +23,7 @@ def test_without_a_name_mnist_is_found(mnist, mnist_root, tmp_path, monkeypatch)
     assert resolve() == ("mnist", f"MNIST found in {tmp_path}/nas/data/MNIST/raw")
 
 
-def test_without_a_name_and_a_network_it_is_digits(tmp_path):
+def test_default_dataset_is_digits_if_mnist_is_unavailable(tmp_path):
     place = tmp_path / "MNIST" / "raw"
     using = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
     sentence = f"MNIST is neither in {place} nor downloadable here ({UNRESOLVED}): {using}"
@@ -33,14 +33,14 @@ def test_without_a_name_and_a_network_it_is_digits(tmp_path):
     assert load(data_root=tmp_path).name == "digits"
 
 
-def test_mnist_asked_for_by_name_never_becomes_digits(tmp_path):
+def test_explicit_mnist_never_falls_back_to_digits(tmp_path):
     files = ", ".join(f"MNIST/raw/{name}" for name in GZ)
     text = f"mnist: not found in {tmp_path}, and {UNRESOLVED}; expected {files}; {ELSEWHERE}"
     assert error_of(load, "mnist", data_root=tmp_path) == text
     assert error_of(load_test, "mnist", data_root=tmp_path) == text
 
 
-def test_the_places_that_are_searched(tmp_path, monkeypatch):
+def test_data_root_follows_search_order(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache, mnist = tmp_path / "nas" / "data", datasets.PUBLISHED["mnist"]
     assert datasets._data_root(None, mnist) == cache
@@ -50,11 +50,11 @@ def test_the_places_that_are_searched(tmp_path, monkeypatch):
     monkeypatch.setenv("NAS_DATA", "/named")
     assert datasets._data_root(None, mnist) == Path("/named")
     (cache / "MNIST" / "raw").mkdir(parents=True)
-    assert datasets._data_root(None, mnist) == cache  # the first that has it
-    assert datasets._data_root("/given", mnist) == Path("/given")  # what is named is meant
+    assert datasets._data_root(None, mnist) == cache  # the first root that has MNIST
+    assert datasets._data_root("/given", mnist) == Path("/given")  # an explicit root always wins
 
 
-def test_a_part_of_mnist_is_no_reason_to_fall_back(small_mnist):
+def test_incomplete_mnist_does_not_fall_back_to_digits(small_mnist):
     missing = small_mnist / "MNIST" / "raw" / GZ[1]
     missing.unlink()
     name, _ = resolve(data_root=small_mnist)
@@ -70,7 +70,7 @@ def test_a_part_of_mnist_is_no_reason_to_fall_back(small_mnist):
         (urllib.error.HTTPError("", 403, "Forbidden", {}, None), "could not reach host example.org: Forbidden"),
     ],
 )
-def test_why_a_mirror_is_unreachable(raised, reason, monkeypatch):
+def test_unreachable_mirror_reports_reason(raised, reason, monkeypatch):
     def urlopen(request, timeout):
         assert (request.full_url, request.method, timeout) == ("https://example.org/x.gz", "HEAD", 5)
         raise raised
@@ -90,12 +90,12 @@ def test_why_a_mirror_is_unreachable(raised, reason, monkeypatch):
         ("", ""),
     ],
 )
-def test_an_unknown_name(name, guess):
+def test_unknown_dataset_error_lists_names_and_suggestion(name, guess):
     names = "mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, folder:PATH"
     for function in (resolve, load, load_test):
         assert error_of(function, name) == f"`dataset={name!r}`: expected one of {names}{guess}"
 
 
-def test_a_name_that_is_given_is_kept():
+def test_explicit_dataset_name_is_kept():
     assert resolve("digits") == ("digits", "named by the user")
     assert resolve("folder:a b") == ("folder:a b", "named by the user")

@@ -1,4 +1,4 @@
-"""MNIST and digits: the same examples everywhere, split as the protocol says."""
+"""MNIST and digits: the same examples on every machine, split by the protocol."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from nas.data import datasets
 from nas.data.datasets import Dataset, Split, load, load_test, merged
 
 
-def test_mnist_is_split_as_the_protocol_says(mnist):
+def test_mnist_split_follows_protocol(mnist):
     check(mnist)
     assert mnist.train.images.shape == (50_000, 1, 28, 28)
     assert mnist.val.images.shape == (10_000, 1, 28, 28)
@@ -26,21 +26,21 @@ def test_mnist_is_split_as_the_protocol_says(mnist):
     assert mnist.fingerprint == MNIST_FINGERPRINT
 
 
-def test_mnist_train_and_val_are_torchvisions_train_examples(mnist, mnist_root):
+def test_mnist_train_and_val_hold_torchvision_train_examples(mnist, mnist_root):
     theirs = torchvision.datasets.MNIST(mnist_root, train=True)
     assert rows(mnist.train, mnist.val) == rows(Split(images=theirs.data.unsqueeze(1), labels=theirs.targets))
     assert len(merged(mnist).labels) == 60_000
     assert rows(merged(mnist)) == rows(mnist.train, mnist.val)
 
 
-def test_mnist_test_split(mnist, mnist_root):
+def test_mnist_test_split_matches_torchvision(mnist, mnist_root):
     theirs = torchvision.datasets.MNIST(mnist_root, train=False)
     ours = load_test("mnist", data_root=mnist_root)
     assert torch.equal(ours.images, theirs.data.unsqueeze(1))
     assert torch.equal(ours.labels, theirs.targets)
 
 
-def test_load_leaves_the_test_files_of_mnist_closed(mnist, mnist_root, tmp_path):
+def test_load_works_without_mnist_test_files(mnist, mnist_root, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for ending in ENDINGS:
@@ -48,14 +48,14 @@ def test_load_leaves_the_test_files_of_mnist_closed(mnist, mnist_root, tmp_path)
     assert load("mnist", data_root=tmp_path, download=False).fingerprint == MNIST_FINGERPRINT
 
 
-def test_digits_are_split_in_three(digits):
+def test_digits_have_three_splits(digits):
     check(digits)
     assert [len(split.labels) for split in (digits.train, digits.val, load_test("digits"))] == [1197, 240, 360]
     assert digits.input_shape == (1, 28, 28)
     assert digits.split_id == "val 240 of 1437, stratified, seed 0"
 
 
-def test_the_splits_of_digits_hold_each_scan_once(digits):
+def test_digits_splits_hold_each_scan_once(digits):
     scans = torch.from_numpy(load_digits().images).unsqueeze(1)
     large = torch.nn.functional.interpolate(scans, size=(28, 28), mode="bilinear", align_corners=False)
     images = (large * 255 / 16).round().to(torch.uint8)
@@ -64,11 +64,11 @@ def test_the_splits_of_digits_hold_each_scan_once(digits):
     assert images.max() == 255
 
 
-def test_digits_are_the_same_everywhere(digits):
+def test_digits_fingerprint_is_constant(digits):
     assert digits.fingerprint == load("digits").fingerprint == DIGITS_FINGERPRINT
 
 
-def test_the_fingerprint_sees_one_pixel_and_one_label(digits):
+def test_fingerprint_changes_with_one_pixel_or_label(digits):
     assert datasets.fingerprint(digits.train, digits.val) == digits.fingerprint
     images, labels = digits.val.images.clone(), digits.val.labels.clone()
     images[3, 0, 5, 5] ^= 1
@@ -78,7 +78,7 @@ def test_the_fingerprint_sees_one_pixel_and_one_label(digits):
     assert re.fullmatch("[0-9a-f]{16}", digits.fingerprint)
 
 
-def test_a_dataset_has_no_door_to_the_test_split(digits):
+def test_dataset_has_no_attribute_for_test_split(digits):
     assert {name for name in dir(Dataset) if not name.startswith("_")} == {
         *("name", "train", "val", "classes", "mean", "std", "split_id", "fingerprint"),
         *("input_shape", "num_classes"),
@@ -87,7 +87,7 @@ def test_a_dataset_has_no_door_to_the_test_split(digits):
 
 @given(st.lists(st.integers(6, 60), min_size=2, max_size=12), st.sampled_from([5, 6]))
 @settings(max_examples=examples(50))
-def test_every_class_is_on_both_sides_in_proportion(counts, parts):
+def test_held_out_split_is_stratified(counts, parts):
     labels = torch.repeat_interleave(torch.tensor(counts))
     names = tuple(map(str, range(len(counts))))
     kept, held_out = datasets._hold_out(labels, names, parts=parts, where="here")

@@ -1,4 +1,4 @@
-"""Folders of images as datasets."""
+"""Image folders as datasets."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from nas.data.datasets import Split, load, load_test
 from nas.data.image_folder import pixels
 
 
-def test_a_folder_with_a_test_folder(folder):
+def test_test_folder_becomes_test_split(folder):
     dataset = load(f"folder:{folder}")
     check(dataset)
     assert dataset.name == f"folder:{folder}"
@@ -25,7 +25,7 @@ def test_a_folder_with_a_test_folder(folder):
     assert torch.equal(test.images[3, 0], torch.from_numpy(np.array(Image.open(folder / "test" / "b" / "000.png"))))
 
 
-def test_a_folder_without_a_test_folder(folder):
+def test_folder_without_test_folder_holds_out_test_split(folder):
     shutil.rmtree(folder / "test")
     dataset, test = load(f"folder:{folder}"), load_test(f"folder:{folder}")
     check(dataset)
@@ -37,7 +37,7 @@ def test_a_folder_without_a_test_folder(folder):
     assert rows(dataset.train, dataset.val, test) == rows(Split(images=images, labels=labels))
 
 
-def test_one_image_in_colour_makes_all_of_them_so(folder):
+def test_one_colour_image_makes_dataset_colour(folder):
     write_images(folder / "test" / "b", 1, mode="RGB")
     dataset = load(f"folder:{folder}")
     check(dataset)
@@ -48,13 +48,13 @@ def test_one_image_in_colour_makes_all_of_them_so(folder):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])
-def test_modes_that_are_grey(mode, folder):
+def test_grey_modes_load_as_one_channel(mode, folder):
     Image.new(mode, (6, 4), 1).save(folder / "train" / "a" / "000.png")
     assert load(f"folder:{folder}").input_shape == (1, 4, 6)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK"])
-def test_modes_that_are_colour(mode, folder):
+def test_colour_modes_load_as_three_channels(mode, folder):
     image = Image.new("RGB", (6, 4), (255, 0, 0)).convert(mode)
     options = {"transparency": bytes([0] * 256)} if mode == "P" else {}
     image.save(folder / "train" / "a" / ("000.tiff" if mode == "CMYK" else "000.png"), **options)
@@ -72,13 +72,13 @@ def test_transparent_pixels_are_white(mode, folder):
     assert found.flatten()[1:].unique().tolist() == [255]
 
 
-def test_sixteen_bits_a_channel(folder):
+def test_sixteen_bit_image_is_rejected(folder):
     file = folder / "train" / "b" / "001.png"
     Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16)).save(file)
     assert error_of(load, f"folder:{folder}") == f"{file}: mode I;16 found, expected 8 bits per channel"
 
 
-def test_a_constant_channel_keeps_a_finite_std(tmp_path):
+def test_constant_channel_has_std_of_one(tmp_path):
     for label, value in (("a", 10), ("b", 20)):
         (tmp_path / "train" / label).mkdir(parents=True)
         for i in range(12):
@@ -89,7 +89,7 @@ def test_a_constant_channel_keeps_a_finite_std(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_an_image_of_another_size(part, folder):
+def test_image_of_different_size_is_rejected(part, folder):
     write_images(folder / part / "b", 1, size=(4, 6))
     first = folder / "train" / "a" / "000.png"
     text = f"{folder / part}/b/000.png: 4x6 pixels found, expected 6x4 as in {first}"
@@ -97,17 +97,17 @@ def test_an_image_of_another_size(part, folder):
     assert error_of(load, f"folder:{folder}") == f"{text}; {mended}"
 
 
-def test_a_damaged_image_is_named(folder):
+def test_damaged_image_error_names_file(folder):
     file = folder / "train" / "b" / "003.png"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert error_of(load, f"folder:{folder}").startswith(f"{file}: not a readable image (")  # Pillow's words follow
+    assert error_of(load, f"folder:{folder}").startswith(f"{file}: not a readable image (")  # and Pillow's message
     file.write_bytes(b"hello")
     text = f"{file}: not a readable image (cannot identify image file '{file}')"
     assert error_of(load, f"folder:{folder}") == text
 
 
-def test_a_folder_of_another_layout(folder):
+def test_folder_without_class_folders_is_rejected(folder):
     text = "{0}: no folder for each class found, expected {0}/CLASS/*.png"
     assert error_of(load, f"folder:{folder}/none") == text.format(folder / "none" / "train")
     shutil.rmtree(folder / "train")
@@ -116,7 +116,7 @@ def test_a_folder_of_another_layout(folder):
     assert error_of(load, f"folder:{folder}") == text.format(folder / "train")
 
 
-def test_classes_that_cannot_be_told_apart(folder):
+def test_single_class_is_rejected(folder):
     shutil.rmtree(folder / "test" / "a")
     text = f"{folder}/test: only class 'b' found, expected at least 2 classes"
     assert error_of(load, f"folder:{folder}") == text
@@ -125,14 +125,14 @@ def test_classes_that_cannot_be_told_apart(folder):
     assert error_of(load, f"folder:{folder}") == text
 
 
-def test_an_empty_class(folder):
+def test_class_without_images_is_rejected(folder):
     (folder / "train" / "c").mkdir()
     (folder / "train" / "c" / "notes.txt").touch()
     formats = ".jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp"
     assert error_of(load, f"folder:{folder}") == f"{folder}/train/c: no images found, expected one of {formats}"
 
 
-def test_classes_of_test_are_those_of_train(folder):
+def test_different_classes_in_train_and_test_are_rejected(folder):
     write_images(folder / "test" / "c", 1)
     text = f"{folder}/test: class 'c' found, expected the classes of train: a, b"
     assert error_of(load, f"folder:{folder}") == text
@@ -142,7 +142,7 @@ def test_classes_of_test_are_those_of_train(folder):
     assert error_of(load, f"folder:{folder}") == text
 
 
-def test_a_class_too_small_to_be_split(folder):
+def test_class_too_small_to_split_is_rejected(folder):
     write_images(folder / "train" / "c", 5)
     write_images(folder / "test" / "c", 1)
     text = f"folder:{folder}, train and val: class 'c' has 5 images, expected at least 6 to split"
@@ -153,7 +153,7 @@ def test_a_class_too_small_to_be_split(folder):
 
 
 @pytest.mark.parametrize("name", ["a\nb", "it's", '"quoted"', "größe", "猫", "a b", "\u2028"])
-def test_names_of_classes_are_free(folder, name):
+def test_class_names_may_contain_special_characters(folder, name):
     shutil.rmtree(folder / "test")
     (folder / "train" / "a").rename(folder / "train" / name)
     assert set(load(f"folder:{folder}").classes) == {"b", name}
@@ -163,7 +163,7 @@ def test_names_of_classes_are_free(folder, name):
     ("name", "reason"), [(b"a\rb", "the name contains a carriage return"), (b"\xff", "the name is not UTF")]
 )
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_a_name_that_could_not_be_exported_is_refused_at_once(folder, part, name, reason):
+def test_class_name_that_cannot_be_exported_is_rejected(folder, part, name, reason):
     renamed = folder / part / os.fsdecode(name)
     try:
         (folder / part / "a").rename(renamed)
@@ -172,8 +172,8 @@ def test_a_name_that_could_not_be_exported_is_refused_at_once(folder, part, name
     assert error_of(load, f"folder:{folder}").startswith(f"{str(renamed)!r}: {reason}")
 
 
-def test_a_folder_whose_own_name_could_not_be_exported(folder):
-    """It is the name of the dataset, which the report and the card tell."""
+def test_folder_name_that_cannot_be_exported_is_rejected(folder):
+    """The folder's name is the name of the dataset in the report and the model card."""
     other = folder / os.fsdecode(b"\xff")
     try:
         other.mkdir()

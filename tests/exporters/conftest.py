@@ -1,4 +1,4 @@
-"""An export that tests share."""
+"""An export shared by the tests."""
 
 import pytest
 
@@ -8,6 +8,6 @@ from nas.exporters import export as exporting
 
 @pytest.fixture(scope="session")
 def exported(study_folder, tmp_path_factory):
-    """The best trial of the study with every format. Read only."""
+    """The best trial of the study in every format. Read only."""
     output = tmp_path_factory.mktemp("exported") / "model"
     return export_trial(results=study_folder, output=output, formats=exporting.FORMATS)

@@ -1,4 +1,4 @@
-"""Exported files are loaded where nothing of ours is, and must give the outputs of the trained network."""
+"""Exported files load without this package and give the outputs of the trained network."""
 
 import warnings
 
@@ -22,16 +22,16 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_folder_holds_what_was_promised(exported):
+def test_folder_holds_expected_files_without_local_paths(exported):
     assert {path.name for path in exported.folder.iterdir()} == {*FILES, *EXTRA}
     assert {path.stat().st_mode & 0o777 for path in exported.folder.iterdir()} == {0o644}
-    for path in exported.folder.iterdir():  # nothing of the machine it was made on
-        text = path.read_bytes().partition(b"Found by")[0]  # the command is the user's own
+    for path in exported.folder.iterdir():  # no paths of this machine
+        text = path.read_bytes().partition(b"Found by")[0]  # the user's command may contain paths
         for word in (b"/site-packages", str(exported.folder.parent).encode()):
             assert word not in text, path
 
 
-def test_the_best_trial_runs_without_this_package(study_folder, exported, tmp_path):
+def test_exported_best_trial_gives_same_logits_without_nas(study_folder, exported, tmp_path):
     records = StudyRecords.open(StudyRef(study_folder))
     (best,) = records.best(1)
     folder = exported.folder
@@ -49,7 +49,7 @@ def test_the_best_trial_runs_without_this_package(study_folder, exported, tmp_pa
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, rtol=0, atol=1e-6)
 
 
-def test_the_source_tells_what_the_network_is(study_folder, exported):
+def test_source_states_dataset_parameters_and_accuracy(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     text = (exported.folder / "model.py").read_text()
     assert f"digits in {best.params:,} parameters: {best.history[-1].val_accuracy:.2%} val accuracy, one run." in text
@@ -61,7 +61,7 @@ def test_the_source_tells_what_the_network_is(study_folder, exported):
     assert f"\n{best.params:,} parameters\n" in done.stdout, done.stderr
 
 
-def test_every_file_proves_itself_on_the_validation_split(study_folder, exported):
+def test_every_file_is_verified_on_validation_split(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     val = datasets.load("digits").val
     proofs = {each.name: each for each in exported.proofs}
@@ -80,7 +80,7 @@ def test_every_file_proves_itself_on_the_validation_split(study_folder, exported
     assert not exported.remarks
 
 
-def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
+def test_onnx_accepts_any_batch_size_and_int8_is_quantised(exported):
     for name in ("model.onnx", "model_int8.onnx"):
         session = onnxruntime.InferenceSession(exported.folder / name)
         for size in (1, 7):
@@ -95,7 +95,7 @@ def test_onnx_takes_batches_of_any_size_and_int8_is_smaller(exported):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", seeds(40))
-def test_the_source_of_any_network_is_that_network(seed):
+def test_source_of_any_architecture_gives_identical_logits(seed):
     architecture = drawn(seed)
     weights = random_weights(architecture, seed)
     network = loaded_source(architecture, origin_of(architecture))["Network"]()
@@ -110,7 +110,7 @@ def test_the_source_of_any_network_is_that_network(seed):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", [100 + n for n in seeds(12)])
-def test_any_network_can_be_a_graph(seed, tmp_path):
+def test_pt2_and_onnx_of_any_architecture_match_torch(seed, tmp_path):
     architecture = drawn(seed)
     module = architecture.build()
     module.load_state_dict(random_weights(architecture, seed))
@@ -122,7 +122,7 @@ def test_any_network_can_be_a_graph(seed, tmp_path):
     with torch.inference_mode():
         expected = module(images)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of what it deprecates within
+            warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
             loaded = torch.export.load(tmp_path / "model.pt2").module()(images)
     torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
     onnx_model(tmp_path / "model.onnx")
@@ -149,7 +149,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_no_name_breaks_out_of_the_source(word):
+def test_hostile_names_cannot_inject_code_into_source(word):
     architecture = small(2)
     origin = origin_of(
         architecture, classes=(word, "other"), dataset=word, facts=(word, f"{word}\n{word}"), result=word
@@ -162,7 +162,7 @@ def test_no_name_breaks_out_of_the_source(word):
 
 
 @pytest.mark.parametrize("num", [1, 7, 1000, 1001, 1999, 2999, 50_000])
-def test_calibration_images_come_from_the_whole_training_split(num):
+def test_calibration_images_span_whole_training_split(num):
     chosen = evenly_spaced(num, 1000)
     assert len(chosen) == min(num, 1000) == len(set(chosen))
     assert chosen[0] == 0

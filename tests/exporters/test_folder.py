@@ -1,4 +1,4 @@
-"""The folder of an export: replaced whole, and nothing of the user's lost."""
+"""The folder of an export is replaced as a whole; files of the user are never lost."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_an_export_over_another_replaces_it(exported, tmp_path):
+def test_export_replaces_earlier_export(exported, tmp_path):
     architecture, output = small(), tmp_path / "model"
     export(architecture, random_weights(architecture), output=output, origin=origin_of(architecture), formats=("c",))
     (output / "__pycache__").mkdir()
@@ -28,7 +28,7 @@ def test_an_export_over_another_replaces_it(exported, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # no temporary folder is left
 
 
-def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
+def test_folder_with_other_files_is_rejected(study_folder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("mine")
     with pytest.raises(NasError, match=r"model: thesis\.txt found, which no export writes, expected a new or empty"):
@@ -36,7 +36,7 @@ def test_a_folder_with_something_else_in_it_is_refused(study_folder, tmp_path):
     assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_folder_is_refused_before_anything_is_said_to_be_written(study_folder, tmp_path):
+def test_folder_is_rejected_before_start_is_reported(study_folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     said = []
     with pytest.raises(NasError, match=r"thesis\.txt found"):
@@ -44,7 +44,7 @@ def test_a_folder_is_refused_before_anything_is_said_to_be_written(study_folder,
     assert said == []
 
 
-def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
+def test_existing_file_as_output_is_rejected(study_folder, tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(NasError, match=r"model: a file found, expected a new or empty folder, or an earlier export"):
         export_trial(results=study_folder, output=tmp_path / "model")
@@ -53,7 +53,7 @@ def test_a_file_in_the_way_is_refused(study_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
+def test_symlink_is_kept_and_its_target_is_written(tmp_path, is_there):
     architecture, link = small(), tmp_path / "link"
     link.symlink_to("target")
     if is_there:
@@ -64,7 +64,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, is_there):
     assert {path.name for path in (tmp_path / "target").iterdir()} == set(FILES)
 
 
-def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+def test_circular_symlink_is_rejected(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(NasError, match=r"/[ab]: a broken link found, expected a new or empty folder"):
@@ -72,12 +72,12 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_unwritable_folder_error_names_folder(tmp_path):
     with pytest.raises(NasError, match=r"^/proc: [A-Z][a-z ]+$"):
         check_output(Path("/proc/model"))
 
 
-def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
+def test_discarded_or_unknown_trial_is_rejected(study_folder, tmp_path):
     discarded = next(t for t in StudyRecords.open(StudyRef(study_folder)).trials() if t.outcome == "discarded")
     with pytest.raises(StudyError) as caught:
         export_trial(discarded.number, results=study_folder, output=tmp_path / "model")
@@ -89,6 +89,6 @@ def test_a_trial_without_weights_is_refused(study_folder, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_an_unknown_format_is_refused(tmp_path):
+def test_unknown_format_is_rejected(tmp_path):
     with pytest.raises(NasError, match=r"^`formats=\('tflite',\)`: 'tflite' found, expected int8 or c$"):
         export(small(), random_weights(small()), output=tmp_path / "m", origin=origin_of(small()), formats=("tflite",))

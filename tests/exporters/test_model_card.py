@@ -1,4 +1,4 @@
-"""The model card says what the files are, and which were verified."""
+"""The model card describes the files and states which are verified."""
 
 import math
 import re
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported):
+def test_card_reports_bytes_and_calibration_of_int8_file(exported):
     sizes = {TensorProto.INT8: 1, TensorProto.INT32: 4, TensorProto.FLOAT: 4}
     tensors = onnx_model(exported.folder / "model_int8.onnx").graph.initializer
     num_bytes = sum(math.prod(t.dims) * sizes[t.data_type] for t in tensors if t.data_type != TensorProto.INT64)
@@ -43,7 +43,7 @@ def test_the_card_counts_the_bytes_of_int8_whichever_field_they_lie_in(exported)
 
 
 @pytest.mark.slow
-def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
+def test_card_reports_number_of_calibration_images(tmp_path):
     layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
     architecture, digits = Architecture(input_shape=(1, 28, 28), layers=layers), datasets.load("digits")
     few = datasets.Split(images=digits.train.images[:7], labels=digits.train.labels[:7])
@@ -58,7 +58,7 @@ def test_the_card_tells_how_many_images_int8_was_calibrated_on(tmp_path):
     assert "measured on 7 training images. " in (done.folder / "README.md").read_text()
 
 
-def test_the_card_tells_limits_layers_and_recipe(study_folder, exported):
+def test_card_lists_limits_layers_recipe_and_files(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     text = (exported.folder / "README.md").read_text()
     assert text.startswith(f"# digits in {best.params:,} parameters\n")
@@ -73,7 +73,7 @@ def test_the_card_tells_limits_layers_and_recipe(study_folder, exported):
         )
 
 
-def test_the_card_leads_with_what_the_weights_reach(study_folder, exported):
+def test_card_reports_final_objective_and_consistent_accuracy(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     text = (exported.folder / "README.md").read_text()
     final = f"{best.history[-1].val_accuracy:.2%}"
@@ -83,7 +83,7 @@ def test_the_card_leads_with_what_the_weights_reach(study_folder, exported):
     assert f"| `weights.pt` | {exported.proofs[0].num_bytes:,} | 0.0e+00 | 240 of 240 | {final} |" in text
 
 
-def test_the_card_says_what_images_must_look_like(exported):
+def test_card_describes_input_images_and_classes(exported):
     text = (exported.folder / "README.md").read_text()
     digits = datasets.load("digits")
     mean, std = f"{digits.mean[0]:.6g}", f"{digits.std[0]:.6g}"
@@ -95,7 +95,7 @@ def test_the_card_says_what_images_must_look_like(exported):
     assert "- Classes, in the order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.\n" in text
 
 
-def test_names_from_outside_are_no_markup():
+def test_names_in_card_are_escaped():
     name = "a|b<script>`x`\n# Heading\n"
     origin = origin_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
     text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
@@ -107,7 +107,7 @@ def test_names_from_outside_are_no_markup():
     assert "<script>" not in text
 
 
-def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
+def test_card_states_polarity_unless_mean_pixel_is_half(tmp_path):
     for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 on a scale of 0 to 1)"), (0.5, "")):
         origin = origin_of(small(), mean=(mean,))
         text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
@@ -116,7 +116,7 @@ def test_what_is_light_and_what_is_dark_is_said_where_it_is_known(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_of_three_channels_are_normalised_a_channel(tmp_path):
+def test_code_in_card_normalises_each_channel(tmp_path):
     layers = (GlobalAvgPool(), Flatten(), Linear(out_features=2))
     architecture = Architecture(input_shape=(3, 4, 4), layers=layers)
     origin = origin_of(architecture, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
@@ -132,7 +132,7 @@ def test_images_of_three_channels_are_normalised_a_channel(tmp_path):
         torch.testing.assert_close(found, module.eval()(images).flatten(), rtol=0, atol=1e-5)
 
 
-def test_the_card_has_the_bytes_that_the_header_says(exported):
+def test_card_reports_flash_and_ram_bytes_of_c_header(exported):
     header = (exported.folder / "network.h").read_text()
     flash, ram = (int(x) for x in re.findall(r"#define NETWORK_\w+_BYTES (\d+)", header))
     text = (exported.folder / "README.md").read_text()
@@ -141,7 +141,7 @@ def test_the_card_has_the_bytes_that_the_header_says(exported):
 
 
 @pytest.mark.slow
-def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_path):
+def test_card_warns_about_int8_if_weights_saw_val_split(tmp_path):
     layers = (Conv(out_channels=2, kernel_size=3), GlobalAvgPool(), Flatten(), Linear(out_features=10))
     architecture = Architecture(input_shape=(1, 28, 28), layers=layers)
     for is_seen in (False, True):
@@ -159,8 +159,8 @@ def test_of_weights_that_saw_the_val_split_the_card_says_what_int8_proves(tmp_pa
 
 
 @pytest.mark.slow
-def test_every_block_of_the_card_runs(exported, tmp_path):
-    """All but the calls that found it, which are the study's."""
+def test_code_blocks_in_card_run_or_compile(exported, tmp_path):
+    """Except the last block, which holds the calls of the study."""
     text = (exported.folder / "README.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
     assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "python"]

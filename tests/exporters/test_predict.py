@@ -1,4 +1,4 @@
-"""predict.py reads images as training did, and names those that it cannot read."""
+"""predict.py reads images like training does, and reports unreadable ones."""
 
 import re
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_predict_reads_images_as_training_did(exported, tmp_path):
+def test_predict_matches_network_for_all_image_modes_and_inversion(exported, tmp_path):
     val = datasets.load("digits").val
     module = loaded(exported.folder)
     for index in range(3):
@@ -36,7 +36,7 @@ def test_predict_reads_images_as_training_did(exported, tmp_path):
         assert done.stdout == f"inverted.png: {expected}\n"
 
 
-def test_predict_cuts_and_resizes_as_the_guide_does_and_says_so(exported, tmp_path):
+def test_predict_crops_and_resizes_images_and_reports_it(exported, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     ImageOps.fit(Image.fromarray(noise), (28, 28)).save(tmp_path / "small.png")
@@ -55,7 +55,7 @@ def test_predict_cuts_and_resizes_as_the_guide_does_and_says_so(exported, tmp_pa
     assert re.fullmatch(r"small\.png: (\d \(\d+\.\d\d%\)(, |$)){3}", small)
 
 
-def test_predict_reads_what_is_transparent_as_white(exported, tmp_path):
+def test_predict_reads_transparent_pixels_as_white(exported, tmp_path):
     digit = datasets.load("digits").val.images[0, 0].numpy() // 128 * np.uint8(255)  # a palette holds it exactly
     Image.fromarray(255 - digit).save(tmp_path / "opaque.png")
     ink = Image.new("L", (28, 28), 0)
@@ -75,7 +75,7 @@ def test_predict_reads_what_is_transparent_as_white(exported, tmp_path):
     ]
 
 
-def test_predict_names_the_file_that_it_cannot_read_and_goes_on(exported, tmp_path):
+def test_predict_reports_unreadable_files_and_continues(exported, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     Image.new("I;16", (28, 28)).save(tmp_path / "deep.png")
     Image.new("L", (28, 28)).save(tmp_path / "good.png")

@@ -1,4 +1,4 @@
-"""Files that are not the network, or cannot be proved, are not handed out as if they were."""
+"""Files that fail verification are rejected; unverified files are marked."""
 
 import math
 import re
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 @pytest.mark.parametrize(
     ("name", "file"), [("write_onnx", "model.onnx"), ("write_pt2", "model.pt2"), ("_write_weights", "weights.pt")]
 )
-def test_a_file_that_is_not_the_network_leaves_nothing(name, file, tmp_path, monkeypatch):
+def test_file_with_wrong_logits_fails_export_and_leaves_nothing(name, file, tmp_path, monkeypatch):
     architecture, other = small(), random_weights(small(), seed=1)
     write = getattr(exporting, name)
 
@@ -45,7 +45,7 @@ def test_a_file_that_is_not_the_network_leaves_nothing(name, file, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch):
+def test_failed_export_keeps_earlier_export(exported, tmp_path, monkeypatch):
     architecture = small()
     export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
@@ -56,7 +56,7 @@ def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_weights_that_are_not_what_was_measured_are_refused(study_folder, tmp_path, monkeypatch):
+def test_weights_with_other_accuracy_than_measured_are_rejected(study_folder, tmp_path, monkeypatch):
     records = StudyRecords.open(StudyRef(study_folder))
     (best,) = records.best(1)
     changed = {
@@ -72,14 +72,14 @@ def test_weights_that_are_not_what_was_measured_are_refused(study_folder, tmp_pa
     assert not (tmp_path / "model").exists()
 
 
-def test_parameters_are_counted_again(tmp_path, monkeypatch):
+def test_wrong_parameter_count_is_rejected(tmp_path, monkeypatch):
     architecture = small()
     monkeypatch.setattr(proof, "cost_of", lambda _: replace(cost_of(architecture), params=7))
     with pytest.raises(NasError, match=r"^weights\.pt: 33 parameters found, expected 7$"):
         export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
 
 
-def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
+def test_missing_dataset_is_remarked_in_card_and_prevents_int8(study_folder, tmp_path, monkeypatch):
     def missing(*_, **__):
         raise datasets.DatasetError("digits: lost")
 
@@ -95,7 +95,7 @@ def test_without_the_data_the_card_says_so(study_folder, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
-def test_weights_that_c_cannot_hold_are_refused(tmp_path):
+def test_infinite_weights_are_rejected_for_c(tmp_path):
     weights = random_weights(small())
     next(iter(weights.values())).fill_(math.inf)
     given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
@@ -104,7 +104,7 @@ def test_weights_that_c_cannot_hold_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):
+def test_compiler_error_is_reported(tmp_path, monkeypatch):
     architecture, write = small(), exporting.c_files
 
     def broken(*args, **options):
@@ -121,7 +121,7 @@ def test_a_compiler_that_refuses_says_why(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
+def test_compiler_that_cannot_start_is_reported(tmp_path, monkeypatch):
     (tmp_path / "cc").write_bytes(b"no program")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -130,7 +130,7 @@ def test_a_compiler_that_cannot_be_run_is_said(tmp_path, monkeypatch):
         export(small(), random_weights(small()), **given)
 
 
-def test_without_a_compiler_the_card_says_what_was_not_verified(tmp_path, monkeypatch):
+def test_card_marks_c_source_as_not_verified_without_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
     done = export(small(), random_weights(small()), **given)
@@ -141,7 +141,7 @@ def test_without_a_compiler_the_card_says_what_was_not_verified(tmp_path, monkey
     assert "loaded each file of this table except `network.c` in a separate process" in text
 
 
-def test_weights_that_cannot_be_opened_are_not_called_damaged(study_folder, tmp_path):
+def test_unreadable_weights_error_names_path_and_reason(study_folder, tmp_path):
     results = shutil.copytree(study_folder, tmp_path / "own")
     (best,) = StudyRecords.open(StudyRef(results)).best(1)
     artifact = results / "artifacts" / StudyRecords.open(StudyRef(results)).stored()[best.number].weights

@@ -1,4 +1,4 @@
-"""A study as a data frame: typed columns, whatever values are missing, and the same as the command line writes."""
+"""A study as a data frame: typed columns, also where values are missing, equal to the command line's CSV."""
 
 import io
 from dataclasses import replace
@@ -17,7 +17,7 @@ def frame(study_folder):
     return trials_dataframe(results=study_folder)
 
 
-def test_a_column_for_each_metric_field_of_the_recipe_and_parameter(frame, study_folder):
+def test_columns_cover_recipe_fields_and_parameters(frame, study_folder):
     study = StudyRecords.open(StudyRef(study_folder)).study
     names = {f"parameter_{name}" for trial in study.trials for name in trial.params}
     assert {name for name in frame.columns if name.startswith("parameter_")} == names
@@ -28,7 +28,7 @@ def test_a_column_for_each_metric_field_of_the_recipe_and_parameter(frame, study
         assert [None if pd.isna(value) else value for value in frame[name]] == told
 
 
-def test_types_do_not_depend_on_what_is_missing(frame):
+def test_column_types_do_not_depend_on_missing_values(frame):
     empty = Trials().dataframe()
     assert frame[empty.columns].dtypes.equals(empty.dtypes)
     types = {"number": "Int64", "outcome": "string", "objective": "Float64", "recipe_rotation": "Float64"}
@@ -37,7 +37,7 @@ def test_types_do_not_depend_on_what_is_missing(frame):
     assert str(frame["parameter_recipe.sgd_learning_rate"].dtype) == "Float64"
 
 
-def test_parameters_of_several_types_and_large_integers_stay_as_they_are(study_folder):
+def test_mixed_types_and_large_integers_are_kept(study_folder):
     first = trials(results=study_folder)[0]
     given = ((2**70, {"a": 1}), (2**53 + 1, {"a": "x"}))
     frame = Trials(replace(first, params=params, parameters=values) for params, values in given).dataframe()
@@ -45,7 +45,7 @@ def test_parameters_of_several_types_and_large_integers_stay_as_they_are(study_f
     assert list(frame["parameter_a"]) == [1, "x"]
 
 
-def test_the_command_line_writes_the_same(frame, study_folder, nas):
+def test_command_line_csv_matches_data_frame(frame, study_folder, nas):
     _, out, _ = nas("trials", "--results", study_folder, "--format", "csv")
     assert out == frame.to_csv(index=False)
     read = pd.read_csv(io.StringIO(out))

@@ -1,4 +1,4 @@
-"""Figures as data: what is shown of which trials; names from outside are text."""
+"""Figures as data: the trials that they show, and escaped names."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def trial(number, objective, params, state="COMPLETE"):
 TRIALS = [trial(0, 0.98, 900), trial(1, 0.97, 1000), trial(2, 0.99, 1200), trial(3, 0.95, 500), trial(4, None, 100)]
 
 
-def test_accuracy_against_a_cost_with_its_front_and_what_was_confirmed():
+def test_accuracy_figure_shows_trials_front_and_confirmed_trials():
     dots, best, again = accuracy_against(TRIALS, confirmed={2: (0.985, 0.002), 77: (0.1, 0.1)}).data
     assert list(dots.x) == [500, 900, 1000, 1200]
     assert list(dots.y) == pytest.approx([95, 98, 97, 99])
@@ -48,21 +48,21 @@ def test_accuracy_against_a_cost_with_its_front_and_what_was_confirmed():
     assert list(accuracy_against(TRIALS, metric="macs").data[0].x) == [5000, 9000, 10000, 12000]
 
 
-def test_learning_curves_keep_the_order_of_the_trials():
+def test_learning_curves_keep_order_of_trials():
     figure = learning_curves([TRIALS[2], TRIALS[0]])
     assert [curve.name for curve in figure.data] == ["trial 2", "trial 0"]
     assert list(figure.data[0].y) == pytest.approx([90.2, 90.2])
     assert len({(curve.line.color, curve.line.dash, curve.marker.symbol) for curve in figure.data}) == 2
 
 
-def test_discards_add_up_over_candidates_and_names_are_text():
+def test_discards_accumulate_and_reasons_are_escaped():
     figure = discards_over_candidates([{"params": 2}, {}, {"<b>x</b>": 5, "params": 1}])
     assert {line.name: list(line.y) for line in figure.data} == {"&lt;b&gt;x&lt;/b&gt;": [0, 0, 5], "params": [2, 2, 3]}
     assert list(figure.data[0].x) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", seeds(20))
-def test_shares_of_parameters_add_up(seed):
+def test_parameter_shares_sum_to_hundred_percent(seed):
     architecture = draw_architecture(Random(seed))
     figure = params_by_layer(architecture)
     counts = [count for bar in figure.data for count in bar.customdata]
@@ -70,7 +70,7 @@ def test_shares_of_parameters_add_up(seed):
     assert not counts or sum(share for bar in figure.data for share in bar.x) == pytest.approx(100)
 
 
-def test_where_there_is_nothing_a_figure_says_so():
+def test_empty_figures_show_message():
     nothing = Architecture(input_shape=(1, 4, 4), layers=(Activation(),))
     figures = (
         accuracy_against([]),
@@ -83,7 +83,7 @@ def test_where_there_is_nothing_a_figure_says_so():
         assert figure.layout.annotations[0].text.endswith(".")
 
 
-def test_figures_are_plain_data_and_the_same_each_time():
+def test_learning_curves_are_deterministic_and_small_as_json():
     first, second = (learning_curves([dataclasses.replace(t) for t in TRIALS]).to_json() for _ in range(2))
     assert first == second
     assert len(first) < 5000

@@ -1,4 +1,4 @@
-"""The report is for people: what it says must be what the study holds, and nothing in a study may be markup."""
+"""The HTML report shows the contents of the study and escapes its text."""
 
 import csv
 import html
@@ -30,7 +30,7 @@ ACCURACIES = ((0.90, 0.97), (0.91, 0.98), (0.92, 0.99))
 
 
 class Page(HTMLParser):
-    """Texts of cells by table, of scripts, and every address in the page."""
+    """Collects the cells of each table, all scripts, addresses and texts of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -66,12 +66,12 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def study(study_folder, tmp_path):
-    """A copy of the study, to be written to."""
+    """A writable copy of the study."""
     return shutil.copytree(study_folder, tmp_path / "results")
 
 
 def confirm_by_hand(folder, target=0.96):
-    """What `nas confirm` would store of the best trial."""
+    """Stores a confirmation of the best trial as `nas confirm` does. Returns the trial."""
     records = StudyRecords.open(StudyRef(folder))
     first, second = records.best(2)
     test = TestResult(accuracies=ACCURACIES, consistency=2, target=target, num_images=300)
@@ -96,7 +96,7 @@ def read(folder, **options):
     return report(results=folder, **options).read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_from_outside_and_fits(study):
+def test_page_has_limited_size_and_no_external_resources(study):
     path = report(results=study)
     assert path == study / "search-report.html"
     text = path.read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_the_page_needs_nothing_from_outside_and_fits(study):
     assert not re.search(r"url\(|@import|<link|<iframe", text.partition("<body>")[0])
 
 
-def test_the_page_says_what_the_study_holds(study):
+def test_page_shows_contents_of_study(study):
     records = StudyRecords.open(StudyRef(study))
     best, other = records.best(2)
     page = Page(read(study))
@@ -130,7 +130,7 @@ def test_the_page_says_what_the_study_holds(study):
     assert [row[0] for row in layers] == [row.module for row in layer_table(best.architecture)]
     assert [row[4] for row in layers] == [str(row.receptive_field or "") for row in summarise(best.architecture).rows]
     assert [row[4] for row in layers if row[4]][-1] == str(best.receptive_field)
-    assert layers[-1][4] == ""  # behind the feature maps
+    assert layers[-1][4] == ""  # after the feature maps
     assert [row[2] for row in layers] == [
         f"{row.params:,}" if row.params else "" for row in layer_table(best.architecture)
     ]
@@ -147,7 +147,7 @@ def test_the_page_says_what_the_study_holds(study):
     assert "Fewer than 10 networks are trained" in words
 
 
-def test_figures_are_those_of_the_study(study):
+def test_figures_show_trials_of_study(study):
     records = StudyRecords.open(StudyRef(study))
     figures = [json.loads(script) for script in Page(read(study)).scripts if script.startswith('{"')]
     titles = [figure["layout"]["title"]["text"] for figure in figures]
@@ -158,7 +158,7 @@ def test_figures_are_those_of_the_study(study):
         assert curves[f"trial {trial.number}"] == pytest.approx(expected)
 
 
-def test_a_confirmation_is_the_answer_with_its_spread(study):
+def test_answer_reports_confirmed_accuracy_and_standard_deviation(study):
     best = confirm_by_hand(study)
     records = StudyRecords.open(StudyRef(study))
     found = answer(records)
@@ -176,25 +176,25 @@ def test_a_confirmation_is_the_answer_with_its_spread(study):
     assert bars["error_y"]["array"] == pytest.approx([7.07, 7.07], abs=0.01)
 
 
-def test_what_differences_are_worth_is_told_from_the_seeds_alone(study):
+def test_standard_error_is_reported_only_after_confirmation(study):
     assert "standard error" not in read(study)
     confirm_by_hand(study)
     words = " ".join("".join(Page(read(study)).words).split())
     assert "Means that differ by less than one standard error, 1.00 points, count as equal." in words
 
 
-def told(study):
-    """The commands in the page: the lines of its only preformatted text."""
+def commands_in_page(study):
+    """The commands in the page: the lines of its only <pre> element."""
     return html.unescape(re.search("<pre>(.*?)</pre>", read(study), re.S)[1]).splitlines()
 
 
-def test_a_study_begun_from_python_tells_calls(study):
+def test_study_begun_from_python_shows_python_calls(study):
     named = f"results={str(study)!r}"
     call = StudyRecords.open(StudyRef(study)).notes.command
     assert call.startswith("nas.search(max_params=900, ")
-    assert told(study) == ["import nas", call, f"nas.export_trial({named})"]
+    assert commands_in_page(study) == ["import nas", call, f"nas.export_trial({named})"]
     confirm_by_hand(study)
-    assert told(study) == [
+    assert commands_in_page(study) == [
         "import nas",
         call,
         f"nas.confirm(top=2, seeds=3, target=0.96, {named})",
@@ -202,20 +202,20 @@ def test_a_study_begun_from_python_tells_calls(study):
     ]
 
 
-def test_a_study_begun_on_the_command_line_tells_command_lines(study):
+def test_study_begun_on_command_line_shows_commands(study):
     options = f"--results {study}"
     records = StudyRecords.open(StudyRef(study))
     records.study.set_user_attr("command", "nas search --max-params 900")
-    assert told(study) == ["nas search --max-params 900", f"nas export {options}"]
+    assert commands_in_page(study) == ["nas search --max-params 900", f"nas export {options}"]
     confirm_by_hand(study)
-    assert told(study) == [
+    assert commands_in_page(study) == [
         "nas search --max-params 900",
         f"nas confirm --top 2 --seeds 3 --target 0.96 {options}",
         f"nas export --trial confirmed {options}",
     ]
 
 
-def test_a_target_kept_by_every_seed_is_met(study):
+def test_target_reached_by_every_seed_is_met(study):
     confirm_by_hand(study, target=0.9)
     assert answer(StudyRecords.open(StudyRef(study))).text.endswith("target met.")
 
@@ -223,7 +223,7 @@ def test_a_target_kept_by_every_seed_is_met(study):
 @pytest.mark.parametrize(
     "word", ["<script>document.title='x'</script>", "</script><b>", "{{ 7 * 7 }}", '" onload="x', "&amp;"]
 )
-def test_nothing_in_a_study_is_markup(study, word):
+def test_markup_in_study_is_escaped(study, word):
     records = StudyRecords.open(StudyRef(study))
     for key in ("dataset_note", "machine", "command"):
         records.study.set_user_attr(key, word)
@@ -235,7 +235,7 @@ def test_nothing_in_a_study_is_markup(study, word):
     assert "49" not in Page(text).words
 
 
-def test_hostile_reasons_do_not_end_a_figure(study):
+def test_hostile_discard_reason_adds_no_script(study):
     records = StudyRecords.open(StudyRef(study))
     (best,) = records.best(1)
     trial = records.study.get_trials(deepcopy=False)[best.number]
@@ -254,7 +254,7 @@ def test_hostile_reasons_do_not_end_a_figure(study):
     assert not [script for script in page.scripts if script.startswith("document.title")]
 
 
-def test_a_study_without_a_trained_trial_has_a_report(study):
+def test_study_without_trained_trial_has_report(study):
     records = StudyRecords.open(StudyRef(study))
     settings = records.settings
     StudyRecords.create(StudyRef(study, study="empty"), settings, records.notes)
@@ -266,7 +266,7 @@ def test_a_study_without_a_trained_trial_has_a_report(study):
     assert "discards" not in page.tables
 
 
-def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny_space):
+def test_report_of_one_epoch_and_one_trial_has_no_plurals(tmp_path, tiny_space):
     given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
     search(**given, epochs=1, trials=1, results=tmp_path, device="cpu", workers=1)
     page = Page(read(tmp_path))
@@ -284,7 +284,7 @@ def test_of_one_epoch_and_one_trial_nothing_is_said_in_the_plural(tmp_path, tiny
 
 
 @pytest.mark.parametrize("cost", ["params", "peak_activation_bytes"])
-def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
+def test_two_objectives_return_pareto_front(tmp_path, tiny_space, cost):
     given = {"dataset": "digits", "space": tiny_space, "max_params": 900, "min_receptive_field": 10}
     given |= {"objective": f"accuracy,{cost}", "epochs": 2, "trials": 3, "device": "cpu", "workers": 1}
     search(**given, results=tmp_path)
@@ -312,7 +312,7 @@ def test_two_objectives_are_answered_with_the_front(tmp_path, tiny_space, cost):
 # -- importances ---------------------------------------------------------------------------------------------
 
 
-def test_importances_find_the_parameter_that_matters(study):
+def test_importances_rank_relevant_parameter_first(study):
     records = StudyRecords.open(StudyRef(study))
     made = StudyRecords.create(StudyRef(study, study="made"), records.settings, records.notes)
     assert importances_of(made) == {}
@@ -358,13 +358,13 @@ def test_tables_hold_every_trial(study, form, tmp_path):
         assert [float(x) for x in row["val_accuracies"].split()] == [m.val_accuracy for m in trial.history]
 
 
-def test_the_ending_of_the_output_says_the_format(study, tmp_path):
+def test_output_suffix_selects_format(study, tmp_path):
     assert (
         report(results=study, output=tmp_path / "trials.csv").read_text().startswith("number,state,outcome,objective,")
     )
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for name in ("params", "seed", "recipe_batch_size", "parameter_block1.num_convs"):  # whole where some are missing
+    for name in ("params", "seed", "recipe_batch_size", "parameter_block1.num_convs"):  # no floats for missing values
         found = {row[name] for row in rows}
         assert len(found) > 1
         assert all(text.isdecimal() or not text for text in found)
@@ -375,7 +375,7 @@ def test_the_ending_of_the_output_says_the_format(study, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_errors(study, tmp_path):
+def test_invalid_format_output_and_study_raise(study, tmp_path):
     with pytest.raises(NasError, match=r"^`format='pdf'`: expected one of html, csv, parquet, json$"):
         report(results=study, format="pdf")
     with pytest.raises(NasError, match=r"x\.pdf'`: ending is \.pdf, expected one of \.htm, \.html, \.csv, \.parquet"):

@@ -1,4 +1,4 @@
-"""Augmentation: torchvision as oracle for the geometry, properties for the draws."""
+"""Augmentation: the geometry is compared with torchvision, the draws are checked by their properties."""
 
 import math
 
@@ -42,7 +42,7 @@ def moved(
     )
 
 
-# Whole pixels, because torchvision's translate takes no others in all its versions.
+# Whole pixels: some torchvision versions accept no fractions in `translate`.
 @given(
     st.tuples(st.integers(5, 20), st.integers(5, 20)),
     st.floats(-180, 180),
@@ -50,11 +50,11 @@ def moved(
     st.floats(0.5, 1.5),
     st.floats(-45, 45),
 )
-def test_affine_equals_torchvisions(
+def test_affine_matches_torchvision(
     size: tuple[int, int], angle: float, pixels: tuple[int, int], scale: float, shear: float
 ) -> None:
     height, width = size
-    # Smooth, so that the last bit of a coordinate cannot make a difference of its own.
+    # A smooth image: rounding of a coordinate hardly changes a pixel.
     rows, columns = torch.meshgrid(torch.arange(height) / 3, torch.arange(width) / 4, indexing="ij")
     image = (0.5 + 0.5 * torch.sin(rows) * torch.cos(columns + 1))[None, None]
     expected = oracle.affine(
@@ -67,13 +67,13 @@ def test_affine_equals_torchvisions(
 def test_affine_literal_values() -> None:
     image = torch.arange(6.0).view(1, 1, 2, 3)
     assert moved(image, angle=180).round().view(2, 3).tolist() == [[5, 4, 3], [2, 1, 0]]
-    assert moved(image, move=(1 / 3, 0)).round().view(2, 3).tolist() == [[0, 0, 1], [0, 3, 4]]  # rightwards
-    assert moved(image, move=(0, 0.5)).round().view(2, 3).tolist() == [[0, 0, 0], [0, 1, 2]]  # downwards
+    assert moved(image, move=(1 / 3, 0)).round().view(2, 3).tolist() == [[0, 0, 1], [0, 3, 4]]  # to the right
+    assert moved(image, move=(0, 0.5)).round().view(2, 3).tolist() == [[0, 0, 0], [0, 1, 2]]  # down
     square = torch.arange(4.0).view(1, 1, 2, 2)
     assert moved(square, angle=90).round().view(2, 2).tolist() == [[2, 0], [3, 1]]  # clockwise
 
 
-def test_rotation_does_not_distort_an_oblong_image() -> None:
+def test_rotation_does_not_distort_non_square_image() -> None:
     image = torch.zeros(1, 1, 41, 81)
     image[..., 20, 30:51] = 1  # a horizontal bar of 21 pixels
     turned = moved(image, angle=90)[0, 0]
@@ -81,7 +81,7 @@ def test_rotation_does_not_distort_an_oblong_image() -> None:
     assert turned[10:31, 40].min().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_affine_takes_each_example_its_own_values() -> None:
+def test_affine_applies_each_examples_own_parameters() -> None:
     batch = images(3)
     angles, scales = torch.tensor([0.0, 40.0, -70.0]), torch.tensor([1.0, 1.2, 0.8])
     together = affine(batch, angle=angles, translation=torch.zeros(3, 2), scale=scales, shear=torch.zeros(3))
@@ -90,7 +90,7 @@ def test_affine_takes_each_example_its_own_values() -> None:
         torch.testing.assert_close(together[index : index + 1], alone)
 
 
-def test_zero_strength_returns_the_input_and_draws_nothing() -> None:
+def test_zero_strength_returns_input_and_draws_nothing() -> None:
     batch, generator = images(), seeded()
     before = generator.get_state()
     assert augmented(batch, Recipe(), generator) is batch
@@ -108,7 +108,7 @@ STRENGTHS = {
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_each_part_alone(name: str) -> None:
+def test_each_augmentation_is_seeded_and_varies_between_examples(name: str) -> None:
     batch = images(1).expand(8, -1, -1, -1).contiguous()
     kept = batch.clone()
     recipe = Recipe(**{name: STRENGTHS[name]})
@@ -123,7 +123,7 @@ def test_each_part_alone(name: str) -> None:
 
 @given(st.fixed_dictionaries({name: st.floats(0, top) for name, top in STRENGTHS.items()}), st.integers(0, 2**32))
 @settings(max_examples=examples(30))
-def test_any_mixture_stays_in_range(strengths: dict[str, float], seed: int) -> None:
+def test_combinations_stay_in_range_and_repeat_for_equal_seeds(strengths: dict[str, float], seed: int) -> None:
     batch = images(3, channels=2, height=6, width=9)
     recipe = Recipe(**strengths)
     out = augmented(batch, recipe, seeded(seed))
@@ -132,7 +132,7 @@ def test_any_mixture_stays_in_range(strengths: dict[str, float], seed: int) -> N
     assert torch.equal(out, augmented(batch, recipe, seeded(seed)))
 
 
-def test_brightness_adds_within_its_strength() -> None:
+def test_brightness_adds_one_offset_per_example_within_strength() -> None:
     batch = torch.full((2000, 1, 2, 2), 0.5)
     added = augmented(batch, Recipe(brightness=0.3), seeded()) - 0.5
     assert (added.flatten(1).std(1) == 0).all(), "one value for an example"
@@ -141,7 +141,7 @@ def test_brightness_adds_within_its_strength() -> None:
     assert added.mean().abs() < 0.02
 
 
-def test_contrast_scales_around_the_mean_within_its_strength() -> None:
+def test_contrast_scales_around_mean_within_strength() -> None:
     batch = torch.tensor([0.4, 0.6]).view(1, 1, 1, 2).expand(2000, -1, -1, -1)
     out = augmented(batch, Recipe(contrast=0.5), seeded())
     torch.testing.assert_close(out.mean((1, 2, 3)), torch.full((2000,), 0.5))
@@ -157,7 +157,7 @@ def centres(out: Tensor) -> tuple[Tensor, Tensor]:
     return (weights.sum(1) * columns).sum(1), (weights.sum(2) * rows).sum(1)
 
 
-def test_translation_moves_both_ways_within_its_fraction_of_each_side() -> None:
+def test_translation_covers_its_fraction_of_each_side() -> None:
     batch = torch.zeros(2000, 1, 20, 40)
     batch[:, :, 9:11, 19:21] = 1
     x, y = centres(augmented(batch, Recipe(translation=0.1), seeded()))
@@ -167,7 +167,7 @@ def test_translation_moves_both_ways_within_its_fraction_of_each_side() -> None:
     assert torch.corrcoef(torch.stack([x, y]))[0, 1].abs() < 0.1
 
 
-def test_rotation_stays_within_its_degrees() -> None:
+def test_rotation_covers_its_range_of_degrees() -> None:
     batch = torch.zeros(500, 1, 33, 33)
     batch[:, :, 16, 28] = 1  # 12 pixels right of the centre
     x, y = centres(augmented(batch, Recipe(rotation=30.0), seeded()))
@@ -176,7 +176,7 @@ def test_rotation_stays_within_its_degrees() -> None:
     assert 27 < degrees.max() < 32
 
 
-def test_a_flip_mirrors_as_many_examples_as_it_says_and_changes_no_other() -> None:
+def test_flip_mirrors_its_share_of_examples_and_changes_no_other() -> None:
     batch = images(1).expand(2000, -1, -1, -1).contiguous()
     out = augmented(batch, Recipe(flip=0.3), seeded())
     mirrored = (out == batch.flip(3)).flatten(1).all(1)

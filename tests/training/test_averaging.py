@@ -1,4 +1,4 @@
-"""The average of the weights: torch's own averaged model, and the mean of what a training went through."""
+"""Weight averaging matches torch's AveragedModel and the average of the weights after each training step."""
 
 import math
 from dataclasses import replace
@@ -32,20 +32,20 @@ NETWORK = Architecture(
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_shares_literal_values() -> None:
+def test_averaging_share_literal_values() -> None:
     assert [averaging_share(RECIPE, step, 10) for step in (0, 1, 9)] == [1.0, 0.9, 0.5]
     assert averaging_share(RECIPE, 100, 10) == pytest.approx(1 - math.exp(-0.2))
     assert averaging_share(replace(RECIPE, average_epochs=0.0), 100, 10) == 1.0
 
 
 @given(st.floats(0, 1e9), st.integers(1, 5000), st.integers(0, 100_000))
-def test_a_share_is_one_and_never_grows(average_epochs: float, steps: int, step: int) -> None:
+def test_averaging_share_starts_at_one_and_never_grows(average_epochs: float, steps: int, step: int) -> None:
     recipe = replace(RECIPE, average_epochs=average_epochs)
     assert averaging_share(recipe, 0, steps) == 1
     assert 0 < averaging_share(recipe, step + 1, steps) <= averaging_share(recipe, step, steps) <= 1
 
 
-def test_it_is_torchs_averaged_model() -> None:
+def test_average_matches_torch_averaged_model() -> None:
     module = initialise(NETWORK, seed=0)
     average = Average(module)
 
@@ -71,8 +71,8 @@ def test_it_is_torchs_averaged_model() -> None:
     assert all(map(torch.equal, module.state_dict().values(), last.values()))
 
 
-def test_a_training_keeps_the_average_of_what_it_went_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the weights that are trained do not know of it."""
+def test_trained_module_holds_average_of_weights_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averaging does not change the training: train losses and last weights stay equal."""
     passed: list[list[Tensor]] = []
 
     class Watching(Average):
@@ -97,7 +97,7 @@ def test_a_training_keeps_the_average_of_what_it_went_through(monkeypatch: pytes
         assert torch.equal(steps[-1], end)
 
 
-def test_nothing_is_kept_where_nothing_is_averaged() -> None:
+def test_zero_average_epochs_leaves_weights_unchanged() -> None:
     module = initialise(NETWORK, seed=0)
     kept = kept_weights(module, replace(RECIPE, average_epochs=0.0))
     before = state_dict_on_cpu(module)

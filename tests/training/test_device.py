@@ -1,4 +1,4 @@
-"""Which device a name stands for."""
+"""Device names and the devices that they select."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from nas.training.device import describe, pick_device, pick_devices
 CPU = torch.device("cpu")
 
 
-def test_devices() -> None:
+def test_device_names_select_cpu_or_best_device() -> None:
     assert pick_device("cpu") == CPU
     assert describe(CPU).startswith("cpu (")
     assert describe(CPU).endswith(("cores)", "core)"))
@@ -30,8 +30,10 @@ def test_devices() -> None:
         ("cpu", ["cpu"]),
     ],
 )
-def test_every_gpu_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str, picked: list[str]) -> None:
-    """CUDA itself leaves out of its count what `CUDA_VISIBLE_DEVICES` does."""
+def test_auto_and_cuda_select_every_gpu_and_index_selects_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, picked: list[str]
+) -> None:
+    """`device_count` already respects `CUDA_VISIBLE_DEVICES`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
@@ -42,7 +44,7 @@ def test_every_gpu_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, nam
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:1", "CPU", "meta"])
-def test_a_device_that_is_not_there(name: str) -> None:
+def test_unavailable_device_error_names_value_and_expected(name: str) -> None:
     with pytest.raises(DeviceError) as caught:
         pick_device(name)
     text = str(caught.value)

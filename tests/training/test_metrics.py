@@ -1,4 +1,4 @@
-"""What is told of an epoch, and what a training is worth."""
+"""Epoch metrics as JSON; objective and consistent accuracy of a training."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SHARES, POSITIVE = st.floats(0, 1), st.floats(0, allow_infinity=False)
         **dict.fromkeys(("train_loss", "val_loss", "learning_rate", "seconds"), POSITIVE),
     )
 )
-def test_metrics_round_trip(metrics: EpochMetrics) -> None:
+def test_metrics_round_trip_through_json(metrics: EpochMetrics) -> None:
     text = json.dumps(metrics.to_json())
     assert EpochMetrics.from_json(json.loads(text)) == metrics
 
@@ -47,7 +47,7 @@ def test_metrics_round_trip(metrics: EpochMetrics) -> None:
         (METRICS.to_json() | {"val_loss": True}, "m.json: val_loss is True, expected a number"),
     ],
 )
-def test_damaged_metrics(data: object, text: str) -> None:
+def test_invalid_metrics_error_names_problem_and_expected(data: object, text: str) -> None:
     with pytest.raises(StudyError) as caught:
         EpochMetrics.from_json(data, where="m.json")
     assert str(caught.value).startswith(text)
@@ -62,7 +62,7 @@ def test_objective_literal_values() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1), st.integers(1, 20))
-def test_objective_lies_between_worst_and_best_of_the_last_epochs(accuracies: list[float], consistency: int) -> None:
+def test_objective_is_between_worst_and_best_of_last_epochs(accuracies: list[float], consistency: int) -> None:
     last = accuracies[-consistency:]
     assert consistent_accuracy(accuracies, consistency) == min(last)
     assert min(last) - 1e-12 <= objective(accuracies, consistency) <= max(last) + 1e-12
@@ -70,7 +70,7 @@ def test_objective_lies_between_worst_and_best_of_the_last_epochs(accuracies: li
 
 @pytest.mark.parametrize("function", [objective, consistent_accuracy])
 @pytest.mark.parametrize(("accuracies", "consistency"), [([], 5), ([0.5], 0)])
-def test_objective_of_nothing(function: object, accuracies: list[float], consistency: int) -> None:
+def test_no_accuracies_or_zero_consistency_raises(function: object, accuracies: list[float], consistency: int) -> None:
     assert callable(function)
     with pytest.raises(ValueError, match="at least 1 of each is needed"):
         function(accuracies, consistency)

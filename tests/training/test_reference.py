@@ -1,4 +1,4 @@
-"""The reference trainer: it learns, repeats itself bit for bit, and leaves the caller's random state alone."""
+"""The reference trainer learns, is reproducible bit for bit, and keeps the caller's random state."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(side: int = 12, *, width: int = 8, dropout: float = 0.1) -> Architecture:
-    # Without a bias before batch norm: its gradient is 0 but for rounding, which Adam would blow up to full steps.
+    # No bias before batch norm: its gradient is rounding noise, which Adam would scale up to full steps.
     conv = Conv(out_channels=width, kernel_size=3, padding="same", bias=False)
     block = (conv, BatchNorm(), Activation(), Dropout(rate=dropout))
     return Architecture(
@@ -69,7 +69,7 @@ def run(seed: int = 0, *, recipe: Recipe = EVERYTHING) -> tuple[list[EpochMetric
     ("optimizer", "rate", "schedule"),
     [("sgd", 0.1, "one_cycle"), ("adam", 0.01, "cosine"), ("adamw", 0.01, "step"), ("sgd", 0.02, "constant")],
 )
-def test_learns(digits: TrainingData, optimizer: str, rate: float, schedule: str) -> None:
+def test_training_learns_digits(digits: TrainingData, optimizer: str, rate: float, schedule: str) -> None:
     recipe = Recipe(
         epochs=6,
         optimizer=optimizer,
@@ -92,31 +92,31 @@ def test_learns(digits: TrainingData, optimizer: str, rate: float, schedule: str
     assert [m.epoch for m in metrics] == [1, 2, 3, 4, 5, 6]
     assert [m.learning_rate for m in metrics] == [learning_rate(recipe, 46 * e - 1, 46) for e in range(1, 7)]
     assert all(m.seconds > 0 for m in metrics)
-    # The caller holds the trained module: its own accuracy is the one last reported.
+    # The caller's module reproduces the metrics of the last epoch.
     after = evaluate(module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device=CPU)
     assert after == (metrics[-1].val_loss, metrics[-1].val_accuracy)
 
 
-def test_same_seed_same_bits() -> None:
+def test_equal_seeds_give_bit_identical_results() -> None:
     metrics, weights = run(7)
     again, weights_again = run(7)
     assert metrics == again
     assert same(weights, weights_again)
 
 
-def test_another_seed_differs() -> None:
+def test_different_seeds_give_different_weights() -> None:
     assert not same(run(7)[1], run(8)[1])
 
 
-def test_dropout_follows_the_seed() -> None:
-    # One batch of everything, no augmentation: the order can only change the rounding, dropout far more.
+def test_dropout_depends_on_seed() -> None:
+    # One batch with all examples, no augmentation: their order changes only the rounding, dropout changes far more.
     recipe = Recipe(epochs=1, batch_size=50, learning_rate=0.01, schedule="constant")
     losses = [run(seed, recipe=recipe)[0][0].train_loss for seed in (1, 2, 1)]
     assert losses[0] == losses[2]
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
-def test_interleaved_trainings_do_not_disturb_each_other_nor_the_caller() -> None:
+def test_interleaved_trainings_and_caller_have_separate_random_states() -> None:
     torch.manual_seed(123)
     expected_draws = torch.rand(6)
     torch.manual_seed(123)
@@ -135,7 +135,7 @@ def test_interleaved_trainings_do_not_disturb_each_other_nor_the_caller() -> Non
         assert same(state_dict_on_cpu(module), weights)
 
 
-def test_closing_early_leaves_a_usable_module_and_the_random_state() -> None:
+def test_closing_early_keeps_module_usable_and_random_state() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     module = initialise(small(), seed=0)
@@ -149,7 +149,7 @@ def test_closing_early_leaves_a_usable_module_and_the_random_state() -> None:
     assert after == (first.val_loss, first.val_accuracy)
 
 
-def test_initialise_is_seeded_and_leaves_the_random_state() -> None:
+def test_initialise_is_seeded_and_keeps_random_state() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one, other, third = (initialise(small(), seed=seed).state_dict() for seed in (1, 1, 2))
@@ -161,8 +161,8 @@ def test_initialise_is_seeded_and_leaves_the_random_state() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_agrees_with_a_plain_loop(optimizer: str) -> None:
-    """A second implementation: no fused kernels, no channels_last, torch's scheduler, one batch of everything."""
+def test_training_matches_plain_pytorch_loop(optimizer: str) -> None:
+    """The plain loop has no fused kernels, no channels_last, torch's scheduler, and one batch with all examples."""
     data = noise()
     recipe = Recipe(
         epochs=5,
@@ -204,7 +204,7 @@ def test_agrees_with_a_plain_loop(optimizer: str) -> None:
 
 
 class Recorder(nn.Module):
-    """Keeps the batches it meets while training; its logits are a learnt constant."""
+    """Records the training batches; its logits are a learned constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Recorder(nn.Module):
         return self.logits.expand(len(x), 10)
 
 
-def test_dropout_is_new_at_every_step_of_every_epoch() -> None:
+def test_every_step_of_every_epoch_draws_new_dropout_mask() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), Recorder())
     data = noise(num_train=40)
     data = replace(data, train_images=torch.full_like(data.train_images, 255))
@@ -229,7 +229,7 @@ def test_dropout_is_new_at_every_step_of_every_epoch() -> None:
 @pytest.mark.parametrize(
     ("count", "batch_size", "sizes"), [(10, 4, [4, 4]), (8, 4, [4, 4]), (3, 128, [3]), (1, 1, [1]), (5, 1, [1] * 5)]
 )
-def test_batches_are_equal_and_an_example_comes_once_an_epoch(count: int, batch_size: int, sizes: list[int]) -> None:
+def test_batches_have_equal_size_and_no_example_repeats_in_epoch(count: int, batch_size: int, sizes: list[int]) -> None:
     numbers = torch.arange(count, dtype=torch.uint8)
     data = TrainingData(
         train_images=numbers.view(-1, 1, 1, 1),
@@ -278,7 +278,7 @@ def test_evaluate_counts_every_example(batch_size: int) -> None:
     assert accuracy == (logits.argmax(1) == data.val_labels).sum().item() / 21
 
 
-def test_divergence_names_the_epoch_and_leaves_the_random_state() -> None:
+def test_divergence_error_names_epoch_and_keeps_random_state() -> None:
     module = initialise(small(), seed=0)
     recipe = Recipe(epochs=5, learning_rate=1e6, schedule="constant", batch_size=10, weight_decay=0.1)
     before = torch.get_rng_state()
@@ -289,22 +289,22 @@ def test_divergence_names_the_epoch_and_leaves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_divergence_at_the_last_step_is_found_too() -> None:
+def test_divergence_at_last_step_raises() -> None:
     module = initialise(small(dropout=0.0), seed=0)
     recipe = Recipe(epochs=1, learning_rate=1e38, schedule="constant", batch_size=50)
-    with pytest.raises(TrainingDiverged, match=r" in epoch 1$"):  # a single step: its own loss was still finite
+    with pytest.raises(TrainingDiverged, match=r" in epoch 1$"):  # the loss of the single step is still finite
         list(train(module, recipe, noise(), seed=0, device=CPU))
 
 
-def test_strided_pointwise_convolutions_train() -> None:
-    """Kept out of channels_last on the CPU (oneDNN issue 6035), and trained all the same."""
+def test_module_with_strided_pointwise_convolution_stays_contiguous() -> None:
+    """On the CPU such modules do not train in channels_last (oneDNN issue 6035)."""
     pointwise = nn.Conv2d(4, 10, 1, stride=2)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), pointwise, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     list(train(module, Recipe(epochs=1), noise(), seed=0, device=CPU))
     assert all(p.is_contiguous() for p in module.parameters())
 
 
-def test_state_dict_is_a_contiguous_copy_that_torch_load_trusts(tmp_path: Path) -> None:
+def test_state_dict_is_contiguous_copy_loadable_with_weights_only(tmp_path: Path) -> None:
     module = initialise(small(), seed=0)
     list(train(module, replace(EVERYTHING, epochs=1), noise(), seed=0, device=CPU))
     assert not all(p.is_contiguous() for p in module.parameters())  # trained in channels_last
@@ -326,14 +326,14 @@ def test_state_dict_is_a_contiguous_copy_that_torch_load_trusts(tmp_path: Path) 
         ({"val_images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8)}, "val: 0 images and 21 labels"),
     ],
 )
-def test_unfit_data(change: dict[str, Tensor], text: str) -> None:
+def test_invalid_training_data_raises(change: dict[str, Tensor], text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         replace(noise(), **change)
     assert str(caught.value).startswith(text)
 
 
 @pytest.mark.gpu
-def test_trains_on_cuda_and_leaves_its_random_state() -> None:
+def test_training_on_cuda_keeps_cuda_random_state() -> None:
     device = pick_device("cuda")
     before = torch.cuda.get_rng_state(device)
     module = initialise(small(), seed=0)

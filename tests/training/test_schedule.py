@@ -1,4 +1,4 @@
-"""Every step of every schedule against torch's own schedulers."""
+"""Learning rate schedules match torch's schedulers at every step."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def optimizer(peak: float) -> torch.optim.SGD:
 
 
 def rates(steps: torch.optim.Optimizer, schedule: LRScheduler, count: int) -> list[float]:
-    """The learning rate of each of `count` steps, the scheduler stepped after each."""
+    """Learning rates of `count` steps; the scheduler advances after each."""
     found = []
     for _ in range(count):
         found.append(float(steps.param_groups[0]["lr"]))
@@ -35,7 +35,7 @@ def ours(recipe: Recipe, steps_per_epoch: int) -> list[float]:
 
 
 @given(EPOCHS, STEPS, PEAKS, st.one_of(st.just(0.0), st.just(0.2), st.floats(0, 0.99)))
-def test_one_cycle(epochs: int, steps_per_epoch: int, peak: float, warmup: float) -> None:
+def test_one_cycle_matches_torch(epochs: int, steps_per_epoch: int, peak: float, warmup: float) -> None:
     recipe = Recipe(epochs=epochs, learning_rate=peak, schedule="one_cycle", warmup=warmup)
     total = epochs * steps_per_epoch
     steps = optimizer(peak)
@@ -47,7 +47,7 @@ def test_one_cycle(epochs: int, steps_per_epoch: int, peak: float, warmup: float
 
 
 @given(EPOCHS, STEPS, PEAKS)
-def test_cosine(epochs: int, steps_per_epoch: int, peak: float) -> None:
+def test_cosine_matches_torch(epochs: int, steps_per_epoch: int, peak: float) -> None:
     recipe = Recipe(epochs=epochs, learning_rate=peak, schedule="cosine")
     total = epochs * steps_per_epoch
     steps = optimizer(peak)
@@ -56,7 +56,7 @@ def test_cosine(epochs: int, steps_per_epoch: int, peak: float) -> None:
 
 
 @given(EPOCHS, STEPS, PEAKS, st.integers(1, 4), st.floats(0.01, 1))
-def test_step(epochs: int, steps_per_epoch: int, peak: float, step_epochs: int, gamma: float) -> None:
+def test_step_matches_torch(epochs: int, steps_per_epoch: int, peak: float, step_epochs: int, gamma: float) -> None:
     recipe = Recipe(epochs=epochs, learning_rate=peak, schedule="step", step_epochs=step_epochs, step_gamma=gamma)
     steps = optimizer(peak)
     per_epoch = rates(steps, StepLR(steps, step_epochs, gamma), epochs)
@@ -65,17 +65,17 @@ def test_step(epochs: int, steps_per_epoch: int, peak: float, step_epochs: int, 
 
 
 @given(EPOCHS, STEPS, st.integers(0, 5), st.integers(1, 4))
-def test_step_that_starts_later(epochs: int, steps_per_epoch: int, start: int, step_epochs: int) -> None:
+def test_step_start_delays_step_schedule(epochs: int, steps_per_epoch: int, start: int, step_epochs: int) -> None:
     early = Recipe(epochs=epochs, schedule="step", step_epochs=step_epochs, step_gamma=0.5)
     late = ours(replace(early, epochs=epochs + start, step_start=start), steps_per_epoch)
     assert late == [0.1] * (start * steps_per_epoch) + ours(early, steps_per_epoch)
 
 
-def test_constant() -> None:
+def test_constant_schedule_keeps_learning_rate() -> None:
     assert ours(Recipe(epochs=2, learning_rate=0.3, schedule="constant"), 3) == [0.3] * 6
 
 
-def test_literal_values() -> None:
+def test_schedule_literal_values() -> None:
     recipe = Recipe(epochs=10, learning_rate=0.1, schedule="one_cycle", warmup=0.2)
     every = ours(recipe, 10)
     assert every[0] == pytest.approx(0.004)

@@ -1,4 +1,4 @@
-"""Exported C is compiled by the compiler there is, without a warning, and must agree with torch."""
+"""Exported C compiles without warnings and agrees with torch."""
 
 import ctypes
 import os
@@ -104,7 +104,7 @@ def macros(files):
 
 
 def random_weights(architecture, seed):
-    """Weights in which everything a batch norm holds is far from what it begins with."""
+    """Weights whose batch norm parameters and statistics are far from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     module = architecture.build()
@@ -150,7 +150,7 @@ def random_images(shape, number=8, seed=0):
 
 
 def check_agreement(network, architecture, weights, images, mean, std):
-    """The largest difference, relative to the largest logit of its image where that is above 1."""
+    """Checks logits and classes. Returns the largest difference, relative to the largest logit of an image above 1."""
     expected = torch_logits(architecture, weights, images, mean, std)
     logits, classes = network(images)
     tolerance = TOLERANCE * expected.abs().amax(1).clamp(min=1)
@@ -177,7 +177,7 @@ def test_published_networks_agree_with_torch(name, tmp_path):
 
 
 @pytest.mark.parametrize("seed", seeds(90))
-def test_every_kind_of_network_agrees_with_torch(seed, tmp_path):
+def test_random_networks_agree_with_torch(seed, tmp_path):
     architecture = draw_architecture(Random(seed))
     weights = random_weights(architecture, seed)
     network = Compiled.of(files_of(architecture, weights), tmp_path, "-O0")
@@ -185,7 +185,7 @@ def test_every_kind_of_network_agrees_with_torch(seed, tmp_path):
     check_agreement(network, architecture, weights, images, **normalisation(architecture.input_shape[0]))
 
 
-def test_the_networks_above_hold_every_kind():
+def test_random_networks_cover_every_layer_kind():
     def kinds(layers):
         return {layer.kind for layer in layers}.union(*(kinds(layer.children()) for layer in layers))
 
@@ -198,7 +198,7 @@ def window_cases():
             yield Conv(out_channels=3, kernel_size=kernel, dilation=dilation, padding="same")
         yield Conv(
             out_channels=4, kernel_size=kernel, stride=2, padding=kernel + 1, groups=2
-        )  # windows of padding alone
+        )  # some windows contain only padding
         yield DepthwiseSeparable(out_channels=3, kernel_size=kernel, stride=3, padding=1)
         for stride in (1, 2, 3):
             yield MaxPool(kernel_size=kernel, stride=stride, padding=kernel // 2)
@@ -206,7 +206,7 @@ def window_cases():
 
 
 @pytest.mark.parametrize("layer", list(window_cases()), ids=str)
-def test_every_window_agrees_with_torch(layer, tmp_path):
+def test_convolution_and_pooling_windows_agree_with_torch(layer, tmp_path):
     architecture = Architecture(input_shape=(4, 9, 7), layers=(layer,))
     weights = random_weights(architecture, seed=2)
     network = Compiled.of(files_of(architecture, weights), tmp_path, "-O0")
@@ -214,7 +214,7 @@ def test_every_window_agrees_with_torch(layer, tmp_path):
 
 
 def every_kind():
-    """One network that calls every kernel there is."""
+    """One network that calls every kernel."""
     activations = tuple(Activation(function=function) for function in ACTIVATIONS)
     body = (Conv(out_channels=4, kernel_size=3, padding="same"), Activation(function="silu"))
     return Architecture(
@@ -242,7 +242,7 @@ def every_kind():
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O2", "-O3"])
-def test_a_network_of_every_kernel_compiles_without_a_warning_and_agrees(level, tmp_path):
+def test_network_with_every_kernel_compiles_and_agrees_with_torch(level, tmp_path):
     architecture = every_kind()
     weights = random_weights(architecture, seed=3)
     files = files_of(architecture, weights)
@@ -252,8 +252,8 @@ def test_a_network_of_every_kernel_compiles_without_a_warning_and_agrees(level, 
     assert {name for name in KERNELS if re.search(rf"\b{name}\b", files["network.c"])} == set(KERNELS)
 
 
-def test_nothing_undefined_happens(tmp_path):
-    """Under gcc's and clang's sanitizers: no number is read or written outside its array, nothing overflows."""
+def test_exported_c_passes_sanitizers(tmp_path):
+    """The sanitizers of gcc and clang find no access out of bounds and no undefined behaviour."""
     architecture = every_kind()
     files = files_of(architecture, random_weights(architecture, seed=3))
     written(files, tmp_path)
@@ -281,7 +281,7 @@ int main(void)
 """
 
 
-def test_a_cpp_program_can_call_it(tmp_path):
+def test_cpp_program_calls_exported_c(tmp_path):
     if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler called c++")
     architecture = Architecture.load("mnist-3928")
@@ -293,7 +293,7 @@ def test_a_cpp_program_can_call_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_network_tells_every_real_image_as_torch_does(tmp_path):
+def test_trained_network_classifies_digits_like_torch(tmp_path):
     dataset = load("digits")
     architecture = Architecture.load("mnist-7825")
     torch.manual_seed(0)
@@ -313,7 +313,7 @@ def test_a_trained_network_tells_every_real_image_as_torch_does(tmp_path):
     assert network.class_names() == [name.encode() for name in dataset.classes]
 
 
-def test_the_sizes_in_the_header_are_those_of_the_object(tmp_path):
+def test_sizes_in_header_match_arrays_in_source(tmp_path):
     architecture = Architecture.load("mnist-7825")
     weights = random_weights(architecture, seed=0)
     files = files_of(architecture, weights)
@@ -333,7 +333,7 @@ def test_the_sizes_in_the_header_are_those_of_the_object(tmp_path):
     assert sum(lengths.values()) == sizes["PARAMETER_BYTES"]
 
 
-def test_the_same_network_is_the_same_text_and_nothing_is_drawn_for_it():
+def test_c_source_is_deterministic_and_keeps_random_state():
     architecture = every_kind()
     weights = random_weights(architecture, seed=0)
     before = torch.get_rng_state()
@@ -359,7 +359,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_names_and_facts_stay_what_they_are(tmp_path):
+def test_hostile_names_and_facts_compile_and_names_are_kept(tmp_path):
     architecture = Architecture(input_shape=(1, 2, 2), layers=(Flatten(), Linear(out_features=len(HOSTILE))))
     facts = [
         *HOSTILE,
@@ -378,7 +378,7 @@ def test_hostile_names_and_facts_stay_what_they_are(tmp_path):
     assert network.class_names() == [name.encode() for name in HOSTILE]
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatched_counts_and_nan_weights_raise():
     architecture = Architecture.load("mnist-3928")
     weights = random_weights(architecture, seed=0)
     with pytest.raises(ValueError, match=r"^2 classes for 10 logits$"):

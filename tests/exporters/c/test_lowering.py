@@ -1,4 +1,4 @@
-"""What is folded into what, what may not be, and that values which are needed at once never share a place."""
+"""Lowering folds norms only where that is exact; the memory plan keeps live values apart."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from nas.exporters.c.memory_plan import plan_memory
 
 
 def scattered(*layers, input_shape=(2, 6, 6), seed=0):
-    """The steps of a network whose weights and norms are all drawn, and those weights."""
+    """The lowered network with random weights and norms, and these weights."""
     architecture = Architecture(input_shape=input_shape, layers=layers)
     generator = torch.Generator().manual_seed(seed)
     weights = {
@@ -41,7 +41,7 @@ def lowered(architecture, weights):
 
 
 def kinds(inference):
-    """The steps by the first letters of their classes: N(ormalise), C(onvolution), L(inear), S(cale), …"""
+    """First letters of the classes of the steps: N(ormalise), C(onvolution), L(inear), S(cale), …"""
     return "".join(type(step).__name__[0] for step in inference.steps)
 
 
@@ -51,7 +51,7 @@ NORM, RELU = BatchNorm(), Activation()
 
 
 @pytest.mark.parametrize("layer", [CONV, NO_BIAS], ids=["bias", "no bias"])
-def test_a_norm_after_a_convolution_becomes_part_of_it(layer):
+def test_norm_after_convolution_is_folded_into_it(layer):
     inference, weights = scattered(layer, NORM)
     assert kinds(inference) == "NC"
     assert set(inference.parameters) == {"input", "0"}
@@ -70,27 +70,27 @@ def test_a_norm_after_a_convolution_becomes_part_of_it(layer):
 @pytest.mark.parametrize(
     ("layers", "steps"),
     [
-        ((CONV, Dropout(rate=0.5), NORM), "NC"),  # dropout is not there
+        ((CONV, Dropout(rate=0.5), NORM), "NC"),  # dropout is omitted
         ((CONV, NORM, NORM), "NC"),
-        ((NORM, CONV), "NC"),  # the norm of the pixels joins their normalisation
+        ((NORM, CONV), "NC"),  # the norm of the pixels is folded into their normalisation
         ((RELU, NORM, CONV), "NASC"),
         ((CONV, RELU, NORM), "NCAS"),
         ((CONV, MaxPool(kernel_size=2), NORM), "NCPS"),
-        ((CONV, Residual(layers=(NORM,))), "NCSA"),  # the shortcut reads what the norm does, too
+        ((CONV, Residual(layers=(NORM,))), "NCSA"),  # the shortcut reads the input of the norm, too
         ((CONV, Residual(layers=(CONV, NORM), projection=True), NORM), "NCCCAS"),
         ((RELU, Residual(layers=(Dropout(rate=0.5),))), "NAA"),  # doubles its input
         ((CONV, GlobalAvgPool(), Flatten(), LinearLayer(out_features=3), NORM), "NCML"),
-        ((CONV, Flatten(), NORM), "NCS"),  # a norm for each pixel is none for each channel
-        ((Conv(out_channels=3, kernel_size=6), Flatten(), NORM), "NC"),  # of which there is one here
+        ((CONV, Flatten(), NORM), "NCS"),  # the norm has a scale per pixel, not per channel
+        ((Conv(out_channels=3, kernel_size=6), Flatten(), NORM), "NC"),  # one pixel per channel
         ((RELU, SqueezeExcite()), "NAMLALAG"),
     ],
     ids=str,
 )
-def test_norms_are_folded_where_that_is_exact_and_nowhere_else(layers, steps):
+def test_norms_are_folded_only_where_exact(layers, steps):
     assert kinds(scattered(*layers)[0]) == steps
 
 
-def test_shared_weights_are_folded_only_with_a_norm_that_is_shared_alike():
+def test_shared_weights_are_folded_only_with_equally_shared_norm():
     inference, _ = scattered(RELU, Repeat(layers=(CONV, NORM), times=2, shared=True))
     assert kinds(inference) == "NACC"
     assert set(inference.parameters) == {"input", "1.body.0"}
@@ -107,12 +107,12 @@ def test_shared_weights_are_folded_only_with_a_norm_that_is_shared_alike():
     assert set(inference.parameters) == {"input", "1.0", "1.2"}
 
 
-def test_parameters_count_once_however_often_they_are_used():
+def test_shared_parameters_count_once():
     inference, weights = scattered(RELU, Repeat(layers=(CONV,), times=5, shared=True))
     assert inference.parameter_bytes == 4 * (4 + sum(tensor.numel() for tensor in weights.values()))
 
 
-def test_weights_stay_as_they_were():
+def test_lowering_does_not_change_weights():
     architecture = Architecture(input_shape=(2, 6, 6), layers=(CONV, NORM, RELU))
     module = architecture.build()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -122,7 +122,7 @@ def test_weights_stay_as_they_were():
 
 
 def run_through(inference, plan):
-    """Plays the steps on an arena of names: every read must find what was written, to the last number."""
+    """Runs the steps on an arena of value indices; asserts that every read finds its value complete."""
     arena = [None] * plan.length
 
     def places(value):
@@ -137,7 +137,7 @@ def run_through(inference, plan):
         written = places(step.output)
         for value in step.inputs:
             read = places(value)
-            # An elementwise step writes each number where it has just read the same one, or elsewhere altogether.
+            # An elementwise step may write exactly over its input; partial overlap is an error.
             apart = read.stop <= written.start or written.stop <= read.start
             assert apart or (step.is_elementwise and read == written)
         for place in written:
@@ -146,7 +146,7 @@ def run_through(inference, plan):
 
 
 @given(architecture=architectures())
-def test_no_value_is_overwritten_while_it_is_needed(architecture):
+def test_memory_plan_overwrites_no_live_value(architecture):
     inference = lowered(architecture, architecture.build().state_dict())
     plan = plan_memory(inference)
     run_through(inference, plan)
@@ -154,7 +154,7 @@ def test_no_value_is_overwritten_while_it_is_needed(architecture):
     assert set(plan.offsets) == {step.output.index for step in inference.steps}
 
 
-def test_the_check_above_finds_a_plan_that_is_wrong():
+def test_run_through_rejects_wrong_memory_plan():
     inference, _ = scattered(RELU, Residual(layers=(CONV, RELU)))
     plan = plan_memory(inference)
     for index in (1, 2):
@@ -166,7 +166,7 @@ def test_the_check_above_finds_a_plan_that_is_wrong():
 @pytest.mark.parametrize(
     "name", ["mnist-3928", "mnist-6136", "mnist-7825", "mnist-18962", "mnist-26756", "mnist-88584"]
 )
-def test_published_networks_need_no_more_than_a_convolutions_input_and_output(name):
+def test_published_networks_need_scratch_of_their_largest_step(name):
     architecture = Architecture.load(name)
     inference = lowered(architecture, architecture.build().state_dict())
     most = max(
@@ -177,6 +177,6 @@ def test_published_networks_need_no_more_than_a_convolutions_input_and_output(na
     assert plan_memory(inference).scratch_bytes == most <= cost_of(architecture).peak_activation_bytes
 
 
-def test_elementwise_steps_write_over_what_nothing_reads_later():
+def test_elementwise_steps_reuse_memory_of_dead_values():
     inference, _ = scattered(CONV, RELU, Residual(layers=(NORM, RELU)), RELU, SqueezeExcite())
-    assert plan_memory(inference).length == 2 * 72  # two maps; the gates are made in the place of one
+    assert plan_memory(inference).length == 2 * 72  # two maps; the gates reuse the memory of one

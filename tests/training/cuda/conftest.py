@@ -1,4 +1,4 @@
-"""The reference trainer as lanes can equal it."""
+"""A fixture that makes the reference trainer comparable with lanes."""
 
 import pytest
 import torch
@@ -8,5 +8,5 @@ from nas.training import reference
 
 @pytest.fixture
 def contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference trainer with the lanes' memory format, for equal bits."""
+    """Gives the reference trainer the memory format of lanes, for bit-identical results."""
     monkeypatch.setattr(reference, "_memory_format", lambda *_: torch.contiguous_format)

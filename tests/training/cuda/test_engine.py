@@ -1,4 +1,4 @@
-"""Lanes of a group leave one another alone, and a group is as large as memory allows."""
+"""Lanes of a group do not affect each other; memory limits the size of a group."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,12 +36,12 @@ pytestmark = [
 ]
 
 
-def test_neighbours_do_not_change_a_result() -> None:
+def test_lanes_in_group_match_lanes_alone() -> None:
     alone = [run_lane(architecture, seed=seed) for seed, architecture in enumerate(ARCHITECTURES)]
     modules = [initialise(architecture, seed=0) for architecture in ARCHITECTURES]
     lanes = group()
     lanes.add(0, modules[0], RECIPE, seed=0)
-    first = lanes.advance()  # the others come an epoch later
+    first = lanes.advance()  # the other lanes join one epoch later
     lanes.add(1, modules[1], RECIPE, seed=1)
     lanes.add(2, modules[2], RECIPE, seed=2)
     found = run_group(lanes)
@@ -55,7 +55,7 @@ def test_neighbours_do_not_change_a_result() -> None:
     assert lanes.build_seconds.keys() == {0, 1, 2}
 
 
-def test_seconds_are_machine_time() -> None:
+def test_lanes_report_equal_seconds_apart_from_build_time() -> None:
     lanes = group()
     for key in range(3):
         lanes.add(key, initialise(small(), seed=0), RECIPE, seed=key)
@@ -65,14 +65,14 @@ def test_seconds_are_machine_time() -> None:
     assert second[0].seconds == second[1].seconds == second[2].seconds > 0
 
 
-def test_a_lane_that_diverges_or_fails_leaves_the_others_alone() -> None:
+def test_failed_and_diverged_lanes_do_not_affect_other_lanes() -> None:
     expected = run_lane(small())
     lanes = group()
     good, wild = initialise(small(), seed=0), initialise(small(), seed=0)
     lanes.add(1, broken(at=4), RECIPE, seed=7)
     lanes.add(2, good, RECIPE, seed=7)
     lanes.add(3, wild, Recipe(learning_rate=1e30, schedule="constant", batch_size=16), seed=7)
-    lanes.add(4, nn.Flatten(), RECIPE, seed=7)  # nothing to train: fails before its first step
+    lanes.add(4, nn.Flatten(), RECIPE, seed=7)  # no parameters: fails before its first step
     found = run_group(lanes)
     assert found[2] == expected[0]
     assert same(weights(good), expected[1])
@@ -85,7 +85,7 @@ def test_a_lane_that_diverges_or_fails_leaves_the_others_alone() -> None:
     assert "empty parameter list" in str(unfit)
 
 
-def test_removal() -> None:
+def test_removed_lane_frees_key_and_does_not_affect_other_lanes() -> None:
     expected = run_lane(small())
     lanes = group()
     module, other = (initialise(small(), seed=0) for _ in range(2))
@@ -106,7 +106,7 @@ def test_removal() -> None:
     assert [key for key, _ in lanes.advance()] == [1]
 
 
-def test_no_memory_for_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_raises_group_full_but_fails_single_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = group()
     lanes.add(0, initialise(small(), seed=0), RECIPE, seed=7)
     lanes.add(1, initialise(small(), seed=0), RECIPE, seed=7)
@@ -124,14 +124,14 @@ def test_no_memory_for_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key for key, _ in lanes.advance()] == [0, 1]
     for key in range(2):
         lanes.remove(key)
-    lanes.add(2, initialise(small(), seed=0), RECIPE, seed=7)  # alone, and still no memory: it fails for good
+    lanes.add(2, initialise(small(), seed=0), RECIPE, seed=7)  # no other lane holds memory: the lane fails
     ((key, error),) = lanes.advance()
     assert key == 2
     assert isinstance(error, torch.OutOfMemoryError)
     assert lanes.capacity == 2
 
 
-def test_the_second_try_may_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lane_is_added_if_second_try_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = group()
     lanes.add(0, initialise(small(), seed=0), RECIPE, seed=7)
     full = [True, False]
@@ -147,7 +147,7 @@ def test_the_second_try_may_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Unrecordable(Eager):
-    """A runner as on a GPU whose captures fail."""
+    """A runner like on a GPU, but its captures fail."""
 
     warm_up_steps = 2
 
@@ -155,7 +155,7 @@ class Unrecordable(Eager):
         raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def test_without_a_graph_a_lane_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lane_trains_without_graph_after_failed_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Processor, "runners", lambda _: (Unrecordable(), Eager()))
     architecture = small(dropout=0.3)
     lanes = group()
@@ -186,7 +186,7 @@ def test_capacity_is_limited_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_numerics_are_lent(exact: bool) -> None:
+def test_numerics_context_restores_settings(exact: bool) -> None:
     def settings() -> list[object]:
         cudnn = torch.backends.cudnn
         return [
@@ -207,10 +207,10 @@ def test_numerics_are_lent(exact: bool) -> None:
     assert settings() == before
 
 
-def test_a_gpu_alone_asks_for_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_gpu_sets_environment_and_keeps_values_of_user(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"CUDA_DEVICE_MAX_CONNECTIONS": "16"}
     monkeypatch.setattr(cuda_runner.os, "environ", environment)
     Processor()
     assert environment == {"CUDA_DEVICE_MAX_CONNECTIONS": "16"}
-    Gpu(GPU)  # and leaves alone what the user has set
+    Gpu(GPU)  # keeps the value that the user set
     assert environment == {"CUDA_DEVICE_MAX_CONNECTIONS": "16", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

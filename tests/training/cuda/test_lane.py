@@ -1,4 +1,4 @@
-"""A lane does what the reference trainer does; on the CPU, where its steps run without streams and graphs."""
+"""A lane matches the reference trainer. On the CPU its steps run without streams and graphs."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.mark.usefixtures("contiguous")
 @pytest.mark.parametrize("seed", seeds(12))
-def test_a_lane_is_the_reference_trainer_to_the_bit(seed: int) -> None:
+def test_lane_is_bit_identical_to_reference_trainer(seed: int) -> None:
     architecture = drawn(seed)
     metrics, trained = run_lane(architecture)
     expected, expected_weights = run_reference(architecture)
@@ -42,7 +42,7 @@ def test_a_lane_is_the_reference_trainer_to_the_bit(seed: int) -> None:
         {"batch_size": 64, "rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0},
     ],
 )
-def test_with_every_recipe_of_sgd(change: dict[str, object]) -> None:
+def test_lane_with_sgd_recipes_is_bit_identical_to_reference_trainer(change: dict[str, object]) -> None:
     recipe = replace(RECIPE, **change)
     metrics, trained = run_lane(small(), recipe)
     expected, expected_weights = run_reference(small(), recipe)
@@ -52,7 +52,7 @@ def test_with_every_recipe_of_sgd(change: dict[str, object]) -> None:
 
 @pytest.mark.usefixtures("contiguous")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_with_adam_but_for_the_rounding_of_the_learning_rate(optimizer: str) -> None:
+def test_lane_with_adam_matches_reference_trainer_within_rounding(optimizer: str) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-3)
     metrics, trained = run_lane(small(), recipe)
     expected, expected_weights = run_reference(small(), recipe)
@@ -65,14 +65,14 @@ def test_with_adam_but_for_the_rounding_of_the_learning_rate(optimizer: str) -> 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("average_epochs", [0.0, 0.5])
-def test_warm_up_leaves_no_trace(optimizer: str, steps: int, average_epochs: float) -> None:
+def test_warm_up_does_not_change_results(optimizer: str, steps: int, average_epochs: float) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01, average_epochs=average_epochs)
     architecture = small(dropout=0.3)
     assert same(run_lane(architecture, recipe, warm_up=steps)[1], run_lane(architecture, recipe)[1])
     assert run_lane(architecture, recipe, warm_up=steps)[0] == run_lane(architecture, recipe)[0]
 
 
-def test_a_warm_up_that_fails_leaves_no_trace() -> None:
+def test_failed_warm_up_does_not_change_results() -> None:
     def trained(module: nn.Module, *, warm_up: bool) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
         before = weights(module)
         lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
@@ -93,7 +93,7 @@ def test_a_warm_up_that_fails_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("per", ["element", "channel"])
-def test_dropout_draws_from_the_lanes_generator_alone(per: str) -> None:
+def test_dropout_draws_only_from_generator_of_lane(per: str) -> None:
     architecture = small(dropout=0.3, per=per)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -104,10 +104,10 @@ def test_dropout_draws_from_the_lanes_generator_alone(per: str) -> None:
     assert metrics == again
     assert same(trained, trained_again)
     assert not same(trained, run_lane(small())[1])
-    initialise(architecture, seed=1).load_state_dict(trained)  # under the original module's keys
+    initialise(architecture, seed=1).load_state_dict(trained)  # keeps the keys of the original module
 
 
-def test_dropout_keeps_the_mean_and_drops_whole_channels() -> None:
+def test_dropout_keeps_mean_and_drops_whole_channels() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.ones(50, 20, 4, 4)
     elements = DropoutOf(0.25, generator, per_channel=False)(x)
@@ -124,7 +124,7 @@ def test_dropout_keeps_the_mean_and_drops_whole_channels() -> None:
     assert torch.equal(generator.get_state(), state)
 
 
-def test_the_module_keeps_its_structure_and_its_tensors() -> None:
+def test_training_keeps_structure_and_tensors_of_module() -> None:
     module = initialise(small(dropout=0.3), seed=0)
     text, tensors = repr(module), [*module.parameters(), *module.buffers()]
     lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
@@ -134,14 +134,14 @@ def test_the_module_keeps_its_structure_and_its_tensors() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 8, 9, 15, 16, 17, 97, 390, 468, 937])
-def test_an_epoch_is_cut_into_few_pieces(num_steps: int) -> None:
+def test_piece_size_leaves_smallest_remainder_of_epoch(num_steps: int) -> None:
     several = steps_a_piece(num_steps)
     assert min(num_steps, 8) <= several <= 16
     assert num_steps % several == min(num_steps % k for k in range(min(num_steps, 8), min(num_steps, 16) + 1))
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "pieces"), [(16, 9, 1 + 1), (7, 21, 2 + 1 + 1), (5, 30, 2 + 1)])
-def test_a_lane_queues_every_step_once(batch_size: int, steps: int, pieces: int) -> None:
+def test_lane_launches_epoch_in_few_pieces(batch_size: int, steps: int, pieces: int) -> None:
     recipe = replace(RECIPE, batch_size=batch_size)
     lane = Lane(initialise(small(), seed=0), recipe, noise(150), seed=7, runner=Eager())
     for _ in range(2):

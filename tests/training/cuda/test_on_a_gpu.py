@@ -1,4 +1,4 @@
-"""Graphs and streams do what single steps do."""
+"""CUDA graphs and streams give the results of single steps."""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def train_on_gpu(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_graph_does_what_its_steps_do(optimizer: str) -> None:
+def test_graph_is_bit_identical_to_single_steps(optimizer: str) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01, batch_size=8)  # 18 steps: 2 graphs of 9
     for architecture in ARCHITECTURES:
         lanes, found, trained = train_on_gpu([architecture], recipe=recipe)
@@ -62,7 +62,7 @@ def test_a_graph_does_what_its_steps_do(optimizer: str) -> None:
         assert same(trained[0], expected_weights)
 
 
-def test_a_rest_of_single_steps_is_replayed_too() -> None:
+def test_remaining_single_steps_are_bit_identical() -> None:
     recipe = replace(RECIPE, batch_size=7)  # 21 steps: 2 graphs of 10 and one of 1
     architecture = small(dropout=0.2)
     _, found, trained = train_on_gpu([architecture], recipe=recipe)
@@ -73,7 +73,7 @@ def test_a_rest_of_single_steps_is_replayed_too() -> None:
 
 
 @pytest.mark.usefixtures("contiguous")
-def test_on_a_gpu_as_the_reference_trainer() -> None:
+def test_gpu_matches_reference_trainer() -> None:
     _, found, trained = train_on_gpu([small()])
     with numerics(exact=True):
         expected, expected_weights = run_reference(small(), device=GPU)
@@ -82,7 +82,7 @@ def test_on_a_gpu_as_the_reference_trainer() -> None:
         torch.testing.assert_close(tensor, expected_weights[name], atol=1e-3, rtol=1e-3)
 
 
-def test_groups_on_a_gpu_are_what_each_lane_is_alone() -> None:
+def test_lanes_in_gpu_group_match_lanes_alone() -> None:
     architectures = [*ARCHITECTURES, *[drawn(seed) for seed in range(8)]]
     lanes, together, trained = train_on_gpu(architectures)
     assert lanes.notes == []
@@ -92,7 +92,7 @@ def test_groups_on_a_gpu_are_what_each_lane_is_alone() -> None:
         assert same(trained[key], trained_alone[0])
 
 
-def test_a_capture_that_fails_falls_back_to_single_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_capture_falls_back_to_single_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     architecture = small(dropout=0.3)
     _, expected, expected_weights = train_on_gpu([architecture])
 
@@ -108,14 +108,14 @@ def test_a_capture_that_fails_falls_back_to_single_kernels(monkeypatch: pytest.M
 
 
 class Waits(nn.Module):
-    """Asks the device for a value, which an eager step may do and a capture may not."""
+    """Reads a value from the device. Eager steps allow it, captures do not."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.sum().item() < math.inf
         return x
 
 
-def test_a_capture_that_breaks_leaves_other_lanes_and_later_captures_whole() -> None:
+def test_broken_capture_does_not_affect_other_lanes_or_later_captures() -> None:
     architecture = small(dropout=0.3)
     _, expected, expected_weights = train_on_gpu([architecture])
     lanes = gpu_group()
@@ -131,18 +131,18 @@ def test_a_capture_that_breaks_leaves_other_lanes_and_later_captures_whole() -> 
         assert same(weights(module), expected_weights[0])
 
 
-def test_not_exact_is_close() -> None:
+def test_inexact_training_is_close_to_exact_training() -> None:
     _, exact, _ = train_on_gpu([small()])
     lanes, found, _ = train_on_gpu([small()], exact=False)
     assert lanes.notes == []
     assert found[0][1].val_loss == pytest.approx(exact[0][1].val_loss, abs=1e-2)
 
 
-def test_streams_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consecutive_lanes_share_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     made, make = [], torch.cuda.Stream
 
     def stream(*args: object, **kwargs: object) -> torch.cuda.Stream:
-        made.extend([] if args or kwargs else [1])  # with arguments it is another handle of a stream that is there
+        made.extend([] if args or kwargs else [1])  # with arguments: another handle of an existing stream
         return make(*args, **kwargs)
 
     monkeypatch.setattr(torch.cuda, "Stream", stream)

@@ -1,4 +1,4 @@
-"""The native engine's elementary functions, activations, hash and dropout."""
+"""Elementary functions, activations, hash and dropout of the native engine."""
 
 import ctypes
 from collections.abc import Callable
@@ -33,13 +33,13 @@ MODULES = {
 }
 
 
-def test_exp_within_two_units_in_the_last_place(mapped: "Mapped") -> None:
+def test_exp_is_within_two_ulps(mapped: "Mapped") -> None:
     x = np.linspace(-87, 88, 400_000, dtype=np.float32)
     assert _ulps(mapped("exp", x), np.exp(x.astype(np.float64))).max() <= 2
     assert mapped("exp", [0.0, -0.0]).tolist() == [1, 1]
 
 
-def test_exp_beyond_its_range_is_clamped(mapped: "Mapped") -> None:
+def test_exp_outside_its_range_is_clamped(mapped: "Mapped") -> None:
     lowest, highest = mapped("exp", [-87, 88])
     assert mapped("exp", [-88, -1e30, -INF]).tolist() == [lowest] * 3
     assert mapped("exp", [88.1, 1e30, INF]).tolist() == [highest] * 3
@@ -47,7 +47,7 @@ def test_exp_beyond_its_range_is_clamped(mapped: "Mapped") -> None:
     assert 1e38 < highest < INF
 
 
-def test_log_within_three_units_in_the_last_place(mapped: "Mapped") -> None:
+def test_log_is_within_three_ulps(mapped: "Mapped") -> None:
     everywhere = np.exp(np.linspace(-87, 88, 400_000)).astype(np.float32)
     around_one = np.linspace(0.5, 2, 400_000, dtype=np.float32)
     for x in (everywhere, around_one, np.float32([1.1754944e-38, 3.4e38])):
@@ -55,7 +55,7 @@ def test_log_within_three_units_in_the_last_place(mapped: "Mapped") -> None:
     assert mapped("log", [1.0]) == 0
 
 
-def test_sigmoid(mapped: "Mapped") -> None:
+def test_sigmoid_is_within_four_ulps_and_saturates(mapped: "Mapped") -> None:
     x = np.linspace(-80, 80, 200_001, dtype=np.float32)
     wide = x.astype(np.float64)
     assert _ulps(mapped("sigmoid", x), 1 / (1 + np.exp(-wide))).max() <= 4
@@ -63,7 +63,7 @@ def test_sigmoid(mapped: "Mapped") -> None:
     assert (mapped("sigmoid", [-200, -INF]) < 1e-38).all()
 
 
-def test_erf_within_what_its_formula_promises(mapped: "Mapped") -> None:
+def test_erf_is_within_error_bound_and_saturates(mapped: "Mapped") -> None:
     x = np.linspace(-6, 6, 200_001, dtype=np.float32)
     exact = torch.erf(torch.from_numpy(x).double()).numpy()
     assert np.abs(mapped("erf", x) - exact).max() <= 5e-7
@@ -71,38 +71,38 @@ def test_erf_within_what_its_formula_promises(mapped: "Mapped") -> None:
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "sigmoid", "erf", *MODULES])
-def test_what_is_not_a_number_stays_none(name: str, mapped: "Mapped") -> None:
+def test_functions_propagate_nan(name: str, mapped: "Mapped") -> None:
     found = mapped(name, [NAN, 1, -NAN, 2])
     assert np.isnan(found).tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_activations_and_their_slopes_are_those_of_torch(name: str, mapped: "Mapped") -> None:
+def test_activations_and_slopes_match_torch(name: str, mapped: "Mapped") -> None:
     x = torch.cat([torch.linspace(-12, 12, 100_003), torch.linspace(-90, 90, 1001), torch.zeros(1)])
     wide = x.double().requires_grad_()
     value = MODULES[name](wide)
     value.sum().backward()
     scale = 1 + x.abs().double()
     assert ((torch.from_numpy(mapped(name, x)) - value.detach()).abs() / scale).max() < 3e-7
-    # At the kinks of hardswish, where there is no slope, torch's versions differ.
+    # hardswish has no slope at its kinks; versions of torch differ there.
     smooth = (x.abs() != 3) | (name != "hardswish")
     assert ((torch.from_numpy(mapped(f"{name} slope", x)) - wide.grad).abs() / scale)[smooth].max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "hardswish"])
-def test_activations_of_infinities(name: str, mapped: "Mapped") -> None:
+def test_activations_of_infinities_match_torch(name: str, mapped: "Mapped") -> None:
     infinities = [INF, -INF]
     np.testing.assert_array_equal(mapped(name, infinities), MODULES[name](torch.tensor(infinities)).numpy())
 
 
-def test_the_hash_is_the_one_it_says_it_is(mapped: "Mapped") -> None:
+def test_hash_matches_lowbias32_and_has_no_collisions(mapped: "Mapped") -> None:
     numbers = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
     for key in (0, 1, -1, 0x7FEB352D, -(2**31)):
         assert (mapped.hash(numbers, key) == _hash32(numbers, key)).all()
     assert len(set(_hash32(np.arange(100_000, dtype=np.uint32), 5).tolist())) == 100_000
 
 
-def test_bits_of_the_hash_follow_neither_neighbours_nor_keys() -> None:
+def test_hash_bits_are_independent_of_neighbours_and_keys() -> None:
     numbers = np.arange(2**16, dtype=np.uint32)
     base = _hash32(numbers, 12345)
     for other in (_hash32(numbers + 1, 12345), _hash32(numbers + 16, 12345), _hash32(numbers, 12346)):
@@ -111,18 +111,18 @@ def test_bits_of_the_hash_follow_neither_neighbours_nor_keys() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
-def test_dropout_keeps_its_share_and_scales_it(rate: float) -> None:
+def test_dropout_keeps_and_scales_expected_share_of_values(rate: float) -> None:
     masks = _masks(Dropout(rate=rate), (8, 10, 10), (0x1234567, -99))
     kept = masks > 0.5
     assert torch.allclose(masks, kept / (1 - rate), atol=1e-4)
     assert kept.float().mean().item() == pytest.approx(1 - rate, abs=5 * (rate * (1 - rate) / kept.numel()) ** 0.5)
-    # Pairs of neighbours in every direction, of examples and of keys are both kept as often as if by chance.
+    # Neighbours along every axis (keys, examples, channels, rows, columns) are kept independently.
     for axis in range(masks.ndim):
         both = kept.narrow(axis, 1, kept.shape[axis] - 1) & kept.narrow(axis, 0, kept.shape[axis] - 1)
         assert both.float().mean().item() == pytest.approx((1 - rate) ** 2, abs=0.02)
 
 
-def test_dropout_of_channels_drops_them_whole() -> None:
+def test_channel_dropout_drops_whole_channels() -> None:
     masks = _masks(Dropout(rate=0.4, per="channel"), (64, 3, 5), (7, 8))
     kept = masks > 0.5
     assert torch.allclose(masks, kept / 0.6, atol=1e-4)
@@ -131,11 +131,11 @@ def test_dropout_of_channels_drops_them_whole() -> None:
     assert 0 < (kept[0] == kept[1])[..., 0, 0].float().mean() < 0.7
 
 
-def test_no_dropout_keeps_everything() -> None:
+def test_dropout_of_rate_zero_keeps_everything() -> None:
     assert (_masks(Dropout(rate=0), (3, 4, 4), (5,)) - 1).abs().max() < 1e-4
 
 
-def test_equal_keys_drop_alike_and_others_do_not() -> None:
+def test_equal_dropout_keys_give_equal_losses_and_others_differ() -> None:
     layers = (conv(6), Dropout(rate=0.5), *HEAD)
     program, _ = program_of(layers, (1, 6, 6))
     images, labels = examples((1, 6, 6))
@@ -147,8 +147,8 @@ def test_equal_keys_drop_alike_and_others_do_not() -> None:
 
 @pytest.mark.parametrize("lanes", [16, 4])
 @pytest.mark.parametrize("per", ["element", "channel"])
-def test_the_backward_pass_drops_what_the_forward_pass_dropped(per: str, lanes: int) -> None:
-    """Loss and gradients are those of torch with the masks that the hash gives."""
+def test_forward_and_backward_pass_use_same_dropout_mask(per: str, lanes: int) -> None:
+    """Loss and gradients match torch with the masks that the hash gives."""
     assert HOST is not None
     drop, silu = Dropout(rate=0.3, per=per), Activation(function="silu")
     layers = (
@@ -179,7 +179,7 @@ def test_the_backward_pass_drops_what_the_forward_pass_dropped(per: str, lanes: 
 
 
 class Mapped:
-    """The functions of `functions`, applied to arrays by machine code that does nothing else."""
+    """Applies the functions of `functions` to arrays, in machine code."""
 
     def __init__(self) -> None:
         assert HOST is not None
@@ -220,7 +220,7 @@ class Mapped:
         return found[:count].numpy().view(np.uint32)
 
     def _padded(self, numbers: Tensor) -> tuple[Tensor, int]:
-        """A copy, which torch aligns as vectors must be, of a multiple of the lanes."""
+        """An aligned copy, padded to a multiple of the lanes, and the length before padding."""
         return functional.pad(numbers, (0, -len(numbers) % self.lanes)).clone(), len(numbers)
 
 
@@ -230,7 +230,7 @@ def mapped() -> Mapped:
 
 
 def _ulps(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """How far off, in units of the last place of the exact results."""
+    """Errors in units in the last place of the exact results."""
     nearest = exact.astype(np.float32)
     return np.abs(found.astype(np.float64) - exact) / np.spacing(np.abs(nearest)).astype(np.float64)
 
@@ -247,10 +247,10 @@ def _hash32(numbers: np.ndarray, key: int) -> np.ndarray:
 
 
 def _mask(shape: tuple[int, ...], key: int, lanes: int, rate: float, per_channel: bool) -> Tensor:
-    """What dropout multiplies values of `shape`, (N, C, H, W) or (N, C), with."""
+    """Dropout mask, kept values scaled, for values of `shape`, (N, C, H, W) or (N, C)."""
     count, *sides = shape
     each = [sides[0], *(1 for _ in sides[1:])] if per_channel else sides
-    # Elements are counted in the order in which they lie: block, channel, row, column, lane.
+    # Elements are numbered in memory order: block, channel, row, column, lane.
     places = np.arange(count * int(np.prod(each)), dtype=np.uint32).reshape(count // lanes, *each, lanes)
     places = np.moveaxis(places, -1, 1).reshape(count, *each)
     kept = _hash32(places, key) <= round((1 - rate) * 2**32) - 1
@@ -258,10 +258,10 @@ def _mask(shape: tuple[int, ...], key: int, lanes: int, rate: float, per_channel
 
 
 def _masks(dropout: Dropout, shape: tuple[int, int, int], keys: tuple[int, ...]) -> Tensor:
-    """What dropout multiplied values with, (keys, examples, *shape), read off the gradients of a network's weights.
+    """Dropout masks (keys, examples, *shape), computed from the weight gradients of a network.
 
-    A convolution whose bias is 1 and whose weights are 0 gives ones, and a linear layer's weights have as gradient
-    what it saw: dropout's mask of one example, where all others of the batch have none.
+    A convolution with bias 1 and weights 0 outputs ones. So the input of the linear layer is the mask, and the
+    gradient of its weights contains the masks of the examples.
     """
     channels, height, width = shape
     count = HOST.lanes * 2
@@ -277,8 +277,8 @@ def _masks(dropout: Dropout, shape: tuple[int, int, int], keys: tuple[int, ...])
     found = []
     for key in keys:
         take_steps(program, images, labels, keys=torch.tensor([[key]], dtype=torch.int32))
-        # All outputs are equal, so that each pushes down its weights alike; example i alone pulls up those of output i,
-        # and none those of the last.
+        # All logits are equal, so the softmax adds the same term to the gradient of every output. The labels subtract
+        # the mask of example i from the gradient of output i, and nothing from that of the last output.
         gradient = program.gradients["3.weight"] * count
         found.append((gradient[-1] - gradient[:-1]).view(count, *shape))
     return torch.stack(found)

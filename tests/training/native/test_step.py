@@ -1,4 +1,4 @@
-"""What the native engine makes of several steps: weights, running statistics, and evaluations with both."""
+"""Several steps of the native engine: weights, running statistics, and the evaluation that uses both."""
 
 from dataclasses import replace
 
@@ -37,8 +37,8 @@ pytestmark = [
     ],
     ids=lambda recipe: f"{recipe.optimizer} {recipe.momentum} {recipe.weight_decay}",
 )
-def test_updates_are_those_of_torch(recipe: Recipe) -> None:
-    """Weights, running statistics and the counts of batches after five steps by changing rates, in two calls."""
+def test_updates_match_torch(recipe: Recipe) -> None:
+    """Compares weights, running statistics and batch counts after five steps in two calls, with changing rates."""
     recipe = replace(recipe, learning_rate=0.2 if recipe.optimizer == "sgd" else 0.02, epochs=1)
     shape = (2, 6, 5)
     shared = Repeat(layers=(conv(4, bias=False), BatchNorm(), Activation(function="silu")), times=2, shared=True)
@@ -68,14 +68,12 @@ def test_updates_are_those_of_torch(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("lanes", [16, 8, 1])
 @pytest.mark.parametrize("count", [1, 16, 21, 40])
-def test_evaluation_is_that_of_the_module(
-    count: int, lanes: int, evaluated: dict[int, tuple[Program, nn.Module]]
-) -> None:
+def test_evaluation_matches_torch(count: int, lanes: int, evaluated: dict[int, tuple[Program, nn.Module]]) -> None:
     program, module = evaluated[lanes]
     images, labels = examples((2, 12, 11), count=count)
     missing = -count % lanes
     whole, inside = blocks(program.image_layout, 1, (count + missing) // lanes)
-    # What lies in the lanes that have no example counts for nothing.
+    # Lanes without an example must not count.
     padded = torch.cat([images[0], torch.full((missing, 2, 12, 11), 1e3)])
     inside[0].copy_(in_lanes(padded, lanes))
     results = torch.zeros(2, dtype=torch.float64)
@@ -88,11 +86,11 @@ def test_evaluation_is_that_of_the_module(
 
 @pytest.fixture(scope="module")
 def evaluated() -> dict[int, tuple[Program, nn.Module]]:
-    """By lanes: code for a network with dropout that has met two batches, and the network so trained, evaluating."""
+    """By number of lanes: a program with dropout after two training batches, and its module in eval mode."""
     found = {}
     for lanes in (16, 8, 1):
         layers = (*EVERYTHING[:3], Dropout(rate=0.5), *EVERYTHING[3:], Dropout(rate=0.5))
-        recipe = Recipe(momentum=0.0, label_smoothing=0.1)  # which an evaluation must not apply
+        recipe = Recipe(momentum=0.0, label_smoothing=0.1)  # evaluation must not smooth labels
         program, module = program_of(layers, (2, 12, 11), on=machine(lanes, 32), recipe=recipe)
         take_steps(program, *examples((2, 12, 11), steps=2))
         program.save(module)

@@ -1,4 +1,4 @@
-"""The native trainer: the reference's epochs, from machine code; what it cannot train it says."""
+"""The native trainer matches the reference trainer and rejects networks that it does not support."""
 
 import math
 from dataclasses import replace
@@ -45,7 +45,7 @@ HEAD = (Conv(out_channels=10, kernel_size=1), GlobalAvgPool(), Flatten())
 
 
 def network(*, dropout: float = 0.0) -> Architecture:
-    # Smooth, and without a bias before a norm: rounding can neither flip a relu nor grow by Adam into a step.
+    # Smooth activations, no bias before a norm: rounding cannot flip a relu, and Adam cannot scale it up to a step.
     conv = Conv(out_channels=6, kernel_size=3, padding="same", bias=False)
     block = (conv, BatchNorm(), Activation(function="silu"), Dropout(rate=dropout))
     shared = Repeat(layers=block, times=2, shared=True)
@@ -53,7 +53,7 @@ def network(*, dropout: float = 0.0) -> Architecture:
 
 
 def noise(num_train: int = 100, num_val: int = 21) -> TrainingData:
-    """Images that say little of their labels, yet something."""
+    """Images that correlate weakly with their labels."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (num_train + num_val,), generator=generator)
     images = torch.randint(128, (num_train + num_val, 1, 12, 12), generator=generator) + 12 * labels.view(-1, 1, 1, 1)
@@ -93,14 +93,14 @@ def native(
         AUGMENTED,
         replace(AUGMENTED, optimizer="adam", learning_rate=1e-3, schedule="cosine", batch_size=48),
         replace(GENTLE, optimizer="adamw", learning_rate=1e-3, schedule="step", step_epochs=1, batch_size=16),
-        replace(GENTLE, batch_size=33, schedule="constant"),  # no lanes divide it
-        replace(GENTLE, batch_size=1000),  # more than there are
+        replace(GENTLE, batch_size=33, schedule="constant"),  # no multiple of a vector width
+        replace(GENTLE, batch_size=1000),  # larger than the training split
         replace(GENTLE, average_epochs=0.6),
         replace(AUGMENTED, optimizer="adamw", learning_rate=1e-3, average_epochs=2.0),
     ],
     ids=lambda recipe: f"{recipe.optimizer} {recipe.batch_size} {recipe.schedule} {recipe.average_epochs:g}",
 )
-def test_epochs_are_the_references(recipe: Recipe) -> None:
+def test_epochs_match_reference_trainer(recipe: Recipe) -> None:
     data = noise()
     expected_module = initialise(network(), seed=0)
     expected = list(reference.train(expected_module, recipe, data, seed=5, device=CPU))
@@ -109,7 +109,7 @@ def test_epochs_are_the_references(recipe: Recipe) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, abs=1e-4)
         assert one.val_loss == pytest.approx(other.val_loss, abs=1e-4)
-        # An example whose best two logits are within rounding may fall either way.
+        # Rounding decides the prediction of an example whose best two logits are almost equal.
         assert one.train_accuracy == pytest.approx(other.train_accuracy, abs=1.5 / 96)
         assert one.val_accuracy == pytest.approx(other.val_accuracy, abs=1.5 / 21)
         assert one.learning_rate == other.learning_rate
@@ -117,7 +117,7 @@ def test_epochs_are_the_references(recipe: Recipe) -> None:
 
 
 def _check_states(found: nn.Module, expected: nn.Module) -> None:
-    """All a network holds, batches counted included."""
+    """Compares the state dicts, including the counts of batches."""
     one, other = state_dict_on_cpu(found), state_dict_on_cpu(expected)
     assert list(one) == list(other)
     assert one["1.num_batches_tracked"] > 0
@@ -133,7 +133,7 @@ def _check_states(found: nn.Module, expected: nn.Module) -> None:
     "recipe",
     [GENTLE, replace(AUGMENTED, optimizer="adam", learning_rate=1e-3), replace(AUGMENTED, average_epochs=1.0)],
 )
-def test_the_module_holds_what_was_evaluated(recipe: Recipe) -> None:
+def test_module_reproduces_metrics_of_each_epoch(recipe: Recipe) -> None:
     data = noise(num_val=50)
     module = initialise(network(dropout=0.2), seed=0)
     for metrics in NativeTrainer(module, recipe, data, seed=0).epochs():
@@ -146,7 +146,7 @@ def test_the_module_holds_what_was_evaluated(recipe: Recipe) -> None:
         assert metrics.seconds > 0
 
 
-def test_a_module_that_was_trained_before_goes_on_from_there() -> None:
+def test_training_continues_from_trained_module() -> None:
     module = initialise(network(), seed=0)
     modules = [module, initialise(network(), seed=0)]
     for each in modules:
@@ -161,13 +161,13 @@ def augmented() -> tuple[list[EpochMetrics], nn.Module]:
     return native(AUGMENTED, seed=7, dropout=0.1)
 
 
-def test_same_seed_same_bits(augmented: tuple[list[EpochMetrics], nn.Module]) -> None:
+def test_equal_seeds_give_bit_identical_results(augmented: tuple[list[EpochMetrics], nn.Module]) -> None:
     metrics, module = native(AUGMENTED, seed=7, dropout=0.1)
     assert metrics == augmented[0]
     assert _same_bits(module, augmented[1])
 
 
-def test_another_seed_differs(augmented: tuple[list[EpochMetrics], nn.Module]) -> None:
+def test_different_seeds_give_different_results(augmented: tuple[list[EpochMetrics], nn.Module]) -> None:
     metrics, module = native(AUGMENTED, seed=8, dropout=0.1)
     assert metrics != augmented[0]
     assert not _same_bits(module, augmented[1])
@@ -178,8 +178,8 @@ def _same_bits(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
-def test_dropout_follows_the_seed_and_changes_with_every_epoch() -> None:
-    # One image over and over, and next to no learning: neither the order nor the weights can change the loss.
+def test_dropout_depends_on_seed_and_changes_every_epoch() -> None:
+    # Copies of one image and almost no learning: neither order nor weights can change the loss.
     data = noise(num_train=64)
     data = replace(data, train_images=data.train_images[:1].expand(64, -1, -1, -1), train_labels=torch.full((64,), 3))
     recipe = Recipe(epochs=2, batch_size=32, learning_rate=1e-20, schedule="constant")
@@ -190,17 +190,17 @@ def test_dropout_follows_the_seed_and_changes_with_every_epoch() -> None:
 
 
 @pytest.mark.parametrize("chunk", [64, 16])
-def test_what_is_prepared_at_a_time_changes_nothing(
+def test_chunk_size_does_not_change_results(
     chunk: int, augmented: tuple[list[EpochMetrics], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "CHUNK", chunk)  # two batches, then one; or one by one, and the val split in two
+    monkeypatch.setattr(trainer, "CHUNK", chunk)  # two batches, then one; or one at a time, with the val split in two
     metrics, module = native(AUGMENTED, seed=7, dropout=0.1)
     assert metrics == augmented[0]
     assert _same_bits(module, augmented[1])
 
 
 @pytest.mark.parametrize(("lanes", "registers"), [(8, 16), (4, 16), (1, 32)])
-def test_on_a_machine_with_narrower_vectors(
+def test_narrower_vectors_give_equal_results_within_rounding(
     lanes: int, registers: int, gentle: tuple[list[EpochMetrics], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert HOST is not None
@@ -218,7 +218,7 @@ def gentle() -> tuple[list[EpochMetrics], nn.Module]:
     return native(GENTLE)
 
 
-def test_learns_digits(digits: TrainingData) -> None:
+def test_training_learns_digits(digits: TrainingData) -> None:
     relu = Activation()
     layers = (
         *(Conv(out_channels=8, kernel_size=3), BatchNorm(), relu, Dropout(rate=0.05), MaxPool(kernel_size=2)),
@@ -237,7 +237,7 @@ def digits() -> TrainingData:
 
 
 @pytest.mark.parametrize("rate", [1e8, 1e38])
-def test_divergence_names_the_epoch(rate: float) -> None:
+def test_divergence_error_names_epoch(rate: float) -> None:
     recipe = Recipe(epochs=3, learning_rate=rate, schedule="constant", batch_size=10, weight_decay=0.1)
     with pytest.raises(TrainingDiverged, match=r"^diverged: loss (nan|inf) in epoch 1$") as caught:
         native(recipe)
@@ -245,14 +245,14 @@ def test_divergence_names_the_epoch(rate: float) -> None:
     assert not math.isfinite(caught.value.loss)
 
 
-def test_divergence_at_the_last_step_is_found_too() -> None:
-    # A single step: its own loss was still finite.
+def test_divergence_at_last_step_raises() -> None:
+    # The loss of the single step is still finite.
     recipe = Recipe(epochs=1, learning_rate=1e38, schedule="constant", batch_size=96)
     with pytest.raises(TrainingDiverged, match=r" in epoch 1$"):
         native(recipe)
 
 
-def test_interleaved_trainings_disturb_neither_each_other_nor_the_caller(
+def test_interleaved_trainings_and_caller_have_separate_random_states(
     augmented: tuple[list[EpochMetrics], nn.Module],
 ) -> None:
     torch.manual_seed(123)
@@ -297,25 +297,25 @@ CONV = Conv(out_channels=4, kernel_size=3)
         ((Residual(layers=(Conv(out_channels=1, kernel_size=3, padding=1),)), CONV), "a residual around the images"),
     ],
 )
-def test_networks_it_cannot_train(layers: tuple[Layer, ...], text: str) -> None:
+def test_unsupported_networks_raise(layers: tuple[Layer, ...], text: str) -> None:
     module = initialise(Architecture(input_shape=(1, 12, 12), layers=(*layers, *HEAD)), seed=0)
     with pytest.raises(UnsupportedError) as caught:
         NativeTrainer(module, GENTLE, noise(), seed=0)
     assert text in str(caught.value)
 
 
-def test_a_module_of_an_unknown_kind() -> None:
+def test_unsupported_module_type_raises() -> None:
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(400, 10))
     with pytest.raises(UnsupportedError, match="Tanh"):
         NativeTrainer(module, GENTLE, noise(), seed=0)
 
 
-def test_logits_that_are_a_map() -> None:
+def test_logits_with_spatial_dimensions_raise() -> None:
     with pytest.raises(UnsupportedError, match=r"logits of shape \(10, 10, 10\)"):
         NativeTrainer(nn.Conv2d(1, 10, 3), GENTLE, noise(), seed=0)
 
 
-def test_fewer_outputs_than_classes() -> None:
+def test_fewer_outputs_than_classes_raises() -> None:
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(400, 9))
     with pytest.raises(ValueError, match=r"^9 outputs are fewer than the classes$"):
         NativeTrainer(module, GENTLE, noise(), seed=0)
@@ -330,12 +330,12 @@ def test_fewer_outputs_than_classes() -> None:
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(400, 10)),
     ],
 )
-def test_layers_that_do_not_fit(module: nn.Module) -> None:
+def test_mismatched_layer_sizes_raise(module: nn.Module) -> None:
     with pytest.raises(ValueError, match="cannot take a map of"):
         NativeTrainer(module, GENTLE, noise(), seed=0)
 
 
-def test_a_processor_that_it_has_no_code_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_processor_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "host", lambda: None)
     with pytest.raises(UnsupportedError, match=r"^this processor$"):
         native(GENTLE)
