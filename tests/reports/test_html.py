@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+import sqlite3
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -232,7 +233,6 @@ def test_markup_in_study_is_escaped(study, word):
     assert html.escape(word) in text.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
     if html.escape(word) != word and word != "&amp;":
         assert word not in text
-    assert "49" not in Page(text).words
 
 
 def test_hostile_discard_reason_adds_no_script(study):
@@ -240,8 +240,7 @@ def test_hostile_discard_reason_adds_no_script(study):
     (best,) = records.best(1)
     trial = records.study.get_trials(deepcopy=False)[best.number]
     counted = {"</script><script>document.title=1</script>": 3}
-    import sqlite3
-
+    num_scripts = len(Page(read(study)).scripts)
     database = sqlite3.connect(study / "studies.db")
     with database:
         database.execute(
@@ -250,7 +249,7 @@ def test_hostile_discard_reason_adds_no_script(study):
         )
     database.close()
     page = Page(read(study))
-    assert len(page.scripts) == len(Page(read(study)).scripts)
+    assert len(page.scripts) == num_scripts
     assert not [script for script in page.scripts if script.startswith("document.title")]
 
 
