@@ -1,4 +1,4 @@
-"""No test reaches the network or the user's own cache; MNIST, where it is at hand, is lent as a copy."""
+"""Shared fixtures: no network, a cache folder per test, a copy of MNIST if available, small studies, databases."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
-# Before torch is imported. Two threads that wait by spinning, on two cores that others use too, take ten times as long.
+# Set before torch is imported: on busy cores, threads that spin while they wait take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# A process of the session for each core is enough; what tests start inherits it.
+# pytest runs one process per core already; child processes inherit the setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import time
@@ -25,7 +25,7 @@ from support.once import computed_once
 from support.paths import TINY
 from support.postgres import Server, find_programs, why_none
 
-# The first example of a test may import half of torch, and the machine may be busy: time says nothing here.
+# No deadlines: the first example of a test may import torch, and the machine may be busy.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=examples(100))
 hypothesis.settings.register_profile("ci", deadline=None)
 hypothesis.settings.load_profile(PROFILE)
@@ -34,14 +34,14 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure():
-    # Programs that run in the background may have Ctrl-C ignored, and hand that down to what they start.
+    # A background process may ignore Ctrl-C, and its child processes inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def mnist_root(tmp_path_factory):
-    """A data root that holds MNIST/raw."""
+    """Data root that contains MNIST/raw."""
     named = os.environ.get("NAS_DATA")
     if named and (Path(named) / "MNIST" / "raw").is_dir():
         return Path(named)
@@ -86,14 +86,14 @@ def _alone(request, monkeypatch, tmp_path_factory):
 
 
 def _only_files(urlopen):
-    """`urlopen` as on a machine without a network: only file:// is answered."""
+    """Returns `urlopen` as on a machine without a network: only file:// URLs work."""
 
     def offline(url, *args, **kwargs):
         address = url if isinstance(url, str) else url.full_url
         if not address.startswith("file:"):
             raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
         response = urlopen(url, *args, **kwargs)
-        response.length = int(response.headers["Content-Length"])  # torchvision's progress bar asks for it
+        response.length = int(response.headers["Content-Length"])  # torchvision's progress bar needs it
         return response
 
     return offline
@@ -101,7 +101,7 @@ def _only_files(urlopen):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Tiny tensors gain nothing from a second thread, and on a busy machine lose tenfold by waiting for it."""
+    """Limits torch to one thread: with tiny tensors a second one gains nothing, and is slow on a busy machine."""
     import torch
 
     before = torch.get_num_threads()
@@ -112,7 +112,7 @@ def one_thread():
 
 @pytest.fixture
 def tiny_space(tmp_path):
-    """The path of a space whose networks train on digits within a second an epoch."""
+    """Path of a search space whose networks need less than a second per epoch on digits."""
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return str(path)
@@ -120,7 +120,7 @@ def tiny_space(tmp_path):
 
 @pytest.fixture(scope="session")
 def study_folder(tmp_path_factory):
-    """A results folder with a study of two trained trials on digits. Read only: tests share it."""
+    """Results folder with a study of two trained trials on digits. Read-only: tests share it."""
     from nas.commands.search import search
 
     folder = tmp_path_factory.mktemp("study")
@@ -142,7 +142,7 @@ def study_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def confirmed(tmp_path_factory):
-    """A results folder with a study of two trained trials, one of which is confirmed. Read only."""
+    """Results folder with a study of two trained trials, one of them confirmed. Read-only: tests share it."""
     from nas.commands.confirm import confirm
     from nas.commands.search import search
 
@@ -159,19 +159,19 @@ def confirmed(tmp_path_factory):
         closing(sqlite3.connect(folder / "copy" / "studies.db")) as alone,
     ):
         database.backup(alone)
-        alone.execute("PRAGMA journal_mode=DELETE")  # all of it in the one file, which can then be copied
+        alone.execute("PRAGMA journal_mode=DELETE")  # one file that can be copied
     return folder / "copy"
 
 
 @pytest.fixture
 def copied(confirmed, tmp_path):
-    """A copy of it that may be damaged."""
+    """Copy of `confirmed` that a test may damage."""
     return Path(shutil.copytree(confirmed, tmp_path / "results"))
 
 
 @pytest.fixture
 def nas(monkeypatch, capsys):
-    """Runs a command line in this process; exit status, standard output, standard error."""
+    """Function that runs a command line in this process; returns exit status, standard output, standard error."""
     from nas.cli import main as cli
 
     def run(*arguments):
@@ -189,7 +189,7 @@ def nas(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def postgres():
-    """A PostgreSQL server of the tests' own. Each test takes study names of its own."""
+    """PostgreSQL server of the test session. Each test uses its own study names."""
     pytest.importorskip("psycopg")
     if reason := why_none():
         pytest.skip(reason)
@@ -200,7 +200,7 @@ def postgres():
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database(request, tmp_path):
-    """The URL of a database of each kind; on PostgreSQL tests share it."""
+    """Database URL, once for SQLite and once for PostgreSQL; tests share the PostgreSQL database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'studies.db'}"
     return request.getfixturevalue("postgres").url
@@ -208,7 +208,7 @@ def database(request, tmp_path):
 
 @pytest.fixture
 def settled():
-    """Waits until something holds that another process, or a server, brings about; fails after a minute."""
+    """Function that waits until a condition holds; fails after a minute."""
 
     def wait(holds):
         end = time.monotonic() + 60

@@ -12,7 +12,7 @@ OURS = "Neural architecture search under hard constraints: small CNNs that keep 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Function that installs the metadata of a distribution `nas`, version 0.1.0, in front of all others."""
+    """Function that installs the metadata of a distribution `nas`, version 0.1.0, first on `sys.path`."""
 
     def write(summary):
         folder = tmp_path / "nas-0.1.0.dist-info"
@@ -23,14 +23,14 @@ def install(tmp_path, monkeypatch):
     return write
 
 
-def test_the_version_is_that_of_the_distribution():
+def test_package_version_equals_distribution_version():
     assert package_version() == metadata.version(NAME)
 
 
 @pytest.mark.parametrize(
     ("summary", "which"), [("a package of searches", "another project"), (OURS, "an earlier version of smallnas")]
 )
-def test_a_distribution_called_nas_is_reported_in_one_line(install, summary, which):
+def test_conflicting_distribution_nas_is_reported(install, summary, which):
     install(summary)
     assert conflict() == (
         f"the distribution nas 0.1.0 is installed, too; it is {which} and overwrites files of smallnas:"
@@ -38,7 +38,7 @@ def test_a_distribution_called_nas_is_reported_in_one_line(install, summary, whi
     )
 
 
-def test_the_command_line_warns_on_standard_error_and_goes_on(install, nas):
+def test_command_line_warns_of_conflict_on_stderr_and_continues(install, nas):
     install("a package of searches")
     status, out, err = nas("cost", "mnist-7825")
     assert status == 0

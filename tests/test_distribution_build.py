@@ -1,4 +1,4 @@
-"""The source distribution and the wheel: what they hold, and how an installed wheel works outside the checkout."""
+"""Contents of the source distribution and the wheel; commands of the installed wheel outside the checkout."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NOT_BUILT_FROM = ("build", "dist", "data", "wheels")
 
 
 def run(*command, **options):
-    """What a command prints, which must succeed."""
+    """Returns the output of a command that must succeed."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -32,9 +32,9 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The paths of the source distribution and of the wheel, which is built from it."""
+    """Paths of the source distribution and of the wheel built from it."""
     pytest.importorskip("twine", reason="what builds the distributions is not installed: pip install 'smallnas[dev]'")
-    # Building leaves a folder in the checkout; here it leaves it beside links to the checkout's files.
+    # A build leaves a folder behind; links to the checkout's files keep it out of the checkout.
     checkout, output = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
     for path in ROOT.iterdir():
         if path.name not in NOT_BUILT_FROM and not path.name.startswith(".") and path.suffix != ".egg-info":
@@ -46,19 +46,19 @@ def built(tmp_path_factory):
 
 
 def files_of_the_package():
-    """Paths of all files that an installation needs, relative to the checkout."""
+    """Returns the paths of all files that an installation needs, relative to the checkout."""
     every = (path for folder in ("nas", "search_spaces") for path in (ROOT / folder).rglob("*"))
     return {str(path.relative_to(ROOT)) for path in every if path.is_file() and path.suffix != ".pyc"}
 
 
-def test_the_source_distribution_holds_what_the_wheel_is_built_of(built):
+def test_source_distribution_contains_files_to_build_wheel(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
     generated = {"PKG-INFO", "setup.cfg", *(name for name in names if name.startswith(f"{NAME}.egg-info/"))}
     assert names - generated == files_of_the_package() | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
 
 
-def test_the_wheel_holds_the_package_its_search_spaces_and_the_license(built):
+def test_wheel_contains_package_search_spaces_and_license(built):
     names = set(zipfile.ZipFile(built[1]).namelist())
     described = {name for name in names if ".dist-info/" in name}
     assert {
@@ -74,12 +74,12 @@ def test_the_wheel_holds_the_package_its_search_spaces_and_the_license(built):
     }
 
 
-def test_the_package_index_accepts_both(built):
+def test_twine_accepts_source_distribution_and_wheel(built):
     run(sys.executable, "-m", "twine", "check", "--strict", *built)
 
 
 def dependencies(requirements):
-    """The installed distributions that these requirements lead to, without the extras that none of them names."""
+    """Returns the installed distributions that the requirements need, with the extras that they name."""
     found, open_ = {}, [(text, "") for text in requirements]
     for text, extra in open_:
         requirement = Requirement(text)
@@ -94,13 +94,13 @@ def dependencies(requirements):
 
 @pytest.fixture
 def program(built, tmp_path):
-    """The command `nas` of a new environment that holds what `pip install` of the wheel brings, and nothing else."""
+    """Command `nas` of a new environment that contains only the wheel and its dependencies."""
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     run(python, "-m", "pip", "install", "--no-deps", "--no-index", built[1])
-    # Installing torch again takes minutes: the wheel's dependencies are links to those of the running environment.
+    # Installing torch again takes minutes, so dependencies are links into the running environment.
     (described,) = packages.glob(f"{NAME}-*.dist-info")
     for distribution in dependencies(metadata.Distribution.at(described).requires):
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
@@ -109,7 +109,7 @@ def program(built, tmp_path):
     return environment / "bin" / "nas"
 
 
-def test_the_readmes_commands_work_after_a_plain_installation(program, tmp_path):
+def test_main_commands_work_after_plain_installation(program, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
     outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}

@@ -1,4 +1,4 @@
-"""The words that error messages are made of."""
+"""Wording of error messages."""
 
 import ast
 import re
@@ -34,21 +34,21 @@ PACKAGE = Path(nas.__file__).parent
         pytest.param(10**5000, "`sampler=an integer of thousands of digits`", id="10**5000"),
     ],
 )
-def test_an_argument_is_written_as_in_python(value, text):
+def test_argument_is_formatted_as_python_keyword(value, text):
     assert argument("sampler", value) == text
 
 
 @given(st.text(max_size=100))
 @example("\\`")
 @example("\\\\`'\"")
-def test_a_text_is_read_back_from_its_argument(value):
+def test_text_argument_round_trips_through_literal_eval(value):
     text = argument("study", value)
     assert text.isprintable()
     assert text.count("`") == 2
     assert ast.literal_eval(text.strip("`").removeprefix("study=")) == value
 
 
-def test_an_argument_is_one_short_line():
+def test_argument_is_one_short_line():
     class Table:
         def __repr__(self):
             return "row 1\n  row 2\nrow 3"
@@ -60,14 +60,14 @@ def test_an_argument_is_one_short_line():
     assert len(argument("output", "x" * 5000)) < 320
 
 
-def test_names_are_sorted_and_quoted_where_they_would_not_be_seen():
+def test_names_are_sorted_and_quoted_if_blank_or_long():
     assert named(["b", "a"]) == "a, b"
     assert named([""]) == "''"
     assert named([" ", "a\nb", "c "]) == r"' ', 'a\nb', 'c '"
     assert named(["x" * 41]) == f"'{'x' * 12}...{'x' * 13}'"
 
 
-def test_what_is_expected_of_a_few_words():
+def test_one_of_joins_expected_words():
     assert one_of(["a"]) == "a"
     assert one_of(["a", "b"]) == "a or b"
     assert one_of(["b", "a", "c"]) == "one of b, a, c"
@@ -88,14 +88,14 @@ OPTION = re.compile(r"(?<![\w-])--[a-z]")
 
 
 def strings(path):
-    """The strings of a module that are not docstrings."""
+    """Returns the string constants of a module, without docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in described)
     return [node.value for node in nodes if isinstance(node.value, str)]
 
 
-def test_no_message_of_the_library_names_an_option():
+def test_library_messages_name_no_command_line_options():
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -104,7 +104,7 @@ def test_no_message_of_the_library_names_an_option():
     assert found <= WRITES_COMMANDS | IS_A_PROGRAM
 
 
-def test_messages_say_what_is_expected_in_the_same_words():
+def test_messages_avoid_allowed_and_whole_number():
     other = [
         (path.name, text)
         for path in PACKAGE.rglob("*.py")

@@ -1,7 +1,6 @@
-"""Nothing that is read can do more than be refused: whatever a file or a study holds, the answer is one clear line.
+"""Damaged and arbitrary files are read, or rejected with a one-line error; no code in them is executed.
 
-What is damaged at random here is read through the same functions as what a user names. Hypothesis is derandomised: a
-run is like another, and what it found once stays found.
+The tests call the functions that read a user's files. Hypothesis is derandomised: each run draws the same examples.
 """
 
 import ast
@@ -58,7 +57,7 @@ NESTED["layers"][:1] = [
 
 @contextmanager
 def refused_or_read(error):
-    """Passes where `error` is raised with one short line, or nothing is."""
+    """Passes if the block raises `error` with one short line, or raises nothing."""
     try:
         yield
     except error as caught:
@@ -69,7 +68,7 @@ def refused_or_read(error):
 
 
 def check_architecture(read):
-    """What can be read survives being written, has a cost, and can be shown."""
+    """An architecture that is read round-trips through JSON, has a cost, and can be displayed."""
     with refused_or_read(ArchitectureError):
         architecture = read()
         assert Architecture.from_json(json.loads(architecture.dumps())) == architecture
@@ -88,27 +87,27 @@ def check_architecture(read):
 @example({**NESTED, "layers": [{"kind": "max_pool", "kernel_size": 1, "stride": 10**12}] * 500})
 @example({**NESTED, "input_shape": [10**5000] * 3})
 @example({**NESTED, "layers": [{"kind": "conv", "out_channels": 1, "kernel_size": 10**12, "padding": "same"}]})
-def test_a_damaged_architecture_is_read_or_refused(data):
+def test_damaged_architecture_is_read_or_rejected(data):
     check_architecture(lambda: Architecture.from_json(data))
 
 
 @FEW
 @given(st.data(), architectures())
-def test_damage_to_any_architecture_is_read_or_refused(data, architecture):
+def test_damaged_random_architecture_is_read_or_rejected(data, architecture):
     changed = data.draw(damaged(architecture.to_json()))
     check_architecture(lambda: Architecture.from_json(changed))
 
 
 @MANY
 @given(anything)
-def test_any_value_is_no_architecture(data):
+def test_arbitrary_value_is_rejected_as_architecture(data):
     with pytest.raises(ArchitectureError):
         Architecture.from_json(data)
 
 
 @pytest.fixture
 def reads(tmp_path):
-    """Checks what `check` makes of a file that holds the bytes."""
+    """Function that writes bytes to a file and calls `check` with its path."""
     path = tmp_path / "file.json"
 
     def read(data, check):
@@ -118,7 +117,7 @@ def reads(tmp_path):
     return read
 
 
-def test_an_architecture_file_cut_short_anywhere_is_refused(reads):
+def test_truncated_architecture_file_is_rejected(reads):
     text = PUBLISHED[0].read_bytes().rstrip()
 
     def check(path):
@@ -134,7 +133,7 @@ def test_an_architecture_file_cut_short_anywhere_is_refused(reads):
 @example(data=b"[" * 100_000)
 @example(data=b'{"a":' * 100_000)
 @example(data=b"\xef\xbb\xbf" + dumped(NESTED))
-def test_any_bytes_are_an_architecture_or_refused(reads, data):
+def test_architecture_file_of_arbitrary_bytes_is_read_or_rejected(reads, data):
     reads(data, lambda path: check_architecture(lambda: Architecture.load(path)))
 
 
@@ -149,13 +148,13 @@ def check_recipe(read):
 
 @MANY
 @given(damaged(Recipe().to_json()) | anything)
-def test_a_damaged_recipe_is_read_or_refused(data):
+def test_damaged_recipe_is_read_or_rejected(data):
     check_recipe(lambda: Recipe.from_json(data))
 
 
 @FEW
 @given(data=st.binary(max_size=100) | damaged_bytes(dumped(Recipe().to_json())))
-def test_any_bytes_are_a_recipe_or_refused(reads, data):
+def test_recipe_file_of_arbitrary_bytes_is_read_or_rejected(reads, data):
     reads(data, lambda path: check_recipe(lambda: Recipe.load(path)))
 
 
@@ -163,7 +162,7 @@ def test_any_bytes_are_a_recipe_or_refused(reads, data):
 
 
 def check_space(read):
-    """A space that can be read can be bound, drawn from and judged, and handed to Optuna."""
+    """A space that is read can be bound, drawn from, judged, and passed to Optuna."""
     with refused_or_read(SearchSpaceError):
         space = read().bind(input_shape=(1, 28, 28), num_classes=10, epochs=2)
         assert space.fingerprint()
@@ -178,14 +177,14 @@ def check_space(read):
 
 @MANY
 @given(st.data(), st.sampled_from(SPACES))
-def test_a_damaged_space_is_read_or_refused(data, path):
+def test_damaged_space_is_read_or_rejected(data, path):
     changed = data.draw(damaged(tomllib.loads(path.read_text())))
     check_space(lambda: SearchSpace.from_toml(changed) if isinstance(changed, dict) else SearchSpace.from_toml({}))
 
 
 @MANY
 @given(st.data(), st.sampled_from(["network", "block", "conv", "recipe"]))
-def test_any_range_of_any_parameter_is_read_or_refused(data, table):
+def test_arbitrary_parameter_range_is_read_or_rejected(data, table):
     from nas.space import search_space
 
     key = data.draw(st.sampled_from(list(getattr(search_space, table.upper()))))
@@ -202,13 +201,13 @@ def test_any_range_of_any_parameter_is_read_or_refused(data, table):
 
 @MANY
 @given(st.data(), st.sampled_from(SPACES))
-def test_any_bytes_are_a_space_or_refused(reads, data, path):
+def test_space_file_of_arbitrary_bytes_is_read_or_rejected(reads, data, path):
     changed = data.draw(damaged_bytes(path.read_bytes()) | st.binary(max_size=100) | st.text().map(str.encode))
     reads(changed, lambda path: check_space(lambda: SearchSpace.load(str(path))))
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "num_classes = 0x" + "f" * 10_000, "a.b" * 5_000 + " = 1"])
-def test_a_space_that_is_all_depth_is_refused(reads, text):
+def test_deeply_nested_or_oversized_space_is_rejected(reads, text):
     def check(path):
         with pytest.raises(SearchSpaceError):
             SearchSpace.load(str(path))
@@ -216,15 +215,15 @@ def test_a_space_that_is_all_depth_is_refused(reads, text):
     reads(text.encode(), check)
 
 
-# What no file can do
+# Calls that execute code
 
 
 ALLOWED = {
-    # What two of our own processes say to each other, over a pipe that nobody else holds.
+    # Messages between two of our own processes, over a private pipe.
     "pickle.load": {"workers/process_main.py", "workers/process_pool.py"},
-    # A job, from us to the Ray cluster that the user named; Ray itself pickles whatever its nodes say to each other.
+    # A job for the user's Ray cluster; Ray itself pickles all messages between its nodes.
     "pickle.loads": {"workers/ray_backend.py"},
-    # Compiled from a text of ours: an export proves that the model.py which it has just written is right.
+    # An export runs the model.py that it has just written, to verify it.
     "exec_module": {"exporters"},
     "torch.export.load": {"exporters/verify_subprocess.py"},
 }
@@ -250,7 +249,7 @@ def calls(path):
             yield ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
 
 
-def test_nothing_that_runs_code_is_called_anywhere():
+def test_package_calls_no_code_executing_functions():
     package = Path(__file__).parents[1] / "nas"
     found = []
     for path in sorted(package.rglob("*.py")):

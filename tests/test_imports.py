@@ -1,4 +1,4 @@
-"""Imports go in one direction, and what must answer at once imports no heavy library."""
+"""Imports follow the contracts, fast entry points import no heavy library, and the public names are complete."""
 
 import dataclasses
 import inspect
@@ -19,14 +19,14 @@ UNIONS = ("Event", "ConfirmEvent")
 
 def test_import_contracts_are_kept():
     pytest.importorskip("importlinter")
-    # By its own command: it analyses the package that lies in the current folder.
+    # Run as a command, because it analyses the package in the current folder.
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def heavy_imports(statement):
-    """The heavy libraries that a fresh interpreter has imported after the statement."""
+    """Returns the heavy libraries that the statement imports in a fresh interpreter."""
     code = f"{statement}; import sys; print(*(m for m in {HEAVY} if m in sys.modules))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
@@ -39,17 +39,17 @@ def heavy_imports(statement):
         "import nas; nas.cost_of; nas.layers.Conv",
     ],
 )
-def test_what_must_answer_at_once_imports_neither_torch_nor_optuna(statement):
+def test_fast_entry_points_import_no_heavy_library(statement):
     assert heavy_imports(statement) == []
 
 
 @pytest.mark.parametrize("room", LIGHT_ROOMS)
-def test_light_rooms_import_neither_torch_nor_optuna(room):
+def test_light_rooms_import_no_heavy_library(room):
     names = sorted(path.stem for path in (ROOT / "nas" / room).glob("*.py") if path.stem not in ("__init__", "modules"))
     assert heavy_imports(f"from nas.{room} import {', '.join(names)}") == []
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_resolves():
     import nas
 
     for name in nas.__all__:
@@ -68,21 +68,21 @@ def test_every_layer_kind_is_public():
 
 
 def classes(annotation):
-    """The classes of `nas` that an annotation names, in unions, in generics and in the parameters of callbacks."""
-    if isinstance(annotation, list):  # of the parameters of a Callable
+    """Returns the classes of `nas` in an annotation, including unions, generics and parameters of callbacks."""
+    if isinstance(annotation, list):  # parameters of a Callable
         return {each for part in annotation for each in classes(part)}
     if isinstance(annotation, type) and not get_args(annotation):
         return {annotation} if annotation.__module__.partition(".")[0] == "nas" else set()
     return {each for part in get_args(annotation) for each in classes(part)}
 
 
-def test_what_public_functions_return_and_report_is_public_too():
+def test_types_returned_or_reported_by_public_functions_are_public():
     import pandas as pd
     import torch
 
     import nas
 
-    names = {"Tensor": torch.Tensor, "pd": pd}  # imported for type checkers only
+    names = {"Tensor": torch.Tensor, "pd": pd}  # imported only for type checkers
     public = {getattr(nas, name) for name in nas.__all__} | {getattr(nas.layers, name) for name in nas.layers.__all__}
     todo = []
     for function in filter(inspect.isfunction, public):
@@ -104,7 +104,7 @@ def test_what_public_functions_return_and_report_is_public_too():
     assert missing == set()
 
 
-def test_the_search_function_is_not_hidden_by_a_module():
+def test_search_function_is_not_shadowed_by_module():
     import nas.commands.search
     from nas import search
 

@@ -1,3 +1,5 @@
+"""Recipes: valid and invalid values, defaults and JSON."""
+
 import dataclasses
 import json
 import math
@@ -12,7 +14,7 @@ from nas.recipe import RECIPE_FIELDS, Recipe
 COUNT = "an integer from 1 to 1e12"
 RATE = "a number of at least 0 and below 1"
 DEGREES = "a number from 0 to"
-# field: what is expected in words, the least and the largest good value, bad values beside those that are no number
+# field: expected value in words, valid values, invalid values in addition to NEVER
 FIELDS = {
     "epochs": (COUNT, [1, 1000], [0, -1, 1.0, 1.5]),
     "optimizer": ("one of sgd, adam, adamw", ["sgd", "adam", "adamw"], ["SGD", "rmsprop", "", 1]),
@@ -42,20 +44,20 @@ FIELDS = {
 NEVER = [None, True, False, "0.5", [], {}, [0.5], math.nan, math.inf, -math.inf]
 
 
-def test_every_field_is_held_to_something():
+def test_fields_table_covers_every_recipe_field():
     assert list(FIELDS) == [field.name for field in dataclasses.fields(Recipe)]
     assert list(RECIPE_FIELDS) == list(FIELDS)
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_good_values_are_kept(field):
+def test_valid_values_are_accepted(field):
     _, good, _ = FIELDS[field]
     for value in good:
         assert getattr(Recipe(**{field: value}), field) == value
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_bad_value_is_named_with_what_is_expected(field):
+def test_invalid_value_error_names_value_and_expected(field):
     expected, _, bad = FIELDS[field]
     for value in [*bad, *NEVER]:
         with pytest.raises(RecipeError) as caught:
@@ -67,7 +69,7 @@ def test_a_bad_value_is_named_with_what_is_expected(field):
 
 
 @pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "epochs"])
-def test_a_number_too_large_for_a_float_is_refused(field):
+def test_number_too_large_for_float_is_rejected(field):
     with pytest.raises(RecipeError) as caught:
         Recipe(**{field: 10**400})
     assert str(caught.value) == f"{field} is 100000000000000000...0000000000000000000, expected {FIELDS[field][0]}"
@@ -82,13 +84,13 @@ def test_a_number_too_large_for_a_float_is_refused(field):
         ({"lr": 0.1, "bs": 1}, f"recipe: unknown keys 'bs', 'lr', expected one of {', '.join(FIELDS)}"),
     ],
 )
-def test_what_is_wrong_in_a_recipe_is_named(data, text):
+def test_invalid_recipe_error_names_value_or_unknown_keys(data, text):
     with pytest.raises(RecipeError) as caught:
         Recipe.from_json(data)
     assert str(caught.value) == text
 
 
-def test_nested_lists_without_end_are_shortened():
+def test_deeply_nested_lists_are_shortened_in_errors():
     deep = []
     for _ in range(5000):
         deep = [deep]
@@ -100,7 +102,7 @@ def test_nested_lists_without_end_are_shortened():
     assert str(caught.value) == f"epochs is [[[[[[[...]]]]]]], expected {COUNT}"
 
 
-def test_the_default_recipe_in_json():
+def test_default_recipe_has_expected_json():
     assert Recipe().to_json() == {
         "epochs": 15,
         "optimizer": "sgd",
@@ -127,7 +129,7 @@ def test_the_default_recipe_in_json():
     assert Recipe.from_json({"epochs": 3}) == Recipe(epochs=3)
 
 
-def test_a_recipe_is_immutable():
+def test_recipe_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().epochs = 3
 
@@ -148,7 +150,7 @@ NUMBERS = {
         },
     )
 )
-def test_any_recipe_survives_json_and_text(fields):
+def test_recipe_round_trips_through_json(fields):
     recipe = Recipe(**fields)
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
@@ -159,7 +161,7 @@ ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries
 
 
 @given(ANYTHING | st.dictionaries(st.sampled_from(list(FIELDS)), ANYTHING, max_size=3))
-def test_any_json_is_read_or_refused(data):
+def test_arbitrary_json_is_read_or_rejected(data):
     try:
         recipe = Recipe.from_json(data)
     except RecipeError:

@@ -1,4 +1,4 @@
-"""What comes along is found by name, from a checkout and from a wheel alike."""
+"""Shipped networks and search spaces are found by name, in a checkout and in an installed package."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from nas.errors import ArchitectureError
 from nas.space.search_space import SearchSpace
 
 
-def test_a_published_network_is_found_by_name():
+def test_published_network_is_loaded_by_name():
     assert Architecture.load("mnist-7825") == Architecture.load(
         shipped.spaces_folder() / "published" / "mnist-7825.json"
     )
 
 
-def test_a_name_that_does_not_come_along():
+def test_unknown_network_error_lists_published_networks():
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load("mnist-1")
     assert str(caught.value) == (
@@ -23,14 +23,14 @@ def test_a_name_that_does_not_come_along():
     )
 
 
-def test_a_file_without_a_suffix_is_a_file(tmp_path, monkeypatch):
+def test_network_is_loaded_from_file_without_suffix(tmp_path, monkeypatch):
     text = Architecture.load("mnist-7825").dumps()
     (tmp_path / "mine").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert Architecture.load("mine").dumps() == text
 
 
-def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
+def test_installed_package_loads_spaces_from_its_own_folder(tmp_path, monkeypatch):
     inside = tmp_path / "nas" / "search_spaces"
     inside.mkdir(parents=True)
     (inside / "mine.toml").write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")

@@ -1,3 +1,5 @@
+"""Checks of values, keys and counts, and the wording of their errors."""
+
 import math
 import sys
 
@@ -22,7 +24,7 @@ from nas.schema import (
     check_keys,
 )
 
-# What is expected, in words, some of what it holds, some of what it does not beside what no number is.
+# interval, its description, valid values, invalid values in addition to NO_NUMBER
 NUMBERS = [
     (COUNT, "an integer from 1 to 1e12", [1, 2, 10**12], [0, -1, 1.0, 1.5, 10**12 + 1]),
     (RATE, "a number of at least 0 and below 1", [0, 0.0, 0.5, 0.999999], [-1e-9, 1, 1.0]),
@@ -35,7 +37,7 @@ NO_NUMBER = [True, False, None, "1", "", [], [1], {}, math.nan, math.inf, -math.
 
 
 @pytest.mark.parametrize(("interval", "text", "good", "bad"), NUMBERS)
-def test_an_interval_holds_its_numbers_and_says_so(interval, text, good, bad):
+def test_interval_accepts_only_its_numbers_and_describes_them(interval, text, good, bad):
     assert str(interval) == text
     assert [value for value in good if not interval.holds(value)] == []
     assert [value for value in [*bad, *NO_NUMBER] if interval.holds(value)] == []
@@ -48,14 +50,14 @@ def test_an_interval_holds_its_numbers_and_says_so(interval, text, good, bad):
     open_high=st.booleans(),
     value=st.integers(-60, 60) | st.integers(-120, 120).map(lambda half: half / 2),
 )
-def test_an_interval_is_what_its_ends_say(kind, ends, open_low, open_high, value):
+def test_interval_respects_open_and_closed_ends(kind, ends, open_low, open_high, value):
     low, high = ends
     inside = low <= value <= high and not (open_low and value == low) and not (open_high and value == high)
     fits = kind is float or type(value) is int
     assert Interval(kind, low, high, open_low, open_high).holds(value) == (inside and fits)
 
 
-def test_words():
+def test_words_accept_only_listed_strings():
     words = Words(("same", "valid"))
     assert str(words) == "same or valid"
     assert words.holds("same")
@@ -63,14 +65,14 @@ def test_words():
     assert not any(words.holds(other) for other in ["Same", "sam", "", "same, valid", 1, None, True, ["same"], {}])
 
 
-def test_a_flag():
+def test_flag_accepts_only_booleans():
     assert str(Flag()) == "true or false"
     assert Flag().holds(True)
     assert Flag().holds(False)
     assert not any(Flag().holds(other) for other in [0, 1, 0.0, "true", None, [], [True]])
 
 
-def test_the_shape_of_an_image():
+def test_image_shape_accepts_only_lists_of_three_counts():
     assert str(ImageShape()) == "[channels, height, width], each an integer from 1 to 1e12"
     assert ImageShape().holds([1, 28, 28])
     bad = [[1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], (1, 28, 28), "1x28", None, {}, [1, 2, 3, 4]]
@@ -88,7 +90,7 @@ def test_the_shape_of_an_image():
         ({"a": 1, "b": 1, "a\nline": 2}, "here: unknown key 'a\\nline', expected one of b, a, c"),
     ],
 )
-def test_the_keys_of_an_object(value, text):
+def test_invalid_keys_error_names_missing_or_unknown_keys(value, text):
     with pytest.raises(RecipeError) as caught:
         check_keys(value, ("b", "a", "c"), "here", RecipeError, required={"a", "b"})
     assert str(caught.value) == text
@@ -97,7 +99,7 @@ def test_the_keys_of_an_object(value, text):
     assert str(caught.value) == text.removeprefix("here: ")
 
 
-def test_an_object_with_any_keys():
+def test_check_keys_returns_valid_object():
     value = {"kind": "conv", "anything": 1}
     assert check_keys(value, None, "here", RecipeError, required={"kind"}) is value
     assert check_keys({"a": 1}, ("a", "b"), "here", RecipeError) == {"a": 1}
@@ -120,7 +122,7 @@ def test_an_object_with_any_keys():
     ],
     ids=str,
 )
-def test_what_is_expected_reads_as_english(expected, text):
+def test_expected_values_are_described_in_english(expected, text):
     assert str(expected) == text
 
 
@@ -140,13 +142,13 @@ def test_what_is_expected_reads_as_english(expected, text):
         ({"a": [3]}, Fields({"a": Many(Fields({}))}), "here: a[0]: 3 found, expected an object"),
     ],
 )
-def test_a_place_inside_a_value_is_never_empty(value, expected, text):
+def test_error_path_inside_value_is_never_empty(value, expected, text):
     with pytest.raises(RecipeError) as caught:
         check(value, expected, "here", RecipeError)
     assert str(caught.value).startswith(text)
 
 
-def test_counts_are_named_as_arguments():
+def test_invalid_count_error_names_argument():
     check_counts(trials=(1, 1), workers=(None, 1))
     for value in (0, -1, True, 1.0, "3"):
         with pytest.raises(NasError) as caught:

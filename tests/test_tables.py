@@ -1,4 +1,4 @@
-"""What notebooks show is HTML that holds the facts, and in which no text from outside is markup."""
+"""HTML display in notebooks: it contains the results, and external texts are escaped."""
 
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -33,7 +33,7 @@ TAGS = {"p", "br", "b", "table", "tr", "th", "td", "img"}
 
 
 class Html(HTMLParser):
-    """The tags, the texts, and the rows of all tables of what a notebook shows."""
+    """Parser that collects the tags, the texts and the table rows of displayed HTML."""
 
     def __init__(self, shown):
         super().__init__()
@@ -91,7 +91,7 @@ def confirmation(study):
 
 
 @given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"])), min_size=2, max_size=2)))
-def test_a_table_holds_its_texts_and_nothing_else(rows):
+def test_html_table_contains_exactly_its_texts(rows):
     table = Table(title=Text(MARKUP))
     table.add_column("a", justify="right")
     table.add_column(MARKUP)
@@ -103,7 +103,7 @@ def test_a_table_holds_its_texts_and_nothing_else(rows):
     assert found.texts[0] == MARKUP
 
 
-def test_an_architecture_shows_its_diagram_and_its_cost():
+def test_architecture_shows_diagram_and_cost():
     network = Architecture.load("mnist-7825")
     found = Html(network)
     assert found.tags == {"img", "p"}
@@ -111,11 +111,11 @@ def test_an_architecture_shows_its_diagram_and_its_cost():
     assert "7,825 parameters" in found.texts[0]
 
 
-def test_an_architecture_whose_layers_do_not_fit_shows_its_text():
+def test_architecture_with_mismatched_layers_has_no_html():
     assert Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=3), Flatten()))._repr_html_() is None
 
 
-def test_a_search_shows_its_counts_and_its_best(result):
+def test_search_result_shows_counts_and_best_trials(result):
     found = Html(result)
     assert found.texts[0] == result.lines()[0]
     assert result.lines()[0].startswith("2 of 2 trained, ")
@@ -124,7 +124,7 @@ def test_a_search_shows_its_counts_and_its_best(result):
     assert found.texts[-1].startswith(f"Next: nas.trials(results={str(result.results)!r}), nas.confirm(")
 
 
-def test_a_search_that_ended_early_says_why(result):
+def test_search_result_explains_early_end(result):
     tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
     none = replace(result, best=Trials(), tally=tally, exhausted="no candidate\nbinds: <params>")
     assert Html(none).texts[1:] == ["The search ended early: no candidate", "binds: <params>"]
@@ -132,7 +132,7 @@ def test_a_search_that_ended_early_says_why(result):
     assert Html(stopped).texts[1:] == ["Interrupted: finished trials are kept, the same call goes on."]
 
 
-def test_trials_are_a_table_without_discards(study):
+def test_trials_table_omits_discards_and_limits_rows(study):
     every = trials(results=study.ref.results)
     trained = [trial for trial in every if trial.outcome == "trained"]
     assert 0 < len(trained) < len(every)
@@ -146,7 +146,7 @@ def test_trials_are_a_table_without_discards(study):
     assert len(many.rows) == 1 + MOST_ROWS
 
 
-def test_a_slice_of_trials_is_a_table_and_one_of_them_a_record(study):
+def test_slice_of_trials_is_trials_and_item_is_record(study):
     every = trials(results=study.ref.results)
     assert isinstance(every[:1], Trials)
     assert every[-1] == list(every)[-1]
@@ -154,7 +154,7 @@ def test_a_slice_of_trials_is_a_table_and_one_of_them_a_record(study):
     assert repr(Trials()) == "<0 trials>"
 
 
-def test_a_trial_shows_its_result_its_recipe_and_its_diagram(study):
+def test_trial_shows_result_recipe_and_diagram(study):
     (best,) = study.best(1)
     found = Html(best)
     assert found.tags == {"p", "br", "img"}
@@ -164,7 +164,7 @@ def test_a_trial_shows_its_result_its_recipe_and_its_diagram(study):
     assert Html(running).texts == ["Trial 0: waiting"]
 
 
-def test_a_confirmation_shows_what_the_command_line_prints(confirmation):
+def test_confirmation_shows_its_tables_and_lines(confirmation):
     lines = confirmation.lines()
     assert lines[0].startswith(f"Trial {confirmation.winner.number} on digits: ")
     assert lines[-1] == "The test split of this study was opened once."
@@ -177,7 +177,7 @@ def test_a_confirmation_shows_what_the_command_line_prints(confirmation):
     assert f"{ranking.pick_text}." in found.texts
 
 
-def test_every_result_that_is_shown_escapes_its_texts(study, result, confirmation):
+def test_every_public_result_escapes_external_texts(study, result, confirmation):
     (best,) = study.best(1)
     settings = {"dataset": MARKUP, "mean": (0.5,), "std": (0.5,), "classes": (MARKUP,), "judged_on": "val", "seed": 0}
     given = {"architecture": best.architecture, "recipe": best.recipe, "weights": {}, "data": None}
@@ -198,6 +198,6 @@ def test_every_result_that_is_shown_escapes_its_texts(study, result, confirmatio
         found = Html(each)
         assert found.tags <= TAGS, name
         assert any("alert" in text for text in found.texts), name
-    without = {"Architecture", "TestResult"}  # hold no text from outside
+    without = {"Architecture", "TestResult"}  # contain no external text
     public = {name for name in nas.__all__ if hasattr(getattr(nas, name), "_repr_html_")}
     assert shown.keys() | without == public

@@ -1,4 +1,4 @@
-"""The dashboard and the report in Chromium, as a reader sees them."""
+"""The dashboard and the report, rendered in Chromium."""
 
 import shutil
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture
 def new_page(browser):
-    """Opens a tab with nothing remembered, as wide as a laptop or a phone."""
+    """Function that opens a tab without stored state, as wide as a laptop or a phone."""
     contexts = []
 
     def opened(screen="laptop"):
@@ -56,7 +56,7 @@ def best(study_folder):
     return StudyRecords.open(StudyRef(study_folder)).best(1)[0]
 
 
-def test_a_trial_shows_a_picture_that_can_be_read(monkeypatch, study_folder, new_page, best):
+def test_trial_page_shows_diagram_artifacts_and_params(monkeypatch, study_folder, new_page, best):
     page = new_page()
     with serving(monkeypatch, study_folder) as address:
         page.goto(f"{address}/trials?numbers={best.number}")
@@ -69,7 +69,7 @@ def test_a_trial_shows_a_picture_that_can_be_read(monkeypatch, study_folder, new
             assert page.locator(f"main >> text={text}").count(), text
 
 
-def test_a_study_shows_its_figures_and_its_note(monkeypatch, study_folder, new_page):
+def test_study_pages_show_figures_and_note(monkeypatch, study_folder, new_page):
     page, errors = new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     with serving(monkeypatch, study_folder) as address:
@@ -86,7 +86,7 @@ def test_a_study_shows_its_figures_and_its_note(monkeypatch, study_folder, new_p
 
 
 @pytest.mark.parametrize(("name", "content"), [("evil.html", HTML), ("evil.svg", SVG)])
-def test_an_artifact_with_a_script_runs_nothing(monkeypatch, study_folder, tmp_path, new_page, name, content):
+def test_script_in_artifact_is_not_executed(monkeypatch, study_folder, tmp_path, new_page, name, content):
     folder = shutil.copytree(study_folder, tmp_path / "own")
     records = StudyRecords.open(StudyRef(folder))
     (tmp_path / name).write_text(content)
@@ -102,7 +102,7 @@ def test_an_artifact_with_a_script_runs_nothing(monkeypatch, study_folder, tmp_p
         shutil.copyfile(tmp_path / name, tmp_path / "alone" / name)
         page.goto(f"file://{tmp_path / 'alone' / name}")
         page.wait_for_timeout(300)
-        assert page.evaluate("document.title") == "owned"  # the script would run where nobody forbids it
+        assert page.evaluate("document.title") == "owned"  # control: the script runs if nothing forbids it
         asked.clear()
         page.goto(f"{site}/artifacts/{study}/{key}")
         page.wait_for_timeout(300)
@@ -110,7 +110,7 @@ def test_an_artifact_with_a_script_runs_nothing(monkeypatch, study_folder, tmp_p
         assert asked == [f"/artifacts/{study}/{key}"]
 
 
-def test_strings_of_a_study_are_no_markup(monkeypatch, study_folder, tmp_path, new_page):
+def test_study_strings_are_not_rendered_as_markup(monkeypatch, study_folder, tmp_path, new_page):
     folder = shutil.copytree(study_folder, tmp_path / "own")
     records = StudyRecords.open(StudyRef(folder))
     evil = "x` ``y`` \n\n# Heading\n<img src=x onerror=alert(1)> [a](javascript:alert(1)) www.evil.example **bold**|"
@@ -130,11 +130,11 @@ def test_strings_of_a_study_are_no_markup(monkeypatch, study_folder, tmp_path, n
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_a_report_hides_nothing(study_folder, new_page, tmp_path, screen):
+def test_report_fits_screen_and_marks_scrollable_boxes(study_folder, new_page, tmp_path, screen):
     page = new_page(screen)
     page.goto(report(results=study_folder, output=tmp_path / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.locator(".modebar-btn").count() == 0  # they would lie on the titles of charts
+    assert page.locator(".modebar-btn").count() == 0  # the buttons would cover chart titles
     curves = page.locator("[data-figure=curves] .xtick text")
     curves.first.wait_for()
     assert curves.all_text_contents() == ["1", "2"]

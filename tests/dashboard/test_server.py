@@ -1,4 +1,4 @@
-"""The dashboard's server, for real, on a free port; requests that a page on the web could make are refused."""
+"""The dashboard's server on a free port: study data, rejected cross-site requests, read-only mode."""
 
 import json
 import shutil
@@ -22,11 +22,11 @@ from nas.study.reference import StudyRef
 
 @pytest.fixture
 def own_study(study_folder, tmp_path):
-    """A copy of the study, to be changed."""
+    """Copy of the study that a test may change."""
     return shutil.copytree(study_folder, tmp_path / "own")
 
 
-def test_it_serves_the_study_and_refuses_strangers(monkeypatch, study_folder):
+def test_server_serves_study_and_rejects_foreign_host_or_origin(monkeypatch, study_folder):
     with serving(monkeypatch, study_folder) as address:
         netloc = urlsplit(address).netloc
         status, body, _ = request(address, "GET", "/api/studies")
@@ -42,7 +42,7 @@ def test_it_serves_the_study_and_refuses_strangers(monkeypatch, study_folder):
         attributes = {pair["key"]: pair["value"] for pair in shown[number]["user_attrs"]}
         for name in ("params", "macs", "receptive_field", "consistent_accuracy"):
             assert json.loads(attributes[name]) == getattr(trained, name)
-        # As through DNS rebinding: the page's own name in Host, its own origin in Origin.
+        # DNS rebinding: the foreign page sends its own name in Host and its own origin in Origin.
         path = f"/api/studies/{study['study_id']}"
         for headers in (
             {"Host": "evil.example"},
@@ -66,14 +66,14 @@ def test_it_serves_the_study_and_refuses_strangers(monkeypatch, study_folder):
     assert len(trials(results=study_folder)) == len(records)
 
 
-def test_a_port_in_use_is_said(study_folder):
+def test_port_in_use_error_suggests_free_port(study_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NasError, match=f"^`port={port}`: Address already in use; `port=0` takes a free one$"):
             serve_dashboard(results=study_folder, port=port)
 
 
-def test_a_study_that_is_not_there(tmp_path):
+def test_missing_study_raises_study_error(tmp_path):
     with pytest.raises(StudyError, match=r"studies\.db: no database found; run `nas search` first"):
         serve_dashboard(results=tmp_path)
 
@@ -83,7 +83,7 @@ def study_data(address):
     return json.loads(request(address, "GET", f"/api/studies/{study}")[1])
 
 
-def test_figures_and_note_of_a_study(monkeypatch, study_folder):
+def test_study_data_contain_figures_note_and_artifacts(monkeypatch, study_folder):
     with serving(monkeypatch, study_folder) as address:
         data = study_data(address)
     assert {figure["id"] for figure in data["plotly_graph_objects"]} == {
@@ -98,7 +98,7 @@ def test_figures_and_note_of_a_study(monkeypatch, study_folder):
     }
 
 
-def test_figures_follow_a_search_and_a_note_that_was_edited_stays(monkeypatch, own_study):
+def test_figures_follow_search_and_edited_note_is_kept(monkeypatch, own_study):
     records = StudyRecords.open(StudyRef(own_study))
     trained = next(trial for trial in records.study.trials if trial.user_attrs["outcome"] == "trained")
     with serving(monkeypatch, own_study) as address:
@@ -116,13 +116,13 @@ def test_figures_follow_a_search_and_a_note_that_was_edited_stays(monkeypatch, o
 
 
 def dump(results):
-    """All that a database holds, as SQL."""
+    """Returns the content of the database as SQL."""
     with closing(sqlite3.connect(results / "studies.db")) as connection:
         return list(connection.iterdump())
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "post"])
-def test_read_only_refuses_every_change(monkeypatch, own_study, method):
+def test_read_only_dashboard_rejects_every_change(monkeypatch, own_study, method):
     before = dump(own_study)
     with serving(monkeypatch, own_study, read_only=True) as address:
         page = urlsplit(address).path
@@ -136,7 +136,7 @@ def test_read_only_refuses_every_change(monkeypatch, own_study, method):
     assert dump(own_study) == before
 
 
-def test_no_answer_but_the_page_may_run_script(monkeypatch, own_study, tmp_path):
+def test_only_dashboard_page_may_run_scripts(monkeypatch, own_study, tmp_path):
     script = tmp_path / "evil.html"
     script.write_text("<script>document.title = 'owned'</script>")
     records = StudyRecords.open(StudyRef(own_study))
@@ -161,12 +161,12 @@ def test_no_answer_but_the_page_may_run_script(monkeypatch, own_study, tmp_path)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_an_address_that_others_can_reach_needs_a_name(study_folder, host):
+def test_publicly_reachable_host_requires_allow_hosts(study_folder, host):
     with pytest.raises(NasError, match=rf"^`host='{host}'`: other machines can reach this address, .* `allow_hosts`$"):
         serve_dashboard(results=study_folder, host=host, port=0)
 
 
-def test_names_are_compared_as_a_whole(monkeypatch, study_folder):
+def test_allowed_hosts_match_whole_names(monkeypatch, study_folder):
     assert names_for("127.0.0.2", ()) == {"127.0.0.1", "localhost", "[::1]", "127.0.0.2"}
     for name in ("*", "a b", "nas.lan:80", "http://nas.lan", "", "nas.lan/x", "nas,lan"):
         with pytest.raises(
@@ -180,7 +180,7 @@ def test_names_are_compared_as_a_whole(monkeypatch, study_folder):
             assert request(here, "GET", "/api/meta", Host=host)[0] == status, host
 
 
-def test_a_study_that_cannot_be_written_to_is_shown(monkeypatch, own_study):
+def test_unwritable_study_is_shown_and_stays_unchanged(monkeypatch, own_study):
     with closing(sqlite3.connect(own_study / "studies.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = (own_study / "studies.db").read_bytes()
@@ -192,14 +192,14 @@ def test_a_study_that_cannot_be_written_to_is_shown(monkeypatch, own_study):
     assert (own_study / "studies.db").read_bytes() == before
 
 
-def test_a_study_that_is_deleted_leaves_a_dashboard_that_goes_on(monkeypatch, own_study):
+def test_dashboard_keeps_serving_after_study_is_deleted(monkeypatch, own_study):
     with serving(monkeypatch, own_study) as address:
         page = urlsplit(address).path
         api = page.replace("/dashboard", "/api")
         assert request(address, "GET", api)[0] == 200
         body = json.dumps({"remove_associated_artifacts": False})
         assert request(address, "DELETE", api, body=body, Content_Type="application/json")[0] == 204
-        for _ in range(2):  # what is kept of it must not come back either
+        for _ in range(2):  # cached data must not reappear either
             assert request(address, "GET", api)[0] == 404
             assert request(address, "GET", page)[0] == 200
             assert request(address, "GET", "/dashboard")[0] == 200

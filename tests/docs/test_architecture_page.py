@@ -1,4 +1,4 @@
-"""The map of the code is up to date, and every module that it names exists."""
+"""docs/architecture.md: its table of rooms is current, and every module that it names exists."""
 
 import re
 import subprocess
@@ -9,13 +9,13 @@ from support.paths import ROOT
 PAGE = ROOT / "docs" / "architecture.md"
 
 
-def test_the_table_of_rooms_is_that_of_the_contracts_and_docstrings():
+def test_table_of_rooms_matches_contracts_and_docstrings():
     command = [sys.executable, ROOT / "scripts" / "architecture_table.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stale_table_is_found(tmp_path):
+def test_stale_table_is_reported_and_rewritten(tmp_path):
     copy = tmp_path / "nas"
     for name in ("scripts/architecture_table.py", "docs/architecture.md", "pyproject.toml"):
         target = copy / name
@@ -32,10 +32,10 @@ def test_a_stale_table_is_found(tmp_path):
     assert subprocess.run([*command, "--check"], check=False).returncode == 0
 
 
-def test_modules_that_the_page_names_exist():
+def test_modules_named_on_page_exist():
     text = PAGE.read_text(encoding="utf-8").partition("<!-- rooms -->")[0]
     named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", text))
-    named.remove("model.py")  # of an export
+    named.remove("model.py")  # part of an export
     assert len(named) > 30
     there = {
         path.relative_to(ROOT).as_posix() for top in ("nas", "scripts", "tests") for path in (ROOT / top).rglob("*")

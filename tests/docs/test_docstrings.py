@@ -1,4 +1,4 @@
-"""The docstrings of public names tell each argument and attribute, and what they tell of arguments is true."""
+"""Docstrings of public names document each argument and attribute, arguments with type and default."""
 
 import ast
 import dataclasses
@@ -20,7 +20,7 @@ CLASSES = {name: found for name, found in (PUBLIC | LAYERS).items() if dataclass
 
 
 def section(docstring, title):
-    """The entries of a section: the text before the first colon of each, and the text after it."""
+    """Returns the entries of a section, each split at its first colon."""
     found = re.search(rf"^{title}:\n((?:    .*\n|\n)+)", inspect.cleandoc(docstring) + "\n", re.M)
     text = textwrap.dedent(found[1]) if found else ""
     entries = re.split(r"^(?=\S)", text, flags=re.M)[1:]
@@ -28,7 +28,7 @@ def section(docstring, title):
 
 
 def parameters(function):
-    """Each parameter with the source of its annotation, and whether it has a default."""
+    """Yields each parameter's name, the source of its annotation, and whether it has a default."""
     arguments = ast.parse(inspect.getsource(function)).body[0].args
     optional = [None] * (len(arguments.args) - len(arguments.defaults)) + arguments.defaults + arguments.kw_defaults
     for argument, default in zip([*arguments.args, *arguments.kwonlyargs], optional, strict=True):
@@ -38,7 +38,7 @@ def parameters(function):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_each_argument_has_a_line_with_its_type_and_default(name):
+def test_each_argument_is_documented_with_type_and_default(name):
     told = section(PUBLIC[name].__doc__, "Args")
     assert [head for head, _ in told] == [f"{each} ({kind})" for each, kind, _ in parameters(PUBLIC[name])]
     for (_, text), (each, _, is_optional) in zip(told, parameters(PUBLIC[name]), strict=True):
@@ -47,7 +47,7 @@ def test_each_argument_has_a_line_with_its_type_and_default(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_defaults_that_are_values_are_told_as_they_are(name):
+def test_documented_defaults_match_signature(name):
     told = dict(section(PUBLIC[name].__doc__, "Args"))
     for parameter in inspect.signature(PUBLIC[name]).parameters.values():
         if type(parameter.default) in (int, float, bool):
@@ -56,7 +56,7 @@ def test_defaults_that_are_values_are_told_as_they_are(name):
             assert re.search(rf"Default: ({value}|{parameter.default})\b", text), parameter.name
 
 
-def test_search_tells_every_sampler_pruner_and_dataset():
+def test_search_documents_every_sampler_pruner_and_dataset():
     told = {head.split()[0]: text for head, text in section(nas.search.__doc__, "Args")}
     sets = {"sampler": SAMPLERS, "pruner": PRUNERS, "dataset": (*datasets.PUBLISHED, "digits")}
     for argument, names in sets.items():
@@ -64,7 +64,7 @@ def test_search_tells_every_sampler_pruner_and_dataset():
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_each_field_of_a_class_is_told(name):
+def test_each_dataclass_field_is_documented(name):
     kind = CLASSES[name]
     documented = {
         each

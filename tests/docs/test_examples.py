@@ -1,4 +1,4 @@
-"""The Python examples of the documents are typed as they are written."""
+"""Type check of the Python examples in README.md and docs."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Every command of the guides runs as it stands, but on little data and with fewer and shorter trainings."""
+"""Every command of the guides runs, with less data and with fewer, shorter trainings."""
 
 import os
 import re
@@ -24,7 +24,7 @@ FEWER = {"trials": 6, "top": 2, "seeds": 2, "epochs": 3}
 
 @pytest.fixture(scope="module")
 def small_mnist(tmp_path_factory):
-    """A data root whose MNIST is a few of scikit-learn's digits, unpacked as torchvision does."""
+    """Data root whose MNIST is a few of scikit-learn's digits, in torchvision's unpacked format."""
     folder = tmp_path_factory.mktemp("data") / "MNIST" / "raw"
     folder.mkdir(parents=True)
     pool = datasets.merged(datasets.load("digits"))
@@ -38,7 +38,7 @@ def small_mnist(tmp_path_factory):
 
 @pytest.fixture
 def place(small_mnist, tmp_path):
-    """An empty folder with what the guides assume: a digit, photographs of two classes; and an environment."""
+    """Folder with the files that the guides assume (a digit, photographs of two classes), and an environment."""
     generator = np.random.default_rng(0)
     Image.fromarray(generator.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / "digit.png")
     for shift, name in enumerate(("cat", "dog")):
@@ -67,7 +67,7 @@ def blocks(guide):
 
 
 def fewer(line):
-    """The command with smaller counts; 20 and then 24 trials stay a search and its continuation."""
+    """Returns the command with smaller counts; 24 trials after 20 still continue the search."""
 
     def count(match):
         return f"--{match[1]} {max(2, int(match[2]) // FEWER[match[1]])}"
@@ -76,13 +76,13 @@ def fewer(line):
 
 
 def written_as(language, text):
-    """The name under which a guide's file is to be written."""
+    """Returns the file name for a code block of the given language."""
     return {"toml": "narrow.toml", "c": "main.c", "json": "mine.json"}[language]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_every_command_of_a_guide_runs(guide, place, monkeypatch):
+def test_every_guide_command_runs(guide, place, monkeypatch):
     folder, environment = place
     monkeypatch.chdir(folder)
     for name in ("NAS_DATA", "COLUMNS"):
@@ -103,28 +103,28 @@ def test_every_command_of_a_guide_runs(guide, place, monkeypatch):
                 if line.startswith("nas dashboard"):
                     assert_serves([*shlex.split(line), "--port", "0"], cwd=folder, env=environment)
                 elif line.startswith("nas ") and not set("|<>&;") & set(line):
-                    # In this process: a new one takes seconds to import torch and Optuna.
+                    # In this process, because a new one takes seconds to import torch and Optuna.
                     done = nas(*shlex.split(fewer(line), comments=True)[1:])
                     assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
                 else:
                     run(["sh", "-c", fewer(line)])
 
 
-def test_the_guides_are_linked_from_the_readme():
+def test_readme_links_every_guide():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for guide in GUIDES:
         assert f"docs/guides/{guide.name}" in readme
 
 
 @pytest.mark.parametrize("page", [*GUIDES, *(ROOT.glob("*.md"))], ids=lambda path: path.name)
-def test_links_lead_somewhere(page):
+def test_relative_links_point_to_existing_files(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_the_folder_of_the_guide_is_a_dataset(place):
-    """What its snippet makes is what the guide says: every image, in its class."""
+def test_own_images_snippet_creates_image_folder_dataset(place):
+    """The guide's snippet puts every image into the folder of its class."""
     folder, environment = place
     guide = next(path for path in GUIDES if path.stem == "own_images")
     code = next(text for language, text in blocks(guide) if language == "python")

@@ -1,4 +1,4 @@
-"""The notebook of the guides runs from top to bottom in a kernel, and is kept without outputs."""
+"""The guides' notebook runs from top to bottom in a kernel, and is committed without outputs."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
 NOTEBOOK = ROOT / "docs" / "guides" / "python.ipynb"
-KERNEL_SECONDS = 1800  # a cell may take long on a machine that others use, too
+KERNEL_SECONDS = 1800  # a cell may take long on a shared machine
 
 
-def test_the_notebook_is_kept_without_outputs():
+def test_notebook_is_committed_without_outputs():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
     assert sum(cell["cell_type"] == "code" for cell in cells) > 10
@@ -23,7 +23,7 @@ def test_the_notebook_is_kept_without_outputs():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The folder in which the notebook was executed, and its code cells with their outputs."""
+    """Folder in which the notebook is executed, and its code cells with their outputs."""
     pytest.importorskip("ipykernel")
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     folder = tmp_path_factory.mktemp("notebook")
@@ -36,7 +36,7 @@ def executed(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_cell_runs_and_what_it_ends_with_is_shown_as_html(executed):
+def test_cells_run_without_errors_and_show_results_as_html(executed):
     _, cells = executed
     shown = {cell.source.splitlines()[-1]: output.data for cell in cells for output in cell.outputs if "data" in output}
     for source in ("result", "nas.trials()", "best", "fit", "exported", 'nas.Architecture.load("mnist-7825")'):
@@ -47,7 +47,7 @@ def test_every_cell_runs_and_what_it_ends_with_is_shown_as_html(executed):
 
 
 @pytest.mark.slow
-def test_progress_is_one_output_that_ends_as_lines(executed):
+def test_search_progress_is_one_output_with_one_line_per_trial(executed):
     _, cells = executed
     (cell,) = (cell for cell in cells if "nas.search(" in cell.source)
     (output,) = cell.outputs
@@ -59,7 +59,7 @@ def test_progress_is_one_output_that_ends_as_lines(executed):
 
 
 @pytest.mark.slow
-def test_the_study_stores_the_call_which_goes_on_with_it(executed):
+def test_stored_command_is_python_call_that_resumes_study(executed):
     folder, _ = executed
     command = StudyRecords.open(StudyRef(folder / "results")).notes.command
     assert command == "nas.search(max_params=2000, epochs=2, trials=4, dataset='digits')"
@@ -72,7 +72,7 @@ def test_the_study_stores_the_call_which_goes_on_with_it(executed):
 
 
 @pytest.mark.slow
-def test_the_report_and_the_card_show_calls_as_python(executed):
+def test_report_and_model_card_show_python_calls(executed):
     folder, _ = executed
     search = "import nas\nnas.search(max_params=2000, epochs=2, trials=4, dataset='digits')\n"
     search += "nas.confirm(top=1, seeds=2, target=0.9)\n"

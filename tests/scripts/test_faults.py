@@ -1,4 +1,4 @@
-"""The fault campaign (`scripts/faults/`) in short: a few of its faults, and whether its checks would find anything."""
+"""The fault campaign (`scripts/faults/`): a few of its faults, and the sensitivity of its checks."""
 
 import sys
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """A campaign on SQLite, in one process a search: that begins sooner."""
+    """Campaign on SQLite with one process per search, which starts sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -30,7 +30,7 @@ def campaign(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(campaign):
-    """The place of an undisturbed search."""
+    """`Place` of a search without faults."""
     return campaign.measure_search(None)
 
 
@@ -41,7 +41,7 @@ def well(row):
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_killed_search_keeps_every_promise(campaign):
+def test_killed_search_resumes_without_deviations(campaign):
     row = campaign.run(12, LoopKilled, SQLITE)
     assert well(row)
     assert row["resumed"] == 1
@@ -49,18 +49,18 @@ def test_a_killed_search_keeps_every_promise(campaign):
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.skipif(bool(DiskFull.why_not()), reason=DiskFull.why_not() or "none")
-def test_a_full_disk_is_told_in_one_line_and_costs_nothing(campaign):
+def test_search_survives_full_disk_without_deviations(campaign):
     assert well(campaign.run(4, DiskFull, SQLITE))
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_server_that_dies_is_waited_for(campaign, postgres):
+def test_search_survives_killed_postgres_without_deviations(campaign, postgres):
     campaign.server = postgres
     assert well(campaign.run(12, ServerKilled, POSTGRESQL))
 
 
-def test_the_checks_find_what_is_wrong(undisturbed, campaign):
-    """What a study was told to be is compared with what it is, file by file; here each is made untrue in turn."""
+def test_checks_report_falsified_events_files_and_trials(undisturbed, campaign):
+    """Events, expected values, files and trials are falsified in turn; `deviations` reports each."""
     records = StudyRecords.open(StudyRef(**undisturbed.of_study))
     told = undisturbed.attempts[0].events
     assert deviations(records, told, wanted=campaign.wanted) == []
@@ -94,7 +94,7 @@ def test_the_checks_find_what_is_wrong(undisturbed, campaign):
     assert any(text.endswith(f"is {TrialState.RUNNING.name}") for text in found)
 
 
-def test_an_export_is_whole_or_not_there(tmp_path):
+def test_missing_or_incomplete_export_is_reported(tmp_path):
     folder = tmp_path / "model"
     assert of_export(folder, allow_none=True) == []
     assert of_export(folder, allow_none=False) == ["the export is missing"]
@@ -103,7 +103,7 @@ def test_an_export_is_whole_or_not_there(tmp_path):
     assert of_export(folder, allow_none=True) == ["the export holds model.py"]
 
 
-def test_the_table_counts_runs():
+def test_table_sums_runs_by_fault():
     row = {"fault": "loop killed", "database": "sqlite", "struck": 2, "alone": False, "resumed": 1, "told": 6}
     row |= {"interrupted": 3, "deviations": []}
     assert list(table([row, {**row, "deviations": ["x"]}]))[2:] == [

@@ -1,4 +1,4 @@
-"""The committed leaderboard: every row follows from its runs, and its network is the one in its folder."""
+"""The committed leaderboard: each row matches its runs and the network in its folder."""
 
 import json
 import sys
@@ -35,10 +35,10 @@ TYPES = {
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
 class TestRow:
-    def test_it_has_every_field(self, row):
+    def test_row_has_every_field(self, row):
         assert {key: type(value) for key, value in row.items()} == TYPES
 
-    def test_its_figures_are_those_of_its_runs(self, row):
+    def test_figures_match_runs(self, row):
         runs = json.loads((ROOT / "results" / "runs" / f"{row['name']}.json").read_text())["accuracies"]
         finals, lowest = [run[-1] for run in runs], [min(run[-5:]) for run in runs]
         assert (row["seeds"], row["epochs"]) == (len(runs), len(runs[0]))
@@ -46,26 +46,26 @@ class TestRow:
         assert row["final_accuracy_sd"] == pytest.approx(stdev(finals), abs=1e-6)
         assert row["consistent_accuracy_mean"] == pytest.approx(fmean(lowest), abs=1e-6)
 
-    def test_its_network_costs_what_it_says(self, row):
+    def test_cost_and_epochs_match_stored_network(self, row):
         folder = ROOT / "results" / "models" / row["name"]
         cost = cost_of(Architecture.load(folder / "architecture.json"))
         assert (cost.params, cost.macs, cost.receptive_field) == (row["params"], row["macs"], row["receptive_field"])
         assert Recipe.load(folder / "recipe.json").epochs == row["epochs"]
 
-    def test_its_folder_is_a_whole_export_if_the_readme_quotes_it(self, row):
+    def test_folder_is_full_export_only_if_row_is_unbeaten(self, row):
         files = {path.name for path in (ROOT / "results" / "models" / row["name"]).iterdir()}
         if row in leaderboard.unbeaten(FOUND):
             assert {"model.py", "weights.pt", "model.onnx", "README.md"} | leaderboard.KEPT <= files
         else:
             assert files == leaderboard.KEPT
 
-    def test_the_tables_quote_it(self, row):
+    def test_results_page_lists_row_and_readme_only_if_unbeaten(self, row):
         opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
         assert opening == (row in leaderboard.unbeaten(FOUND))
         assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
 
 
-def test_rows_and_runs_belong_together():
+def test_every_row_has_runs_and_valid_definition():
     defined = leaderboard.read_rows()
     runs = {path.stem for path in (ROOT / "results" / "runs").glob("*.json")}
     assert runs == {row["name"] for row in ROWS} <= set(defined)
@@ -88,12 +88,12 @@ def test_rows_and_runs_belong_together():
         ({"params": 99, "dataset": "digits"}, False),
     ],
 )
-def test_a_row_beats_another_of_its_dataset_that_is_no_better_in_anything(changes, beaten):
+def test_row_beats_dominated_row_of_same_dataset(changes, beaten):
     row = {"dataset": "mnist", "params": 100, "consistent_accuracy_mean": 0.99}
     assert leaderboard.beats({**row, **changes}, row) == beaten
 
 
-def test_the_opening_names_the_largest_of_a_dataset_first_and_nothing_that_is_beaten():
+def test_opening_lists_unbeaten_rows_largest_first_by_dataset():
     figures = {"macs": 1, "final_accuracy_mean": 0.99, "final_accuracy_sd": 0.0, "seeds": 5}
     found = [
         {"name": name, "images": dataset, "params": params, "consistent_accuracy_mean": accuracy, **figures}
@@ -109,7 +109,7 @@ def test_the_opening_names_the_largest_of_a_dataset_first_and_nothing_that_is_be
     assert [line.split("`")[1] for line in lines] == ["large", "small", "other"]
 
 
-def test_a_row_is_trained_with_its_recipe_and_its_changes():
+def test_training_command_contains_recipe_and_changes():
     row = {"architecture": "mnist-7825", "recipe": "recipe.json", "set": {"rotation": 7}, "seeds": 5}
     command = leaderboard.command_of("name", row)
     assert command[:7] == ["nas", "train", "mnist-7825", "--recipe", "recipe.json", "--set", "rotation=7"]
@@ -117,7 +117,7 @@ def test_a_row_is_trained_with_its_recipe_and_its_changes():
 
 
 @pytest.mark.parametrize(("shift", "good"), [(0.0, True), (0.0002, True), (0.01, False)])
-def test_other_runs_reproduce_a_row_within_their_spread(tmp_path, shift, good):
+def test_runs_reproduce_row_only_within_their_spread(tmp_path, shift, good):
     runs = json.loads((ROOT / "results" / "runs" / f"{ROWS[0]['name']}.json").read_text())
     found = {key: value - shift if key.endswith("_mean") else value for key, value in runs.items()}
     found["accuracies"] = [[value - shift for value in run] for run in runs["accuracies"]]

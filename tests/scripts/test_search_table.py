@@ -1,4 +1,4 @@
-"""The table of trained candidates, and the scripts that make and read it."""
+"""The table of trained candidates, and the scripts that write and read it."""
 
 import sys
 
@@ -14,13 +14,13 @@ TABLE = ROOT / search_table.TABLE
 SPACE = search_table.space_of(TABLE)
 
 
-def test_the_table_holds_what_its_script_draws():
+def test_table_contains_candidates_drawn_by_script():
     values = search.Table.read(TABLE).values
     assert len(values) == 200
     assert all(drawn in values for drawn in search_table.feasible(SPACE, 20))
 
 
-def test_both_benchmarks_read_the_same_candidates_and_all_keep_the_limit():
+def test_benchmarks_read_same_candidates_within_params_limit():
     table, trained = search.Table.read(TABLE), proxies.read_table(TABLE, SPACE)
     key = lambda values: sorted(values.items(), key=str)  # noqa: E731
     assert sorted(map(key, table.values), key=str) == sorted(map(key, trained.values), key=str)

@@ -1,4 +1,4 @@
-"""Every script runs, with settings as small as they go, and gives what it promises: a table, or lines of JSON."""
+"""Every script runs with minimal settings and prints the expected output: a table, or lines of JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.paths import FIXTURES, ROOT
 
-pytestmark = pytest.mark.slow  # each script imports torch in a process of its own
+pytestmark = pytest.mark.slow  # each script imports torch in its own process
 
 SCRIPTS = ROOT / "scripts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
@@ -62,7 +62,7 @@ WITH_A_BROWSER = {"bench/dashboard.py"}
 
 
 def run(*words, **env):
-    """What a command prints that ends well."""
+    """Returns the standard output of a command that must succeed."""
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
     found = subprocess.run(
         [str(word) for word in words], cwd=ROOT, env=settings, capture_output=True, text=True, check=False
@@ -76,7 +76,7 @@ def python(script, *options, **env):
 
 
 def tables(text):
-    """The numbers of rows of the tables in it, each row as wide as its head."""
+    """Returns the number of rows of each Markdown table; checks that rows are as wide as the head."""
     found = []
     for table in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
         head, rule, *rows = table.splitlines()
@@ -86,13 +86,13 @@ def tables(text):
     return found
 
 
-def test_every_script_is_tried():
+def test_lists_of_this_module_cover_every_script():
     scripts = {str(path.relative_to(SCRIPTS)) for path in SCRIPTS.rglob("*") if path.suffix in (".py", ".sh")}
     assert scripts == {*SMALL, *RUN_BY_OTHERS, *SHELL, *WITH_A_BROWSER}
 
 
 class Kinds:
-    """What each script promises, by the name of its check."""
+    """Checks of a script's output, one for each kind of output."""
 
     @staticmethod
     def json_lines(text, out):
@@ -149,18 +149,18 @@ KINDS = {
 
 
 @pytest.mark.parametrize("script", SMALL)
-def test_it_gives_what_it_promises(script, tmp_path):
+def test_script_prints_expected_output(script, tmp_path):
     shutil.copyfile(ROOT / "results" / "search_table.toml", tmp_path / "table.toml")
     options = [str(option).format(out=tmp_path) for option in SMALL[script]]
     KINDS[script](python(script, *options), tmp_path)
     if script == "bench/earn.py":
-        # What has ended is only read: nothing is left that could be trained.
+        # `--table` only reads the studies and trains nothing.
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
         assert tables(python(script, *options, "--table")) == [4]
         assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.db")}
 
 
-def test_searches_may_share_a_device(tmp_path):
+def test_searches_share_device(tmp_path):
     options = ("--tasks", "digits", "--trials", 2, "--epochs", 1, "--seeds", 2, "--confirm-seeds", 3)
     few = ("--ways", "default", "portfolio", "--max-macs", 300_000)
     text = python("bench/earn.py", *options, *few, "--runs", tmp_path, "--together", "cpu", "--group", 1)
@@ -170,7 +170,7 @@ def test_searches_may_share_a_device(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in PATH")
-def test_the_dashboard_is_timed():
+def test_dashboard_benchmark_reports_timings():
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = json.loads(python("bench/dashboard.py", "--trained", 2, "--discarded", 1, "--runs", 1))
     assert {"trials, first visit", "study, third visit", "table, third visit"} <= set(found)
@@ -190,26 +190,26 @@ ON_A_PROCESSOR = {
 
 
 class TestOnGpu:
-    """The parts of `on_gpu.sh`, on the processor."""
+    """The parts of `on_gpu.sh`, run on the CPU."""
 
     def part(self, name, out, **env):
         return run("bash", SCRIPTS / "on_gpu.sh", name, out, **{**ON_A_PROCESSOR, **env})
 
-    def test_a_part_keeps_each_line_and_is_run_once(self, tmp_path):
+    def test_part_stores_its_results_and_runs_once(self, tmp_path):
         self.part("parity-2", tmp_path)
         rows = [json.loads(line) for line in (tmp_path / "parity-2.jsonl").read_text().splitlines()]
         assert [(row["trainer"], row["seed"]) for row in rows] == [("reference", 1), ("engine", 1)]
         assert tables((tmp_path / "parity-2.txt").read_text()) == [0]
         assert self.part("parity-2", tmp_path).startswith("== parity-2 has ended already")
 
-    def test_a_benchmark_says_which_way_and_network(self, tmp_path):
+    def test_benchmark_reports_ways_and_networks_per_hour(self, tmp_path):
         self.part("bench-usual", tmp_path)
         rows = [json.loads(line) for line in (tmp_path / "bench-usual.jsonl").read_text().splitlines()]
         assert [row["way"] for row in rows] == ["ceiling", "usual"]
         assert "networks an hour" in (tmp_path / "bench-usual.txt").read_text()
 
-    def test_all_parts_go_on_after_one_that_fails_or_is_cut(self, tmp_path):
-        """A program that stands in for Python: it fails in one part and does not end in another."""
+    def test_other_parts_run_after_failure_or_timeout(self, tmp_path):
+        """A stand-in for Python fails in one part and never ends in another."""
         program = tmp_path / "python"
         program.write_text(STAND_IN)
         program.chmod(0o755)
@@ -223,14 +223,14 @@ class TestOnGpu:
         ended = {path.stem for path in out.glob("*.txt")}
         assert ended == {"machine", "bench-alone", "bench-usual", *(f"parity-{number}" for number in range(1, 6))}
 
-    def test_a_part_that_there_is_not_is_named(self, tmp_path):
+    def test_unknown_part_error_names_part_and_valid_parts(self, tmp_path):
         command = ["bash", str(SCRIPTS / "on_gpu.sh"), "nix", str(tmp_path)]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (found.returncode, found.stdout) == (2, "")
         assert found.stderr.startswith("no part nix, allowed: machine tests bench-alone ")
 
 
-def test_a_row_that_there_is_not_is_not_trained():
+def test_reproduce_script_rejects_unknown_row():
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["bash", str(SCRIPTS / "reproduce.sh"), "nix"]
     found = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)

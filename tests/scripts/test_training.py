@@ -1,4 +1,4 @@
-"""MNIST as the training benchmark finds it: unpacked, packed, or not whole."""
+"""MNIST files for the training benchmark: unpacked, packed, damaged or missing."""
 
 import gzip
 import sys
@@ -20,7 +20,7 @@ def packed(tmp_path):
     return folder
 
 
-def test_packed_files_are_unpacked_elsewhere(tmp_path, packed):
+def test_packed_files_are_unpacked_to_temporary_folder(tmp_path, packed):
     with unpacked(tmp_path) as root:
         assert root != tmp_path
         assert [(root / "MNIST" / "raw" / name).read_text() for name in FILES] == list(FILES)
@@ -28,14 +28,14 @@ def test_packed_files_are_unpacked_elsewhere(tmp_path, packed):
     assert {path.suffix for path in packed.iterdir()} == {".gz"}
 
 
-def test_unpacked_files_are_read_where_they_lie(tmp_path, packed):
+def test_unpacked_files_are_read_in_place(tmp_path, packed):
     for name in FILES:
         (packed / name).touch()
     with unpacked(tmp_path) as root:
         assert root == tmp_path
 
 
-def test_what_is_missing_or_damaged_is_said_in_one_line(tmp_path, packed):
+def test_missing_or_damaged_file_is_reported_in_one_line(tmp_path, packed):
     (packed / f"{FILES[0]}.gz").write_bytes(b"nothing")
     with pytest.raises(SystemExit, match="delete it and download it anew") as error, unpacked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Weights in a study's artifacts: as they were stored, or refused; nothing in them is executed."""
+"""Weights among a study's artifacts: damaged files are rejected, and loading executes no code."""
 
 import io
 import os
@@ -24,7 +24,7 @@ FEW = settings(MANY, max_examples=20)
 
 
 class Touch:
-    """What a pickle of it does where pickles are run."""
+    """Creates the file `path` when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -49,7 +49,7 @@ def zipped(entries, compression=zipfile.ZIP_STORED):
 
 @pytest.fixture(scope="module")
 def stored(confirmed):
-    """The best trial's artifact: its name, bytes, state dict and architecture."""
+    """Name, bytes, state dict and architecture of the best trial's artifact."""
     records = StudyRecords.open(StudyRef(confirmed))
     (best,) = records.best(1)
     name = records.study.get_trials(deepcopy=False)[best.number].system_attrs[f"{PREFIX}weights"]
@@ -58,7 +58,7 @@ def stored(confirmed):
 
 @pytest.fixture
 def put(stored, tmp_path):
-    """Reads weights from a folder where the artifact holds other bytes."""
+    """Function that stores bytes as the artifact and loads the weights from it."""
     artifacts = Artifacts(tmp_path)
     artifacts.prepare()
 
@@ -69,7 +69,7 @@ def put(stored, tmp_path):
     return read
 
 
-def test_weights_as_they_were_stored_are_read(put, stored):
+def test_unchanged_weights_file_returns_stored_weights(put, stored):
     state = put(stored[1])
     assert all(torch.equal(state[name], value) for name, value in stored[2].items())
 
@@ -77,19 +77,19 @@ def test_weights_as_they_were_stored_are_read(put, stored):
 @pytest.mark.slow
 @settings(MANY, max_examples=200)
 @given(data=st.data())
-def test_damaged_weights_are_refused_or_the_same(put, stored, data):
+def test_damaged_weights_file_is_rejected_or_yields_same_weights(put, stored, data):
     changed = data.draw(damaged_bytes(stored[1]) | st.binary(max_size=200))
     try:
         state = put(changed)
     except StudyError as error:
         assert_clear(error)
         return
-    # A date in the archive, for instance: no byte of the weights.
+    # The damage hit no byte of the weights, for instance a date in the archive.
     assert state.keys() == stored[2].keys()
     assert all(torch.equal(state[name], value) for name, value in stored[2].items())
 
 
-def test_a_state_dict_of_anything_else_is_refused(put, stored):
+def test_invalid_state_dict_is_rejected_with_reason(put, stored):
     state = stored[2]
     first = next(iter(state))
     others = {
@@ -110,7 +110,7 @@ def test_a_state_dict_of_anything_else_is_refused(put, stored):
         assert reason in str(caught.value)
 
 
-def test_no_code_in_weights_is_run(put, tmp_path):
+def test_loading_weights_executes_no_code(put, tmp_path):
     touched = tmp_path / "touched"
     plain = pickle.dumps(Touch(touched))
     archive = zipped({"archive/data.pkl": plain, "archive/version": b"3", "archive/byteorder": b"little"})
@@ -118,15 +118,15 @@ def test_no_code_in_weights_is_run(put, tmp_path):
         with pytest.raises(StudyError, match=r"the weights cannot be read: the file is damaged \("):
             put(data)
     assert not touched.exists()
-    assert os.system(f"touch {touched}") == 0  # what it would have done
+    assert os.system(f"touch {touched}") == 0  # control: the command itself works
     assert touched.exists()
 
 
 @pytest.mark.slow
 @settings(MANY, max_examples=200)
 @given(data=st.data())
-def test_an_archive_with_any_pickle_is_refused(put, stored, data):
-    """Its checksums right, so that torch's unpickler sees it."""
+def test_archive_with_damaged_pickle_raises_only_clear_study_error(put, stored, data):
+    """The checksums are valid, so the damaged pickle reaches torch's unpickler."""
     with zipfile.ZipFile(io.BytesIO(stored[1])) as archive:
         entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
     (name,) = [name for name in entries if name.endswith("data.pkl")]
@@ -137,12 +137,12 @@ def test_an_archive_with_any_pickle_is_refused(put, stored, data):
         assert_clear(error)
 
 
-def test_a_bomb_is_not_unpacked(put):
+def test_compressed_archive_is_rejected(put):
     with pytest.raises(StudyError, match=r"compressed, which torch\.save does not do"):
         put(zipped({"archive/data.pkl": b"\0" * 10**7}, zipfile.ZIP_DEFLATED))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../studies.db", "/etc/passwd", "a\0b", "x" * 300, "missing"])
-def test_an_artifact_of_another_name_is_not_looked_for_elsewhere(stored, tmp_path, name):
+def test_invalid_or_missing_artifact_name_raises_study_error(stored, tmp_path, name):
     with pytest.raises(StudyError, match="weights"):
         Artifacts(tmp_path).download(name, "the weights", stored[3])

@@ -1,4 +1,4 @@
-"""The attributes of a trial, as they are stored and as they are read."""
+"""Trial attributes: the stored values, and the typed view that reads them."""
 
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -34,7 +34,7 @@ BEGUN = attributes.begun(CANDIDATE, COST, index=3, seed=7, num_draws=5, fingerpr
 
 
 def stored(*several, state=TrialState.RUNNING, value=None, **options):
-    """A trial with these attributes."""
+    """Returns a stored trial with all attributes of `several`."""
     every = Attributes()
     for each in several:
         every |= each
@@ -55,12 +55,12 @@ def stored(*several, state=TrialState.RUNNING, value=None, **options):
         ("unused", TrialState.FAIL, False, False),
     ],
 )
-def test_what_each_outcome_means(outcome, state, is_whole, has_files):
+def test_outcome_determines_state_whole_training_and_files(outcome, state, is_whole, has_files):
     found = Outcome(outcome)
     assert (found.state, found.is_whole_training, found.has_files) == (state, is_whole, has_files)
 
 
-def test_a_trial_that_begins_has_its_candidate():
+def test_begun_trial_stores_candidate_cost_and_session():
     trial = stored(BEGUN)
     assert (trial.number, trial.state, trial.is_complete, trial.outcome) == (4, TrialState.RUNNING, False, None)
     assert (trial.fingerprint, trial.index, trial.num_draws, trial.session) == ("f", 3, 5, "s")
@@ -74,7 +74,7 @@ def test_a_trial_that_begins_has_its_candidate():
     assert trial.notes().keys() == {"architecture", "recipe", "session"}
 
 
-def test_a_trial_of_another_program_has_nothing():
+def test_trial_of_another_program_has_only_defaults():
     trial = stored(Attributes(system={"other": 1}))
     nothing = (
         "fingerprint",
@@ -95,7 +95,7 @@ def test_a_trial_of_another_program_has_nothing():
     assert not trial.is_from_queue
 
 
-def test_a_trained_trial_is_read_as_it_was_stored():
+def test_trained_trial_reads_back_stored_values():
     end = attributes.ended(Outcome.TRAINED, HISTORY) | attributes.trained(0.5, "artifact")
     trial = stored(BEGUN, end, state=TrialState.COMPLETE, value=0.75)
     assert (trial.outcome, trial.objective, trial.weights, trial.num_epochs) == (Outcome.TRAINED, 0.75, "artifact", 2)
@@ -110,7 +110,7 @@ def test_a_trained_trial_is_read_as_it_was_stored():
     assert record.to_json()["architecture"] == CANDIDATE.architecture.to_json()
 
 
-def test_a_trial_that_a_pruner_stopped_is_no_trained_one():
+def test_pruned_trial_is_read_as_plain_trial_record():
     end = attributes.ended(Outcome.PRUNED, HISTORY[:1], reason="stopped after epoch 1")
     record = read_trial(stored(BEGUN, end, state=TrialState.PRUNED))
     assert type(record) is TrialRecord
@@ -118,7 +118,7 @@ def test_a_trial_that_a_pruner_stopped_is_no_trained_one():
     assert (record.state, record.number, len(record.history)) == ("PRUNED", 4, 1)
 
 
-def test_a_discard_has_its_reason_and_its_cost():
+def test_discard_stores_reason_and_cost():
     discard = attributes.discarded("params", COST) | attributes.drawn_for(6) | attributes.drawn_before({"params": 2})
     trial = stored(discard, state=TrialState.PRUNED)
     assert (trial.outcome, trial.reason, trial.drawn_for) == (Outcome.DISCARDED, "params", 6)
@@ -130,7 +130,7 @@ def test_a_discard_has_its_reason_and_its_cost():
     assert record.to_json()["architecture"] is record.to_json()["recipe"] is None
 
 
-def test_a_trial_from_the_queue_has_its_source_and_its_values():
+def test_queued_trial_stores_source_and_parameter_values():
     queued = attributes.enqueued("portfolio a", "f") | Attributes(system={"fixed_params": {"width": 3}})
     trial = stored(queued, state=TrialState.WAITING)
     assert (trial.source, trial.started_as, trial.params) == ("portfolio a", "f", {"width": 3})
@@ -139,7 +139,7 @@ def test_a_trial_from_the_queue_has_its_source_and_its_values():
     assert read_trial(trial).source == "portfolio a"
 
 
-def test_a_retry_takes_over_what_the_trial_was():
+def test_retry_copies_candidate_and_source_of_original_trial():
     trial = stored(BEGUN, attributes.enqueued("portfolio a", "f"), attributes.ended(Outcome.INTERRUPTED, ()))
     assert attributes.again(trial).user == {
         "retry_of": 4,
@@ -152,7 +152,7 @@ def test_a_retry_takes_over_what_the_trial_was():
     assert attributes.again(stored()).user == {"retry_of": 4}
 
 
-def test_an_unknown_outcome_is_named():
+def test_unknown_outcome_error_names_trial_and_value():
     with pytest.raises(StudyError, match=r"^trial 4: outcome is 'lost', expected one of trained, diverged, pruned, "):
         assert stored(Attributes(user={"outcome": "lost"})).outcome
 
@@ -165,13 +165,13 @@ def test_an_unknown_outcome_is_named():
         ("nas:history", [{}], "trial 4: history[0]: "),
     ],
 )
-def test_a_damaged_attribute_is_named_with_its_trial(note, value, error):
+def test_damaged_attribute_error_names_trial_and_attribute(note, value, error):
     with pytest.raises(StudyError) as caught:
         read_trial(stored(BEGUN, Attributes(system={note: value})))
     assert str(caught.value).startswith(error)
 
 
-def test_the_mean_over_the_runs_of_a_finalist():
+def test_finalist_reports_mean_over_all_its_runs():
     end = attributes.ended(Outcome.TRAINED, HISTORY) | attributes.trained(0.5, "artifact")
     record = read_trained(stored(BEGUN, end, state=TrialState.COMPLETE, value=0.75))
     assert runs_text(record) == ""

@@ -1,4 +1,4 @@
-"""A study whose database was damaged is read, or refused in one clear line."""
+"""A damaged study is read, or rejected with a one-line error."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ SETTINGS = Settings(
 
 @pytest.fixture(autouse=True)
 def _only_read(monkeypatch):
-    """An export reads all that it needs and writes its source; how it proves what it wrote is tested elsewhere."""
+    """Reduces `export` to building the model's source; `tests/exporters` tests the rest."""
 
     def export(architecture, weights, *, origin, **_):
         model_source(architecture, origin).encode()
@@ -56,7 +56,7 @@ def restore(confirmed, copied):
 
 
 def read_all(results, output):
-    """Every reader of a study, each for itself: what they raise is a `StudyError`, and of what is whole nothing."""
+    """Runs every reader of a study; returns the messages of their `StudyError`s. Other exceptions propagate."""
 
     def listed():
         records = StudyRecords.open(StudyRef(results))
@@ -105,7 +105,7 @@ def read_all(results, output):
 
 @MANY
 @given(data=st.data())
-def test_a_study_with_a_damaged_attribute_is_read_or_refused(confirmed, copied, data):
+def test_study_with_damaged_attribute_is_read_or_rejected(confirmed, copied, data):
     restore(confirmed, copied)
     table, owner, key, value = data.draw(st.sampled_from(attributes(confirmed)))
     texts = st.builds(json.dumps, damaged(value) | anything) | st.sampled_from(["", "{", "nul", "\0", "[" * 100_000])
@@ -113,7 +113,7 @@ def test_a_study_with_a_damaged_attribute_is_read_or_refused(confirmed, copied, 
     read_all(copied, copied / "model")
 
 
-def test_a_study_that_lacks_an_attribute_is_read_or_refused(confirmed, copied):
+def test_study_with_missing_attribute_is_read_or_rejected(confirmed, copied):
     refusals = {}
     for table, owner, key in {key: (table, owner, key) for table, owner, key, _ in attributes(confirmed)}.values():
         restore(confirmed, copied)
@@ -141,7 +141,7 @@ def test_a_study_that_lacks_an_attribute_is_read_or_refused(confirmed, copied):
         ("confirmed", '{"trial": 0}', "confirmed: accuracies, dataset, num_images"),
     ],
 )
-def test_the_place_is_named(confirmed, copied, key, text, error):
+def test_error_names_damaged_attribute(confirmed, copied, key, text, error):
     for table, owner, name, _ in attributes(confirmed):
         if name == key:
             change(copied, table, owner, key, text)
@@ -149,8 +149,8 @@ def test_the_place_is_named(confirmed, copied, key, text, error):
     assert any(error in text for text in refused), refused
 
 
-def test_a_study_whose_row_is_gone_is_not_made_anew(copied):
-    """What is left of it is in the new one's way."""
+def test_study_without_its_database_row_is_not_recreated(copied):
+    """Leftover rows of the deleted study block a new one."""
     with closing(sqlite3.connect(copied / "studies.db")) as database:
         database.execute("DELETE FROM studies")
         database.commit()
@@ -179,7 +179,7 @@ COLUMNS = {
 
 @MANY
 @given(data=st.data())
-def test_a_study_with_a_damaged_row_is_read_or_refused(confirmed, copied, data):
+def test_study_with_damaged_row_is_read_or_rejected(confirmed, copied, data):
     restore(confirmed, copied)
     table = data.draw(st.sampled_from(sorted(COLUMNS)))
     column = data.draw(st.sampled_from(COLUMNS[table]))
@@ -195,7 +195,7 @@ def test_a_study_with_a_damaged_row_is_read_or_refused(confirmed, copied, data):
                 database.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
             else:
                 database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
-        except sqlite3.IntegrityError:  # the database itself does not take it
+        except sqlite3.IntegrityError:  # SQLite itself rejects the value
             return
         database.commit()
     read_all(copied, copied / "model")
@@ -203,7 +203,7 @@ def test_a_study_with_a_damaged_row_is_read_or_refused(confirmed, copied, data):
 
 @FEW
 @given(data=st.data())
-def test_a_damaged_database_file_is_read_or_refused(confirmed, copied, data):
+def test_damaged_database_file_is_read_or_rejected(confirmed, copied, data):
     restore(confirmed, copied)
     whole = (confirmed / "studies.db").read_bytes()
     (copied / "studies.db").write_bytes(data.draw(damaged_bytes(whole)))
@@ -211,13 +211,13 @@ def test_a_damaged_database_file_is_read_or_refused(confirmed, copied, data):
 
 
 @pytest.mark.parametrize("content", [b"a text\n" * 100, b"SQLite format 3\0", b"SQLite format 3\0" + b"\xff" * 4096])
-def test_what_is_no_database_is_refused(tmp_path, content):
+def test_invalid_database_file_is_rejected(tmp_path, content):
     (tmp_path / "studies.db").write_bytes(content)
     with pytest.raises(StudyError, match=r"studies\.db: not a usable database"):
         StudyRecords.open(StudyRef(tmp_path))
 
 
-def test_a_study_of_another_program_is_refused(tmp_path):
+def test_study_of_another_program_is_rejected(tmp_path):
     study = optuna.create_study(study_name="search", storage=default_storage(tmp_path))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     refused = read_all(tmp_path, tmp_path / "model")
@@ -225,7 +225,7 @@ def test_a_study_of_another_program_is_refused(tmp_path):
     assert all("study 'search' was not made by nas" in text for text in refused)
 
 
-def test_a_trial_of_another_program_is_refused(copied):
+def test_trial_of_another_program_is_rejected(copied):
     study = optuna.load_study(study_name="search", storage=default_storage(copied))
     study.add_trial(optuna.trial.create_trial(value=0.5))
     number = len(study.trials) - 1

@@ -1,4 +1,4 @@
-"""Locks: of this process, of others, and of those that are gone."""
+"""Locks within a process, between processes, and after a process or the server ends."""
 
 import subprocess
 import sys
@@ -28,12 +28,12 @@ def _old_server(monkeypatch):
 
 @pytest.fixture
 def study(request):
-    """A name that no other test has."""
+    """Study name that no other test uses."""
     return request.node.name
 
 
 def holder(database, study, folder):
-    """Another process that holds the lock "mine"."""
+    """Starts another process that holds the lock "mine"."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, database, study, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -41,7 +41,7 @@ def holder(database, study, folder):
     return process
 
 
-def test_a_lock_is_held_until_its_process_ends_however_it_ends(database, study, tmp_path, settled):
+def test_lock_is_held_until_process_exits_or_is_killed(database, study, tmp_path, settled):
     for end in ("kill", "terminate", "stdin"):
         other = holder(database, study, tmp_path)
         with closing(locks(StudyRef(tmp_path, database, study))) as mine:
@@ -57,7 +57,7 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(database, study, 
         other.stdin.close()
 
 
-def test_locks_of_one_study_are_not_those_of_another(database, study, tmp_path):
+def test_locks_of_different_studies_are_independent(database, study, tmp_path):
     with (
         closing(locks(StudyRef(tmp_path, database, study))) as here,
         closing(locks(StudyRef(tmp_path, database, f"{study} 2"))) as there,
@@ -67,8 +67,8 @@ def test_locks_of_one_study_are_not_those_of_another(database, study, tmp_path):
         assert not there.is_held("a")
 
 
-def test_one_at_a_time(database, study, tmp_path):
-    """A counter that is read and written in two steps comes out right only if nobody else is between them."""
+def test_exclusive_section_runs_one_thread_at_a_time(database, study, tmp_path):
+    """A counter that is read and written in two steps is correct only if threads do not interleave."""
     count, inside = tmp_path / "count", []
     count.write_text("0")
 
@@ -91,14 +91,14 @@ def test_one_at_a_time(database, study, tmp_path):
     assert count.read_text() == "80"
 
 
-def test_what_is_released_leaves_no_file_of_its_own(tmp_path):
+def test_released_lock_leaves_no_lock_file(tmp_path):
     with closing(locks(StudyRef(tmp_path))) as held:
         held.hold("session")
         assert [path.name for path in tmp_path.iterdir()] == ["studies.db.search.session.lock"]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_restarted_server_forgets_nobody(postgres, study, tmp_path, monkeypatch, settled):
+def test_lock_survives_postgres_restart(postgres, study, tmp_path, monkeypatch, settled):
     other = holder(postgres.url, study, tmp_path)
     with closing(locks(StudyRef(tmp_path, postgres.url, study))) as mine:
         postgres.stop()
@@ -114,7 +114,7 @@ def test_a_restarted_server_forgets_nobody(postgres, study, tmp_path, monkeypatc
     other.stdout.close()
 
 
-def test_a_lock_that_was_lost_meanwhile_is_noticed(postgres, study, tmp_path):
+def test_lock_lost_by_postgres_restart_raises_lock_lost_error(postgres, study, tmp_path):
     with closing(locks(StudyRef(tmp_path, postgres.url, study))) as held:
         with held.exclusively("begin") as check:
             check()

@@ -1,4 +1,4 @@
-"""What `nas.study.optuna_storage` takes from Optuna without a promise: a new version shows here what it changed."""
+"""Contract tests for the private names of Optuna that `nas.study.optuna_storage` uses."""
 
 import json
 
@@ -17,7 +17,7 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 'studies.db'}"
 
 
-def test_an_artifact_link_is_what_optuna_itself_writes(tmp_path):
+def test_artifact_link_equals_attribute_written_by_optuna(tmp_path):
     study = optuna.create_study()
     (tmp_path / "epochs.csv").write_text("epoch\n1\n")
     store = FileSystemArtifactStore(str(tmp_path))
@@ -29,7 +29,7 @@ def test_an_artifact_link_is_what_optuna_itself_writes(tmp_path):
     assert (own_key, json.loads(own)) == (key, json.loads(stored))
 
 
-def test_optuna_finds_an_artifact_by_our_link():
+def test_optuna_finds_artifact_by_our_link():
     study = optuna.create_study()
     for key, value in artifact_link("an-id", filename="weights.pt", mimetype="application/octet-stream").items():
         set_system_attr(study, key, value)
@@ -37,13 +37,13 @@ def test_optuna_finds_an_artifact_by_our_link():
     assert (meta.artifact_id, meta.filename, meta.mimetype) == ("an-id", "weights.pt", "application/octet-stream")
 
 
-def test_a_study_tells_its_storage_and_its_identifier(url):
+def test_study_exposes_its_storage_and_id(url):
     storage = open_storage(url)
     study = optuna.create_study(storage=storage, study_name="a")
     assert storage_of(study).get_study_name_from_id(study_id(study)) == "a"
 
 
-def test_constraints_of_a_trial_begun_by_us_are_optunas(url):
+def test_stored_constraints_equal_those_set_by_optuna(url):
     storage = StudyStorage(open_storage(url))
     study = optuna.create_study(storage=storage, study_name="a")
     trial_id = storage.create_new_trial(study_id(study), create_trial(state=TrialState.RUNNING))

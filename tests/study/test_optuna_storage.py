@@ -1,4 +1,4 @@
-"""Our storage beside Optuna's own: the same operations leave the same, in memory and in the database."""
+"""`StudyStorage` holds in memory the same trials that Optuna's own storage reads from the database."""
 
 import threading
 from random import Random
@@ -30,7 +30,7 @@ def study(storage, request):
 
 
 def fresh(study, database):
-    """What another process reads of the study's trials, by Optuna alone."""
+    """Returns the study's trials as another process reads them with Optuna's own storage."""
     return optuna.load_study(study_name=study.study_name, storage=open_storage(database)).get_trials()
 
 
@@ -52,7 +52,7 @@ def template(rng, state=TrialState.RUNNING):
 
 
 def step(rng, study, storage, running):
-    """One thing that a search may do, drawn at random."""
+    """Does one random operation of a search."""
     what = rng.choice(["begin", "add", "queue", "take", "write", "report", "end", "attribute", "parameter"])
     if what == "begin":
         running.append(storage.create_new_trial(study_id(study), template(rng)))
@@ -82,7 +82,7 @@ def step(rng, study, storage, running):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_it_holds_is_what_others_read(study, storage, database, seed, monkeypatch):
+def test_trials_in_memory_equal_trials_read_from_database(study, storage, database, seed, monkeypatch):
     monkeypatch.setattr("nas.study.optuna_storage.EPOCHS_PAUSE", 0.0)
     rng, running = Random(seed), []
     for _ in range(60):
@@ -95,8 +95,8 @@ def test_what_it_holds_is_what_others_read(study, storage, database, seed, monke
     assert [trial.state for trial in storage.trials(study_id(study)).values()] == [trial.state for trial in theirs]
 
 
-def test_several_at_work_see_what_the_others_begin_and_end(study, storage, database):
-    """Two storages take turns; after each turn the other one has it, its own trials untouched."""
+def test_concurrent_storages_see_each_others_trials(study, storage, database):
+    """Two storages take turns; after each turn the other one sees the new states."""
     rng = Random(0)
     second = StudyStorage(open_storage(database))
     other = optuna.load_study(study_name=study.study_name, storage=second)
@@ -118,9 +118,7 @@ def test_several_at_work_see_what_the_others_begin_and_end(study, storage, datab
 
 
 @pytest.mark.parametrize("end", ["end", "tell"])
-def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_the_latest(
-    study, storage, database, monkeypatch, end
-):
+def test_fast_epochs_are_written_in_batches_and_at_trial_end(study, storage, database, monkeypatch, end):
     monkeypatch.setattr("nas.study.optuna_storage.EPOCHS_PAUSE", 1e9)
 
     def read():
@@ -146,7 +144,7 @@ def test_epochs_that_come_fast_are_written_together_and_with_the_trials_end_at_t
     assert read()[1] == {1: 0.2, 2: 0.4, 3: 0.7}
 
 
-def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, storage, database):
+def test_trial_ended_by_another_storage_rejects_writes(study, storage, database):
     trial_id = storage.create_new_trial(study_id(study), template(Random(0)))
     other = optuna.load_study(study_name=study.study_name, storage=open_storage(database))
     other.tell(0, state=TrialState.FAIL)
@@ -163,7 +161,7 @@ def test_a_trial_that_another_one_ended_can_not_be_ended_again(study, storage, d
     assert "outcome" not in fresh(study, database)[0].user_attrs
 
 
-def test_a_repeated_write_is_stored_once(study, storage, database):
+def test_repeated_write_is_stored_once(study, storage, database):
     trial_id = storage.create_new_trial(study_id(study), template(Random(0)))
     for _ in range(2):
         storage.report([(trial_id, 7, 0.5)])
@@ -173,8 +171,8 @@ def test_a_repeated_write_is_stored_once(study, storage, database):
     assert (trial.value, trial.intermediate_values[7], trial.system_attrs["b"]) == (0.5, 0.5, 1)
 
 
-def test_reads_retry_while_postgres_restarts(postgres, request):
-    """A search ends with the study's note and figures, some seconds in which a server may well be away."""
+def test_reads_and_writes_retry_while_postgres_restarts(postgres, request):
+    """A search ends by storing the note and the figures; the server may be unavailable at that moment."""
     study = optuna.create_study(storage=StudyStorage(open_storage(postgres.url)), study_name=request.node.name)
     for use in (lambda: study.set_user_attr("note", "a"), lambda: study.user_attrs, lambda: study.directions):
         postgres.stop()

@@ -1,4 +1,4 @@
-"""What a study has trained so far, counted from its trials."""
+"""Progress of a study, counted from its trials."""
 
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -17,7 +17,7 @@ def epoch(number, seconds):
 
 
 def trial(number, outcome=None, *, accuracy=0.5, epochs=0, discards=None, drawn_for=None, state=None, **user):
-    """A trial as a search leaves it; without an outcome it is running, or in the given state."""
+    """Returns a trial as a search stores it; without an outcome it is running, or in the given state."""
     system = {"nas:history": [{}] * epochs, "nas:discards": discards, "nas:drawn_for": drawn_for}
     made = create_trial(
         state=state or (STATES.get(outcome, TrialState.FAIL) if outcome else TrialState.RUNNING),
@@ -35,13 +35,13 @@ def progress_of(*trials, finals=None):
     return progress
 
 
-def test_an_empty_study_has_trained_nothing():
+def test_empty_study_has_no_progress():
     progress = progress_of()
     assert progress.tally() == Tally(num_trained=0, num_pruned=0, spent=0)
     assert (progress.num_queued, progress.running, progress.best, progress.discards()) == (0, set(), None, {})
 
 
-def test_each_outcome_costs_what_it_has_trained():
+def test_outcome_determines_budget_cost():
     progress = progress_of(
         trial(0, "trained", params=9, seconds=10.0),
         trial(1, "diverged", seconds=3.0),
@@ -56,13 +56,13 @@ def test_each_outcome_costs_what_it_has_trained():
     assert progress.tally() == Tally(num_trained=2, num_pruned=2, spent=2 + 3 / EPOCHS, spent_seconds=19.5)
 
 
-def test_further_runs_cost_one_training_each_and_their_time():
+def test_further_run_costs_one_training_and_its_time():
     finals = {3: [(epoch(1, 1.0), epoch(2, 0.5)), ()], 5: [(epoch(1, 4.0),)]}
     progress = progress_of(trial(0, "trained", params=9, seconds=10.0), finals=finals)
     assert progress.tally() == Tally(num_trained=1, num_pruned=0, spent=4, spent_seconds=15.5, num_further=3)
 
 
-def test_a_trial_is_counted_once_when_it_has_ended():
+def test_trial_is_counted_once_after_it_ends():
     progress = progress_of(trial(0, fingerprint="a"), trial(1, state=TrialState.WAITING))
     assert (progress.running, progress.num_queued, progress.fingerprints) == ({0}, 1, {"a"})
     ended = {0: trial(0, "trained", params=9, fingerprint="a"), 1: trial(1, fingerprint="b")}
@@ -85,12 +85,12 @@ def test_discards_are_counted_once_by_reason():
         assert progress.discards() == {"params": 5, "macs": 1}
 
 
-def test_draws_before_a_trial_without_a_candidate_are_not_counted():
+def test_discards_before_unused_trial_are_not_counted():
     assert progress_of(trial(0, "unused", discards={"params": 3})).discards() == {}
     assert progress_of(trial(0, "discarded", discards={"params": 3})).discards() == {"params": 3}
 
 
-def test_stored_discards_are_counted_by_the_candidate_after_them():
+def test_stored_discards_are_grouped_by_next_candidate():
     progress = progress_of(*(trial(number, "discarded", drawn_for=drawn_for) for number, drawn_for in enumerate("xyx")))
     assert progress.stored_discards == {"x": 2, "y": 1}
     assert progress_of(trial(0, "discarded"), trial(1, "failed", drawn_for=4)).stored_discards == {}
@@ -104,6 +104,6 @@ def test_stored_discards_are_counted_by_the_candidate_after_them():
         ([(0.75, 10), (0.75, 10)], 0),
     ],
 )
-def test_the_best_trial_has_the_highest_accuracy_then_the_fewest_parameters_then_came_first(results, best):
+def test_best_trial_ranks_by_accuracy_then_params_then_number(results, best):
     trials = [trial(n, "trained", accuracy=accuracy, params=params) for n, (accuracy, params) in enumerate(results)]
     assert progress_of(*trials).best.number == best

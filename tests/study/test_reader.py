@@ -1,4 +1,4 @@
-"""The trials of a study, ranked, chosen and counted."""
+"""Reading a study: ranking, selection and counts of its trials."""
 
 from dataclasses import asdict
 
@@ -44,7 +44,7 @@ def records(tmp_path):
 
 
 def add(records, outcome, accuracy=0.5, *, params=10, macs=8, index=0, discards=None, weights="w"):
-    """Stores a trial with this outcome; returns its number."""
+    """Stores a trial with the given outcome; returns its number."""
     cost = Cost(params=params, macs=macs, receptive_field=1, peak_activation_bytes=32, weight_bytes=4 * params)
     attrs = attributes.ended(outcome, history(accuracy, accuracy))
     if outcome is Outcome.DISCARDED:
@@ -74,7 +74,7 @@ def numbers(trials):
     return [trial.number for trial in trials]
 
 
-def test_a_study_is_found_as_it_was_created(records):
+def test_created_study_is_found_with_its_settings_and_notes(records):
     found = StudyRecords.find(records.ref)
     assert (found.settings, found.notes, found.name, found.verdict) == (SETTINGS, NOTES, "search", None)
     assert (found.trials(), found.best(3), found.pareto()) == ([], [], [])
@@ -82,7 +82,7 @@ def test_a_study_is_found_as_it_was_created(records):
     assert StudyRecords.find(StudyRef(records.ref.results, study="other")) is None
 
 
-def test_the_best_trial_has_the_highest_accuracy_then_the_fewest_parameters(records):
+def test_best_trials_rank_by_accuracy_then_params(records):
     for outcome, accuracy, params in (
         (Outcome.TRAINED, 0.5, 10),
         (Outcome.TRAINED, 0.75, 30),
@@ -95,7 +95,7 @@ def test_the_best_trial_has_the_highest_accuracy_then_the_fewest_parameters(reco
     assert numbers(records.best(9)) == [3, 1, 0]
 
 
-def test_finalists_come_first_by_the_mean_over_their_runs(records):
+def test_best_ranks_finalists_first_by_mean_over_runs(records):
     for accuracy in (0.875, 0.75, 0.5, 0.625):
         add(records, Outcome.TRAINED, accuracy)
     final(records, 1, 0, 0.25)
@@ -107,27 +107,27 @@ def test_finalists_come_first_by_the_mean_over_their_runs(records):
     assert [trial.further for trial in records.trials()] == [(), (0.25, 0.5), (), (0.625,)]
 
 
-def test_a_further_run_that_diverged_counts_as_accuracy_0(records):
+def test_diverged_further_run_counts_as_accuracy_0(records):
     add(records, Outcome.TRAINED, 0.75)
     final(records, 0, 0, None)
     assert records.best(1)[0].further == (0.0,)
     assert records.best(1)[0].mean_objective == 0.375
 
 
-def test_the_pareto_front_is_the_cheapest_first(records):
+def test_pareto_front_omits_dominated_trials_and_sorts_by_cost(records):
     for accuracy, params in ((0.75, 30), (0.5, 10), (0.5, 20), (0.625, 30), (0.875, 40)):
         add(records, Outcome.TRAINED, accuracy, params=params, macs=100 - params)
     assert numbers(records.pareto()) == [1, 0, 4]
 
 
-def test_the_pareto_front_is_in_the_second_objective(tmp_path):
+def test_second_objective_is_minimised_and_named_in_optuna(tmp_path):
     both = Settings(**asdict(SETTINGS) | {"objectives": ("accuracy", "macs")})
     records = StudyRecords.create(StudyRef(tmp_path), both, NOTES)
     assert [direction.name for direction in records.study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert records.study.metric_names[1] == "macs"
 
 
-def test_a_trial_is_read_by_its_number(records):
+def test_trial_lookup_by_number_rejects_untrained_and_unknown_trials(records):
     add(records, Outcome.TRAINED, 0.75)
     add(records, Outcome.PRUNED)
     assert records.trial(0) == records.trained(0)
@@ -144,14 +144,14 @@ def test_a_trial_is_read_by_its_number(records):
         assert str(caught.value) == error
 
 
-def test_without_trials_none_is_found(records):
+def test_trial_lookup_in_empty_study_raises(records):
     with pytest.raises(StudyError, match=r"^no trial 0 found, the study has no trials yet$"):
         records.trial(0)
 
 
-def test_discards_are_counted_for_the_candidate_after_them(records):
+def test_discards_are_grouped_by_candidate(records):
     add(records, Outcome.TRAINED, index=0, discards={"params": 2})
-    add(records, Outcome.DISCARDED, discards={"macs": 1})  # from the queue
+    add(records, Outcome.DISCARDED, discards={"macs": 1})  # from the queue: counts with the candidate before it
     add(records, Outcome.TRAINED, index=2)
     add(records, Outcome.TRAINED, index=1, discards={"params": 4})
     assert records.discards_by_candidate() == [{"params": 2, "macs": 1}, {"params": 4}, {}]
@@ -159,13 +159,13 @@ def test_discards_are_counted_for_the_candidate_after_them(records):
     assert records.tally().num_trained == 3
 
 
-def test_weights_that_are_missing_are_named(records):
+def test_missing_weights_error_names_trial(records):
     add(records, Outcome.TRAINED, weights=None)
     with pytest.raises(StudyError, match=r"^trial 0 has no weights, expected a trained trial$"):
         records.weights(0)
 
 
-def test_a_study_without_settings_counts_as_not_created(tmp_path):
+def test_study_without_settings_is_not_found_and_create_reuses_it(tmp_path):
     ref = StudyRef(tmp_path)
     study = optuna.create_study(study_name="search", storage=ref.url)
     assert StudyRecords.find(ref) is None

@@ -1,4 +1,4 @@
-"""Further runs of a study's trials: their names, their order, and what is stored of them."""
+"""Further runs of trials: keys, order and stored histories."""
 
 import optuna
 import pytest
@@ -28,7 +28,7 @@ def final(trial, seed):
     return Run(trial=trial, judged_on="val", seed=FIRST_SEED + seed)
 
 
-def test_a_run_has_a_key_of_its_own():
+def test_run_round_trips_through_its_key():
     run = Run(trial=12, judged_on="test", seed=3)
     assert run.key == "nas:run:12:test:3"
     assert Run.of_key(run.key) == run
@@ -50,17 +50,17 @@ def test_a_run_has_a_key_of_its_own():
         "nas:run:1:val:",
     ],
 )
-def test_another_key_is_no_run(key):
+def test_invalid_key_is_not_parsed_as_run(key):
     assert Run.of_key(key) is None
 
 
-def test_further_runs_take_turns_over_the_finalists():
+def test_further_runs_alternate_between_finalists():
     finals = Finals(trials=(7, 3), num_runs=5, num_candidates=20)
     assert finals.runs() == [final(7, 0), final(3, 0), final(7, 1), final(3, 1), final(7, 2)]
     assert Finals().runs() == []
 
 
-def test_a_run_that_has_not_ended_has_no_history(runs):
+def test_history_is_none_until_run_is_stored(runs):
     runs.keep(final(1, 0), history(1, 2))
     runs.keep(final(1, 1), ())
     assert runs.history(final(1, 0)) == history(1, 2)
@@ -70,7 +70,7 @@ def test_a_run_that_has_not_ended_has_no_history(runs):
 
 
 @pytest.mark.parametrize("numbers", [(1,), (2, 1), (1, 2, 3), (2, 3)])
-def test_a_run_holds_every_epoch_in_order_or_none(runs, numbers):
+def test_run_with_missing_extra_or_unordered_epochs_is_rejected(runs, numbers):
     set_system_attr(
         runs.study, final(1, 0).key, [{**each.to_json(), "epoch": max(1, each.epoch)} for each in history(*numbers)]
     )
@@ -80,14 +80,14 @@ def test_a_run_holds_every_epoch_in_order_or_none(runs, numbers):
     assert str(caught.value) == f"study {runs.study.study_name!r}: nas:run:1:val:1000000: {found}"
 
 
-def test_damaged_runs_are_refused(runs):
+def test_damaged_runs_are_rejected(runs):
     for key, value in ((final(1, 0).key, {}), (final(2, 0).key, [{"epoch": 1}])):
         set_system_attr(runs.study, key, value)
         with pytest.raises(StudyError, match=f"^study '.*': {key}"):
             runs.history(Run.of_key(key))
 
 
-def test_finalists_are_ranked_when_all_their_runs_have_ended(runs):
+def test_finalists_are_ranked_after_all_their_runs_end(runs):
     assert runs.chosen() == Finals()
     assert not runs.ranked()
     finals = Finals(trials=(4, 2), num_runs=3, num_candidates=9)
@@ -109,13 +109,13 @@ def test_finalists_are_ranked_when_all_their_runs_have_ended(runs):
         {"trials": [0], "num_runs": 1},
     ],
 )
-def test_a_damaged_choice_is_refused(runs, value):
+def test_damaged_finalists_are_rejected(runs, value):
     set_system_attr(runs.study, "nas:finals", value)
     with pytest.raises(StudyError, match="nas:finals"):
         runs.chosen()
 
 
-def test_finals_are_the_runs_of_finalists_alone(runs):
+def test_finals_exclude_confirmation_and_test_runs(runs):
     runs.keep(Run(trial=1, judged_on="val", seed=FIRST_SEED - 1), history(1, 2))  # of a confirmation
     runs.keep(Run(trial=1, judged_on="test", seed=FIRST_SEED), history(1, 2))
     runs.keep(final(5, 1), ())
@@ -124,7 +124,7 @@ def test_finals_are_the_runs_of_finalists_alone(runs):
     assert runs.finals() == {2: [history(1, 2)], 5: [history(1, 2), ()]}
 
 
-def test_the_choice_is_read_by_another_process(tmp_path):
+def test_chosen_finalists_are_read_from_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = optuna.create_study(study_name="search", storage=url)
     finals = Finals(trials=(4,), num_runs=2, num_candidates=9)

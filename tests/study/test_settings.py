@@ -1,4 +1,4 @@
-"""Settings of a study: what is read, and how two differ."""
+"""Settings of a study: reading, validation and differences."""
 
 import json
 from dataclasses import asdict, replace
@@ -21,12 +21,12 @@ FIRST = Settings(
 )
 
 
-def test_settings_are_read_as_they_were_written():
+def test_settings_round_trip_through_json():
     written = replace(FIRST, objectives=("accuracy", "macs"), portfolio=("a", "b"), num_startup=0, seed=10**100)
     assert Settings.from_json(json.loads(json.dumps(asdict(written)))) == written
 
 
-def test_a_study_of_an_earlier_version_has_the_defaults():
+def test_settings_of_earlier_version_get_defaults():
     later = {"objectives", "sampler", "num_startup", "choices", "pruner", "portfolio"}
     read = Settings.from_json({key: value for key, value in asdict(FIRST).items() if key not in later})
     assert (read.objectives, read.sampler, read.num_startup) == (("accuracy",), "tpe", 20)
@@ -52,18 +52,18 @@ def test_a_study_of_an_earlier_version_has_the_defaults():
         ({"colour": 1}, "here: unknown key 'colour', expected one of dataset, "),
     ],
 )
-def test_an_invalid_setting_is_named(change, error):
+def test_invalid_setting_error_names_value_and_expected(change, error):
     with pytest.raises(StudyError) as caught:
         Settings.from_json(asdict(FIRST) | change, where="here")
     assert str(caught.value).startswith(error)
 
 
-def test_a_missing_setting_is_named():
+def test_missing_setting_error_names_setting():
     with pytest.raises(StudyError, match=r"^settings: split is missing$"):
         Settings.from_json({key: value for key, value in asdict(FIRST).items() if key != "split"})
 
 
-def test_the_cost_is_the_second_objective_or_parameters():
+def test_cost_is_second_objective_or_params():
     assert FIRST.cost == "params"
     assert replace(FIRST, objectives=("accuracy", "macs")).cost == "macs"
 
@@ -84,5 +84,5 @@ def test_the_cost_is_the_second_objective_or_parameters():
         ),
     ],
 )
-def test_each_difference_is_one_text(changes, texts):
+def test_each_difference_gives_one_text(changes, texts):
     assert FIRST.differences(replace(FIRST, **changes)) == texts

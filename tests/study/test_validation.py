@@ -1,4 +1,4 @@
-"""A study is as this package stores it, or the place is named where it is not."""
+"""`check_study` accepts what this package stores; its errors name the invalid attribute."""
 
 from copy import deepcopy
 from dataclasses import asdict
@@ -42,7 +42,7 @@ NOTES = {"nas:architecture": {}, "nas:recipe": {}, "nas:history": [{}]}
 
 
 def trial(number, outcome="trained", state=TrialState.COMPLETE, *, user=None, notes=None, values=(0.5,)):
-    """A trial as a search leaves it, with other attributes where they are given, without those that are None."""
+    """Returns a trial as a search stores it; `user` and `notes` override attributes, None removes one."""
     made = create_trial(state=TrialState.RUNNING)
     made.number, made.state = number, state
     made.values = values if state == TrialState.COMPLETE else None
@@ -60,7 +60,7 @@ def refusal(attrs=ATTRS, trials=(), directions=1):
 
 
 def changed(attrs, *keys, value):
-    """A copy of the attributes with another value at the place that the keys lead to; None takes it away."""
+    """Returns a copy of the attributes with `value` at the path `keys`; None removes the entry."""
     copy = deepcopy(attrs)
     place = copy
     for key in keys[:-1]:
@@ -72,7 +72,7 @@ def changed(attrs, *keys, value):
     return copy
 
 
-def test_a_study_of_every_kind_of_trial_is_accepted():
+def test_study_with_valid_trials_and_confirmation_is_accepted():
     pruned = {"outcome": "pruned", "state": TrialState.PRUNED, "notes": {"nas:history": [{}]}}
     trials = [
         trial(0),
@@ -87,7 +87,7 @@ def test_a_study_of_every_kind_of_trial_is_accepted():
     check_study(ATTRS | {"confirmed": CONFIRMED | {"ranking": RANKING, "target": 0.0}}, trials, 1, "here")
 
 
-def test_two_objectives_need_two_directions():
+def test_objectives_must_be_valid_and_match_optuna_directions():
     both = changed(ATTRS, "settings", "objectives", value=["accuracy", "macs"])
     check_study(both, [trial(0, values=(0.5, 9.0))], 2, "here")
     text = "here: settings: objectives is {} with {} directions in Optuna, expected accuracy, or accuracy and one of"
@@ -117,7 +117,7 @@ def test_two_objectives_need_two_directions():
         (("normalisation", "std"), [0.0], "here: normalisation: std[0] is 0.0, expected a number above 0"),
     ],
 )
-def test_an_invalid_attribute_of_the_study_is_named(keys, value, error):
+def test_invalid_study_attribute_error_names_attribute(keys, value, error):
     assert refusal(changed(ATTRS, *keys, value=value)) == error
 
 
@@ -144,7 +144,7 @@ def test_an_invalid_attribute_of_the_study_is_named(keys, value, error):
         (("ranking", "finalists", 1, "objectives", 1), 2, "ranking: finalists[1]: objectives[1] is 2, expected"),
     ],
 )
-def test_an_invalid_confirmation_is_named(keys, value, error):
+def test_invalid_confirmation_error_names_attribute(keys, value, error):
     confirmed = changed(CONFIRMED | {"ranking": RANKING}, *keys, value=value)
     trials = [trial(0), trial(1, "diverged", TrialState.FAIL)]
     assert refusal(ATTRS | {"confirmed": confirmed}, trials).startswith(f"here: confirmed: {error}")
@@ -180,9 +180,9 @@ def test_an_invalid_confirmation_is_named(keys, value, error):
         ),
     ],
 )
-def test_an_invalid_trial_is_named(options, error):
+def test_invalid_trial_error_names_trial_and_attribute(options, error):
     assert refusal(trials=[trial(0), trial(1, **options)]).startswith(f"here: trial 1: {error}")
 
 
-def test_a_missing_trial_is_named():
+def test_missing_trial_error_names_number():
     assert refusal(trials=[trial(0), trial(2)]) == "here: trial 1: number is 2, expected 1"

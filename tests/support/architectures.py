@@ -1,4 +1,4 @@
-"""Random architectures of every kind with every option, small enough to be built by the thousand."""
+"""Random architectures with every layer kind and option, small enough to build thousands of them."""
 
 from random import Random
 
@@ -29,13 +29,13 @@ LOCAL = tuple(kind for kind in KINDS if kind not in ("global_avg_pool", "flatten
 
 
 def draw_architecture(rng: Random, input_shape: Shape | None = None, kinds: tuple[str, ...] = ON_MAPS) -> Architecture:
-    """An architecture whose layers fit, of 1 to 10 layers of the given kinds."""
+    """Returns a valid architecture of 1 to 10 layers of the given kinds."""
     shape = input_shape or (rng.randint(1, 4), rng.randint(4, 16), rng.randint(4, 16))
     return Architecture(input_shape=shape, layers=draw_layers(rng, shape, kinds, rng.randint(1, 10), depth=0))
 
 
 def draw_layers(rng: Random, shape: Shape, kinds: tuple[str, ...], number: int, depth: int) -> tuple[Layer, ...]:
-    """Layers that fit a shape and one another."""
+    """Returns layers that fit the shape and each other."""
     layers: list[Layer] = []
     while len(layers) < number:
         allowed = kinds if len(shape) == 3 else ON_VECTORS
@@ -45,16 +45,16 @@ def draw_layers(rng: Random, shape: Shape, kinds: tuple[str, ...], number: int, 
         try:
             layer = draw_layer(rng, kind, shape, kinds, depth)
             shape = layer.measure(shape).output_shape
-        except ArchitectureError:  # options at odds, or a shape that the layer cannot take: draw again
+        except ArchitectureError:  # contradictory options, or a shape that does not fit: draw again
             continue
         layers.append(layer)
     return tuple(layers)
 
 
-def draw_layer(  # noqa: PLR0911, PLR0912  # a branch a kind
+def draw_layer(  # noqa: PLR0911, PLR0912  # one branch per kind
     rng: Random, kind: str, shape: Shape, kinds: tuple[str, ...] = ON_MAPS, depth: int = 0
 ) -> Layer:
-    """A layer of a kind, its options drawn; whether it fits the shape is not looked at."""
+    """Returns a layer of the given kind with random options; it may not fit the shape."""
     channels = shape[0]
     match kind:
         case "conv":
@@ -105,5 +105,5 @@ def _window(rng: Random) -> dict[str, object]:
 
 
 def architectures(kinds: tuple[str, ...] = ON_MAPS) -> st.SearchStrategy[Architecture]:
-    """The same as a Hypothesis strategy."""
+    """Returns `draw_architecture` as a Hypothesis strategy."""
     return st.randoms(use_true_random=False).map(lambda rng: draw_architecture(rng, kinds=kinds))

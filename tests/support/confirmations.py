@@ -1,4 +1,4 @@
-"""A small confirmation: what is asked of it, and how to look at what it did."""
+"""A small confirmation: its options, and helpers that inspect its results."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def openings(folder):
 
 
 def finalists_of(folder, top=TOP):
-    """Numbers of the best trials, by the search's own figures."""
+    """Returns the `top` best trials by the objective of the search."""
     trained = [trial for trial in StudyRecords.open(StudyRef(folder)).trials() if trial.outcome == "trained"]
     return sorted(trained, key=lambda trial: (-trial.objective, trial.params))[:top]
 
@@ -57,7 +57,7 @@ def untimed(history):
 
 
 def epochs_of(*accuracies):
-    """The epochs of a run, as they would be stored."""
+    """Returns the epochs of a run, as a study stores them."""
     return [
         EpochMetrics(
             epoch=epoch,
@@ -73,7 +73,7 @@ def epochs_of(*accuracies):
 
 
 def keep(folder, judged_on, accuracies):
-    """Stores runs as if they had ended: for each trial and seed the accuracy after every epoch, None: diverged."""
+    """Stores ended runs. `accuracies`: by trial, for each seed the accuracy of all epochs; None: diverged."""
     kept = ConfirmedRecords(StudyRecords.open(StudyRef(folder)))
     for trial, seeds in accuracies.items():
         for seed, accuracy in enumerate(seeds):
@@ -82,11 +82,11 @@ def keep(folder, judged_on, accuracies):
 
 
 class Stop(KeyboardInterrupt):
-    """An interruption of ours, told from the user's."""
+    """Interruption raised by a test, distinct from the user's Ctrl-C."""
 
 
 def stop_at(wanted):
-    """Raises at the first event that is wanted."""
+    """Returns a callback that raises `Stop` at the first event for which `wanted` is true."""
 
     def on_event(event):
         if wanted(event):

@@ -1,4 +1,4 @@
-"""Ways to damage what a file or a database holds, for Hypothesis to choose from."""
+"""Hypothesis strategies that damage values and bytes of files and databases."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ anything = st.sampled_from(ODD).map(copy.deepcopy) | st.recursive(
 
 
 def places(value, path=()):
-    """The path of every value inside a value, its own first."""
+    """Yields the path of every nested value, starting with the value itself."""
     yield path
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inside:
@@ -31,7 +31,7 @@ def places(value, path=()):
 
 @st.composite
 def damaged(draw, value):
-    """The value with one to three changes: something replaced, removed, added, doubled, cut short or nested."""
+    """Draws the value with one to three changes: items replaced, removed, added, doubled, cut or nested."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(list(places(value))))
@@ -63,7 +63,7 @@ def damaged(draw, value):
 
 @st.composite
 def damaged_bytes(draw, data):
-    """The bytes cut short, or with a few flipped, removed or put in."""
+    """Draws the bytes cut short, or with a few of them flipped, removed or inserted."""
     kind = draw(st.sampled_from(["cut", "flip", "flip", "remove", "insert"]))
     if kind == "cut":
         return data[: draw(st.integers(0, len(data) - 1))]
@@ -84,12 +84,12 @@ TOKENS = [b"\xef\xbb\xbf", b"\xff", b"\0", b"[" * 5000, b"9" * 5000, b"NaN", b"-
 
 
 def dumped(value):
-    """JSON text of a value, lone surrogates and NaN included."""
+    """Returns a value as JSON, encoded; NaN and lone surrogates are possible."""
     return json.dumps(value).encode()
 
 
 def assert_clear(error):
-    """What an error says is one printable line of a sensible length."""
+    """Asserts that the error message is one printable line of limited length."""
     text = str(error)
     assert text
     assert text.isprintable(), text

@@ -1,4 +1,4 @@
-"""Small archives and folders of images, and what holds of every dataset."""
+"""Small archives and folders of images, and a check of datasets."""
 
 import gzip
 import hashlib
@@ -38,7 +38,7 @@ def error_of(function, *args, **kwargs):
 
 
 def check(dataset):
-    """What holds of every dataset."""
+    """Asserts the properties that every dataset has."""
     for split in (dataset.train, dataset.val):
         assert split.images.dtype == torch.uint8
         assert split.labels.dtype == torch.int64
@@ -55,7 +55,7 @@ def check(dataset):
 
 
 def rows(*splits):
-    """The examples, each as bytes, sorted: equal lists hold the same examples, doubles counted."""
+    """Returns the examples of the splits as sorted bytes; duplicates are kept."""
     return sorted(
         image.tobytes() + bytes([label])
         for split in splits

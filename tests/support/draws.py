@@ -1,4 +1,4 @@
-"""Values drawn from search spaces, and the networks that they stand for."""
+"""Values drawn from search spaces, and their networks."""
 
 from random import Random
 
@@ -7,13 +7,13 @@ from nas.errors import ShapeError
 
 
 def draws(space, number, seed=0):
-    """The values of that many candidates, the same for the same seed."""
+    """Returns the values of `number` random candidates; equal seeds give equal values."""
     rng = Random(seed)
     return [space.draw(rng) for _ in range(number)]
 
 
 def architecture_or_none(space, values):
-    """The network, or None where its layers do not fit."""
+    """Returns the network; None if its layers do not fit."""
     try:
         architecture = space.architecture(values)
         cost_of(architecture)

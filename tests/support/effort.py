@@ -1,4 +1,4 @@
-"""How hard tests try: few random examples where somebody waits (`quick`), all of them in `.ci/run` (`ci`)."""
+"""Number of random examples: few in the profile `quick` for interactive runs, all in `ci` for `.ci/run`."""
 
 import os
 
@@ -8,10 +8,10 @@ if PROFILE not in ("quick", "ci"):
 
 
 def examples(full: int) -> int:
-    """How many random examples Hypothesis draws; `full` of them in the profile `ci`."""
+    """Returns the number of examples that Hypothesis draws; `full` in the profile `ci`."""
     return full if PROFILE == "ci" else max(5, full // 5)
 
 
 def seeds(full: int) -> range:
-    """Seeds to run a test with; `full` of them in the profile `ci`."""
+    """Returns the seeds to run a test with; `full` of them in the profile `ci`."""
     return range(full if PROFILE == "ci" else max(2, full // 5))

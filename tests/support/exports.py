@@ -1,4 +1,4 @@
-"""Networks to export, and their files loaded where nothing of ours is."""
+"""Networks to export, and exported files loaded without this package."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PROOF = Proof.__dataclass_fields__
 
 
 def run_alone(folder, *arguments):
-    """Runs Python in `folder` without this package, the user's packages or any environment variable of ours."""
+    """Runs Python in `folder` without this package, user packages and Python's environment variables."""
     blocked = "import sys; sys.modules['nas'] = None\n"
     if arguments[0] == "-c":
         arguments = ("-c", blocked + arguments[1], *arguments[2:])
@@ -60,7 +60,7 @@ def random_weights(architecture, seed=0):
 
 
 def loaded_source(architecture, origin):
-    """The module that model.py would be."""
+    """Returns the namespace of the generated model.py."""
     namespace = {"__name__": "model", "__file__": "model.py"}
     exec(compile(model_source(architecture, origin), "model.py", "exec"), namespace)
     return namespace

@@ -1,10 +1,10 @@
-"""The package seen from outside, for the tests in tests/behaviour: `python -m nas`, and golden files.
+"""`python -m nas` and golden files, for the tests in tests/behaviour.
 
-A golden file holds what the package did when the file was written. To write them again on purpose:
+A golden file contains the output of the package when the file was written. To update golden files on purpose:
 
     NAS_UPDATE_GOLDEN=1 python -m pytest tests/behaviour
 
-then read `git diff tests/behaviour tests/fixtures`: each line of it is a change that users see.
+Then read `git diff tests/behaviour tests/fixtures`: each changed line is a change for users.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command line came to."""
+    """Result of a command line."""
 
     status: int
     out: str
@@ -35,21 +35,21 @@ class Run:
 
     @property
     def json(self):
-        """Standard output of a command that ended well, read as one JSON document."""
+        """Standard output of a successful command, parsed as one JSON document."""
         assert self.status == 0, self.err
         return json.loads(self.out)
 
     @property
     def events(self):
-        """Standard output of a command that ended well, read as a JSON document a line."""
+        """Standard output of a successful command, parsed as one JSON document per line."""
         assert self.status == 0, self.err
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 def nas(*arguments, out=None):
-    """`python -m nas` with these arguments, in this process: a new one takes seconds to import torch and Optuna.
+    """Runs `python -m nas` in this process, because a new one takes seconds to import torch and Optuna.
 
-    `out`: the stream to print to, a text buffer unless one is given.
+    `out`: stream for standard output; default: a text buffer.
     """
     out, err = out or io.StringIO(), io.StringIO()
     before = sys.argv, sys.excepthook, [signal.getsignal(each) for each in SIGNALS]
@@ -73,13 +73,13 @@ def _status():
 
 
 def read(path):
-    """The JSON in a file."""
+    """Returns the parsed JSON of a file."""
     return json.loads(path.read_text())
 
 
 def assert_golden(path, found, *, entry=None):
-    """Holds what was found against a golden file, or against one entry of it; or writes it, if told to."""
-    found = json.loads(json.dumps(found))  # as it reads back: tuples are lists
+    """Compares `found` with a golden file or one of its entries; first writes it if `UPDATE` is set."""
+    found = json.loads(json.dumps(found))  # as JSON reads it back: tuples become lists
     if UPDATE:
         kept = found if entry is None else {**(read(path) if path.exists() else {}), entry: found}
         path.write_text(json.dumps(kept, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
@@ -88,7 +88,7 @@ def assert_golden(path, found, *, entry=None):
 
 
 def assert_golden_entries(path, entries):
-    """Holds the names of a golden file's entries against those that tests look at; or removes others, if told to."""
+    """Compares the entry names of a golden file with `entries`; first removes others if `UPDATE` is set."""
     if UPDATE and path.exists():
         kept = {name: value for name, value in read(path).items() if name in entries}
         path.write_text(json.dumps(kept, indent=1, ensure_ascii=False, sort_keys=True) + "\n")

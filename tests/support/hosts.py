@@ -1,4 +1,4 @@
-"""Hosts of a test's own: network namespaces on a bridge, each with its own address, shared memory and /tmp/ray."""
+"""Simulated hosts: network namespaces on a bridge, each with its own address, shared memory and /tmp/ray."""
 
 import os
 import secrets
@@ -34,7 +34,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
 
 @cache
 def why_not():
-    """Why there can be no such hosts here, or nothing."""
+    """Returns why hosts cannot be simulated on this machine; empty if they can."""
     if sys.platform != "linux" or os.geteuid():
         return "network namespaces need root on Linux"
     if not (shutil.which("ip") and shutil.which("nsenter")):
@@ -48,7 +48,7 @@ def why_not():
 
 
 class Host:
-    """A namespace with one network card, whose other end is a port of the switch."""
+    """Network namespace with one interface, which is connected to a port of the switch."""
 
     def __init__(self, net, number):
         self.net, self.address, self.processes = net, f"10.213.7.{number}", []
@@ -60,10 +60,10 @@ class Host:
             ("addr", "add", f"{self.address}/24", "dev", "eth0"),
             ("link", "set", "lo", "up"),
             ("link", "set", "eth0", "up"),
-            ("route", "add", "default", "via", "10.213.7.254"),  # which is nobody: there is no way out
+            ("route", "add", "default", "via", "10.213.7.254"),  # no host has this address: there is no route out
         ):
             _ip("-n", self.name, *arguments)
-        # `ip netns exec` has a view of the file system of its own; what is mounted in it is seen there alone.
+        # `ip netns exec` has its own mount namespace; mounts in it are visible only there.
         own = "mkdir -p /tmp/ray && mount -t tmpfs ray /tmp/ray && mount -t tmpfs shm /dev/shm && exec sleep infinity"
         self._holder = subprocess.Popen(["ip", "netns", "exec", self.name, "sh", "-c", own])
         self.inside = ["nsenter", f"--target={self._holder.pid}", "--net", "--mount"]
@@ -72,7 +72,7 @@ class Host:
             os.sched_yield()
 
     def start(self, *command, **options):
-        """A process on the host. Ray's there share a token of this test's, and none of the user's files."""
+        """Starts a process on the host. Ray processes share a token of the test, and use no files of the user."""
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environment |= FAST_HEALTH_CHECKS | {"RAY_USAGE_STATS_ENABLED": "0", "HOME": "/tmp/ray"}
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.net.token}
@@ -82,18 +82,18 @@ class Host:
         return process
 
     def run_ray(self, *arguments):
-        """`ray start` in the foreground, with no more memory than a test needs."""
+        """Runs `ray start` in the foreground with little memory."""
         command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
         command += ["--node-ip-address", self.address, "--object-store-memory", "80000000", *arguments]
         return self.start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def pids(self):
-        """Every process of the host but the one that holds it."""
+        """Returns the IDs of all processes of the host, except the one that holds the namespace."""
         listed = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True)
         return [pid for pid in map(int, listed.stdout.split()) if pid != self._holder.pid]
 
     def kill(self):
-        """The host loses its power: all at once, and nothing of it says a word more."""
+        """Kills all processes of the host, as a power failure does."""
         while pids := self.pids():
             ended = []
             for pid in pids:
@@ -104,10 +104,10 @@ class Host:
                 select.select([pidfd], [], [], 30)
                 os.close(pidfd)
             for process in self.processes:
-                process.poll()  # or it would stay in the list
+                process.poll()  # reaps it; a zombie would stay in the list
 
     def cut(self):
-        """Pulls the cable."""
+        """Disconnects the host from the switch."""
         _ip("-n", self.net.switch, "link", "set", self.port, "down")
 
     def close(self):
@@ -122,7 +122,7 @@ class Host:
 
 
 class Net:
-    """A switch and the hosts on it; at the end of the context nothing is left of them."""
+    """Switch and its hosts; the end of the context removes them."""
 
     def __init__(self):
         self.name = f"n{os.getpid()}"
@@ -137,7 +137,7 @@ class Net:
         return self
 
     def host(self):
-        """One more host."""
+        """Adds and returns a host."""
         self.hosts.append(Host(self, len(self.hosts) + 1))
         return self.hosts[-1]
 

@@ -1,4 +1,4 @@
-"""Images to train on in tests: noise, and real digits."""
+"""Images for training in tests: noise and real digits."""
 
 import torch
 from torch.nn import functional
@@ -9,7 +9,7 @@ EVERY_AUGMENTATION = {"rotation": 10, "translation": 0.1, "scale": 0.1, "shear":
 
 
 def noise(num_train: int = 50, num_val: int = 21, side: int = 12) -> TrainingData:
-    """Images that say nothing of their labels."""
+    """Returns random images with random labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_train + num_val, 1, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.randint(10, (num_train + num_val,), generator=generator)
@@ -24,14 +24,14 @@ def noise(num_train: int = 50, num_val: int = 21, side: int = 12) -> TrainingDat
 
 
 def scans(side: int) -> TrainingData:
-    """scikit-learn's digits, 1,500 to train on and 297 to validate on."""
+    """Returns scikit-learn's digits: 1,500 for training and 297 for validation."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
     images = functional.interpolate(images, (side, side), mode="bilinear", align_corners=False).round().to(torch.uint8)
     labels = torch.from_numpy(bunch.target).long()
-    # The scans are sorted by writer: shuffled, or val would be other people's digits and noisy to learn.
+    # The scans are sorted by writer: without a shuffle, val would contain other writers, and its accuracy be noisy.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     return TrainingData(
         train_images=images[order[:1500]],

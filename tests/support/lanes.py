@@ -1,4 +1,4 @@
-"""Networks that train in lanes, and what they come to alone, in groups and in the reference trainer."""
+"""Networks that train in lanes: helpers that train them alone, in groups and with the reference trainer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +55,7 @@ def small(*, width: int = 6, dropout: float = 0.0, per: str = "element") -> Arch
 
 
 def drawn(seed: int) -> Architecture:
-    """A classifier of ten classes that starts like some random architecture without dropout."""
+    """Returns a random architecture without dropout, extended to a classifier of ten classes."""
     kinds = tuple(kind for kind in ON_MAPS if kind != "dropout")
     found = draw_architecture(Random(seed), (1, 12, 12), kinds)
     if len(found.output_shape) > 1:
@@ -111,7 +111,7 @@ def run_reference(
 
 
 class Breaks(nn.Module):
-    """Passes on its input, except at the nth call of a training."""
+    """Scales its input by a weight; call number `at` in training mode raises."""
 
     def __init__(self, at: int) -> None:
         super().__init__()

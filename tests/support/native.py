@@ -1,4 +1,4 @@
-"""Programs of the native engine, and steps of training taken with them."""
+"""Programs of the native engine, and training steps with them."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def program_of(
     count: int = 16,
     on: Machine | None = None,
 ) -> tuple[Program, nn.Module]:
-    """The code for a network, and the network itself, its weights moved off those that are initialised alike."""
+    """Returns the program of a network and the network, with noise added to all parameters."""
     module = initialise(Architecture(input_shape=shape, layers=layers), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def program_of(
 
 
 def examples(shape: tuple[int, int, int], *, steps: int = 1, count: int = 16) -> tuple[Tensor, Tensor]:
-    """Images (steps, count, *shape) and labels (steps, count)."""
+    """Returns images (steps, count, *shape) and labels (steps, count)."""
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(steps, count, *shape, generator=generator)
     return images, torch.randint(5, (steps, count), generator=generator)
@@ -57,7 +57,7 @@ def examples(shape: tuple[int, int, int], *, steps: int = 1, count: int = 16) ->
 def take_steps(
     program: Program, images: Tensor, labels: Tensor, *, table: Tensor | None = None, keys: Tensor | None = None
 ) -> Tensor:
-    """Trains a step on each batch, by rates of 0 where there is no table; loss and right answers of each."""
+    """Trains one step per batch; returns loss and number of correct answers of each. Default rates: 0."""
     steps, count = images.shape[:2]
     lanes = program.machine.lanes
     whole, inside = blocks(program.image_layout, steps, count // lanes)

@@ -1,7 +1,4 @@
-"""What the same arguments always give, computed once a session: most searches of the tests train the same few networks.
-
-For the quick set alone: the profile `ci` computes everything each time, as a user's search does.
-"""
+"""Computes results once a session where only arguments matter: most tests train the same few networks."""
 
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -13,7 +10,7 @@ MOST = 100
 
 
 class Written:
-    """The text of a module of machine code, for the compiler."""
+    """Text of a machine code module, for the compiler."""
 
     def __init__(self, text):
         self.text, self.triple = text, "unknown-unknown-unknown"
@@ -23,7 +20,7 @@ class Written:
 
 
 def kept(results, key, compute):
-    """The result under a key, computed where it is not there."""
+    """Returns the cached result of a key; computes it if it is missing."""
     if key not in results:
         results[key] = compute()
     results.move_to_end(key)
@@ -34,7 +31,7 @@ def kept(results, key, compute):
 
 @contextmanager
 def computed_once():
-    """Within, each machine code is compiled once, and each space surveyed once under the same limits."""
+    """Compiles each machine code once, and surveys each space once per set of limits, within the context."""
     from nas.commands import search as searching
     from nas.training.native import program
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on a socket in a folder of its own: nothing of the machine's is touched."""
+"""PostgreSQL server for tests, on a socket in a temporary folder; a server of the machine is not used."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ TRUSTING = "--auth=trust"
 
 
 def find_programs() -> Path | None:
-    """The folder with PostgreSQL's server programs, None where it is not installed."""
+    """Returns the folder of PostgreSQL's server programs; None if it is not installed."""
     folders = [Path(path) for path in sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)]
     if found := shutil.which("postgres"):
         folders.insert(0, Path(found).resolve().parent)
@@ -22,13 +22,13 @@ def find_programs() -> Path | None:
 
 
 class Server:
-    """A server that can be stopped and started again; it knows one database, `nas`."""
+    """Server with one database, `nas`, that can be stopped and restarted."""
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs
-        # Not in the test's folder: the path of a socket may have some hundred characters at most.
+        # Not in the test's folder, because a socket path is limited to about 100 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="nas-pg-"))
-        if os.geteuid() == 0:  # it refuses to run as root
+        if os.geteuid() == 0:  # PostgreSQL does not run as root
             shutil.chown(self.folder, "postgres")
         self._run("initdb", "-D", str(self.data), "-U", "nas", TRUSTING, "--no-sync", "-E", "UTF8", "--locale=C")
         with (self.data / "postgresql.conf").open("a") as config:
@@ -45,7 +45,7 @@ class Server:
         return f"postgresql+psycopg://nas@/nas?host={self.folder}"
 
     def start(self) -> None:
-        """Starts it, once what a killed one has left is gone."""
+        """Starts the server; retries while remains of a killed one are in the way."""
         tries = 30
         while not self._run(
             "pg_ctl", "-D", str(self.data), "-w", "-l", str(self.folder / "log"), "start", check=not tries
@@ -54,11 +54,11 @@ class Server:
             time.sleep(1)
 
     def stop(self) -> None:
-        """Ends it as a restart does: whoever is connected is thrown out."""
+        """Stops the server as a restart does; all clients are disconnected."""
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", "fast", "stop")
 
     def kill(self) -> None:
-        """Ends it as a machine that fails does."""
+        """Kills the server, as a machine failure does."""
         pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
 
@@ -69,7 +69,7 @@ class Server:
     def _run(self, program: str, *arguments: str, check: bool = True) -> bool:
         as_user: Sequence[str] = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
         command = [*(as_user if os.geteuid() == 0 else ()), str(self.programs / program), *arguments]
-        # What pg_ctl starts would keep a pipe open.
+        # No pipes for pg_ctl: the server that it starts would keep them open.
         output = subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE
         done = subprocess.run(
             command, check=False, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -80,7 +80,7 @@ class Server:
 
 
 def why_none() -> str:
-    """Why there can be no server here; empty if there can."""
+    """Returns why no server can run on this machine; empty if one can."""
     if find_programs() is None:
         return "PostgreSQL is not installed"
     if os.geteuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}:

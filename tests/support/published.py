@@ -1,8 +1,8 @@
-"""Published networks as the search spaces describe them."""
+"""Published networks as parameter values of the search spaces."""
 
 
 def blocks(*tables, **network):
-    """Parameter values by name: of the network, and of each block a dictionary with its widths under "widths"."""
+    """Returns parameter values by name. `tables`: one dictionary per block, with its widths under "widths"."""
     values = {"num_blocks": len(tables), **network}
     for number, table in enumerate(tables, start=1):
         widths = table.pop("widths")

@@ -1,4 +1,4 @@
-"""A small search on digits: its options, and what must not depend on how it went."""
+"""A small search on digits: its options, and the results that must be reproducible."""
 
 
 def options(tmp_path, tiny_space, **others):
@@ -17,7 +17,7 @@ def options(tmp_path, tiny_space, **others):
 
 
 def outcome(records):
-    """What must not depend on interruptions: network, recipe and numbers of each trained candidate, in order."""
+    """Returns what must not depend on interruptions: network, recipe and figures of each trained candidate."""
     return [
         (t.architecture.fingerprint(), t.recipe, t.objective, [m.val_loss for m in t.history])
         for t in records

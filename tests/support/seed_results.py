@@ -1,4 +1,4 @@
-"""Runs with several seeds, as Hypothesis draws them."""
+"""Hypothesis strategies for runs with several seeds."""
 
 from hypothesis import strategies as st
 
@@ -10,7 +10,7 @@ REPETITIONS = 4000
 NUM_SEEDS = [2, 3, 5, 10]
 
 
-# In steps of 1/1024, so that sums and means are exact; never 0, which is a run that diverged.
+# Multiples of 1/1024, so that sums and means are exact; never 0, which marks a diverged run.
 accuracies = st.integers(1, 1024).map(lambda step: step / 1024)
 
 

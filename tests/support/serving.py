@@ -1,4 +1,4 @@
-"""A dashboard's server in a thread, and requests to it."""
+"""A dashboard server in a thread, and requests to it."""
 
 import http.client
 import signal
@@ -14,7 +14,7 @@ from nas.dashboard.server import serve_dashboard
 
 @contextmanager
 def serving(monkeypatch, results, **options):
-    """The address of a study's page while it is served on a free port."""
+    """Serves a study on a free port; yields the address of its page."""
     servers, addresses = [], Queue()
     make = dashboard.make_server
     monkeypatch.setattr(dashboard, "make_server", lambda *args: servers.append(make(*args)) or servers[-1])
@@ -29,7 +29,7 @@ def serving(monkeypatch, results, **options):
 
 
 def request(address, method, path, body=None, **headers):
-    """Status, body and headers of an answer; `_` in a header's name stands for `-`."""
+    """Returns status, body and headers of a response; `_` in header names stands for `-`."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     connection.request(method, path, body=body, headers={name.replace("_", "-"): x for name, x in headers.items()})
     response = connection.getresponse()
@@ -39,7 +39,7 @@ def request(address, method, path, body=None, **headers):
 
 
 def assert_serves(command, **how):
-    """Starts a dashboard, hears its address on standard output, ends it as Ctrl-C does."""
+    """Starts a dashboard, checks that it prints its address, and ends it as Ctrl-C does."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as process:
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The attributes that a study stores, as rows of its database: listed, and changed."""
+"""Lists and changes the stored attributes of a study in its SQLite database."""
 
 import json
 import sqlite3
@@ -18,7 +18,7 @@ OURS = """
 
 
 def attributes(results):
-    """Table, id, key and value of everything that we store, of each key of each table the first and the last."""
+    """Returns table, ID, key and value of our attributes; for each key of a table the first and last row."""
     with closing(sqlite3.connect(results / "studies.db")) as database:
         found = []
         for table, column in TABLES.items():
@@ -32,7 +32,7 @@ def attributes(results):
 
 
 def change(results, table, owner, key, text):
-    """Puts another text in place of an attribute's, or takes it away."""
+    """Replaces the stored text of an attribute; None deletes the attribute."""
     with closing(sqlite3.connect(results / "studies.db")) as database:
         where = f"{table[:5]}_id = ? AND key = ?"
         if text is None:

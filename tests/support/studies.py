@@ -1,4 +1,4 @@
-"""Studies of Optuna's own, seen as this package's samplers and pruners see them."""
+"""Plain Optuna studies, and the view of them that samplers and pruners get."""
 
 import optuna
 
@@ -7,12 +7,12 @@ from nas.study.optuna_storage import storage_of
 
 
 def view_of(study: optuna.Study) -> CandidateView:
-    """The ended candidates of a study, whatever storage it has."""
+    """Returns the view of a study's ended candidates, for any storage."""
     return CandidateView(
         lambda: {trial.number: trial for trial in study.get_trials(deepcopy=False)}, study.directions, storage_of(study)
     )
 
 
 def new_study() -> optuna.Study:
-    """An empty study in memory that looks for a large value."""
+    """Returns an empty study in memory that maximizes its objective."""
     return optuna.create_study(direction="maximize")

@@ -1,4 +1,4 @@
-"""Jobs for workers, and what comes back."""
+"""Jobs for workers, and helpers that collect their reports."""
 
 import io
 from dataclasses import replace
@@ -37,7 +37,7 @@ def job(key, **others):
 
 
 def run(workers, *jobs):
-    """Every job's metrics and last word, by key."""
+    """Runs the jobs; returns all reports of each job, by key."""
     waiting, found = list(jobs), {given.key: [] for given in jobs}
     while waiting or any(not isinstance(reports[-1:], list) or not ended(reports) for reports in found.values()):
         while waiting and sum(not ended(found[given.key]) for given in jobs if given not in waiting) < workers.capacity:
