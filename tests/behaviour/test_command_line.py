@@ -1,6 +1,6 @@
-"""What users type stays as it is: options, public names, exit statuses.
+"""The user interface stays unchanged: options, public names, exit statuses.
 
-How to write the golden files again on purpose: see `tests/support/golden.py`.
+`tests/support/golden.py` explains how to update the golden files.
 """
 
 import enum
@@ -24,7 +24,7 @@ from support.golden import BEHAVIOUR, STUDY, TESTS, assert_golden, assert_golden
 
 import nas as package
 
-# The only line of these tests that names a module inside the package. Where the app moves, change this line.
+# The only import of a module inside the package; adapt it if the app moves.
 from nas.cli.main import app  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +40,7 @@ def test_options_types_and_defaults_are_unchanged():
 
 
 def describe(param):
-    """An option or argument as plain data, without its help."""
+    """Returns an option or argument as plain data, without its help text."""
     kind, limits = type_of(param.type_descriptor.annotation), {"min": param.min, "max": param.max}
     return {
         "name": param.name,
@@ -57,7 +57,7 @@ def describe(param):
 
 
 def type_of(annotation):
-    """A choice is told by what may be chosen: the name of its class may change."""
+    """Describes a choice by its values, since the name of its class may change."""
     if typing.get_origin(annotation) is list:
         return type_of(typing.get_args(annotation)[0])
     if issubclass(annotation, enum.Enum):
@@ -66,7 +66,7 @@ def type_of(annotation):
 
 
 def plain(value):
-    """A default as JSON has it."""
+    """Converts a default to a value that JSON can store."""
     if isinstance(value, enum.Enum):
         return value.value
     return str(value) if isinstance(value, Path) else value
@@ -79,9 +79,9 @@ def test_public_names_and_their_parameters_are_unchanged():
 
 
 def parameters(thing):
-    """The parameters of a function or a class: `name`, or `name=default`; after `*` they go by name.
+    """Returns the parameters of a function or class as `name` or `name=default`; those after `*` are keyword-only.
 
-    For a module the parameters of what is in it, for a union the names of its classes.
+    For a module, returns the parameters of its public names; for a union, the names of its classes.
     """
     if inspect.ismodule(thing):
         return {name: parameters(getattr(thing, name)) for name in thing.__all__}
@@ -110,7 +110,7 @@ COMMANDS = [
     "search --unknown",
     "search --epochs many",
     "search --dataset unknown",
-    "search --dataset mnist",  # not to be had without a network
+    "search --dataset mnist",  # not available without a network
     f"{ON_DIGITS} --epochs 0",
     f"{ON_DIGITS} --trials 0",
     f"{ON_DIGITS} --constraint params=900",
@@ -119,7 +119,7 @@ COMMANDS = [
     f"{ON_DIGITS} --pruner unknown",
     f"{ON_DIGITS} --objective unknown",
     f"{ON_DIGITS} --objective accuracy,params --pruner asha",
-    f"{ON_DIGITS} --max-params 20",  # no network is as small
+    f"{ON_DIGITS} --max-params 20",  # no network is that small
     f"{ON_DIGITS} --device unknown",
     f"{ON_DIGITS} --start-from missing.json",
     f"{ON_DIGITS} --storage sqlite://",
@@ -133,7 +133,7 @@ COMMANDS = [
     "confirm --seeds 1 --results study",
     "confirm --target 2 --results study",
     "confirm --top 100 --results study",
-    "confirm --top 1 --seeds 2 --results study",  # the test split was opened for another question
+    "confirm --top 1 --seeds 2 --results study",  # the test split was opened with other options
     "trials",
     "trials --results study",
     "trials --results study --study unknown",
@@ -168,7 +168,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the commands name."""
+    """A folder with the files that the commands name."""
     folder = tmp_path_factory.mktemp("commands")
     shutil.copyfile(TINY, folder / "tiny.toml")
     shutil.copytree(STUDY, folder / "study")
@@ -188,7 +188,7 @@ def test_exit_status_and_stream_are_unchanged(command, place, monkeypatch):
     assert_golden(BEHAVIOUR / "exit_statuses.json", said, entry=f"nas {command}".strip())
 
 
-def test_exit_statuses_are_pinned_for_these_commands_alone():
+def test_golden_exit_statuses_cover_exactly_these_commands():
     assert_golden_entries(BEHAVIOUR / "exit_statuses.json", [f"nas {command}".strip() for command in COMMANDS])
 
 
@@ -200,8 +200,8 @@ def test_exit_statuses_are_pinned_for_these_commands_alone():
         ("KeyboardInterrupt", [], 130, ""),
     ],
 )
-def test_an_unexpected_error_is_status_1_and_an_early_interrupt_130(tmp_path, mishap, debug, status, told):
-    """In a process of its own, where an Optuna stands first that cannot be imported."""
+def test_unexpected_error_exits_1_and_early_interrupt_130(tmp_path, mishap, debug, status, told):
+    """Runs in a separate process in which the import of Optuna raises the error."""
     (tmp_path / "optuna.py").write_text(f"raise {mishap}\n")
     paths = os.pathsep.join([str(tmp_path), str(Path(package.__file__).parents[1])])
     run = subprocess.run(
@@ -217,7 +217,7 @@ def test_an_unexpected_error_is_status_1_and_an_early_interrupt_130(tmp_path, mi
 
 
 class InterruptedAfterAnEpoch(io.StringIO):
-    """A stream; whoever prints the first epoch to it is interrupted, as by Ctrl-C."""
+    """A stream that raises SIGINT, like Ctrl-C, when the first epoch is printed to it."""
 
     done = False
 
@@ -229,7 +229,7 @@ class InterruptedAfterAnEpoch(io.StringIO):
         return written
 
 
-def test_an_interrupted_search_is_status_130_and_says_so(tmp_path, monkeypatch):
+def test_interrupted_search_exits_130_and_reports_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(TINY, "tiny.toml")
     limits = "--max-params 900 --min-receptive-field 10 --epochs 3 --trials 2 --json"
@@ -239,4 +239,4 @@ def test_an_interrupted_search_is_status_130_and_says_so(tmp_path, monkeypatch):
     last = json.loads(run.out.splitlines()[-1])
     assert (last["event"], last["interrupted"], last["num_trained"]) == ("SearchFinished", True, 0)
     rows = nas("trials", "--format", "json").json
-    assert [row["outcome"] for row in rows if row["outcome"] != "discarded"] == ["interrupted", ""]  # "": in the queue
+    assert [row["outcome"] for row in rows if row["outcome"] != "discarded"] == ["interrupted", ""]  # "": queued

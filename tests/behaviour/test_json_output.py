@@ -1,6 +1,6 @@
-"""What scripts read stays as it is: the keys of every JSON and CSV output, and the types of what they hold.
+"""The format of all JSON and CSV outputs stays unchanged: their keys and the types of their values.
 
-How to write the golden file again on purpose: see `tests/support/golden.py`.
+`tests/support/golden.py` explains how to update the golden file.
 """
 
 import csv
@@ -14,22 +14,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 KEYS = BEHAVIOUR / "json_keys.json"
 OF_COUNTS = ("discards",)
-"""Keys whose values are counts by reason: which reasons there are is chance."""
+"""Keys whose values are counts by reason; which reasons occur depends on chance."""
 
 
 def structure(value, key=""):
-    """Keys with the types of their values; a list holds the structure of its items together."""
+    """Returns the keys with the types of their values; the items of a list are merged into one structure."""
     if isinstance(value, dict):
         if key in OF_COUNTS:
-            return {"*": together([structure(each) for each in value.values()])}
+            return {"*": merge([structure(each) for each in value.values()])}
         return {name: structure(each, name) for name, each in sorted(value.items())}
     if isinstance(value, list):
-        return [together([structure(each) for each in value])] if value else []
+        return [merge([structure(each) for each in value])] if value else []
     return "null" if value is None else type(value).__name__
 
 
-def together(found):
-    """Several structures as one: types in alternative are joined by |, keys that some lack end in ?."""
+def merge(found):
+    """Merges structures: alternative types are joined by |, keys that some structures lack end in ?."""
     found = [each for index, each in enumerate(found) if each not in found[:index]]
     dicts = [each for each in found if isinstance(each, dict)]
     lists = [each for each in found if isinstance(each, list)]
@@ -40,17 +40,17 @@ def together(found):
         for name in sorted({name.rstrip("?") for each in dicts for name in each}):
             values = [each[n] for each in dicts for n in (name, f"{name}?") if n in each]
             everywhere = all(name in each for each in dicts) or name == "*"
-            merged[name if everywhere else f"{name}?"] = together(values)
+            merged[name if everywhere else f"{name}?"] = merge(values)
         parts.append(merged)
     if lists:
         items = [item for each in lists for item in each]
-        parts.append([together(items)] if items else [])
+        parts.append([merge(items)] if items else [])
     if words:
         parts.append("|".join(sorted(words)))
     return parts[0] if len(parts) == 1 else {"or": parts} if parts else "nothing"
 
 
-def test_structures_are_told_apart():
+def test_structure_merges_types_and_marks_optional_keys():
     assert structure({"b": 1, "a": [1, 2.5, None]}) == {"a": ["float|int|null"], "b": "int"}
     assert structure([{"a": 1}, {"a": "x", "b": True}]) == [{"a": "int|str", "b?": "bool"}]
     assert structure([None, {"a": []}, {"a": [1]}]) == [{"or": [{"a": ["int"]}, "null"]}]
@@ -59,7 +59,7 @@ def test_structures_are_told_apart():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder to work in, with the study of an earlier version and a search space."""
+    """Working folder with the study of an earlier version and a search space."""
     folder = tmp_path_factory.mktemp("outputs")
     shutil.copytree(STUDY, folder / "study")
     shutil.copyfile(TESTS / "fixtures" / "tiny.toml", folder / "tiny.toml")
@@ -76,7 +76,7 @@ SEARCH = (
 
 @pytest.fixture(scope="module")
 def events(place):
-    """Those of a search, and of the same once more, which trains nothing. No pruner: what it stops would be chance."""
+    """Events of a search and of its repetition, which trains nothing; no pruner, since its decisions may vary."""
     return [event for _ in range(2) for event in nas(*SEARCH.split()).events]
 
 
@@ -84,18 +84,18 @@ EVENTS = ("SearchStarted", "TrialStarted", "EpochFinished", "TrialFinished", "Se
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_keys_of_the_events_of_a_search_are_unchanged(events, name):
-    found = together([structure(event) for event in events if event["event"] == name])
+def test_keys_of_search_events_are_unchanged(events, name):
+    found = merge([structure(event) for event in events if event["event"] == name])
     assert_golden(KEYS, found, entry=f"search --json: {name}")
 
 
-def test_a_search_tells_these_events_alone(events):
+def test_search_emits_exactly_these_events(events):
     assert {event["event"] for event in events} == set(EVENTS)
 
 
 ON_CPU = "--workers 1 --device cpu"
 DOCUMENTS = {
-    "confirm --json": f"confirm --results study --top 2 --seeds 2 {ON_CPU} --json",  # only read, nothing is trained
+    "confirm --json": f"confirm --results study --top 2 --seeds 2 {ON_CPU} --json",  # trains nothing
     "train --json": "train study/start-1.json --dataset digits --epochs 1 --device cpu --json",
     "train --seeds 2 --json": f"train study/start-1.json --dataset digits --epochs 1 --seeds 2 {ON_CPU} --json",
     "cost --json": "cost mnist-7825 --json",
@@ -111,24 +111,24 @@ def test_keys_of_json_documents_are_unchanged(name):
 
 
 @pytest.mark.usefixtures("place")
-def test_header_of_trials_as_csv_is_unchanged():
+def test_header_of_trials_csv_is_unchanged():
     run = nas(*["trials", "--results", "study", "--format", "csv"])
     assert run.status == 0
     assert_golden(KEYS, next(csv.reader(run.out.splitlines())), entry="trials --format csv")
 
 
-def test_header_of_a_report_as_csv_is_unchanged(place):
+def test_header_of_report_csv_is_unchanged(place):
     assert nas(*["report", "--results", "study", "--output", "report.csv"]).status == 0
     with (place / "report.csv").open(newline="") as file:
         assert_golden(KEYS, next(csv.reader(file)), entry="report --format csv")
 
 
-def test_keys_of_a_report_as_json_are_unchanged(place):
+def test_keys_of_report_json_are_unchanged(place):
     assert nas(*["report", "--results", "study", "--format", "json", "--output", "rows"]).status == 0
     assert_golden(KEYS, structure(json.loads((place / "rows").read_text())), entry="report --format json")
 
 
-def test_keys_are_pinned_for_these_outputs_alone():
+def test_golden_keys_cover_exactly_these_outputs():
     events = [f"search --json: {name}" for name in EVENTS]
     others = ["trials --format csv", "report --format csv", "report --format json"]
     assert_golden_entries(KEYS, [*events, *DOCUMENTS, *others])

@@ -1,7 +1,6 @@
-"""A study that version 0.1.0 left, killed in a training, is read, answered and resumed as that version did it.
+"""A study of version 0.1.0, killed during a training, is read, reported and resumed as by that version.
 
-How it was made: `tests/fixtures/study/README.md`. How to write the golden files again on purpose: see
-`tests/support/golden.py`.
+`tests/fixtures/study/README.md` explains how it was made; `tests/support/golden.py`, how to update the golden files.
 """
 
 import html
@@ -22,17 +21,17 @@ SEARCH = (
     " --keep-discards 12 --workers 1 --device cpu --results study --trials {}"
 )
 CONFIRM = "confirm --top 2 --seeds 2 --workers 1 --device cpu --json --results study"
-KILLED = 20  # the trial that was in training when the last search was killed
+KILLED = 20  # number of the trial that was in training when the last search was killed
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a copy of the study, where the commands are given."""
+    """Working folder of the commands, with a copy of the study."""
     return copied(tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture
-def _there(place, monkeypatch):
+def _working_folder(place, monkeypatch):
     monkeypatch.chdir(place)
 
 
@@ -47,21 +46,21 @@ def rows(study="search"):
 
 
 @pytest.mark.parametrize(("study", "golden"), [("search", "trials.json"), ("evolved", "trials-evolved.json")])
-@pytest.mark.usefixtures("_there")
-def test_its_trials_are_read_as_they_were(study, golden):
+@pytest.mark.usefixtures("_working_folder")
+def test_trials_are_read_unchanged(study, golden):
     found = rows(study)
     assert_golden(STUDY / golden, found)
     assert [row.to_json() for row in trials(results="study", study=study)] == found
 
 
-@pytest.mark.usefixtures("_there")
-def test_it_holds_a_trial_of_each_outcome():
+@pytest.mark.usefixtures("_working_folder")
+def test_study_contains_trial_of_each_outcome():
     assert {row["outcome"] for row in rows()} == {"trained", "pruned", "discarded", "interrupted", ""}
     assert [row["number"] for row in rows() if row["state"] == "RUNNING"] == [KILLED]
 
 
-@pytest.mark.usefixtures("_there")
-def test_its_confirmation_is_read_and_nothing_is_trained():
+@pytest.mark.usefixtures("_working_folder")
+def test_confirmation_is_read_without_training():
     events = []
     confirmation = confirm(top=2, seeds=2, workers=1, device="cpu", results="study", on_event=events.append)
     assert "RunFinished" not in {type(event).__name__ for event in events}
@@ -69,8 +68,8 @@ def test_its_confirmation_is_read_and_nothing_is_trained():
     assert nas(*CONFIRM.split()).json == read(STUDY / "confirmation.json")
 
 
-@pytest.mark.usefixtures("_there")
-def test_its_report_gives_the_same_answer(place):
+@pytest.mark.usefixtures("_working_folder")
+def test_report_gives_same_answer(place):
     run = nas("report", "--results", "study", "--output", "report.html")
     assert run.status == 0, run.err
     page = (place / "report.html").read_text()
@@ -81,8 +80,8 @@ def test_its_report_gives_the_same_answer(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", ["best", "confirmed"])
-@pytest.mark.usefixtures("_there")
-def test_its_networks_are_exported(place, trial):
+@pytest.mark.usefixtures("_working_folder")
+def test_networks_are_exported_with_stored_recipe(place, trial):
     run = nas("export", "--trial", trial, "--results", "study", "--output", trial)
     assert run.status == 0, run.err
     number = {"best": 5, "confirmed": 19}[trial]
@@ -91,8 +90,8 @@ def test_its_networks_are_exported(place, trial):
     assert json.loads((place / trial / "recipe.json").read_text()).items() >= row["recipe"].items()
 
 
-@pytest.mark.usefixtures("_there")
-def test_another_limit_is_refused_and_named():
+@pytest.mark.usefixtures("_working_folder")
+def test_other_limit_is_rejected_and_named():
     before = rows()
     run = nas(*SEARCH.format(800, 8).split())
     assert (run.status, run.out) == (2, "")
@@ -103,7 +102,7 @@ def test_another_limit_is_refused_and_named():
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """Rows and Optuna's trials after the search that was killed was given once more, for one more trial."""
+    """Rows and Optuna trials after the killed search was resumed with a budget of one more trial."""
     folder = copied(tmp_path_factory.mktemp("resumed"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -113,12 +112,12 @@ def resumed(tmp_path_factory):
         return rows(), study.trials
 
 
-def test_resumed_it_keeps_earlier_rows_as_they_were(resumed):
+def test_resumed_search_keeps_earlier_rows(resumed):
     found, _ = resumed
     assert found[:KILLED] == read(STUDY / "trials.json")[:KILLED]
 
 
-def test_resumed_it_settles_the_killed_trial_and_runs_it_again(resumed):
+def test_resumed_search_marks_killed_trial_interrupted_and_retries_it(resumed):
     found, stored = resumed
     before, settled, again = read(STUDY / "trials.json")[KILLED], found[KILLED], found[KILLED + 1]
     assert (settled["state"], settled["outcome"]) == ("FAIL", "interrupted")
@@ -130,8 +129,8 @@ def test_resumed_it_settles_the_killed_trial_and_runs_it_again(resumed):
     assert all(again[key] == before[key] for key in ("params", "architecture", "recipe", "seed", "num_draws"))
 
 
-def test_resumed_it_goes_on_with_the_candidates_that_version_had(resumed):
-    """The first two: while few are trained, they do not depend on accuracies, which may differ between machines."""
+def test_resumed_search_proposes_same_candidates_as_version_0_1_0(resumed):
+    """Compares the first two candidates, which do not depend on accuracies: these may differ between machines."""
     found, stored = resumed
     told = [
         {
@@ -144,11 +143,11 @@ def test_resumed_it_goes_on_with_the_candidates_that_version_had(resumed):
     assert_golden(STUDY / "resumed.json", told[:2])
 
 
-def test_resumed_its_evolution_breeds_the_candidate_that_version_bred(tmp_path, monkeypatch):
-    """One candidate more: all that it is bred from is stored, so that no accuracy of this machine counts."""
+def test_resumed_evolution_breeds_same_candidate_as_version_0_1_0(tmp_path, monkeypatch):
+    """Breeds one more candidate from stored results only, so that it does not depend on accuracies of this machine."""
     monkeypatch.chdir(copied(tmp_path))
     starts = ["--start-from", "study/start-1.json", "--start-from", "study/start-2.json"]
-    others = ["--study", "evolved", "--pruner", "none", "--keep-discards", "0", "--quiet"]  # the later one counts
+    others = ["--study", "evolved", "--pruner", "none", "--keep-discards", "0", "--quiet"]  # override SEARCH
     run = nas(*SEARCH.format(900, 5).split(), *others, *starts)
     assert run.status == 0, run.err
     before, found = read(STUDY / "trials-evolved.json"), rows("evolved")

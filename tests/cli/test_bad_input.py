@@ -1,4 +1,4 @@
-"""Damaged studies, odd names and absurd sizes on the command line: one clear line, nothing lost."""
+"""Damaged studies, odd names and huge sizes on the command line: one clear line of error, no data lost."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def lines(done):
+def single_error_line(done):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -31,7 +31,7 @@ def lines(done):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs a command in this process; its status and what it said of its error."""
+    """Runs a command in this process; returns its exit status and standard error."""
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["nas", *map(str, args)])
@@ -43,7 +43,7 @@ def command(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("text", ["[]", '{"a": 1}', "{", json.dumps("\ud800"), "NaN"])
-def test_a_damaged_study_is_one_line_for_every_command(copied, command, text):
+def test_every_command_reports_damaged_study_on_one_line(copied, command, text):
     (settings_of,) = [found for found in attributes(copied) if found[2] == "settings"]
     change(copied, *settings_of[:3], text)
     for args in (
@@ -63,7 +63,7 @@ def test_a_damaged_study_is_one_line_for_every_command(copied, command, text):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_behind_the_output_is_one_line(confirmed):
+def test_full_disk_behind_stdout_is_reported_on_one_line(confirmed):
     for args in (["trials"], ["--help"]):
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
@@ -73,10 +73,10 @@ def test_a_full_disk_behind_the_output_is_one_line(confirmed):
                 text=True,
                 check=False,
             )
-        assert lines(done) == "error: the output cannot be written: No space left on device\n"
+        assert single_error_line(done) == "error: the output cannot be written: No space left on device\n"
 
 
-def test_a_reader_that_has_left_is_no_traceback(confirmed):
+def test_broken_pipe_exits_1_with_empty_stderr(confirmed):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
@@ -91,7 +91,7 @@ def test_a_reader_that_has_left_is_no_traceback(confirmed):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "a\nb", "\x1b[31m", "x" * 300, "\udcff"])
-def test_a_new_study_is_not_called_just_anything(name, tmp_path, tiny_space):
+def test_invalid_study_name_is_rejected(name, tmp_path, tiny_space):
     with pytest.raises(StudyError) as caught:
         search(
             max_params=900,
@@ -107,7 +107,7 @@ def test_a_new_study_is_not_called_just_anything(name, tmp_path, tiny_space):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_study_may_be_called_as_markup_is_written(copied, command):
+def test_study_name_that_looks_like_markup_is_accepted(copied, command):
     with closing(sqlite3.connect(copied / "studies.db")) as database:
         database.execute("UPDATE studies SET study_name = '[/x]'")
         database.commit()
@@ -117,7 +117,7 @@ def test_a_study_may_be_called_as_markup_is_written(copied, command):
 LONG = "x" * 5000
 
 
-def test_paths_that_cannot_be(tmp_path, command):
+def test_invalid_path_or_seed_is_reported_on_one_line(tmp_path, command):
     file = tmp_path / "file"
     file.write_text("mine")
     for args in (
@@ -148,7 +148,7 @@ def test_paths_that_cannot_be(tmp_path, command):
         {"kind": "max_pool", "kernel_size": 2, "stride": 10**12},
     ],
 )
-def test_a_network_of_absurd_size_is_shown_and_not_trained(layer, tmp_path, command):
+def test_huge_network_is_shown_but_not_trained(layer, tmp_path, command):
     tail = [{"kind": "global_avg_pool"}, {"kind": "flatten"}, {"kind": "linear", "out_features": 10}]
     path = tmp_path / "huge.json"
     path.write_text(json.dumps({"version": 1, "input_shape": [1, 28, 28], "layers": [layer, *tail]}))
@@ -159,7 +159,7 @@ def test_a_network_of_absurd_size_is_shown_and_not_trained(layer, tmp_path, comm
     assert error.startswith("error: the architecture cannot be run on this machine: ")
 
 
-def test_a_large_seed_is_a_seed(tmp_path, tiny_space):
+def test_seed_above_64_bits_is_accepted(tmp_path, tiny_space):
     found = search(
         max_params=900,
         min_receptive_field=10,

@@ -1,4 +1,4 @@
-"""The library names arguments as Python does, the command line as options: the same mistake told in both forms."""
+"""Error messages name a Python argument in the library and an option on the command line."""
 
 import shlex
 import shutil
@@ -182,7 +182,7 @@ def limits(**given):
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_mistake_in_python_and_on_the_command_line(
+def test_error_names_argument_in_python_and_option_on_command_line(
     nas, tmp_path, monkeypatch, function, given, python, words, typed, rest
 ):
     monkeypatch.chdir(tmp_path)
@@ -192,7 +192,7 @@ def test_a_mistake_in_python_and_on_the_command_line(
     typed = typed or shlex.join(map(str, words[1:]))
     status, out, err = nas(*words)
     assert (status, out) == (2, "")
-    if rest is NO_DEVICE:  # what there is depends on the machine
+    if rest is NO_DEVICE:  # the devices in the message depend on the machine
         assert str(caught.value).startswith(told)
         assert err.startswith(f"error: {typed}: {rest}")
         assert err.count("\n") == 1
@@ -234,14 +234,14 @@ def test_a_mistake_in_python_and_on_the_command_line(
     ],
     ids=str,
 )
-def test_what_to_do_is_told_in_both_forms(nas, given, python, words, typed):
+def test_advice_names_argument_in_python_and_option_on_command_line(nas, given, python, words, typed):
     with pytest.raises(NasError) as caught:
         package.search(**given)
     assert str(caught.value) == python
     assert nas("search", *words) == (2, "", f"error: {typed}\n")
 
 
-def test_a_known_network_that_does_not_fit_the_dataset(nas, tmp_path):
+def test_start_from_folder_without_architecture_files_is_rejected(nas, tmp_path):
     folder = tmp_path / "no `networks`"
     folder.mkdir()
     rest = "no architecture file (*.json) found in this folder"
@@ -253,7 +253,7 @@ def test_a_known_network_that_does_not_fit_the_dataset(nas, tmp_path):
     assert nas(*words) == (2, "", f"error: --start-from '{folder}': {rest}\n")
 
 
-def test_a_report_of_an_unknown_ending(nas, tmp_path):
+def test_report_with_unknown_file_extension_is_rejected(nas, tmp_path):
     expected = "ending is .pdf, expected one of .htm, .html, .csv, .parquet, .json, or no ending; or give"
     with pytest.raises(NasError) as caught:
         package.report(output=tmp_path / "x.pdf")
@@ -262,7 +262,7 @@ def test_a_report_of_an_unknown_ending(nas, tmp_path):
     assert (status, out, err) == (2, "", f"error: --output {tmp_path / 'x.pdf'}: {expected} --format, too\n")
 
 
-def test_a_study_that_is_not_there(nas, tmp_path, monkeypatch):
+def test_missing_database_error_suggests_search_or_other_location(nas, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NasError) as caught:
         package.trials()
@@ -271,7 +271,7 @@ def test_a_study_that_is_not_there(nas, tmp_path, monkeypatch):
     assert nas("trials") == (2, "", f"error: {text} --results or --storage\n")
 
 
-def test_a_setting_of_a_recipe_that_nests_without_end(nas):
+def test_error_for_deeply_nested_setting_is_shortened(nas):
     status, out, err = nas(*TRAIN, "--set", f"rotation={'[' * 100_000}")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: --set 'rotation=[[[[")
@@ -279,7 +279,7 @@ def test_a_setting_of_a_recipe_that_nests_without_end(nas):
     assert len(err) < 400
 
 
-def test_a_port_that_is_taken(nas, study_folder):
+def test_dashboard_rejects_port_in_use(nas, study_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NasError) as caught:
@@ -314,11 +314,11 @@ def dashes(text, command="search"):
         ("", ""),
     ],
 )
-def test_what_is_written_as_an_option(python, typed):
+def test_arguments_of_command_in_message_become_options(python, typed):
     assert dashes(python) == typed
 
 
-def test_options_are_those_of_the_command():
+def test_argument_maps_to_option_of_given_command():
     assert dashes("`seed=3`", "train") == "--seed 3"
     assert dashes("`seed=3`", "report") == "`seed=3`"
     assert dashes("`set='a=b'`", "train") == "--set a=b"
@@ -333,7 +333,7 @@ ODD = ["", "-", "a b", "it's", '"', "`ls`", "$HOME", "\\", "\\'", "a\nb", "\x1b[
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60))
 @example("`sampler='tea'`")
 @example("x` `y")
-def test_any_value_becomes_one_word_on_one_line(value):
+def test_any_value_becomes_one_shell_word_on_one_line(value):
     text = dashes(f"{argument('study', value)}: expected another")
     assert text.isprintable()
     assert text.startswith("--study ")
@@ -346,12 +346,12 @@ def test_any_value_becomes_one_word_on_one_line(value):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_a_shell_reads_the_value_back():
+def test_bash_reads_quoted_value_back():
     words = [dashes(argument("study", value)).removeprefix("--study ") for value in ODD]
     script = "printf '%s\\0' " + " ".join(words)
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
     assert done.stdout.decode().split("\0") == [*ODD, ""]
 
 
-def test_a_byte_that_is_not_utf_8_is_shown_as_it_is_typed():
+def test_non_utf8_byte_is_shown_as_shell_escape():
     assert dashes(argument("study", "a\udcff")) == r"--study $'a\xff'"

@@ -1,4 +1,4 @@
-"""Every command once, one after another on the same study, as a user would."""
+"""Runs every command once, one after another, on the same study."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from support.serving import assert_serves
 from nas.cli import main as cli
 
 
-def test_every_command_does_its_part_on_a_study(nas, tmp_path, tiny_space):
+def test_every_command_succeeds_on_one_study(nas, tmp_path, tiny_space):
     results = tmp_path / "results"
     limits = ["--max-params", 900, "--min-receptive-field", 10]
     ran = set()

@@ -1,4 +1,4 @@
-"""Command lines of any words: each ends well or with status 2 and a word on what was wrong, never with a traceback."""
+"""Random command lines exit with status 0, or with status 2 and an error message, never with a traceback."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from nas.cli import main as cli
 COMMANDS = {
     name: [param for param in command.params if param.name != "help"]
     for name, command in typer.main.get_command(cli.app).commands.items()
-    if name != "dashboard"  # it would serve
+    if name != "dashboard"  # runs until it is stopped
 }
 WORDS = [
     *("", " ", "0", "-1", "1", "2", "3", "999999999999999999999", "1e400", "nan", "inf", "1_000", "²", "0x10", "1.5"),
@@ -38,7 +38,7 @@ WORDS = [
     *("folder:", "folder:file", "sqlite://", "sqlite:///:memory:", "sqlite:///file", "mysql://x", "nonsense://", ":"),
     *("postgresql+psycopg://nobody@127.0.0.1:1/none", "local host", "http://127.0.0.1:1", "[::1"),
 ]
-# What keeps a command that is asked for nothing wrong from taking long.
+# Options that keep a valid command short.
 SHORT = {
     "search": ["--dataset", "digits", "--trials", "1", "--epochs", "1", "--max-params", "400", "--device", "cpu"],
     "train": ["--dataset", "digits", "--epochs", "1", "--device", "cpu"],
@@ -49,14 +49,14 @@ SHORT = {
 
 @st.composite
 def command_lines(draw):
-    """A command with a few of its options, each with any word."""
+    """Draws a command with up to three of its parameters, each with a random word."""
     name = draw(st.sampled_from(sorted(COMMANDS)))
     line = [name]
     for param in draw(st.lists(st.sampled_from(COMMANDS[name]), max_size=3, unique_by=lambda param: param.name)):
         word = draw(st.sampled_from(WORDS))
         if param.param_type_name == "argument":
             line.append(word)
-        elif param.name not in ("ray", "open"):  # a cluster is joined, or a browser opened
+        elif param.name not in ("ray", "open"):  # these would join a cluster or open a browser
             line += [param.opts[0]] if param.is_flag else [param.opts[0], word]
     given_already = set(line)
     short = SHORT.get(name, [])
@@ -68,7 +68,7 @@ def command_lines(draw):
 
 @given(line=command_lines())
 @settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_command_line_ends_well_or_is_refused(line, tmp_path, monkeypatch, capsys):
+def test_any_command_line_exits_with_status_0_or_2(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("not what is looked for")
     monkeypatch.setattr(sys, "argv", ["nas", *line])
@@ -91,7 +91,7 @@ cli.main()
 """
 
 
-def test_an_unexpected_error_is_called_a_bug_and_names_the_command_that_shows_it():
+def test_unexpected_error_is_reported_as_bug_with_debug_command():
     def run(*line):
         return subprocess.run([sys.executable, "-c", BROKEN, *line], capture_output=True, text=True, check=False)
 

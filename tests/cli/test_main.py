@@ -1,4 +1,4 @@
-"""What a user types and reads. Errors: one clear line on standard error, exit status 2, nothing lost."""
+"""Commands and their output. An error is one line on standard error with exit status 2; no data is lost."""
 
 import csv
 import io
@@ -26,13 +26,13 @@ PUBLISHED = ROOT / "search_spaces" / "published"
 @pytest.mark.parametrize(
     "command", ["search", "confirm", "space", "cost", "show", "train", "trials", "dashboard", "export"]
 )
-def test_every_command_has_help_with_an_example(nas, command):
+def test_command_help_contains_example(nas, command):
     status, out, _ = nas(command, "--help")
     assert status == 0
     assert f"Example: nas {command} " in out
 
 
-def test_cost(nas):
+def test_cost_prints_five_metrics(nas):
     status, out, _ = nas("cost", PUBLISHED / "mnist-7825.json", "--json")
     assert status == 0
     assert json.loads(out) == {
@@ -45,7 +45,7 @@ def test_cost(nas):
     assert "params                        7,825\n" in nas("cost", PUBLISHED / "mnist-7825.json")[1]
 
 
-def test_show_is_a_line_a_layer(nas):
+def test_show_prints_one_line_per_layer(nas):
     status, out, _ = nas("show", PUBLISHED / "mnist-6136.json")
     assert status == 0
     lines = out.splitlines()
@@ -54,7 +54,7 @@ def test_show_is_a_line_a_layer(nas):
     assert lines[-2] == "6,136 parameters, 918,016 MACs, receptive field 22 pixels"
 
 
-def test_space(nas):
+def test_space_reports_draws_discards_and_limits(nas):
     status, out, _ = nas("space", "--max-params", "8000", "--draws", "300", "--json")
     assert status == 0
     report = json.loads(out)
@@ -63,7 +63,7 @@ def test_space(nas):
     assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
 
 
-def test_space_takes_shape_and_classes_from_a_dataset(nas, tiny_space):
+def test_space_takes_input_shape_from_dataset(nas, tiny_space):
     small = Path(tiny_space)
     small.write_text(f"input_shape = [3, 12, 12]\nnum_classes = 2\n{small.read_text()}")
     own, of_digits = (
@@ -77,7 +77,7 @@ def test_space_takes_shape_and_classes_from_a_dataset(nas, tiny_space):
     assert nas("space", "--dataset", "mnits")[::2] == (2, nas("search", "--dataset", "mnits")[2])
 
 
-def test_trials_as_json_and_csv_and_table(nas, study_folder):
+def test_trials_prints_json_csv_and_table(nas, study_folder):
     status, out, _ = nas("trials", "--results", study_folder, "--format", "json")
     assert status == 0
     rows = json.loads(out)
@@ -96,8 +96,8 @@ def test_trials_as_json_and_csv_and_table(nas, study_folder):
     assert "impossible_shape" in out or "receptive_field" in out
 
 
-def test_a_study_without_trials_is_an_empty_table(nas, tmp_path, tiny_space):
-    (tmp_path / "artifacts").write_text("in the way")  # the study is made, then the search stops
+def test_trials_of_empty_study_prints_no_rows(nas, tmp_path, tiny_space):
+    (tmp_path / "artifacts").write_text("in the way")  # the search creates the study, then stops
     given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10", "--results", tmp_path]
     assert nas("search", *given)[0] == 2
     assert nas("trials", "--results", tmp_path, "--format", "json")[:2] == (0, "[]\n")
@@ -108,7 +108,7 @@ def test_a_study_without_trials_is_an_empty_table(nas, tmp_path, tiny_space):
     assert nas("trials", "--results", tmp_path)[0] == 0
 
 
-def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_path, tiny_space):
+def test_search_prints_fallback_first_and_next_command_last(nas, tmp_path, tiny_space):
     given = ["--space", tiny_space, "--epochs", "1", "--trials", "1", "--max-params", "900"]
     given += ["--min-receptive-field", "10", "--results", tmp_path / "results", "--device", "cpu"]
     status, out, err = nas("search", *given)
@@ -123,7 +123,7 @@ def test_search_prints_the_fallback_first_and_the_next_commands_last(nas, tmp_pa
 
 
 @pytest.mark.slow
-def test_train_and_its_export(nas, tmp_path):
+def test_train_with_exported_recipe_reproduces_accuracy(nas, tmp_path):
     file = PUBLISHED / "mnist-3928.json"
     status, out, _ = nas(
         "train", file, "--dataset", "digits", "--epochs", "1", "--set", "batch_size=256", "--output", tmp_path / "model"
@@ -134,17 +134,17 @@ def test_train_and_its_export(nas, tmp_path):
     assert re.fullmatch(r"Val accuracy: final [0-9.]+% \(seed 0\)\.", lines[2])
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
     again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
-    assert again.splitlines()[2] == lines[2]  # the same seed and recipe, the same numbers
+    assert again.splitlines()[2] == lines[2]  # same seed and recipe
 
 
-def test_train_opens_the_test_split_only_when_told(nas):
+def test_train_with_test_option_prints_test_accuracy(nas):
     out = nas("train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--test")[1]
     assert "  test loss " in out
     assert "Test accuracy: final " in out
 
 
 @pytest.mark.slow
-def test_train_with_several_seeds(nas, tmp_path):
+def test_train_with_several_seeds_prints_runs_and_verdict(nas, tmp_path):
     model = tmp_path / "model"
     given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "2", "--set", "batch_size=256"]
     status, out, _ = nas(*given, "--seeds", "2", "--seed", "5", "--target", "0.9", "--output", model)
@@ -161,7 +161,7 @@ def test_train_with_several_seeds(nas, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
+def test_diverged_training_is_not_exported(nas, tmp_path):
     given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--set"]
     status, _, err = nas(*given, "learning_rate=1e38", "--seeds", "2", "--output", tmp_path / "model")
     assert status == 2
@@ -195,7 +195,7 @@ def test_a_training_that_diverged_is_not_exported(nas, tmp_path):
         ),
     ],
 )
-def test_a_missing_extra_is_named_before_anything_is_written(nas, tmp_path, monkeypatch, module, arguments, text):
+def test_missing_extra_is_reported_before_anything_is_written(nas, tmp_path, monkeypatch, module, arguments, text):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
     assert nas(*arguments) == (2, "", f"error: {text}\n")
@@ -244,19 +244,19 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(nas, tmp_path, monkeypatch, arguments, text):
+def test_invalid_argument_prints_one_line_and_exits_2(nas, tmp_path, monkeypatch, arguments, text):
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "search":
         arguments = [arguments[0], "--dataset", "digits", *arguments[1:]]
     status, out, err = nas(*arguments)
     assert (status, out) == (2, "")
-    # The devices there are depend on the machine; every other text is whole.
+    # A text that ends in a space goes on with the devices of the machine; all others are complete.
     assert err.startswith(f"error: {text}") if text.endswith(" ") else err == f"error: {text}\n"
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_explicit_mnist_never_falls_back(nas, tmp_path):
+def test_explicit_mnist_never_falls_back(nas, tmp_path):
     status, out, err = nas("search", "--dataset", "mnist", "--results", tmp_path / "results")
     assert (status, out) == (2, "")
     assert err.startswith("error: mnist: not found in ")
@@ -264,9 +264,9 @@ def test_an_explicit_mnist_never_falls_back(nas, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_damaged_database_is_said_and_left_alone(nas, study_folder, tmp_path):
+def test_damaged_database_is_reported_and_left_unchanged(nas, study_folder, tmp_path):
     whole = (study_folder / "studies.db").read_bytes()
-    # The first page is whole, the rest is torn.
+    # Only the first page is intact.
     torn = whole[:4096] + bytes(len(whole) // 2)
     for content in (b"not a database at all", torn):
         (tmp_path / "studies.db").write_bytes(content)
@@ -278,7 +278,7 @@ def test_a_damaged_database_is_said_and_left_alone(nas, study_folder, tmp_path):
         assert (tmp_path / "studies.db").read_bytes() == content
 
 
-def test_a_study_of_another_tool_is_refused(nas, tmp_path):
+def test_study_of_other_tool_is_rejected(nas, tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = optuna.create_study(study_name="search", storage=url)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
@@ -288,7 +288,7 @@ def test_a_study_of_another_tool_is_refused(nas, tmp_path):
         assert err == f"error: {url}: study 'search' was not made by nas; give another --study\n"
 
 
-def test_an_unknown_study_lists_those_there_are(nas, study_folder):
+def test_unknown_study_error_lists_existing_studies(nas, study_folder):
     status, _, err = nas("trials", "--results", study_folder, "--study", "x")
     assert (status, err) == (
         2,
@@ -296,7 +296,7 @@ def test_an_unknown_study_lists_those_there_are(nas, study_folder):
     )
 
 
-def test_results_that_cannot_be_written(nas, tmp_path, tiny_space):
+def test_unwritable_results_folder_is_reported(nas, tmp_path, tiny_space):
     (tmp_path / "file").write_text("mine")
     given = ["--dataset", "digits", "--space", tiny_space, "--min-receptive-field", "10"]
     status, _, err = nas("search", *given, "--results", tmp_path / "file")
@@ -305,7 +305,7 @@ def test_results_that_cannot_be_written(nas, tmp_path, tiny_space):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_database_is_in_wal_mode(study_folder):
+def test_database_uses_wal_mode(study_folder):
     connection = sqlite3.connect(study_folder / "studies.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
@@ -314,8 +314,8 @@ def test_the_database_is_in_wal_mode(study_folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_ignored", [False, True])
-def test_a_closed_terminal_leaves_nothing_half_written(study_folder, tmp_path, is_ignored):
-    """Unless it is to be outlived, as `nohup` has it. The compiler tells when the export is in its midst."""
+def test_hangup_during_export_leaves_no_partial_files(study_folder, tmp_path, is_ignored):
+    """The export continues if SIGHUP is ignored, as under `nohup`. The fake compiler signals that the export runs."""
     told, place = tmp_path / "told", tmp_path / "place"
     place.mkdir()
     os.mkfifo(told)

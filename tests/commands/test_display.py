@@ -1,4 +1,4 @@
-"""What a search shows, from the events of a real one."""
+"""Displays of a search, fed with the events of a real search."""
 
 import io
 import json
@@ -30,18 +30,18 @@ def events(tmp_path_factory):
     return heard
 
 
-def shown(panel):
+def rendered(panel):
     console = Console(file=io.StringIO(), width=80, force_terminal=False)
     console.print(panel.render())
     return console.file.getvalue()
 
 
-def test_the_panel_tells_how_far_it_is(events):
+def test_live_panel_shows_trial_epoch_and_tally(events):
     panel = LivePanel(Console(file=io.StringIO(), width=80))
-    assert "loading the data" in shown(panel)
+    assert "loading the data" in rendered(panel)
     for event in events:
         panel(event)
-        text = shown(panel)
+        text = rendered(panel)
         assert "Ctrl-C stops it; the same command goes on" in text
         assert max(map(len, text.splitlines())) <= 80
         assert "discarded" in text
@@ -61,7 +61,7 @@ def test_the_panel_tells_how_far_it_is(events):
 
 @pytest.fixture
 def notebook():
-    """Captures what is displayed as in a notebook: a list of bundles, each a new output or the update of one."""
+    """Captures the outputs of a notebook: a list of bundles, each a new output or an update of an earlier one."""
     capture = pytest.importorskip("IPython.utils.capture")
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -71,7 +71,7 @@ def notebook():
     InteractiveShell.clear_instance()
 
 
-def test_a_notebook_has_one_output_that_is_updated(events, notebook):
+def test_notebook_panel_updates_single_output(events, notebook):
     panel = NotebookPanel()
     for event in events:
         panel(event)
@@ -90,9 +90,9 @@ def test_a_notebook_has_one_output_that_is_updated(events, notebook):
     assert "Interrupt" not in last["text/plain"]
 
 
-def test_a_notebook_escapes_texts_and_leaves_out_lines(events, notebook):
+def test_notebook_panel_escapes_html_and_truncates_lines(events, notebook):
     panel = NotebookPanel()
-    (started,) = of(events, SearchStarted)
+    (started,) = of_type(events, SearchStarted)
     panel(replace(started, dataset_note="<script>", unfit=tuple(f"line {number}" for number in range(50))))
     panel.show()
     last = notebook.outputs[-1].data
@@ -101,7 +101,7 @@ def test_a_notebook_escapes_texts_and_leaves_out_lines(events, notebook):
     assert last["text/plain"].splitlines()[7:10] == ["line 3", "...", "line 39"]
 
 
-def test_progress_is_displayed_before_the_callback_hears_of_it(events, capsys):
+def test_event_is_displayed_before_callback_runs(events, capsys):
     heard = []
     with showing(lambda event: heard.append((event, capsys.readouterr().out)), progress=True) as show:
         for event in events:
@@ -114,7 +114,7 @@ def test_progress_is_displayed_before_the_callback_hears_of_it(events, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
+def test_time_left_is_extrapolated_from_finished_work(events, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     started = next(event for event in events if isinstance(event, SearchStarted))
@@ -131,7 +131,7 @@ def test_the_time_left_follows_from_what_was_done(events, monkeypatch):
     assert panel.time_left() == "about 0 s"
 
 
-def test_the_runs_of_finalists_count_in_the_time_left(events, monkeypatch):
+def test_time_left_includes_runs_of_finalists(events, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     panel(replace(next(event for event in events if isinstance(event, SearchStarted)), budget=Budget(trials=20)))
@@ -142,11 +142,11 @@ def test_the_runs_of_finalists_count_in_the_time_left(events, monkeypatch):
     run = Run(trial=3, judged_on="val", seed=7)
     panel(FinalRunFinished(run=run, history=(), num_runs=4, num_done=2, tally=tally))
     assert panel.time_left() == "about 2 min"
-    assert "2 further runs" in shown(panel)
+    assert "2 further runs" in rendered(panel)
 
 
-def test_minutes_that_are_left_are_those_that_the_budget_counts(events, monkeypatch):
-    """Four networks share a GPU: an epoch's seconds are its share, so together they take as long as the clock says."""
+def test_time_left_of_budget_in_minutes_counts_shared_gpu_time_once(events, monkeypatch):
+    """Four networks share a GPU; the seconds of an epoch are its share of the elapsed time, so they add up to it."""
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     started = next(event for event in events if isinstance(event, SearchStarted))
@@ -159,29 +159,31 @@ def test_minutes_that_are_left_are_those_that_the_budget_counts(events, monkeypa
     assert panel.time_left() == "about 29 min"
 
 
-def test_lines_without_a_terminal(events, capsys):
+def test_plain_display_prints_one_line_per_event(events, capsys):
     plain = Plain()
     for event in events:
         plain(event)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 + 2 * 4
-    assert [line.split(":")[0] for line in lines[5:]][0::4] == [f"trial {e.number}" for e in of(events, TrialStarted)]
+    assert [line.split(":")[0] for line in lines[5:]][0::4] == [
+        f"trial {e.number}" for e in of_type(events, TrialStarted)
+    ]
     assert sum(line.startswith("  trial ") for line in lines) == 4
     assert "; 2 of 2 trained; best " in lines[-1]
 
 
-def test_json_is_a_line_an_event(events, capsys):
+def test_print_json_writes_one_line_per_event(events, capsys):
     for event in events:
         print_json(event)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["event"] for row in rows] == [type(event).__name__ for event in events]
     finished = [row for row in rows if row["event"] == "TrialFinished"]
-    assert [row["objective"] for row in finished] == [e.trial.objective for e in of(events, TrialFinished)]
+    assert [row["objective"] for row in finished] == [e.trial.objective for e in of_type(events, TrialFinished)]
     started = [row for row in rows if row["event"] == "TrialStarted"]
     assert all(
         {"number", "params", "receptive_field", "discards", "recipe", "architecture"} <= row.keys() for row in started
     )
 
 
-def of(events, kind):
+def of_type(events, kind):
     return [event for event in events if isinstance(event, kind)]

@@ -1,4 +1,4 @@
-"""Training with several seeds: each run is what its seed gives alone, and what they say is counted from them."""
+"""Training with several seeds: each run equals a single training, and the statistics follow from the runs."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ RECIPE = Recipe(epochs=3, batch_size=64, average_epochs=0.3)
 @pytest.mark.slow
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_each_run_is_that_of_its_seed_alone(test, workers):
+def test_each_run_equals_single_training_with_its_seed(test, workers):
     heard = []
     found = train_seeds(
         *(NETWORK, RECIPE),
@@ -52,7 +52,7 @@ def test_each_run_is_that_of_its_seed_alone(test, workers):
     assert replace(found.fit, **timeless) == replace(first, **timeless)
 
 
-def test_what_it_says_is_counted_from_the_runs():
+def test_json_statistics_are_computed_from_runs():
     found = train_seeds(NETWORK, RECIPE, seeds=3, target=0.2, dataset="digits", device="cpu", workers=2)
     said = json.loads(json.dumps(found.to_json()))
     runs = [[metrics.val_accuracy for metrics in history] for history in found.histories.values()]
@@ -67,7 +67,7 @@ def test_what_it_says_is_counted_from_the_runs():
     assert said["num_images"] == len(found.fit.data.val.labels)
 
 
-def test_a_run_that_diverges_counts_as_nothing_right_and_leaves_no_weights():
+def test_diverged_run_has_accuracy_zero_and_no_weights():
     wild = replace(RECIPE, learning_rate=1e38)
     found = train_seeds(NETWORK, wild, seeds=2, dataset="digits", device="cpu", workers=1)
     assert found.result.accuracies == ((0.0,) * 3,) * 2
@@ -89,7 +89,7 @@ def test_a_run_that_diverges_counts_as_nothing_right_and_leaves_no_weights():
         ({"workers": 0}, "`workers=0`: expected an integer of at least 1"),
     ],
 )
-def test_options_out_of_range(options, text):
+def test_out_of_range_option_error_names_value_and_expected(options, text):
     with pytest.raises(NasError) as raised:
         train_seeds(NETWORK, RECIPE, dataset="digits", device="cpu", **options)
     assert str(raised.value) == text

@@ -1,4 +1,4 @@
-"""Workers: what a training comes to is the same wherever it happens, and whatever happens beside it."""
+"""Workers: a training gives the same result in any process, independent of other jobs."""
 
 import math
 import os
@@ -44,8 +44,8 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def two(data):
-    """Two processes, used by several tests after one another."""
+def two_processes(data):
+    """A pool of two processes, shared by several tests."""
     workers = ProcessPool(data, [CPU, CPU], exact=False, most=1)
     yield workers
     workers.close()
@@ -53,10 +53,10 @@ def two(data):
 
 @pytest.fixture(params=["here", "processes"])
 def workers(request, data):
-    return InProcess(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two")
+    return InProcess(data, CPU, exact=False) if request.param == "here" else request.getfixturevalue("two_processes")
 
 
-def test_a_job_gives_its_epochs_and_its_weights(workers, data):
+def test_job_reports_epochs_and_weights_of_direct_training(workers, data):
     reports = run(workers, job(1))[1]
     assert [type(report) for report in reports] == [Progress, Progress, Ended]
     module = initialise(NETWORK, seed=1)
@@ -68,7 +68,7 @@ def test_a_job_gives_its_epochs_and_its_weights(workers, data):
     assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_a_result_does_not_depend_on_who_is_beside_it(two, data):
+def test_result_does_not_depend_on_other_jobs(two_processes, data):
     plain = replace(NETWORK, layers=tuple(layer for layer in NETWORK.layers if layer.kind != "batch_norm"))
     bad = {"architecture": plain, "recipe": Recipe(epochs=2, learning_rate=1e30, schedule="constant")}
     dilated = Architecture.from_json(
@@ -83,18 +83,18 @@ def test_a_result_does_not_depend_on_who_is_beside_it(two, data):
             ],
         }
     )
-    mixed = run(two, job(1), job(2, **bad), job(3, architecture=dilated), job(4), job(5, **bad), job(6))
+    mixed = run(two_processes, job(1), job(2, **bad), job(3, architecture=dilated), job(4), job(5, **bad), job(6))
     here = InProcess(data, CPU, exact=False)
     for key in (1, 4, 6):
         assert numbers(mixed[key]) == numbers(run(here, job(key))[key])
-    assert numbers(mixed[3]) == numbers(run(here, job(3, architecture=dilated))[3])  # the reference trains this one
+    assert numbers(mixed[3]) == numbers(run(here, job(3, architecture=dilated))[3])  # trained by the reference trainer
     for key in (2, 5):
         assert mixed[key][-1].outcome == "diverged"
         assert mixed[key][-1].reason.startswith("diverged: loss ")
         assert mixed[key][-1].weights == b""
 
 
-def test_a_job_that_fails_says_why_and_harms_no_other(workers):
+def test_failed_job_reports_reason_and_affects_no_other_job(workers):
     broken = Architecture(input_shape=(3, 28, 28), layers=NETWORK.layers)  # the images have one channel
     found = run(workers, job(1, architecture=broken), job(2))
     assert found[1][-1].outcome == "failed"
@@ -103,7 +103,7 @@ def test_a_job_that_fails_says_why_and_harms_no_other(workers):
     assert found[2][-1].outcome == "trained"
 
 
-def test_a_stopped_job_says_no_more_and_its_place_is_free(workers):
+def test_stopped_job_reports_nothing_more_and_frees_its_slot(workers):
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     assert isinstance(workers.reports()[0], Progress)
     workers.stop(1)
@@ -114,13 +114,13 @@ def test_a_stopped_job_says_no_more_and_its_place_is_free(workers):
 
 @pytest.fixture
 def started():
-    """The worker processes that have been started since the test began and have not ended."""
+    """Returns the running worker processes that were started during the test."""
     before = below(os.getpid(), WORKER)
     return lambda: below(os.getpid(), WORKER) - before
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started):
+def test_killed_process_is_replaced_and_its_job_runs_again(data, started):
     with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         long = job(1, recipe=replace(RECIPE, epochs=40))
         undisturbed = run(workers, long)[1]
@@ -135,7 +135,7 @@ def test_a_process_that_dies_is_replaced_and_its_job_is_run_again(data, started)
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
+def test_job_fails_after_too_many_killed_processes(data, started):
     with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
         workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
         killed, epochs = set(), []
@@ -151,13 +151,13 @@ def test_a_job_that_kills_its_processes_fails_in_the_end(data, started):
         assert run(workers, job(2))[2][-1].outcome == "trained"
 
 
-def test_closing_leaves_no_process_and_no_file(data, started, tmp_path, monkeypatch):
+def test_close_leaves_no_process_and_no_file(data, started, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     workers = open_workers(data, [CPU], num=2)
     assert workers.capacity == workers.most == 2
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     workers.reports()
-    assert len(started()) == 1  # the second would have had nothing to do
+    assert len(started()) == 1  # the second would be idle
     assert list(tmp_path.iterdir())
     workers.close()
     workers.close()
@@ -165,7 +165,7 @@ def test_closing_leaves_no_process_and_no_file(data, started, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_are_spread_over_the_gpus(data, monkeypatch):
+def test_processes_are_distributed_over_gpus(data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     given = []
@@ -181,7 +181,7 @@ def test_processes_are_spread_over_the_gpus(data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_ends_when_its_parent_is_gone():
+def test_worker_process_ends_when_parent_exits():
     script = f"""
         import os
         from dataclasses import replace
@@ -207,7 +207,7 @@ def test_a_process_ends_when_its_parent_is_gone():
         wait_for_the_end([os.pidfd_open(pid)])
 
 
-def test_images_are_shared_and_not_copied(data, tmp_path):
+def test_images_are_memory_mapped_from_files(data, tmp_path):
     shared = SharedData.write(data, tmp_path)
     opened = shared.open()
     for name in ("train_images", "train_labels", "val_images", "val_labels"):
@@ -219,8 +219,8 @@ def test_images_are_shared_and_not_copied(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
-    """As people write them; a start method that runs the script again in every process would not end."""
+def test_script_without_main_guard_can_search(tmp_path, tiny_space):
+    """A start method that runs the script again in each process would never end."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -236,8 +236,8 @@ def test_a_script_without_a_main_guard_may_search(tmp_path, tiny_space):
 
 
 @pytest.mark.slow
-def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkeypatch):
-    """The same candidates with the same results, interrupted or not, though trainings end in another order."""
+def test_interrupted_search_with_two_workers_equals_uninterrupted_search(tmp_path, tiny_space, monkeypatch):
+    """The candidates and results are the same, although trainings end in another order."""
     monkeypatch.setattr(defaults, "NUM_STARTUP", 3)
     given = {"dataset": "digits", "space": tiny_space, "epochs": 1, "trials": 9, "device": "cpu", "workers": 2}
     given |= {"max_params": 900, "min_receptive_field": 10, "sampler": "tpe"}
@@ -259,7 +259,7 @@ def test_two_workers_search_alike_whoever_is_faster(tmp_path, tiny_space, monkey
     assert whole == pieces
 
 
-def test_an_idle_process_that_dies_is_started_again_for_the_next_job(data):
+def test_killed_idle_process_is_replaced_for_next_job(data):
     with closing(ProcessPool(data, [CPU, CPU], exact=False, most=1)) as pool:
         pool.submit(job(1))
         pool.submit(job(2, recipe=replace(RECIPE, epochs=200)))

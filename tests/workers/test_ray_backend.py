@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: what a training comes to is the same there, whatever happens to a process of it."""
+"""Ray cluster on this machine: trainings give the same results as locally, even if a process dies."""
 
 import json
 import os
@@ -56,19 +56,19 @@ def tasks(cluster, data):
 
 
 def trainer_of(key):
-    """The process, of those below this one, that trains a job: Ray names it after the task."""
+    """Returns the descendant process that trains a job; Ray names it after the task."""
     every = processes()
     (pid,) = (pid for pid in descendants(os.getpid()) if every.get(pid, ("",))[0] == f"ray::nas trial {key}")
     return pid
 
 
-def until_ended(tasks, reports):
+def wait_until_ended(tasks, reports):
     while not (reports and isinstance(reports[-1], Ended)):
         reports += tasks.reports()
     return reports
 
 
-def test_a_job_gives_its_epochs_and_its_weights(cluster, tasks, data):
+def test_job_reports_epochs_and_weights_of_direct_training(cluster, tasks, data):
     assert cluster.description == "Ray local (1 node, 2 CPUs)"
     assert cluster.num_workers == tasks.capacity == tasks.most == 2
     found = run(tasks, job(1), job(2), job(3))
@@ -81,7 +81,7 @@ def test_a_job_gives_its_epochs_and_its_weights(cluster, tasks, data):
         assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_a_job_that_fails_says_why_and_harms_no_other(tasks):
+def test_failed_job_reports_reason_and_affects_no_other_job(tasks):
     plain = replace(NETWORK, layers=tuple(layer for layer in NETWORK.layers if layer.kind != "batch_norm"))
     diverging = replace(RECIPE, learning_rate=1e30, schedule="constant")
     broken = Architecture(input_shape=(3, 28, 28), layers=NETWORK.layers)  # the images have one channel
@@ -92,7 +92,7 @@ def test_a_job_that_fails_says_why_and_harms_no_other(tasks):
     assert found[3][-1].outcome == "trained"
 
 
-def test_a_stopped_job_says_no_more_and_its_process_trains_the_next(tasks):
+def test_stopped_job_reports_nothing_more_and_keeps_its_process_alive(tasks):
     tasks.submit(job(1, recipe=LONG))
     assert isinstance(tasks.reports()[0], Progress)
     pid = trainer_of(1)
@@ -104,7 +104,7 @@ def test_a_stopped_job_says_no_more_and_its_process_trains_the_next(tasks):
     assert pid in processes()
 
 
-def test_more_jobs_than_processors_wait_in_rays_queue(cluster, data, monkeypatch):
+def test_more_jobs_than_cpus_are_all_trained(cluster, data, monkeypatch):
     monkeypatch.setattr(cluster, "num_workers", 5)
     tasks = cluster.open(data)
     found = run(tasks, *(job(key) for key in range(5)))
@@ -112,27 +112,27 @@ def test_more_jobs_than_processors_wait_in_rays_queue(cluster, data, monkeypatch
     tasks.close()
 
 
-def test_a_process_that_dies_is_replaced_and_no_epoch_is_told_twice(tasks, data):
+def test_killed_process_is_replaced_and_no_epoch_is_reported_twice(tasks, data):
     recipe = replace(RECIPE, epochs=20)
     tasks.submit(job(1, recipe=recipe))
     reports = []
     while len(reports) < 3:
         reports += tasks.reports()
     os.kill(trainer_of(1), signal.SIGKILL)
-    until_ended(tasks, reports)
+    wait_until_ended(tasks, reports)
     assert [report.metrics.epoch for report in reports[:-1]] == list(range(1, 21))
     module = initialise(NETWORK, seed=1)
     assert numbers(reports) == [replace(m, seconds=0.0) for m in train(module, recipe, data, seed=1, device=CPU)]
     assert all(torch.equal(weights(reports[-1])[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_a_job_whose_processes_die_again_and_again_fails(cluster, data, monkeypatch):
+def test_job_without_retries_fails_when_its_process_dies(cluster, data, monkeypatch):
     monkeypatch.setattr(ray_cluster, "RETRIES", 0)
     tasks = cluster.open(data)
     tasks.submit(job(1, recipe=LONG))
     reports = tasks.reports()
     os.kill(trainer_of(1), signal.SIGKILL)
-    last = until_ended(tasks, reports)[-1]
+    last = wait_until_ended(tasks, reports)[-1]
     assert (last.key, last.outcome) == (1, "failed")
     assert last.reason.startswith("WorkerCrashedError: The worker died unexpectedly while executing this task.")
     assert run(tasks, job(2))[2][-1].outcome == "trained"
@@ -141,7 +141,7 @@ def test_a_job_whose_processes_die_again_and_again_fails(cluster, data, monkeypa
 
 @pytest.fixture
 def lose_node(cluster, monkeypatch):
-    """Makes the cluster say once that its node is lost, and then again that it is there."""
+    """Makes the cluster report its node as lost once, and then as alive again."""
     looks, nodes = [], ray.nodes
     monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(ray, "nodes", lambda: [node | {"Alive": looks.pop(0) if looks else True} for node in nodes()])
@@ -154,38 +154,38 @@ def lose_node(cluster, monkeypatch):
     return lose
 
 
-def until_told(tasks, reports, epochs):
-    """Waits for that many epochs more."""
+def wait_for_epochs(tasks, reports, epochs):
+    """Waits for `epochs` further epochs."""
     enough = len(reports) + epochs
     while len(reports) < enough:
         reports += tasks.reports()
 
 
-def test_a_job_is_trained_again_when_its_node_is_lost_and_no_epoch_is_told_twice(lose_node, tasks, data):
+def test_job_of_lost_node_is_retrained_and_no_epoch_is_reported_twice(lose_node, tasks, data):
     tasks.submit(job(1, recipe=LONG))
     reports = []
-    until_told(tasks, reports, 3)
+    wait_for_epochs(tasks, reports, 3)
     for _ in range(RETRIES):
         lose_node(tasks, reports)
-        until_told(tasks, reports, 3)
+        wait_for_epochs(tasks, reports, 3)
     told = numbers(reports)
     assert len(told) == len(reports)
     alone = train(initialise(NETWORK, seed=1), LONG, data, seed=1, device=CPU)
     assert told == [replace(metrics, seconds=0.0) for metrics in islice(alone, len(told))]
 
 
-def test_a_job_fails_when_one_node_after_another_is_lost_under_it(lose_node, tasks):
+def test_job_fails_after_too_many_lost_nodes(lose_node, tasks):
     tasks.submit(job(1, recipe=LONG))
     reports = []
     for _ in range(RETRIES + 1):
-        until_told(tasks, reports, 1)
+        wait_for_epochs(tasks, reports, 1)
         assert isinstance(reports[-1], Progress)
         lose_node(tasks, reports)
     assert reports[-1] == Ended(key=1, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
     assert tasks.reports() == []
 
 
-def test_closing_leaves_no_task(tasks):
+def test_close_leaves_no_task(tasks):
     for key in (1, 2):
         tasks.submit(job(key, recipe=LONG))
     seen = set()
@@ -198,8 +198,8 @@ def test_closing_leaves_no_task(tasks):
     wait_for_the_end(trainers)
 
 
-def test_tasks_see_the_images_in_shared_memory(cluster, data):
-    """Of 2 MB there is one copy a node; a tensor lies inside what Ray maps."""
+def test_tasks_read_images_from_shared_memory(cluster, data):
+    """All tasks of a node map one copy of the 2 MB of images; each tensor points into it."""
 
     @ray.remote
     def mapped(arrays):
@@ -212,7 +212,7 @@ def test_tasks_see_the_images_in_shared_memory(cluster, data):
     assert all(len(files) == 1 and "plasma" in files[0] for files in names), names
 
 
-def test_another_version_on_a_node_is_told(cluster, data, monkeypatch):
+def test_other_package_version_on_node_raises_error(cluster, data, monkeypatch):
     there = ray_cluster.versions()
     monkeypatch.setattr(ray_cluster, "versions", lambda: dict(there) | {"torch": "1.0", "nas": "0.0.1"})
     tasks = cluster.open(data)
@@ -224,7 +224,7 @@ def test_another_version_on_a_node_is_told(cluster, data, monkeypatch):
     tasks.close()
 
 
-def test_a_search_finds_what_it_finds_with_local_processes(cluster, tmp_path, tiny_space):
+def test_search_on_ray_equals_search_with_local_processes(cluster, tmp_path, tiny_space):
     given = {"dataset": "digits", "space": tiny_space, "epochs": 2, "trials": 8, "device": "cpu", "workers": 2}
     given |= {"max_params": 900, "min_receptive_field": 10, "pruner": "median"}
     heard = []
@@ -243,10 +243,10 @@ def test_a_search_finds_what_it_finds_with_local_processes(cluster, tmp_path, ti
     )
     assert ours == theirs
     confirm(top=2, seeds=2, results=tmp_path / "ray", device="cpu", workers=2, ray="local")
-    assert ray.is_initialized()  # it was there before, and is not ours to end
+    assert ray.is_initialized()  # `confirm` does not shut down a cluster that it did not start
 
 
-def test_interrupted_it_leaves_nothing_behind(tmp_path, tiny_space):
+def test_interrupted_search_leaves_no_process(tmp_path, tiny_space):
     command = [sys.executable, "-m", "nas", "search", "--ray", "local", "--workers", "2", "--json"]
     command += ["--dataset", "digits", "--space", tiny_space, "--epochs", "1000", "--max-params", "900"]
     command += ["--min-receptive-field", "10", "--results", str(tmp_path / "results")]
@@ -260,7 +260,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path, tiny_space):
         below = descendants(process.pid)
         (trainer, *_) = (pid for pid, (name, _) in processes().items() if pid in below and "ray::nas trial" in name)
         left = [os.pidfd_open(pid) for pid in below]
-        os.kill(trainer, signal.SIGKILL)  # Ray has something to say now, and nobody to say it to
+        os.kill(trainer, signal.SIGKILL)  # makes Ray print a message
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
@@ -295,12 +295,12 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path, tiny_space):
         ({"ray": "ray://head:10001"}, "`ray='ray://head:10001'`: Ray's client cannot stream results; "),
     ],
 )
-def test_options_that_do_not_fit(options, message):
+def test_inconsistent_ray_options_are_rejected(options, message):
     with pytest.raises(NasError, match=re.escape(message)):
         Compute(**options).place()
 
 
-def test_without_ray_it_says_what_to_install(monkeypatch):
+def test_missing_ray_error_names_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(NasError, match=re.escape("`ray`: Ray is not installed; run pip install 'smallnas[ray]'")):
         Compute(ray="auto").place()
@@ -308,7 +308,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
 @pytest.fixture
 def no_cluster(cluster, monkeypatch):
-    """As in a process that has joined none, on a machine that has none."""
+    """Simulates a process that has joined no cluster, on a machine without one."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -321,7 +321,7 @@ def no_cluster(cluster, monkeypatch):
         ("nonsense", "`ray='nonsense'`: Invalid address format: nonsense"),
     ],
 )
-def test_nobody_answers(no_cluster, monkeypatch, address, message):
+def test_unreachable_cluster_raises_one_line_error(no_cluster, monkeypatch, address, message):
     monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 4.0)
     with pytest.raises(NasError, match=re.escape(message)) as caught, Compute(ray=address).place():
         pass
@@ -330,7 +330,7 @@ def test_nobody_answers(no_cluster, monkeypatch, address, message):
 
 @pytest.fixture
 def cluster_of(monkeypatch):
-    """As in a process that has joined a cluster of nodes with such resources, and of one that is lost."""
+    """Simulates a process that has joined a cluster of nodes with the given resources and one lost node."""
 
     def joined(*resources):
         nodes = [{"NodeID": str(i), "Alive": True, "Resources": node} for i, node in enumerate(resources)]
@@ -349,7 +349,7 @@ CPUS, GPUS = {"CPU": 16.0}, {"CPU": 16.0, "GPU": 4.0}
         ([CPUS, CPUS], {}, 32, 0.0),
         ([CPUS, GPUS], {}, 4, 1.0),
         ([CPUS, GPUS], {"gpus_per_trial": 0.25}, 16, 0.25),
-        ([GPUS, GPUS], {"gpus_per_trial": 0.3}, 24, 0.3),  # three on each GPU: none has parts of two
+        ([GPUS, GPUS], {"gpus_per_trial": 0.3}, 24, 0.3),  # three on each GPU: no trial spans two GPUs
         ([GPUS], {"gpus_per_trial": 0.1}, 16, 0.1),  # one CPU each
         ([GPUS], {"gpus_per_trial": 0.0}, 16, 0.0),
         ([CPUS, GPUS], {"device": "cpu"}, 32, 0.0),
@@ -357,13 +357,13 @@ CPUS, GPUS = {"CPU": 16.0}, {"CPU": 16.0, "GPU": 4.0}
         ([], {"workers": 3, "device": "cuda"}, 3, 1.0),
     ],
 )
-def test_as_many_trials_at_once_as_there_is_room_for(cluster_of, resources, options, trials_at_once, gpus):
+def test_number_of_parallel_trials_follows_from_cluster_resources(cluster_of, resources, options, trials_at_once, gpus):
     cluster_of(*resources)
     with Compute(ray="auto", **options).place() as place:
         assert (place.num_workers, place.gpus_per_trial) == (trials_at_once, gpus)
 
 
-def test_no_room_is_told(cluster_of):
+def test_cluster_without_required_gpu_is_rejected(cluster_of):
     cluster_of(CPUS)
     message = "`ray='auto'`: 16 CPUs and 0 GPUs found, expected at least 1 CPU and 1 GPU for each trial; "
     with pytest.raises(NasError, match=re.escape(message)), Compute(ray="auto", device="cuda").place():

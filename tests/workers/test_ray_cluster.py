@@ -1,4 +1,4 @@
-"""A Ray cluster of three hosts: what a search comes to when one of them loses its power, or its cable is cut."""
+"""Ray cluster of three hosts: a search gives the same result if one host is killed or disconnected."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def net():
 
 @pytest.fixture
 def cluster(net):
-    """A head that trains nothing and two nodes that train one candidate each."""
+    """A head node that trains nothing, and two nodes that train one candidate each."""
     head, *nodes = (net.host() for _ in range(3))
     address = f"{head.address}:6379"
     head.run_ray("--head", "--port", "6379", "--num-cpus", "0", "--include-dashboard", "false")
@@ -43,13 +43,13 @@ def cluster(net):
 
 @pytest.fixture
 def undisturbed(tmp_path, tiny_space):
-    """The same search with processes of this machine."""
+    """Histories of the same search with local processes."""
     search(**GIVEN, space=tiny_space, device="cpu", workers=2, results=tmp_path / "here")
     return histories(tmp_path / "here")
 
 
 def histories(results):
-    """What each trained candidate is, and every number of every epoch but the seconds."""
+    """Returns the epochs of each trained candidate, by fingerprint and without the seconds."""
     return {
         trial.architecture.fingerprint(): [
             {name: value for name, value in metrics.to_json().items() if name != "seconds"} for metrics in trial.history
@@ -60,32 +60,32 @@ def histories(results):
 
 
 def command(address, results, space):
-    """The search of `GIVEN` on the cluster; its events as lines of JSON."""
+    """Returns the command that runs the search of `GIVEN` on the cluster and prints its events as lines of JSON."""
     options = {"ray": address, "space": space, "results": results, **GIVEN}
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "nas", "search", "--json", *words]
 
 
 def trainers(host):
-    """The processes of a host that have a candidate in training."""
+    """Returns the processes of a host that train a candidate."""
     names = {pid: Path(f"/proc/{pid}/cmdline") for pid in host.pids()}
     return [pid for pid, file in names.items() if file.read_bytes().startswith(b"ray::nas trial")]
 
 
 @pytest.mark.parametrize("harm", ["none", "kill", "cut"])
-def test_a_search_comes_to_the_same_whatever_happens_to_a_node(cluster, tmp_path, tiny_space, undisturbed, harm):
+def test_search_on_cluster_gives_same_result_if_node_is_lost(cluster, tmp_path, tiny_space, undisturbed, harm):
     address, head, nodes = cluster
     process = head.start(
         *command(address, tmp_path / "there", tiny_space), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     epochs, started = [], {}
     for line in process.stdout:
-        event = json.loads(line)  # and so nothing else is printed among them
+        event = json.loads(line)  # fails if anything else is printed
         if event["event"] == "SearchStarted":
             started = event
         if event["event"] == "EpochFinished":
             epochs.append((event["number"], event["epoch"]))
-        if len(epochs) == 2 * GIVEN["epochs"] + 20:  # in the middle of the third or fourth
+        if len(epochs) == 2 * GIVEN["epochs"] + 20:  # the third or fourth trial is in training
             assert all(trainers(node) for node in nodes)
             if harm != "none":
                 getattr(nodes[0], harm)()
@@ -94,14 +94,14 @@ def test_a_search_comes_to_the_same_whatever_happens_to_a_node(cluster, tmp_path
     assert (started["device"], started["workers"]) == (f"Ray {address} (3 nodes, 2 CPUs)", 2)
     assert json.loads(line)["num_trained"] == GIVEN["trials"]
     numbers = dict.fromkeys(number for number, _ in epochs)
-    for number in numbers:  # each epoch once, in order
+    for number in numbers:  # each epoch is reported once, in order
         assert [epoch for other, epoch in epochs if other == number] == list(range(1, GIVEN["epochs"] + 1))
     assert histories(tmp_path / "there") == undisturbed
-    if harm != "cut":  # that node cannot be told that its work is no longer wanted
+    if harm != "cut":  # a disconnected node cannot be told to stop
         assert not any(trainers(node) for node in nodes)
 
 
-def test_what_cannot_be_joined_is_told_on_one_line(cluster, tmp_path, tiny_space):
+def test_cluster_that_cannot_be_joined_is_reported_on_one_line(cluster, tmp_path, tiny_space):
     address, head, _ = cluster
     for asked, environment, message in (
         ("auto", {}, None),

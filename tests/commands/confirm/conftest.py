@@ -1,4 +1,4 @@
-"""Studies that are searched, confirmed, or half confirmed: the costly ones are made once."""
+"""Studies before, during and after a confirmation; the expensive ones are created once per session."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from nas.workers import in_process
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory):
-    """A results folder with a study of three trained trials. Read only."""
+    """Results folder with a study of three trained trials; read only."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "tiny.toml").write_text(SPACE)
     search(
@@ -27,7 +27,7 @@ def searched(tmp_path_factory):
         space=str(folder / "tiny.toml"),
         epochs=EPOCHS,
         trials=3,
-        sampler="random",  # of three sizes
+        sampler="random",  # gives three sizes
         results=folder / "results",
         **ON_CPU,
     )
@@ -36,9 +36,9 @@ def searched(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole(searched, tmp_path_factory):
-    """The results folder after a confirmation that nothing interrupted (read only), what came out, and its events.
+    """Results folder (read only), result and events of an uninterrupted confirmation.
 
-    Among the events, as "test", is each time that the test split was loaded.
+    The events contain "test" wherever the test split was loaded.
     """
     folder = tmp_path_factory.mktemp("whole") / "results"
     shutil.copytree(searched, folder)
@@ -52,7 +52,7 @@ def whole(searched, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def grown(whole, tmp_path_factory):
-    """The same after another confirmation with one more seed (read only), what came out, and its runs."""
+    """Results folder (read only), result and runs of a second confirmation of `whole` with one more seed."""
     folder = tmp_path_factory.mktemp("grown") / "results"
     shutil.copytree(whole[0], folder)
     events = []
@@ -62,7 +62,7 @@ def grown(whole, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fits(whole):
-    """Every run of the confirmation as a training of its own."""
+    """Each run of the confirmation, repeated as a single training."""
     records = StudyRecords.open(StudyRef(whole[0]))
 
     def fit(run):
@@ -75,19 +75,19 @@ def fits(whole):
 
 @pytest.fixture
 def study(searched, tmp_path):
-    """A copy of the study that is not confirmed yet."""
+    """A copy of the study before its confirmation."""
     return shutil.copytree(searched, tmp_path / "results")
 
 
 @pytest.fixture
 def confirmed(whole, tmp_path):
-    """A copy of the study that is confirmed."""
+    """A copy of the study after its confirmation."""
     return shutil.copytree(whole[0], tmp_path / "results")
 
 
 @pytest.fixture
 def ranked(study, whole):
-    """A copy of the study in which the runs of the first stage have ended, and none of the second."""
+    """A copy of the study with all runs of the first stage (val) and none of the second (test)."""
     kept = ConfirmedRecords(StudyRecords.open(StudyRef(study)))
     for event in whole[2]:
         if isinstance(event, RunFinished) and event.run.judged_on == "val":
@@ -97,7 +97,7 @@ def ranked(study, whole):
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """Every training that is begun from here on."""
+    """Jobs submitted since the fixture was set up."""
     begun = []
     submit = in_process.InProcess.submit
     monkeypatch.setattr(in_process.InProcess, "submit", lambda self, job: (begun.append(job), submit(self, job))[1])

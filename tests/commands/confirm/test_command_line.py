@@ -1,4 +1,4 @@
-"""`nas confirm` as it is typed and read."""
+"""Options and output of `nas confirm`."""
 
 import json
 import re
@@ -27,13 +27,13 @@ def command(results, *more, top=TOP, seeds=SEEDS, target=TARGET):
     return ["confirm", *asked, "--results", results, *more]
 
 
-def test_the_command_has_help_with_an_example(nas):
+def test_help_contains_example(nas):
     status, out, _ = nas("confirm", "--help")
     assert status == 0
     assert "Example: nas confirm " in out
 
 
-def test_the_command_names_every_run_the_winner_the_verdict_and_the_opening(study, whole, nas):
+def test_output_lists_runs_winner_verdict_and_test_split_opening(study, whole, nas):
     status, out, err = nas(*command(study))
     assert (status, err) == (0, "")
     found = whole[1]
@@ -55,7 +55,7 @@ def test_the_command_names_every_run_the_winner_the_verdict_and_the_opening(stud
     assert sum(re.match(r" +[12] .* \d/2 *$", line) is not None for line in lines) == EPOCHS  # the table of epochs
 
 
-def test_the_command_again_prints_the_same_result(confirmed, whole, jobs, nas):
+def test_repeated_command_prints_same_result_without_training(confirmed, whole, jobs, nas):
     status, out, err = nas(*command(confirmed))
     assert (status, err, jobs) == (0, "", [])
     assert "\n".join(whole[1].test.lines()) in out
@@ -64,26 +64,26 @@ def test_the_command_again_prints_the_same_result(confirmed, whole, jobs, nas):
         assert f"\nTarget {verdict}: " in nas(*command(confirmed, target=target))[1]
 
 
-def test_the_command_says_how_often_the_test_split_was_opened(grown, tmp_path, nas):
+def test_output_states_number_of_test_split_openings(grown, tmp_path, nas):
     folder = shutil.copytree(grown[0], tmp_path / "results")
     out = nas(*command(folder))[1]
     assert "The test split of this study was opened 2 times: its figures are no longer unbiased.\n" in out
 
 
-def test_the_command_as_json(confirmed, whole, nas):
+def test_json_option_prints_result_on_one_line(confirmed, whole, nas):
     status, out, err = nas(*command(confirmed, "--json"))
     assert (status, err) == (0, "")
     assert json.loads(out) == json.loads(json.dumps(whole[1].to_json()))
     assert out.count("\n") == 1
 
 
-def test_the_command_refuses_to_open_the_test_split_again(confirmed, nas):
+def test_command_rejects_second_opening_of_test_split(confirmed, nas):
     status, out, err = nas(*command(confirmed, top=TOP + 1))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: the test split of study 'search' was opened once already, last on ")
 
 
-def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeypatch):
+def test_interrupted_command_exits_130_and_keeps_finished_runs(study, whole, nas, monkeypatch):
     submit, begun = in_process.InProcess.submit, []
 
     def interrupted(self, job):
@@ -102,7 +102,7 @@ def test_the_command_interrupted_says_that_it_goes_on(study, whole, nas, monkeyp
 
 
 @pytest.mark.slow
-def test_the_command_exports_the_confirmed_trial(confirmed, whole, nas):
+def test_export_command_writes_confirmed_trial(confirmed, whole, nas):
     status, out, _ = nas("export", "--trial", "confirmed", "--results", confirmed)
     assert status == 0
     folder = confirmed / "export" / f"search-confirmed-trial-{whole[1].winner.number}"

@@ -1,4 +1,4 @@
-"""The export of what was confirmed."""
+"""Export of a confirmed trial."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_path):
+def test_export_contains_weights_and_accuracy_of_first_seed(confirmed, whole, fits, tmp_path):
     exported = export_trial("confirmed", results=confirmed, output=tmp_path / "model")
     stored = torch.load(exported.folder / "weights.pt", weights_only=True)
     wanted = fits[Run(trial=whole[1].winner.number, judged_on="test", seed=0)].weights
@@ -31,14 +31,14 @@ def test_the_weights_of_the_first_seed_are_exported(confirmed, whole, fits, tmp_
     assert f"results='{confirmed}')\n```\n" in text
 
 
-def test_before_a_confirmation_there_is_nothing_to_export(study, tmp_path):
+def test_export_of_unconfirmed_study_raises_error(study, tmp_path):
     with pytest.raises(StudyError) as caught:
         export_trial("confirmed", results=study, output=tmp_path / "model")
     assert str(caught.value) == "study 'search' is not confirmed yet; run `nas confirm` first"
     assert not (tmp_path / "model").exists()
 
 
-def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path):
+def test_damaged_confirmed_weights_error_names_file_and_trial(confirmed, whole, tmp_path):
     before = {path.name for path in (confirmed / "artifacts").iterdir()}
     trials = StudyRecords.open(StudyRef(confirmed))
     for path in (confirmed / "artifacts").iterdir():
@@ -54,7 +54,7 @@ def test_damaged_weights_of_a_confirmation_are_named(confirmed, whole, tmp_path)
     assert trials.study.user_attrs["confirmed"]["trial"] == whole[1].winner.number
 
 
-def test_where_the_first_seed_diverged_the_export_says_so(study, tmp_path):
+def test_export_raises_error_if_first_seed_diverged(study, tmp_path):
     small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
     keep(study, "val", {small.number: [0.5, 0.5], large.number: [0.1, 0.1]})
     keep(study, "test", {small.number: [None]})

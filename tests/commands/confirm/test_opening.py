@@ -1,4 +1,4 @@
-"""The test split is opened once a study, after the winner is fixed, and every look is counted."""
+"""A study opens the test split once, after the winner is fixed; every opening is counted."""
 
 import shutil
 from dataclasses import replace
@@ -15,7 +15,7 @@ from nas.study.reference import StudyRef
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_test_split_is_opened_once_and_after_the_winner_is_fixed(whole):
+def test_test_split_is_opened_once_and_after_winner_is_fixed(whole):
     events = whole[2]
     assert events.count("test") == 1
     before = events[: events.index("test")]
@@ -24,7 +24,7 @@ def test_the_test_split_is_opened_once_and_after_the_winner_is_fixed(whole):
     assert len(runs_in(before)) == TOP * SEEDS
 
 
-def test_until_the_winner_is_fixed_it_stays_closed(ranked, monkeypatch):
+def test_test_split_stays_closed_until_winner_is_fixed(ranked, monkeypatch):
     monkeypatch.setattr(datasets, "load_test", lambda *a, **k: pytest.fail("the test split was opened"))
     with pytest.raises(Stop):
         confirm(**ASKED, results=ranked, on_event=stop_at(is_ranked))
@@ -32,7 +32,7 @@ def test_until_the_winner_is_fixed_it_stays_closed(ranked, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"seeds": SEEDS + 1}, {"top": TOP + 1}, {"top": 1}])
-def test_it_is_not_opened_again_for_another_question(confirmed, jobs, change):
+def test_other_top_or_seeds_does_not_open_test_split_again(confirmed, jobs, change):
     (opening,) = openings(confirmed)
     before = StudyRecords.open(StudyRef(confirmed)).study.user_attrs
     events = []
@@ -49,7 +49,7 @@ def test_it_is_not_opened_again_for_another_question(confirmed, jobs, change):
     assert StudyRecords.open(StudyRef(confirmed)).study.user_attrs == before
 
 
-def test_told_so_it_is_opened_again_and_counted(grown):
+def test_again_option_opens_test_split_once_more_and_counts_it(grown):
     folder, found, _ = grown
     assert found.num_openings == len(openings(folder)) == 2
     assert [opening.seeds for opening in openings(folder)] == [SEEDS, SEEDS + 1]
@@ -57,7 +57,7 @@ def test_told_so_it_is_opened_again_and_counted(grown):
         confirm(**{**ASKED, "top": TOP + 1}, results=folder)
 
 
-def test_more_seeds_use_the_runs_there_are(grown, whole):
+def test_more_seeds_reuse_existing_runs(grown, whole):
     _, found, runs = grown
     first, second = whole[1].winner.number, found.winner.number
     wanted = [(trial.number, SEEDS, "val") for trial in finalists_of(whole[0])]
@@ -68,7 +68,7 @@ def test_more_seeds_use_the_runs_there_are(grown, whole):
     assert {len(each.objectives) for each in found.ranking.finalists} == {SEEDS + 1}
 
 
-def test_either_question_is_answered_again_without_a_training(grown, whole, tmp_path, jobs):
+def test_both_confirmations_can_be_repeated_without_training(grown, whole, tmp_path, jobs):
     folder = shutil.copytree(grown[0], tmp_path / "results")
     first = confirm(**ASKED, results=folder)
     assert (first.ranking, first.test, first.num_openings) == (whole[1].ranking, whole[1].test, 2)
@@ -76,7 +76,7 @@ def test_either_question_is_answered_again_without_a_training(grown, whole, tmp_
     assert (jobs, len(openings(folder))) == ([], 2)
 
 
-def test_the_same_call_again_trains_nothing_and_gives_the_same(confirmed, whole, jobs):
+def test_repeated_call_trains_nothing_and_returns_same_result(confirmed, whole, jobs):
     events = []
     assert confirm(**ASKED, results=confirmed, on_event=events.append) == whole[1]
     assert confirm(**ASKED, again=True, results=confirmed) == whole[1]
@@ -86,7 +86,7 @@ def test_the_same_call_again_trains_nothing_and_gives_the_same(confirmed, whole,
     assert all(stage.num_done == stage.num_runs for stage in stages)
 
 
-def test_another_target_is_another_verdict_on_the_same_runs(confirmed, whole, jobs):
+def test_other_target_changes_verdict_without_training(confirmed, whole, jobs):
     lowest = whole[1].test.consistent
     for target in (min(lowest), max(lowest), 1.0):
         found = confirm(**{**ASKED, "target": target}, results=confirmed)

@@ -1,4 +1,4 @@
-"""What cannot be confirmed is said before anything is trained."""
+"""A confirmation rejects invalid options and unsuitable studies before it trains."""
 
 from contextlib import closing
 
@@ -36,7 +36,7 @@ FRACTION = "expected a number above 0 and at most 1, such as 0.994"
     ],
     ids=str,
 )
-def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, text):
+def test_invalid_option_is_rejected_before_training(study, jobs, nas, change, text):
     asked = {**ASKED, **change}
     events = []
     with pytest.raises(NasError) as caught:
@@ -51,7 +51,7 @@ def test_a_mistake_is_told_before_anything_is_trained(study, jobs, nas, change, 
 NOTES = StudyNotes(dataset_note="", mean=(0.5,), std=(0.25,), classes=("0", "1"), command="", machine="")
 
 
-def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_path, nas):
+def test_study_without_trained_trials_is_rejected(searched, tmp_path, nas):
     settings = StudyRecords.open(StudyRef(searched)).settings
     (tmp_path / "results").mkdir()
     StudyRecords.create(StudyRef(tmp_path / "results"), settings, NOTES)
@@ -60,7 +60,7 @@ def test_a_study_that_has_trained_nothing_has_nothing_to_confirm(searched, tmp_p
     assert nas("confirm", "--top", 1, "--results", tmp_path / "results") == (2, "", f"error: {text}")
 
 
-def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
+def test_missing_study_is_rejected_and_not_created(study, tmp_path, nas):
     text = f"error: sqlite:///{study / 'studies.db'}: no study 'other' found, expected search\n"
     assert nas("confirm", "--results", study, "--study", "other") == (2, "", text)
     assert not list(study.glob("*.other.lock"))
@@ -73,7 +73,7 @@ def test_where_there_is_no_study_none_is_made(study, tmp_path, nas):
     assert not missing.exists()
 
 
-def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
+def test_study_locked_by_other_confirmation_is_rejected(study, jobs, nas):
     text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'; wait until it ends"
     with closing(locks(StudyRef(study))) as other:
         assert other.hold("confirm")
@@ -84,7 +84,7 @@ def test_a_study_that_another_process_confirms_is_left_alone(study, jobs, nas):
     assert jobs == []
 
 
-def test_while_it_runs_no_other_confirmation_begins(study):
+def test_second_confirmation_is_rejected_while_first_runs(study):
     def ask_again(event):
         with pytest.raises(StudyError, match=r"is confirming study 'search'; wait until it ends$"):
             confirm(**ASKED, results=study)
@@ -95,7 +95,7 @@ def test_while_it_runs_no_other_confirmation_begins(study):
 
 
 @pytest.mark.parametrize("change", [{"data_fingerprint": "0" * 16}, {"split": "val 1 of 2, by hand"}])
-def test_data_that_changed_since_the_search_are_refused(study, jobs, nas, change):
+def test_data_changed_since_search_are_rejected(study, jobs, nas, change):
     with_other = StudyRecords.open(StudyRef(study)).study
     with_other.set_user_attr("settings", {**with_other.user_attrs["settings"], **change})
     text = "dataset digits has changed since the study began; name the folder of the original data with "
@@ -106,7 +106,7 @@ def test_data_that_changed_since_the_search_are_refused(study, jobs, nas, change
     assert (jobs, openings(study)) == ([], [])
 
 
-def test_a_study_of_another_tool_is_refused(tmp_path):
+def test_study_of_other_tool_is_rejected(tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     optuna.create_study(study_name="search", storage=url).optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
     with pytest.raises(StudyError) as caught:

@@ -1,4 +1,4 @@
-"""What a confirmation of a small study on digits comes to, held against single trainings."""
+"""Results of a confirmation of a small study on digits, compared with single trainings."""
 
 import json
 import re
@@ -34,7 +34,7 @@ from nas.workers import in_process
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_best_trials_are_trained_with_seeds_from_zero_then_the_winner(whole):
+def test_best_trials_train_on_val_with_seeds_from_zero_then_winner_on_test(whole):
     folder, found, events = whole
     best = {trial.number for trial in finalists_of(folder)}
     runs = runs_in(events)
@@ -50,7 +50,7 @@ def test_the_best_trials_are_trained_with_seeds_from_zero_then_the_winner(whole)
     assert len(set(runs)) == len(runs) == NUM_RUNS
 
 
-def test_the_events_tell_each_stage_each_run_and_the_ranking_in_order(whole):
+def test_events_report_stages_runs_and_ranking_in_order(whole):
     _, found, events = whole
     told = [event for event in events if event != "test"]
     assert [type(event) for event in told] == [
@@ -73,7 +73,7 @@ def test_the_events_tell_each_stage_each_run_and_the_ranking_in_order(whole):
     ]
 
 
-def test_every_run_is_the_training_of_that_network_with_that_seed(whole, fits):
+def test_each_run_equals_single_training_with_its_seed(whole, fits):
     for event in whole[2]:
         if isinstance(event, RunFinished):
             fit = fits[event.run]
@@ -81,7 +81,7 @@ def test_every_run_is_the_training_of_that_network_with_that_seed(whole, fits):
             assert untimed(event.history) == untimed(fit.history)
 
 
-def test_the_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
+def test_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
     folder, found, events = whole
     finalists = [
         Finalist(
@@ -99,7 +99,7 @@ def test_the_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
     assert [event.ranking for event in events if isinstance(event, Ranked)] == [found.ranking]
 
 
-def test_the_test_figures_are_those_of_the_trainings_on_train_and_val(whole, fits):
+def test_test_accuracies_equal_single_trainings_on_train_and_val(whole, fits):
     _, found, _ = whole
     runs = [fits[Run(trial=found.winner.number, judged_on="test", seed=seed)] for seed in range(SEEDS)]
     table = [tuple(metrics.val_accuracy for metrics in fit.history) for fit in runs]
@@ -114,7 +114,7 @@ def test_the_test_figures_are_those_of_the_trainings_on_train_and_val(whole, fit
     assert data["num_met"] == sum(min(row) >= TARGET for row in table)
 
 
-def test_what_came_out_is_stored_with_the_study(whole):
+def test_confirmation_is_stored_in_study(whole):
     folder, found, _ = whole
     records = StudyRecords.open(StudyRef(folder))
     assert records.study.user_attrs["confirmed"] == json.loads(json.dumps(found.to_json()))
@@ -126,11 +126,11 @@ def test_what_came_out_is_stored_with_the_study(whole):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", opening.date)
 
 
-def test_confirming_leaves_the_trials_of_the_search_alone(whole, searched):
+def test_confirmation_leaves_trials_of_search_unchanged(whole, searched):
     assert StudyRecords.open(StudyRef(whole[0])).trials() == StudyRecords.open(StudyRef(searched)).trials()
 
 
-def test_the_smaller_of_the_tied_wins_though_its_mean_is_lower(study):
+def test_smaller_of_tied_finalists_wins_despite_lower_mean(study):
     small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
     assert small.params < large.params
     keep(study, "val", {small.number: [0.5, 0.7], large.number: [0.55, 0.75]})
@@ -147,8 +147,8 @@ def test_the_smaller_of_the_tied_wins_though_its_mean_is_lower(study):
     assert openings(study) == []
 
 
-def test_a_single_finalist_is_confirmed_as_it_is(study, jobs):
-    """There is nothing to pick: it is trained on train + val alone."""
+def test_single_finalist_is_confirmed_without_ranking(study, jobs):
+    """The val stage is skipped: the finalist is trained on train + val only."""
     (best,) = finalists_of(study, 1)
     found = confirm(**{**ASKED, "top": 1}, results=study)
     assert (found.winner.number, found.ranking) == (best.number, None)
@@ -156,7 +156,7 @@ def test_a_single_finalist_is_confirmed_as_it_is(study, jobs):
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["ranking"] is None
 
 
-def test_without_top_what_the_search_has_ranked_is_not_ranked_again(study, jobs):
+def test_default_top_skips_ranking_if_search_ranked_finalists(study, jobs):
     records = StudyRecords.open(StudyRef(study))
     asked = {**ASKED, "top": None}
     ranked = []
@@ -177,7 +177,7 @@ def test_without_top_what_the_search_has_ranked_is_not_ranked_again(study, jobs)
     assert (found.winner.number, found.ranking, len(jobs)) == (best.number, None, SEEDS)
 
 
-def test_a_run_that_diverges_counts_as_nothing_and_the_rest_goes_on(study, monkeypatch):
+def test_diverged_run_counts_as_zero_and_other_runs_continue(study, monkeypatch):
     best = finalists_of(study)[0]
     keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
     submit = in_process.InProcess.submit
@@ -200,7 +200,7 @@ def test_a_run_that_diverges_counts_as_nothing_and_the_rest_goes_on(study, monke
     assert ranking.standard_error == pytest.approx(Ranking.of([other]).standard_error)
 
 
-def test_the_smaller_wins_when_every_run_of_both_diverged(study):
+def test_smaller_finalist_wins_if_all_val_runs_diverged(study):
     small, large = sorted(finalists_of(study), key=lambda trial: trial.params)
     keep(study, "val", {small.number: [None, None], large.number: [None, None]})
     keep(study, "test", {small.number: [None]})

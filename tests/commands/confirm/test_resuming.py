@@ -1,4 +1,4 @@
-"""A confirmation that is interrupted, killed or fails goes on where it was, to the same end."""
+"""An interrupted, killed or failed confirmation resumes to the same result."""
 
 import re
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def interrupt_and_resume(folder, num_ended, jobs, whole):
-    """Interrupts after as many runs of this call as are wanted, calls again, and compares with the uninterrupted."""
+    """Interrupts a confirmation after `num_ended` runs, repeats the call and compares it with an uninterrupted one."""
     before = ConfirmedRecords(StudyRecords.open(StudyRef(folder)))
     missing = [run for run in runs_in(whole[2]) if before.history(run) is None]
     events = []
@@ -40,16 +40,16 @@ def interrupt_and_resume(folder, num_ended, jobs, whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ended", range(1, TOP * SEEDS + 1))
-def test_interrupted_after_any_run_it_goes_on_to_the_same_end(study, whole, jobs, num_ended):
+def test_confirmation_interrupted_after_any_val_run_resumes_to_same_result(study, whole, jobs, num_ended):
     interrupt_and_resume(study, num_ended, jobs, whole)
 
 
 @pytest.mark.parametrize("num_ended", range(1, SEEDS + 1))
-def test_interrupted_after_any_run_of_the_winner_it_goes_on_to_the_same_end(ranked, whole, jobs, num_ended):
+def test_confirmation_interrupted_after_any_test_run_resumes_to_same_result(ranked, whole, jobs, num_ended):
     interrupt_and_resume(ranked, num_ended, jobs, whole)
 
 
-def test_interrupted_around_the_opening_it_counts_one(ranked, whole):
+def test_interruptions_around_opening_leave_one_opening(ranked, whole):
     def before_any_training_on_test(event):
         return isinstance(event, StageStarted) and event.judged_on == "test"
 
@@ -61,12 +61,12 @@ def test_interrupted_around_the_opening_it_counts_one(ranked, whole):
 
 
 class Killed(BaseException):
-    """Ends the confirmation where it stands, as kill -9 would: nothing of ours catches it."""
+    """Ends the confirmation at once, like kill -9: `nas` does not catch it."""
 
 
 @pytest.mark.faults
-def test_killed_at_any_write_after_the_winner_is_fixed_it_comes_to_the_same_end(ranked, whole, fits, monkeypatch):
-    """Each call gets one write further than the one before it."""
+def test_confirmation_killed_at_any_write_resumes_to_same_result(ranked, whole, fits, monkeypatch):
+    """Each call completes one write more than the call before."""
     left = 0
 
     def counted(write):
@@ -97,7 +97,7 @@ def test_killed_at_any_write_after_the_winner_is_fixed_it_comes_to_the_same_end(
     assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
 
 
-def test_once_it_is_open_an_interruption_does_not_let_one_ask_otherwise(ranked):
+def test_other_top_is_rejected_after_interruption_in_test_stage(ranked):
     with pytest.raises(Stop):
         confirm(**ASKED, results=ranked, on_event=stop_at(lambda e: isinstance(e, RunFinished) and is_on_test(e)))
     with pytest.raises(StudyError, match=r"^the test split of study 'search' was opened once already"):
@@ -108,7 +108,7 @@ def is_on_test(event):
     return event.run.judged_on == "test"
 
 
-def test_a_training_that_fails_is_named_and_what_had_ended_is_kept(study, monkeypatch, jobs):
+def test_failed_run_is_named_and_finished_runs_are_kept(study, monkeypatch, jobs):
     keep(study, "val", {trial.number: [0.5] for trial in finalists_of(study)})
     initialise, calls = in_process.initialise, []
 

@@ -1,4 +1,4 @@
-"""What becomes of candidates: discarded, diverged, failed, enqueued by hand, drawn twice."""
+"""Outcomes of candidates: discarded, diverged, failed, enqueued by hand, duplicate."""
 
 import optuna
 import pytest
@@ -19,7 +19,7 @@ from nas.study.reference import StudyRef
 from nas.workers import in_process
 
 
-def test_discards_are_kept_with_their_violations(tmp_path, tiny_space):
+def test_discards_are_stored_with_constraint_violations(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, max_params=250, keep_discards=7, trials=2))
     study = StudyRecords.open(StudyRef(tmp_path / "results")).study
     pruned = study.get_trials(states=[optuna.trial.TrialState.PRUNED])
@@ -33,7 +33,7 @@ def test_discards_are_kept_with_their_violations(tmp_path, tiny_space):
         assert max(trial.constraints.values()) <= 0
 
 
-def test_nothing_infeasible_is_built_and_the_test_split_stays_closed(tmp_path, tiny_space, monkeypatch):
+def test_search_builds_only_feasible_networks_and_never_loads_test_split(tmp_path, tiny_space, monkeypatch):
     built = []
     build = Architecture.build
     monkeypatch.setattr(Architecture, "build", lambda self: (built.append(self), build(self))[1])
@@ -46,7 +46,7 @@ def test_nothing_infeasible_is_built_and_the_test_split_stays_closed(tmp_path, t
 
 
 @pytest.mark.slow
-def test_a_space_that_runs_dry_says_so(tmp_path):
+def test_exhausted_space_is_reported_and_repeat_adds_no_trials(tmp_path):
     space = tmp_path / "two.toml"
     space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")
     given = options(tmp_path, str(space), trials=5, min_receptive_field=3, epochs=1)
@@ -55,14 +55,14 @@ def test_a_space_that_runs_dry_says_so(tmp_path):
     lines = result.exhausted.splitlines()
     assert lines[0] == "none of 20,000 further draws is feasible and new"
     assert lines[1].startswith("space two: 10,000 of 10,000 random draws keep the limits (100.00%)")
-    # It leaves nothing behind, however often it is tried.
+    # A repeated search adds nothing to the study.
     before = trials(results=result.results)
     assert search(**given).discards == result.discards
     assert trials(results=result.results) == before
     assert [trial.outcome for trial in before if trial.state != "PRUNED"] == ["trained", "trained"]
 
 
-def test_a_diverged_trial_counts_as_trained_and_the_search_goes_on(tmp_path):
+def test_diverged_trials_count_as_trained_and_search_continues(tmp_path):
     space = tmp_path / "hot.toml"
     space.write_text(
         "[network]\nnum_blocks = 1\norder = 'act'\n[block]\nnum_convs = 2\n[conv]\nchannels = { low = 2, high = 9 }\n"
@@ -77,7 +77,7 @@ def test_a_diverged_trial_counts_as_trained_and_the_search_goes_on(tmp_path):
     assert result.best == ()
 
 
-def test_three_failures_in_a_row_stop_the_search(tmp_path, tiny_space, monkeypatch):
+def test_three_failed_trials_in_a_row_end_search(tmp_path, tiny_space, monkeypatch):
     def broken(architecture, *, seed):
         raise RuntimeError("no such instruction")
 
@@ -89,7 +89,7 @@ def test_three_failures_in_a_row_stop_the_search(tmp_path, tiny_space, monkeypat
     assert [trial.reason for trial in failed] == ["RuntimeError: no such instruction"] * 3
 
 
-def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monkeypatch):
+def test_enqueued_trial_above_limit_is_discarded_without_building(tmp_path, tiny_space, monkeypatch):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
     study = StudyRecords.open(StudyRef(tmp_path / "results")).study
@@ -110,8 +110,8 @@ def test_what_someone_enqueued_is_held_to_the_limits(tmp_path, tiny_space, monke
 
 
 @pytest.mark.slow
-def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tiny_space, monkeypatch):
-    """With as many stored discards as there are, TPE must propose what it proposes with none."""
+def test_number_of_stored_discards_does_not_change_tpe_search(tmp_path, tiny_space, monkeypatch):
+    """TPE proposes the same candidates with all discards stored as with none."""
     monkeypatch.setattr(defaults, "NUM_STARTUP", 3)
     kept = options(tmp_path, tiny_space, trials=6, max_params=250, epochs=1, keep_discards=1000, sampler="tpe")
     none = {**kept, "keep_discards": 0, "results": tmp_path / "none"}
@@ -120,7 +120,7 @@ def test_what_is_stored_of_the_discards_does_not_change_the_search(tmp_path, tin
     assert not any(trial.state == "PRUNED" for trial in trials(results=none["results"]))
 
 
-def test_a_broken_display_is_not_the_networks_fault(tmp_path, tiny_space):
+def test_callback_error_propagates_and_marks_no_trial_failed(tmp_path, tiny_space):
     def broken(event):
         if isinstance(event, EpochFinished):
             raise ZeroDivisionError("of the notebook")
@@ -130,7 +130,7 @@ def test_a_broken_display_is_not_the_networks_fault(tmp_path, tiny_space):
     assert not any(trial.outcome == "failed" for trial in trials(results=tmp_path / "results"))
 
 
-def test_a_space_of_one_candidate_trains_it_once(tmp_path):
+def test_space_of_one_candidate_trains_one_trial_and_is_exhausted(tmp_path):
     space = tmp_path / "one.toml"
     space.write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = 3\n")
     result = search(**options(tmp_path, str(space), min_receptive_field=3, epochs=1))
@@ -138,7 +138,7 @@ def test_a_space_of_one_candidate_trains_it_once(tmp_path):
     assert result.exhausted
 
 
-def test_what_someone_enqueued_twice_is_trained_once(tmp_path, tiny_space):
+def test_enqueued_duplicate_is_discarded(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1, epochs=1)
     search(**given)
     study = StudyRecords.open(StudyRef(tmp_path / "results")).study
@@ -150,7 +150,7 @@ def test_what_someone_enqueued_twice_is_trained_once(tmp_path, tiny_space):
 
 
 @pytest.mark.parametrize(("name", "value"), [("block1.kernel_size", 4), ("block1.num_convs", 7)])
-def test_an_enqueued_value_outside_its_range_is_not_trained(tmp_path, tiny_space, name, value):
+def test_enqueued_value_out_of_range_marks_trial_unused(tmp_path, tiny_space, name, value):
     given = options(tmp_path, tiny_space, trials=1, epochs=1)
     search(**given)
     study = StudyRecords.open(StudyRef(tmp_path / "results")).study
@@ -160,7 +160,7 @@ def test_an_enqueued_value_outside_its_range_is_not_trained(tmp_path, tiny_space
     assert unused.reason.startswith(f"{name} is {value}, expected ")
 
 
-def test_an_enqueued_trial_without_parameters_is_drawn_at_random(tmp_path, tiny_space):
+def test_enqueued_trial_without_parameters_is_not_marked_unused(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1, epochs=1)
     search(**given)
     StudyRecords.open(StudyRef(tmp_path / "results")).study.enqueue_trial({})

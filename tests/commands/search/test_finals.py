@@ -1,4 +1,4 @@
-"""The end of a search: finalists get further seeds, and are ranked by their mean."""
+"""The last stage of a search: finalists are trained with further seeds and ranked by their mean."""
 
 from statistics import fmean
 
@@ -21,13 +21,13 @@ SPACE = str(FIXTURES / "tiny.toml")
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A search of 20 trainings, its result and its events."""
+    """Result, events and options of a search with a budget of 20 trainings."""
     events = []
     given = options(tmp_path_factory.mktemp("finals"), SPACE, trials=BUDGET, epochs=1)
     return search(**given, on_event=events.append), events, given
 
 
-def test_a_fifth_of_the_budget_goes_to_the_two_best(searched):
+def test_last_fifth_of_budget_retrains_two_best_trials(searched):
     result, events, _ = searched
     assert (result.tally.num_trained, result.tally.num_further, result.tally.spent) == (16, 4, BUDGET)
     (started,) = [event for event in events if isinstance(event, FinalsStarted)]
@@ -41,7 +41,7 @@ def test_a_fifth_of_the_budget_goes_to_the_two_best(searched):
     assert max(i for i, e in enumerate(events) if isinstance(e, TrialFinished)) < events.index(started)
 
 
-def test_finalists_come_first_ranked_by_the_mean_of_their_runs(searched):
+def test_finalists_come_first_and_are_ranked_by_mean_of_runs(searched):
     result, events, _ = searched
     finalists, others = result.best[:2], result.best[2:]
     runs = {}
@@ -56,14 +56,14 @@ def test_finalists_come_first_ranked_by_the_mean_of_their_runs(searched):
     assert [trial.objective for trial in others] == sorted((t.objective for t in others), reverse=True)
 
 
-def test_objectives_of_trials_stay_what_they_were(searched, tmp_path):
+def test_finals_leave_candidates_and_objectives_unchanged(searched, tmp_path):
     result, _, _ = searched
     without = search(**options(tmp_path, SPACE, trials=16, epochs=1))
     assert without.tally.num_further == 0
     assert outcome(trials(results=result.results)) == outcome(trials(results=without.results))
 
 
-def test_the_same_command_again_trains_nothing_and_tells_the_same(searched):
+def test_repeated_search_trains_nothing_and_returns_same_result(searched):
     result, _, given = searched
     events = []
     again = search(**given, on_event=events.append)
@@ -72,7 +72,7 @@ def test_the_same_command_again_trains_nothing_and_tells_the_same(searched):
 
 
 @pytest.mark.slow
-def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path):
+def test_interrupted_finals_resume_with_missing_runs(searched, tmp_path):
     result, _, _ = searched
 
     def stop(event):
@@ -90,7 +90,7 @@ def test_an_interrupted_end_goes_on_where_it_stopped(searched, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_that_goes_on_has_new_finalists_and_its_best_is_among_them(tmp_path):
+def test_best_finalist_of_extended_study_has_highest_mean_of_all(tmp_path):
     given = options(tmp_path, SPACE, epochs=1)
     search(**given | {"trials": BUDGET})
     longer = search(**given | {"trials": 2 * BUDGET})
@@ -102,7 +102,7 @@ def test_a_study_that_goes_on_has_new_finalists_and_its_best_is_among_them(tmp_p
 
 
 @pytest.mark.slow
-def test_with_a_larger_budget_the_runs_that_were_cut_are_not_all_that_finalists_get(tmp_path):
+def test_interrupted_finals_restart_with_finalists_of_larger_budget(tmp_path):
     def stop(event):
         if isinstance(event, FinalRunFinished):
             raise KeyboardInterrupt
@@ -121,8 +121,8 @@ def test_with_a_larger_budget_the_runs_that_were_cut_are_not_all_that_finalists_
     assert sorted(had) == [1, 2, 2, 2]
 
 
-def failing(monkeypatch, *seeds):
-    """Trainings with these seeds fail."""
+def fail_seeds(monkeypatch, *seeds):
+    """Makes trainings with these seeds fail."""
     submit = in_process.InProcess.submit
 
     def fail(self, job):
@@ -135,10 +135,10 @@ def failing(monkeypatch, *seeds):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_said_and_what_it_leaves_goes_to_candidates(tmp_path, monkeypatch):
+def test_failed_final_run_is_reported_and_frees_budget_for_candidates(tmp_path, monkeypatch):
     given = options(tmp_path, SPACE, trials=BUDGET, epochs=1)
     events = []
-    failing(monkeypatch, FINAL_SEED)
+    fail_seeds(monkeypatch, FINAL_SEED)
     tally = search(**given, on_event=events.append).tally
     assert (tally.num_trained, tally.num_further, tally.spent) == (18, 2, BUDGET)
     reasons = [event.reason for event in events if isinstance(event, FinalRunFinished)]
@@ -148,20 +148,20 @@ def test_a_run_that_fails_is_said_and_what_it_leaves_goes_to_candidates(tmp_path
 
 
 @pytest.mark.slow
-def test_runs_that_fail_one_after_the_other_end_the_search(tmp_path, monkeypatch):
-    failing(monkeypatch, FINAL_SEED, FINAL_SEED + 1)
+def test_three_failed_final_runs_in_a_row_end_search(tmp_path, monkeypatch):
+    fail_seeds(monkeypatch, FINAL_SEED, FINAL_SEED + 1)
     with pytest.raises(StudyError, match="3 runs of finalists in a row failed, the last one: MemoryError: no memory"):
         search(**options(tmp_path, SPACE, trials=BUDGET, epochs=1))
 
 
 @pytest.mark.slow
-def test_a_front_has_no_finalists_and_spends_all_on_candidates(tmp_path):
+def test_pareto_search_spends_whole_budget_on_candidates(tmp_path):
     given = options(tmp_path, SPACE, epochs=1, trials=BUDGET, objective="accuracy,params")
     tally = search(**given).tally
     assert (tally.num_trained, tally.num_further) == (BUDGET, 0)
 
 
-def test_a_run_is_known_by_its_key():
+def test_run_key_round_trips_and_other_keys_return_none():
     run = Run(trial=3, judged_on="val", seed=7)
     assert Run.of_key(run.key) == run
     for key in ("nas:run:3:val", "nas:run:3:train:7", "other:run:3:val:7", "nas:run:x:val:7", "nas:openings"):

@@ -1,4 +1,4 @@
-"""The loop with many workers: candidates do not depend on which worker is faster, and the sampler still learns."""
+"""The loop with many workers: candidates do not depend on worker speed, and the sampler learns from results."""
 
 from random import Random
 
@@ -21,11 +21,11 @@ from nas.workers.protocol import Ended, Progress
 
 SHAPE = (1, 28, 28)
 LIMITS = limits(SHAPE, max_params=8000)
-NUM_CANDIDATES = 16  # of the 20 trainings of a default search; the others are further runs of finalists
+NUM_CANDIDATES = 16  # of the 20 trainings of a default search; the rest are further runs of finalists
 
 
 class RandomOrder:
-    """Workers whose jobs end in a random order, each with an accuracy that follows from its seed."""
+    """Workers whose jobs end in random order; the seed of a job determines its accuracy."""
 
     def __init__(self, most, order):
         self.capacity = self.most = most
@@ -51,8 +51,8 @@ class RandomOrder:
         self.jobs.clear()
 
 
-def searched(folder, most, *, order, sampler="elite"):
-    """The candidates of a default search, by index, and how many were trained at a time at most."""
+def run_search(folder, most, *, order, sampler="elite"):
+    """Returns the candidates of a default search by number, and the largest number of jobs trained in parallel."""
     space = SearchSpace.load("grey").bind(input_shape=SHAPE, num_classes=10, epochs=1)
     known, _ = portfolio(space.portfolio, space, LIMITS, seed=0)
     settings = Settings(
@@ -78,13 +78,13 @@ def searched(folder, most, *, order, sampler="elite"):
 
 
 @pytest.mark.parametrize("most", [2, 16])
-def test_the_order_in_which_trainings_end_changes_no_candidate(tmp_path, most):
+def test_candidates_do_not_depend_on_order_in_which_trainings_end(tmp_path, most):
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
-    assert searched(tmp_path / "1", most, order=1)[0] == searched(tmp_path / "2", most, order=2)[0]
+    assert run_search(tmp_path / "1", most, order=1)[0] == run_search(tmp_path / "2", most, order=2)[0]
 
 
-def test_with_many_workers_proposals_come_from_the_sampler(tmp_path, monkeypatch):
+def test_proposals_wait_until_start_candidates_are_trained(tmp_path, monkeypatch):
     asked = []
 
     def counting(space, trained, rng):
@@ -92,10 +92,10 @@ def test_with_many_workers_proposals_come_from_the_sampler(tmp_path, monkeypatch
         return elite(space, trained, rng)
 
     monkeypatch.setitem(SAMPLERS, "elite", counting)
-    _, largest = searched(tmp_path, 16, order=0)
+    _, largest = run_search(tmp_path, 16, order=0)
     assert largest == 9, "the start: seven known designs and two random candidates"
     assert asked == [9] * 7, "all other proposals know the whole start"
 
 
-def test_random_candidates_wait_for_nothing(tmp_path):
-    assert searched(tmp_path, 16, order=0, sampler="random")[1] == 16
+def test_random_sampler_occupies_all_workers_at_once(tmp_path):
+    assert run_search(tmp_path, 16, order=0, sampler="random")[1] == 16

@@ -1,4 +1,4 @@
-"""What a search of tiny networks on digits records."""
+"""Trials, weights and artifacts that a search of tiny networks on digits stores."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.reference import evaluate
 
 
-def test_a_search_records_what_it_trained(tmp_path, tiny_space):
+def test_search_records_trained_and_discarded_trials(tmp_path, tiny_space):
     events = []
     result = search(**options(tmp_path, tiny_space), on_event=events.append)
     assert (result.tally.num_trained, result.budget.trials, result.interrupted, result.exhausted) == (3, 3, False, "")
@@ -53,14 +53,14 @@ def test_a_search_records_what_it_trained(tmp_path, tiny_space):
     assert list(result.best) == sorted(trained, key=lambda trial: -trial.objective)
 
 
-def test_discards_are_counted_for_every_candidate(tmp_path, tiny_space):
+def test_discards_are_counted_per_candidate(tmp_path, tiny_space):
     result = search(**options(tmp_path, tiny_space))
     counts = StudyRecords.open(StudyRef(result.results)).discards_by_candidate()
     assert len(counts) == 3
     assert sum(counts, Counter()) == result.discards
 
 
-def test_a_search_from_python_stores_its_call(tmp_path, tiny_space):
+def test_search_stores_python_call_or_given_command(tmp_path, tiny_space):
     given = {**options(tmp_path, tiny_space, trials=1, epochs=1), "results": tmp_path, "storage": None, "study": "x"}
     call = (
         f"nas.search(max_params=900, epochs=1, trials=1, dataset='digits', space={tiny_space!r},"
@@ -72,7 +72,7 @@ def test_a_search_from_python_stores_its_call(tmp_path, tiny_space):
     assert StudyRecords.open(StudyRef(tmp_path, study="y")).notes.command == "nas search"
 
 
-def test_the_stored_weights_are_those_of_the_last_epoch(tmp_path, tiny_space):
+def test_stored_weights_reproduce_accuracy_of_last_epoch(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, trials=1))
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
     (trial,) = records.best(1)
@@ -86,7 +86,7 @@ def test_the_stored_weights_are_those_of_the_last_epoch(tmp_path, tiny_space):
 
 
 @pytest.mark.slow
-def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space):
+def test_pruned_trials_spend_budget_in_proportion_to_epochs(tmp_path, tiny_space):
     events = []
     given = options(tmp_path, tiny_space, epochs=10, trials=8, pruner="asha", sampler="random")
     result = search(**given, on_event=events.append)
@@ -96,7 +96,7 @@ def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space)
     assert len(pruned) >= 2
     assert len(trained) >= 2
     epochs = sum(len(trial.history) for trial in pruned + trained)
-    assert 10 * 8 - 10 < epochs <= 10 * 8  # less than a whole training is left
+    assert 10 * 8 - 10 < epochs <= 10 * 8  # the unspent rest is less than one training
     assert result.tally.spent == pytest.approx(epochs / 10)
     assert (result.tally.num_trained, result.tally.num_pruned) == (len(trained), len(pruned))
     for trial in pruned:
@@ -109,7 +109,7 @@ def test_what_a_pruner_stops_costs_the_share_of_its_epochs(tmp_path, tiny_space)
     assert search(**given).tally == result.tally
 
 
-def test_two_objectives_give_a_pareto_front(tmp_path, tiny_space):
+def test_two_objectives_give_pareto_front(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=6, epochs=1, objective="accuracy,macs", sampler="nsga2")
     result = search(**given)
     records = StudyRecords.open(StudyRef(result.results))
@@ -125,7 +125,7 @@ def test_two_objectives_give_a_pareto_front(tmp_path, tiny_space):
     assert search(**{**given, "objective": None, "trials": 7}).tally.num_trained == 7
 
 
-def test_trained_and_stopped_trials_come_with_a_picture_a_table_and_their_file(tmp_path, tiny_space):
+def test_trained_and_pruned_trials_store_diagram_epochs_and_architecture(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, epochs=4, trials=4, pruner="asha", sampler="random"))
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
     seen = set()

@@ -1,4 +1,4 @@
-"""What is not searched with, and what is not mixed into a study."""
+"""Options that a search rejects, and settings that do not match those of the study."""
 
 import itertools
 from pathlib import Path
@@ -27,7 +27,7 @@ from nas.study.reference import StudyRef
         ),
     ],
 )
-def test_unlike_results_are_not_mixed(tmp_path, tiny_space, change, difference):
+def test_search_with_other_settings_is_rejected(tmp_path, tiny_space, change, difference):
     begun = options(tmp_path, tiny_space, trials=1)
     search(**begun)
     with pytest.raises(StudyError) as caught:
@@ -37,16 +37,16 @@ def test_unlike_results_are_not_mixed(tmp_path, tiny_space, change, difference):
     assert search(**{**begun, **change, "study": "other"}).study == "other"
 
 
-def test_another_dataset_is_not_mixed_in(tmp_path, tiny_space, mnist_root):
+def test_study_rejects_other_dataset_and_defaults_to_its_own(tmp_path, tiny_space, mnist_root):
     begun = options(tmp_path, tiny_space, trials=1)
     search(**begun)
     with pytest.raises(StudyError, match=r"^study .search.: dataset is digits in the study, mnist now; repeat"):
         search(**{**begun, "dataset": "mnist"})
-    # Without a name, the study's own is taken, though MNIST is at hand now.
+    # The default is the dataset of the study, even where MNIST is available.
     assert search(**{**begun, "dataset": None}).tally.num_trained == 1
 
 
-def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_space):
+def test_infeasible_limits_raise_error_with_survey(tmp_path, tiny_space):
     with pytest.raises(InfeasibleError) as caught:
         search(**options(tmp_path, tiny_space, max_params=30))
     lines = str(caught.value).splitlines()
@@ -59,18 +59,18 @@ def test_limits_that_nothing_keeps_end_the_search_with_a_report(tmp_path, tiny_s
     assert not (tmp_path / "results").exists()
 
 
-def test_limits_that_contradict_are_refused(tmp_path, tiny_space):
+def test_contradictory_limits_are_rejected(tmp_path, tiny_space):
     with pytest.raises(ConstraintError, match=r"^limits contradict: params>=1000 and params<=900$"):
         search(**options(tmp_path, tiny_space, constraints=["params>=1000"]))
 
 
 @pytest.mark.parametrize("name", ["epochs", "trials", "workers"])
-def test_counts_below_one_are_refused(tmp_path, tiny_space, name):
+def test_counts_below_one_are_rejected(tmp_path, tiny_space, name):
     with pytest.raises(NasError, match=f"^`{name}=0`: expected an integer of at least 1$"):
         search(**options(tmp_path, tiny_space, **{name: 0}))
 
 
-def test_artifacts_that_cannot_be_written_are_said_before_anything_is_trained(tmp_path, tiny_space):
+def test_unwritable_artifacts_folder_is_rejected_before_training(tmp_path, tiny_space):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "artifacts").write_text("mine")
     with pytest.raises(StudyError, match=r"/artifacts: File exists$"):
@@ -78,7 +78,7 @@ def test_artifacts_that_cannot_be_written_are_said_before_anything_is_trained(tm
     assert not trials(results=tmp_path / "results")
 
 
-def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
+def test_changed_space_file_is_rejected(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
     path = Path(tiny_space)
@@ -87,8 +87,8 @@ def test_a_space_that_changed_under_its_name_is_refused(tmp_path, tiny_space):
         search(**given)
 
 
-def test_a_folder_of_images_that_changes_during_a_search_is_refused_and_nothing_lost(tmp_path, tiny_space):
-    """A search keeps the images that it began with; the next one sees that they are no longer those of the study."""
+def test_image_folder_changed_during_search_is_rejected_by_next_search(tmp_path, tiny_space):
+    """A running search keeps the images that it loaded; the next search detects the change."""
     from PIL import Image
 
     folder, rng = tmp_path / "images", Random(0)
@@ -109,7 +109,7 @@ def test_a_folder_of_images_that_changes_during_a_search_is_refused_and_nothing_
     assert outcome(trials(results=tmp_path / "results")) == before
 
 
-def test_damaged_weights_are_named(tmp_path, tiny_space):
+def test_damaged_or_missing_weights_error_names_file_and_trial(tmp_path, tiny_space):
     search(**options(tmp_path, tiny_space, trials=1, epochs=1))
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
     (trial,) = records.best(1)
@@ -149,14 +149,14 @@ def test_damaged_weights_are_named(tmp_path, tiny_space):
     ],
     ids=str,
 )
-def test_what_cannot_be_searched_with_is_said_before_a_study_is_made(tmp_path, tiny_space, change, text):
+def test_invalid_option_is_rejected_before_study_is_created(tmp_path, tiny_space, change, text):
     with pytest.raises(NasError) as caught:
         search(**options(tmp_path, tiny_space, **change))
     assert str(caught.value) == text
     assert not (tmp_path / "results").exists()
 
 
-def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
+def test_search_with_other_sampler_is_rejected(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1)
     search(**given)
     with pytest.raises(StudyError, match="sampler is elite in the study, random now"):
@@ -164,7 +164,7 @@ def test_another_sampler_or_pruner_is_another_study(tmp_path, tiny_space):
     assert search(**given, sampler="elite").tally.num_trained == 1
 
 
-def test_a_study_of_an_earlier_version_goes_on(tmp_path, tiny_space):
+def test_study_without_stored_sampler_settings_resumes(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1, sampler="tpe")
     search(**given)
     study = StudyRecords.open(StudyRef(tmp_path / "results")).study

@@ -1,4 +1,4 @@
-"""A search that is interrupted or killed, by whatever and wherever, goes on to the same study."""
+"""An interrupted or killed search resumes to the same study."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from nas.study.optuna_storage import StudyStorage
 
 
 @pytest.mark.slow
-def test_a_study_in_pieces_is_the_study_in_one(tmp_path, tiny_space):
+def test_search_in_two_steps_equals_search_in_one(tmp_path, tiny_space):
     whole = options(tmp_path, tiny_space, results=tmp_path / "whole", trials=4)
     pieces = options(tmp_path, tiny_space, results=tmp_path / "pieces", trials=2)
     search(**whole)
@@ -36,7 +36,7 @@ def test_a_study_in_pieces_is_the_study_in_one(tmp_path, tiny_space):
     assert outcome(trials(results=tmp_path / "pieces")) == outcome(trials(results=tmp_path / "whole"))
 
 
-def test_an_interrupted_trial_goes_back_into_the_queue(tmp_path, tiny_space):
+def test_interrupted_trial_is_requeued_and_retrained(tmp_path, tiny_space):
     whole = options(tmp_path, tiny_space, results=tmp_path / "whole")
     search(**whole)
 
@@ -64,7 +64,7 @@ def test_an_interrupted_trial_goes_back_into_the_queue(tmp_path, tiny_space):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
+def test_search_ended_by_signal_resumes_to_same_study(tmp_path, tiny_space, sent):
     whole = options(tmp_path, tiny_space, results=tmp_path / "whole")
     search(**whole)
     results = tmp_path / "results"
@@ -76,7 +76,7 @@ def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
         events = []
         for line in run.stdout:
             events.append(json.loads(line))
-            # In the middle of the second trial: one is finished by then.
+            # The second trial is in training.
             if events[-1]["event"] == "EpochFinished" and any(e["event"] == "TrialFinished" for e in events):
                 break
         run.send_signal(sent)
@@ -95,7 +95,7 @@ def test_a_killed_search_resumes_with_nothing_lost(tmp_path, tiny_space, sent):
 
 
 class Killed(BaseException):
-    """Ends the search where it stands, as kill -9 would: nothing of ours catches it."""
+    """Ends the search at once, like kill -9: `nas` does not catch it."""
 
 
 WRITES = {
@@ -105,7 +105,7 @@ WRITES = {
 
 
 @pytest.mark.faults
-def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, monkeypatch):
+def test_search_killed_at_any_write_resumes_to_same_study(tmp_path, tiny_space, monkeypatch):
     given = options(tmp_path, tiny_space, trials=2, max_params=250, epochs=1, keep_discards=5)
     whole = search(**{**given, "results": tmp_path / "whole"})
     wanted = outcome(trials(results=tmp_path / "whole"))
@@ -127,7 +127,7 @@ def test_killed_at_any_write_it_resumes_to_the_same_study(tmp_path, tiny_space, 
 
 
 def count_writes(monkeypatch, run, kill_at=None):
-    """How many writes to the storage `run` makes; `Killed` instead of the one with that index."""
+    """Returns how many writes to the storage `run` makes; raises `Killed` in place of write number `kill_at`."""
     done = 0
 
     def counted(write):
@@ -148,7 +148,7 @@ def count_writes(monkeypatch, run, kill_at=None):
     return done
 
 
-def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_space):
+def test_search_completes_half_created_study(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, trials=1, epochs=1)
     (tmp_path / "results").mkdir()
     optuna.create_study(study_name="search", storage=default_storage(tmp_path / "results"), direction="maximize")
@@ -156,7 +156,7 @@ def test_a_study_whose_creation_was_cut_short_is_begun_again(tmp_path, tiny_spac
 
 
 @pytest.mark.slow
-def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_space):
+def test_interrupted_search_with_pruner_equals_uninterrupted_search(tmp_path, tiny_space):
     given = options(tmp_path, tiny_space, epochs=6, trials=6, pruner="asha", sampler="evolution")
 
     def ended(folder):
@@ -171,7 +171,7 @@ def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_sp
     stopped = 0
     for at in (5, 9, 4, 7):
 
-        def interrupt(event, left=[at]):  # noqa: B006  # a count of its own for each session
+        def interrupt(event, left=[at]):  # noqa: B006  # each session has its own count
             if isinstance(event, EpochFinished):
                 left[0] -= 1
                 if not left[0]:
@@ -184,7 +184,7 @@ def test_a_search_with_a_pruner_in_pieces_is_the_search_in_one(tmp_path, tiny_sp
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_the_search_goes_on_where_it_was(tmp_path, tiny_space, monkeypatch):
+def test_full_disk_raises_error_and_search_resumes_afterwards(tmp_path, tiny_space, monkeypatch):
     given = options(tmp_path, tiny_space, trials=2, epochs=1)
     whole = {**given, "results": tmp_path / "whole"}
     search(**whole)
@@ -203,7 +203,7 @@ def test_a_full_disk_is_said_and_the_search_goes_on_where_it_was(tmp_path, tiny_
     assert outcome(trials(results=given["results"])) == outcome(trials(results=whole["results"]))
 
 
-def test_a_study_goes_on_in_the_space_that_it_was_begun_in_whatever_the_default_is(tmp_path):
+def test_resumed_search_without_space_uses_space_of_study(tmp_path):
     given = options(tmp_path, None, epochs=1, max_params=8000, min_receptive_field=28, max_macs=200_000)
     assert search(**given | {"space": "mnist_small", "trials": 1}).tally.num_trained == 1
     events = []
@@ -211,7 +211,7 @@ def test_a_study_goes_on_in_the_space_that_it_was_begun_in_whatever_the_default_
     assert (events[0].space, events[0].portfolio) == ("mnist_small", ())
 
 
-def test_a_new_study_begins_with_the_known_designs_and_says_so(tmp_path):
+def test_new_study_starts_with_portfolio_and_rejects_search_without(tmp_path):
     given = options(tmp_path, None, epochs=1, max_params=1500, min_receptive_field=28, trials=1)
     events = []
     result = search(**given, on_event=events.append)

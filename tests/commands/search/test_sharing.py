@@ -1,4 +1,4 @@
-"""Several searches on one study: real processes, on SQLite and on PostgreSQL."""
+"""Several searches on one study, in real processes, on SQLite and PostgreSQL."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ from nas.study.reference import StudyRef
 
 @pytest.fixture
 def place(database, tmp_path, request):
-    """Where a study of the test's own lies."""
+    """Storage, study name and results folder for one test."""
     return {"storage": database, "study": request.node.name, "results": tmp_path / "results"}
 
 
 @pytest.fixture
 def begin(tiny_space):
-    """Begins `nas search` in a process of its own, which prints a line of JSON an event."""
+    """Starts `nas search` in a separate process, which prints each event as a line of JSON."""
     processes = []
 
     def started(place, trials, epochs=3):
@@ -38,7 +38,7 @@ def begin(tiny_space):
 
 
 def events(process, until=None):
-    """The events it prints, to its end or to one of that name."""
+    """Yields the events that the process prints, up to the first event named `until` or to the end."""
     for line in process.stdout:
         event = json.loads(line)
         yield event
@@ -47,7 +47,10 @@ def events(process, until=None):
 
 
 def outcomes(place, epochs=3):
-    """The study's trials by outcome, once nobody is at work; no candidate twice, nothing left RUNNING."""
+    """Checks an idle study; returns its trials counted by outcome, and its trained trials counted by session.
+
+    No candidate is trained twice, no trial is running or waiting, and all histories and weights are complete.
+    """
     records = StudyRecords.open(StudyRef(**place))
     trials = records.study.get_trials()
     trained = [trial for trial in trials if trial.user_attrs.get("outcome") == "trained"]
@@ -62,7 +65,7 @@ def outcomes(place, epochs=3):
 
 
 @pytest.mark.slow
-def test_two_share_the_work_and_the_budget(begin, place):
+def test_two_searches_share_candidates_and_budget(begin, place):
     pair = [begin(place, 7), begin(place, 7)]
     for process in pair:
         seen = list(events(process))
@@ -76,8 +79,8 @@ def test_two_share_the_work_and_the_budget(begin, place):
 
 
 @pytest.mark.faults
-def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place):
-    """The budget is taken up by then: the other one waits, until it knows that nobody trains any more."""
+def test_trial_of_killed_search_is_retrained_by_other_search(begin, place):
+    """The first search holds the whole budget; the second waits until it detects that the first has ended."""
     first = begin(place, 1, epochs=180)
     list(events(first, until="TrialStarted"))
     second = begin(place, 1, epochs=180)
@@ -96,7 +99,7 @@ def test_what_a_killed_one_had_in_training_is_trained_by_the_other(begin, place)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_server_that_is_restarted_is_waited_for(begin, postgres, tmp_path, request, end, settled):
+def test_search_survives_postgres_restart(begin, postgres, tmp_path, request, end, settled):
     place = {"storage": postgres.url, "study": request.node.name, "results": tmp_path / "results"}
     search = begin(place, 8)
     for _ in range(3):
