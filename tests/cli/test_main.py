@@ -24,7 +24,7 @@ PUBLISHED = ROOT / "search_spaces" / "published"
 
 
 @pytest.mark.parametrize(
-    "command", ["search", "confirm", "space", "cost", "show", "train", "trials", "dashboard", "export"]
+    "command", ["search", "confirm", "space", "cost", "show", "train", "trials", "dashboard", "export", "report"]
 )
 def test_command_help_contains_example(nas, command):
     status, out, _ = nas(command, "--help")
