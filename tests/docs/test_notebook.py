@@ -79,4 +79,4 @@ def test_report_and_model_card_show_python_calls(executed):
     report = (folder / "results" / "search-report.html").read_text(encoding="utf-8")
     assert f"<pre>{search}nas.export_trial(trial='confirmed')</pre>".replace("'", "&#39;") in report
     (card,) = folder.glob("results/export/*/README.md")
-    assert f"Found by:\n\n```python\n{search}```\n" in card.read_text(encoding="utf-8")
+    assert f"The search that found this network:\n\n```python\n{search}```\n" in card.read_text(encoding="utf-8")
