@@ -165,6 +165,7 @@ class Campaign:
         try:
             with kind(place) as fault:
                 self._disturb(fault, place, row)
+                fault.end()
                 if not row["deviations"]:
                     self._check(place, row, same=kind.same_result)
                     if index % EXPORTS_EVERY == 0:

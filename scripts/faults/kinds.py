@@ -72,6 +72,9 @@ class Fault:
     def recover(self) -> None:
         """Prepares the next run of the same command."""
 
+    def end(self) -> None:
+        """Removes what remains of the fault, before the study is checked."""
+
 
 class LoopKilled(Fault):
     """Kills the main process of the search with SIGKILL; its workers have to notice that."""
@@ -150,7 +153,10 @@ class DiskFull(Fault):
             again.wait()
             if not self.allows(again):
                 raise AssertionError(f"tried again while the disk was full: {described(again)}")
-        self.filler.unlink()
+        self.end()
+
+    def end(self) -> None:
+        self.filler.unlink(missing_ok=True)
 
 
 class ServerRestarted(Fault):
