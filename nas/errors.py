@@ -21,7 +21,7 @@ class ArchitectureError(NasError):
 class ShapeError(ArchitectureError):
     """A layer that cannot take its input shape.
 
-    position: path to the layer, such as "layers[2].layers[0]"; empty in the layer itself, extended by `inside`.
+    position: path to the layer, such as "layers[2].layers[0]"; empty in the layer itself, extended by `with_prefix`.
     """
 
     def __init__(self, text: str, position: str = "") -> None:
@@ -29,7 +29,7 @@ class ShapeError(ArchitectureError):
         self.text = text
         self.position = position
 
-    def inside(self, position: str) -> "ShapeError":
+    def with_prefix(self, position: str) -> "ShapeError":
         """Returns the same error with `position` put before its path."""
         return ShapeError(self.text, f"{position}.{self.position}" if self.position else position)
 
@@ -74,22 +74,22 @@ class TrainingDiverged(Exception):
         self.loss = loss
 
 
-def found(value: object) -> str:
+def short_repr(value: object) -> str:
     """Returns a short representation of a value on one line, for messages."""
     return _on_one_line(reprlib.aRepr, value)
 
 
-def argument(name: str, value: object) -> str:
+def argument_text(name: str, value: object) -> str:
     """Returns an argument as Python code in backticks, such as "`sampler='tea'`", for messages.
 
     Messages of the library name arguments in this form, and a parameter alone as "`sampler`". The command line shows
     both as its options (`nas.cli.dashes`). A backtick inside the value is escaped.
     """
     text = _on_one_line(_LONG, os.fspath(value) if isinstance(value, os.PathLike) else value)
-    return f"`{name}={text.replace('`', BACKTICK)}`"
+    return f"`{name}={text.replace('`', ESCAPED_BACKTICK)}`"
 
 
-def named(names: Iterable[object]) -> str:
+def names_text(names: Iterable[object]) -> str:
     """Returns names, sorted and joined by commas, for messages; empty, long and unprintable ones are quoted."""
     return ", ".join(sorted(map(_name, names)))
 
@@ -108,7 +108,7 @@ def first_line(error: BaseException) -> str:
     return (str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__])[0]
 
 
-BACKTICK = "\\x60"
+ESCAPED_BACKTICK = "\\x60"
 """A backtick as an escape sequence in a string literal of Python."""
 
 _LONG = reprlib.Repr()
@@ -124,4 +124,4 @@ def _on_one_line(short: reprlib.Repr, value: object) -> str:
 
 def _name(name: object) -> str:
     text = str(name)
-    return text if text.isprintable() and text == text.strip() and 0 < len(text) <= 40 else found(text)
+    return text if text.isprintable() and text == text.strip() and 0 < len(text) <= 40 else short_repr(text)

@@ -13,7 +13,7 @@ def dominates(a: Point, b: Point) -> bool:
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
-def front(items: Iterable[tuple[T, Point]]) -> list[T]:
+def pareto_front(items: Iterable[tuple[T, Point]]) -> list[T]:
     """Returns the items whose points no other point dominates, in input order; larger coordinates are better."""
     every = list(items)
     # In this order a point comes after all points that dominate it, and at least one of those is on the front. So it is

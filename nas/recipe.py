@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RecipeError
-from nas.schema import COUNT, RATE, Expected, Interval, Words, check_keys, mismatch
+from nas.schema import COUNT, RATE, ScalarSchema, Interval, OneOf, check_keys, mismatch_text
 from nas.text import read_json
 
-RECIPE_FIELDS: dict[str, Expected] = {
+RECIPE_FIELDS: dict[str, ScalarSchema] = {
     "epochs": COUNT,
-    "optimizer": Words(("sgd", "adam", "adamw")),
+    "optimizer": OneOf(("sgd", "adam", "adamw")),
     "learning_rate": Interval(float, 0, open_low=True),
     "momentum": RATE,
     "weight_decay": Interval(float, 0),
-    "schedule": Words(("constant", "step", "cosine", "one_cycle")),
+    "schedule": OneOf(("constant", "step", "cosine", "one_cycle")),
     "warmup": RATE,
     "step_start": Interval(int, 0),
     "step_epochs": COUNT,
@@ -91,14 +91,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, expected in RECIPE_FIELDS.items():
-            if not expected.holds(getattr(self, name)):
-                raise RecipeError(f"{name} is {mismatch(getattr(self, name), expected)}")
+            if not expected.accepts(getattr(self, name)):
+                raise RecipeError(f"{name} is {mismatch_text(getattr(self, name), expected)}")
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields as plain data for `json.dump`."""
         return dataclasses.asdict(self)
 
-    def in_effect(self) -> dict[str, Any]:
+    def effective_fields(self) -> dict[str, Any]:
         """Returns the fields that have an effect: not 0, and used by the recipe's schedule."""
         schedules = {"warmup": "one_cycle", **dict.fromkeys(("step_start", "step_epochs", "step_gamma"), "step")}
         values = self.to_json().items()

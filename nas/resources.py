@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.errors import NasError, found, one_of
+from nas.errors import NasError, short_repr, one_of
 
 
 def spaces_folder() -> Path:
@@ -40,7 +40,7 @@ def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what:
         return path
     shipped = _shipped(folder, suffix)
     if path.name not in shipped:
-        raise error(f"{what} {found(path.name)} is unknown, expected {one_of(shipped)}, or a {suffix} file")
+        raise error(f"{what} {short_repr(path.name)} is unknown, expected {one_of(shipped)}, or a {suffix} file")
     return shipped[path.name]
 
 

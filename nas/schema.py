@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import NasError, argument, found, named, one_of
+from nas.errors import NasError, argument_text, short_repr, names_text, one_of
 
-LARGEST = 10**12
+MAX_COUNT = 10**12
 """Upper limit of sizes and counts. Larger than any machine needs; products of a few of them can still be printed."""
 
 
@@ -19,7 +19,7 @@ class Interval:
     Attributes:
         kind: int for integers only; float for integers and floats.
         low: lower bound.
-        high: upper bound. Without one, integers are limited to `LARGEST`, other numbers to the largest float.
+        high: upper bound. Without one, integers are limited to `MAX_COUNT`, other numbers to the largest float.
         open_low: excludes `low` itself.
         open_high: excludes `high` itself.
     """
@@ -30,7 +30,7 @@ class Interval:
     open_low: bool = False
     open_high: bool = False
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether a value is a number in the range; bools are not numbers."""
         if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
             return False
@@ -39,8 +39,8 @@ class Interval:
         return above and below and abs(value) <= self._end()
 
     def _end(self) -> float:
-        """Returns the largest absolute value: `LARGEST` for integers without `high`, else the largest float."""
-        return LARGEST if self.kind is int and self.high == math.inf else sys.float_info.max
+        """Returns the largest absolute value: `MAX_COUNT` for integers without `high`, else the largest float."""
+        return MAX_COUNT if self.kind is int and self.high == math.inf else sys.float_info.max
 
     def __str__(self) -> str:
         noun = "an integer" if self.kind is int else "a number"
@@ -53,12 +53,12 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class OneOf:
     """One of a few words."""
 
     words: tuple[str, ...]
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether a value is one of the words."""
         return isinstance(value, str) and value in self.words
 
@@ -70,7 +70,7 @@ class Words:
 class Flag:
     """True or false."""
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether a value is a bool."""
         return isinstance(value, bool)
 
@@ -82,7 +82,7 @@ class Flag:
 class Text:
     """Any text."""
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether a value is a string."""
         return isinstance(value, str)
 
@@ -94,41 +94,41 @@ class Text:
 class ImageShape:
     """The shape of an image: a list [channels, height, width]."""
 
-    def holds(self, value: object) -> bool:
-        """Returns whether a value is a list of three integers from 1 to `LARGEST`."""
-        return isinstance(value, list) and len(value) == 3 and all(COUNT.holds(side) for side in value)
+    def accepts(self, value: object) -> bool:
+        """Returns whether a value is a list of three integers from 1 to `MAX_COUNT`."""
+        return isinstance(value, list) and len(value) == 3 and all(COUNT.accepts(side) for side in value)
 
     def __str__(self) -> str:
         return f"[channels, height, width], each {COUNT}"
 
 
-Expected = Interval | Words | Flag | Text | ImageShape
+ScalarSchema = Interval | OneOf | Flag | Text | ImageShape
 
 
 @dataclass(frozen=True, slots=True)
-class Maybe:
+class Nullable:
     """None, or a value that fits `of`."""
 
-    of: "Many | Fields"
+    of: "ListOf | ObjectOf"
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """A list or tuple of `least` to `most` values that fit `of`."""
+class ListOf:
+    """A list or tuple of `min_items` to `max_items` values that fit `of`."""
 
-    of: "Expected | Many | Maybe | Fields"
-    least: int = 0
-    most: float = math.inf
+    of: "ScalarSchema | ListOf | Nullable | ObjectOf"
+    min_items: int = 0
+    max_items: float = math.inf
 
     def __str__(self) -> str:
-        if self.most == math.inf:
-            return f"a list of at least {self.least} item{'s' * (self.least != 1)}" if self.least else "a list"
-        least = f"{self.least} to " if self.least < self.most else ""
-        return f"a list of {least}{self.most} item{'s' * (self.most != 1)}"
+        if self.max_items == math.inf:
+            return f"a list of at least {self.min_items} item{'s' * (self.min_items != 1)}" if self.min_items else "a list"
+        least = f"{self.min_items} to " if self.min_items < self.max_items else ""
+        return f"a list of {least}{self.max_items} item{'s' * (self.max_items != 1)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class ObjectOf:
     """An object (a dict with string keys).
 
     Attributes:
@@ -138,30 +138,30 @@ class Fields:
         closed: refuses unknown keys.
     """
 
-    fields: "Mapping[str, Expected | Many | Maybe | Fields]"
+    fields: "Mapping[str, ScalarSchema | ListOf | Nullable | ObjectOf]"
     required: Set[str] = frozenset()
-    others: "Expected | Many | Maybe | Fields | None" = None
+    others: "ScalarSchema | ListOf | Nullable | ObjectOf | None" = None
     closed: bool = False
 
 
-def check(value: object, expected: Expected | Many | Maybe | Fields, where: str, error: type[NasError]) -> None:
+def check(value: object, expected: ScalarSchema | ListOf | Nullable | ObjectOf, where: str, error: type[NasError]) -> None:
     """Raises `error`, which names the place `where`, the value and what was expected, unless the value fits."""
-    if isinstance(expected, Maybe):
+    if isinstance(expected, Nullable):
         if value is not None:
             check(value, expected.of, where, error)
-    elif isinstance(expected, Many):
-        if not isinstance(value, list | tuple) or not expected.least <= len(value) <= expected.most:
-            raise error(f"{where} is {mismatch(value, expected)}")
+    elif isinstance(expected, ListOf):
+        if not isinstance(value, list | tuple) or not expected.min_items <= len(value) <= expected.max_items:
+            raise error(f"{where} is {mismatch_text(value, expected)}")
         for index, item in enumerate(value):
             check(item, expected.of, f"{where}[{index}]", error)
-    elif isinstance(expected, Fields):
+    elif isinstance(expected, ObjectOf):
         known = expected.fields if expected.closed else None
         for key, item in check_keys(value, known, where, error, required=expected.required).items():
             inner = expected.fields.get(key, expected.others)
-            if inner is not None and not (isinstance(inner, Expected) and inner.holds(item)):
-                check(item, inner, f"{where}: {named([key])}", error)  # the text is slow: built only if needed
-    elif not expected.holds(value):
-        raise error(f"{where} is {mismatch(value, expected)}")
+            if inner is not None and not (isinstance(inner, ScalarSchema) and inner.accepts(item)):
+                check(item, inner, f"{where}: {names_text([key])}", error)  # the text is slow: built only if needed
+    elif not expected.accepts(value):
+        raise error(f"{where} is {mismatch_text(value, expected)}")
 
 
 def check_keys(
@@ -179,18 +179,18 @@ def check_keys(
     place = f"{where}: " if where else ""
     if not isinstance(value, dict):
         wanted = f"an object with {', '.join(sorted(required))}" if required else "an object"
-        raise error(f"{place}{found(value)} found, expected {wanted}")
+        raise error(f"{place}{short_repr(value)} found, expected {wanted}")
     if missing := required - value.keys():
-        raise error(f"{place}{named(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        raise error(f"{place}{names_text(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if known is not None and (unknown := value.keys() - set(known)):
-        keys = f"key{'s' * (len(unknown) > 1)} {', '.join(sorted(map(found, unknown)))}"
+        keys = f"key{'s' * (len(unknown) > 1)} {', '.join(sorted(map(short_repr, unknown)))}"
         raise error(f"{place}unknown {keys}, expected {one_of(known)}")
     return value
 
 
-def mismatch(value: object, expected: object) -> str:
+def mismatch_text(value: object, expected: object) -> str:
     """Returns the part of a message that names the value found and what was expected."""
-    return f"{found(value)}, expected {expected}"
+    return f"{short_repr(value)}, expected {expected}"
 
 
 def number_text(number: float) -> str:
@@ -210,12 +210,12 @@ RATE = Interval(float, 0, 1, open_high=True)
 
 def check_target(target: float) -> None:
     """Raises `NasError` unless a target accuracy is a fraction above 0 and at most 1."""
-    if not TARGET.holds(target):
-        raise NasError(f"{argument('target', target)}: expected {TARGET}, such as 0.994")
+    if not TARGET.accepts(target):
+        raise NasError(f"{argument_text('target', target)}: expected {TARGET}, such as 0.994")
 
 
 def check_counts(error: type[NasError] = NasError, /, **counts: tuple[int | None, int]) -> None:
     """Raises `error` unless each value, given as `name=(value, minimum)`, is None or an int >= minimum."""
     for name, (value, least) in counts.items():
         if value is not None and (type(value) is not int or value < least):
-            raise error(f"{argument(name, value)}: expected an integer of at least {least}")
+            raise error(f"{argument_text(name, value)}: expected an integer of at least {least}")

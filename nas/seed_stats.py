@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from nas.text import html_lines, last_epochs
+from nas.text import html_lines, last_epochs_text
 
 CONFIDENCE = 0.95
 
@@ -52,7 +52,7 @@ class Ranking:
     standard_error: float
 
     @classmethod
-    def of(cls, finalists: Sequence[Finalist]) -> "Ranking":
+    def from_finalists(cls, finalists: Sequence[Finalist]) -> "Ranking":
         """Ranks finalists; each must have the same number of seeds, at least two."""
         seeds = len(finalists[0].objectives)
         # A diverged run would inflate the variance so much that all finalists seem tied.
@@ -125,19 +125,19 @@ class TestResult:
     num_images: int
 
     @property
-    def finals(self) -> list[float]:
+    def final_accuracies(self) -> list[float]:
         """Accuracy after the last epoch, for each seed."""
         return [run[-1] for run in self.accuracies]
 
     @property
-    def consistent(self) -> list[float]:
+    def lowest_accuracies(self) -> list[float]:
         """Lowest accuracy of the last `consistency` epochs, for each seed."""
         return [min(run[-self.consistency :]) for run in self.accuracies]
 
     @property
     def num_met(self) -> int:
         """Number of seeds that reach the target in each of the last `consistency` epochs."""
-        return sum(lowest >= self.target for lowest in self.consistent)
+        return sum(lowest >= self.target for lowest in self.lowest_accuracies)
 
     @property
     def verdict(self) -> str:
@@ -160,8 +160,8 @@ class TestResult:
         """
         from scipy.stats import norm, t
 
-        mean, seeds, images = fmean(self.finals), len(self.finals), self.num_images
-        of_seeds = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * stdev(self.finals) / math.sqrt(seeds)
+        mean, seeds, images = fmean(self.final_accuracies), len(self.final_accuracies), self.num_images
+        of_seeds = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * stdev(self.final_accuracies) / math.sqrt(seeds)
         z = float(norm.ppf((1 + CONFIDENCE) / 2))
         centre = (mean + z**2 / (2 * images)) / (1 + z**2 / images)
         reach = z * math.sqrt(mean * (1 - mean) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
@@ -172,7 +172,7 @@ class TestResult:
     def lines(self) -> list[str]:
         """Returns the verdict, the spread and both confidence intervals as lines of text."""
         seeds, last = len(self.accuracies), min(self.consistency, len(self.accuracies[0]))
-        epochs = last_epochs(self.consistency, len(self.accuracies[0]))
+        epochs = last_epochs_text(self.consistency, len(self.accuracies[0]))
         wanted = f"at least {self.target:.2%} in {'each of ' * (last > 1)}{epochs}"
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()
@@ -184,8 +184,8 @@ class TestResult:
             place = "within that: these runs do not tell whether the mean on new images reaches it"
         return [
             f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
-            f"Final accuracy {spread_text(self.finals)}, lowest of {epochs}"
-            f" {spread_text(self.consistent)} (mean and standard deviation of {seeds} seeds).",
+            f"Final accuracy {spread_text(self.final_accuracies)}, lowest of {epochs}"
+            f" {spread_text(self.lowest_accuracies)} (mean and standard deviation of {seeds} seeds).",
             f"With new seeds, {low:.0%} to {high:.0%} of trainings would keep the target (95 % confidence, from"
             f" {self.num_met} of {seeds}).",
             f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
@@ -203,10 +203,10 @@ class TestResult:
             "target": self.target,
             "num_seeds": len(self.accuracies),
             "num_met": self.num_met,
-            "final_accuracy_mean": fmean(self.finals),
-            "final_accuracy_sd": stdev(self.finals),
-            "consistent_accuracy_mean": fmean(self.consistent),
-            "consistent_accuracy_sd": stdev(self.consistent),
+            "final_accuracy_mean": fmean(self.final_accuracies),
+            "final_accuracy_sd": stdev(self.final_accuracies),
+            "consistent_accuracy_mean": fmean(self.lowest_accuracies),
+            "consistent_accuracy_sd": stdev(self.lowest_accuracies),
             "share_of_seeds": self.share_of_seeds(),
             "on_new_images": self.on_new_images(),
             "num_images": self.num_images,
@@ -215,7 +215,7 @@ class TestResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class StoredConfirmation:
     """The stored result of a study's confirmation.
 
     Attributes:
@@ -231,7 +231,7 @@ class Verdict:
     num_openings: int
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any], consistency: int) -> "Verdict":
+    def from_json(cls, row: Mapping[str, Any], consistency: int) -> "StoredConfirmation":
         """Returns the verdict from a stored summary that was checked already; `consistency` is the study's."""
         ranking = row["ranking"]
         return cls(
@@ -255,12 +255,12 @@ class Verdict:
         return f"The test split was opened {times}."
 
     @property
-    def arguments(self) -> dict[str, float]:
+    def confirm_arguments(self) -> dict[str, float]:
         """The arguments of `confirm` that repeat this confirmation."""
         num = len(self.ranking.finalists) if self.ranking else 1
         return {"top": num, "seeds": len(self.test.accuracies), "target": self.test.target}
 
-    def spreads(self) -> dict[int, tuple[float, float]]:
+    def mean_and_sd_by_trial(self) -> dict[int, tuple[float, float]]:
         """Returns mean and standard deviation of the val objective of each finalist, by trial number."""
         finalists = self.ranking.finalists if self.ranking else ()
         return {finalist.trial: (finalist.mean, finalist.sd) for finalist in finalists}

@@ -22,7 +22,7 @@ def architecture_table(architecture: Architecture) -> Table:
     """Returns a table of layers with output shape, parameters, MACs and receptive field; nested layers are indented."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("layer", no_wrap=True)
-    for name in ("output shape", *_shorts("params", "macs", "receptive_field")):
+    for name in ("output shape", *_short_labels("params", "macs", "receptive_field")):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row("input", shape_text(architecture.input_shape), "", "", "1")
     for row in layer_table(architecture):
@@ -36,7 +36,7 @@ def architecture_table(architecture: Architecture) -> Table:
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
     """Returns a table with one row for each trial."""
     table = Table(title=Text(title, "table.title"), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in ("trial", "val accuracy", "lowest", *_shorts("params", "macs", "receptive_field"), "seconds"):
+    for name in ("trial", "val accuracy", "lowest", *_short_labels("params", "macs", "receptive_field"), "seconds"):
         table.add_column(name, justify="right")
     table.add_column("", overflow="fold")
     for trial in trials:
@@ -96,11 +96,11 @@ def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
     return table
 
 
-def _shorts(*metrics: str) -> list[str]:
+def _short_labels(*metrics: str) -> list[str]:
     return [METRIC_LABELS[metric].short for metric in metrics]
 
 
-def html(table: Table) -> str:
+def table_html(table: Table) -> str:
     """Returns a table of this module as HTML, with all text escaped."""
 
     def row(tag: str, contents: Sequence[object]) -> str:

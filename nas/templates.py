@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from nas.text import counted, one_line
+from nas.text import count_text, one_line
 
 
-def filled(template: Path, **values: object) -> str:
+def render_template(template: Path, **values: object) -> str:
     """Returns the text of a template.
 
     In `.html` templates all values are escaped. In `.md` templates the filter `text` escapes a value, and `code` makes
@@ -26,11 +26,11 @@ def filled(template: Path, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": escaped, "code": code_span, "one_line": one_line, "grouped": "{:,}".format}
-    return environment.get_template(template.name).render(counted=counted, **values)
+    environment.filters |= {"text": escape_markdown, "code": code_span, "one_line": one_line, "grouped": "{:,}".format}
+    return environment.get_template(template.name).render(count_text=count_text, **values)
 
 
-def escaped(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Returns text on one line, escaped so that Markdown shows it literally."""
     return "".join(f"\\{char}" if char in "\\`*_[]<>#|" else char for char in one_line(text))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.errors import NasError
 
-MOST_CHARACTERS = 2**24  # enough for 100,000s of layers; stops reading of /dev/zero
+MAX_FILE_CHARACTERS = 2**24  # enough for 100,000s of layers; stops reading of /dev/zero
 
 
 def read_text(path: str | Path, error: type[NasError]) -> str:
@@ -19,11 +19,11 @@ def read_text(path: str | Path, error: type[NasError]) -> str:
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
+            text = file.read(MAX_FILE_CHARACTERS + 1)
     except OSError as cause:
         raise error(f"{path}: {cause.strerror}") from None
-    if len(text) > MOST_CHARACTERS:
-        raise error(f"{path}: the file is too long, expected at most {MOST_CHARACTERS:,} characters")
+    if len(text) > MAX_FILE_CHARACTERS:
+        raise error(f"{path}: the file is too long, expected at most {MAX_FILE_CHARACTERS:,} characters")
     return text
 
 
@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def counted(number: int, noun: str) -> str:
+def count_text(number: int, noun: str) -> str:
     """Returns a number with its noun, with an s for the plural: "1 epoch", "1,200 images"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
@@ -60,7 +60,7 @@ def html_lines(lines: Iterable[str]) -> str:
     return f"<p>{'<br>'.join(map(escape, lines))}</p>"
 
 
-def last_epochs(consistency: int, epochs: int) -> str:
-    """Returns the epochs that an objective averages, in words: the last `consistency`, or all if there are fewer."""
-    last = min(consistency, epochs)
+def last_epochs_text(num_last_epochs: int, epochs: int) -> str:
+    """Returns the epochs that an objective averages, in words: the last `num_last_epochs`, or all if there are fewer."""
+    last = min(num_last_epochs, epochs)
     return f"the last {last} epochs" if last > 1 else "the last epoch"

@@ -30,7 +30,7 @@ HEADINGS = (
     *("network", "dataset", "what it is", "params", "MACs", "receptive field", "epochs", "seeds"),
     *("final %, mean ± sd", "lowest of the last 5 %, mean", "published: final, lowest of the last 5", "commit"),
 )
-KEPT = {"architecture.json", "recipe.json", "model.safetensors"}  # of rows that the README does not quote
+KEPT_FILES = {"architecture.json", "recipe.json", "model.safetensors"}  # of rows that the README does not quote
 BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->\n"
 
 
@@ -55,7 +55,7 @@ def train(name: str, row: dict[str, Any]) -> None:
     write_runs(name, output_of(command))
 
 
-def keep(name: str, row: dict[str, Any], folder: Path) -> None:
+def store_search(name: str, row: dict[str, Any], folder: Path) -> None:
     """Stores the trials of the row's search, confirms it if necessary, and exports the network."""
     search, confirm, export = (shlex.split(command) for command in row["commands"][:3])
     place = ["--results", str(folder)]
@@ -126,30 +126,30 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
     entries = [entry(name, row) for name, row in rows.items() if (RESULTS / "runs" / f"{name}.json").exists()]
     lines = ",\n".join(json.dumps(each) for each in entries)
     (RESULTS / "leaderboard.json").write_text(f"[\n{lines}\n]\n")
-    put(RESULTS / "README.md", table(entries, rows))
+    replace_between_markers(RESULTS / "README.md", table(entries, rows))
     found = [each for each in entries if "commands" in rows[each["name"]]]
-    put(RESULTS.parent / "README.md", opening(found))
-    quoted = {each["name"] for each in unbeaten(found)}
+    replace_between_markers(RESULTS.parent / "README.md", readme_table(found))
+    quoted = {each["name"] for each in non_dominated(found)}
     for each in entries:
         if each["name"] not in quoted:
-            thin(RESULTS / "models" / each["name"])
+            remove_extra_files(RESULTS / "models" / each["name"])
 
 
-def thin(folder: Path) -> None:
+def remove_extra_files(folder: Path) -> None:
     """Leaves of an export only what trains or loads its network again."""
     for path in folder.iterdir():
-        if path.name not in KEPT:
+        if path.name not in KEPT_FILES:
             path.unlink()
 
 
-def unbeaten(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def non_dominated(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that no other row beats."""
     return [each for each in found if not any(beats(other, each) for other in found)]
 
 
-def opening(found: list[dict[str, Any]]) -> str:
+def readme_table(found: list[dict[str, Any]]) -> str:
     """Returns the table of the main README: searched rows that no other one beats, by dataset, largest first."""
-    entries = unbeaten(found)
+    entries = non_dominated(found)
     datasets = [each["dataset"] for each in found]
     entries.sort(key=lambda each: (datasets.index(each["dataset"]), -each["params"]))
     lines = [
@@ -173,7 +173,7 @@ def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one["dataset"] == other["dataset"]) and dominates(*points)
 
 
-def put(path: Path, text: str) -> None:
+def replace_between_markers(path: Path, text: str) -> None:
     """Replaces the text between the two markers of a file."""
     before, rest = path.read_text().split(BEGIN)
     path.write_text(before + BEGIN + text + END + rest.split(END)[1])
@@ -215,7 +215,7 @@ def main() -> int:
     if args.command == "compare":
         return 0 if compare(args.name, args.file) else 1
     if args.command == "keep":
-        keep(args.name, rows[args.name], args.folder.resolve())
+        store_search(args.name, rows[args.name], args.folder.resolve())
     if args.command == "train":
         missing = [name for name in rows if not (RESULTS / "runs" / f"{name}.json").exists()]
         for name in args.names or missing:

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CO_OPTIMIZED = 1  # flag of the code of functions, which modules and bodies of classes lack
-HANGS = 7200  # wall-clock seconds after which a mutant counts as endless; a busy machine may need long
+HANG_SECONDS = 7200  # wall-clock seconds after which a mutant counts as endless; a busy machine may need long
 
 SURVIVED, DIED = 0, 1  # exit statuses of the process that runs a mutant
 
@@ -103,28 +103,28 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = {module: numbers for module, _, numbers in (each.partition(":") for each in arguments.modules)}
     with tempfile.TemporaryDirectory() as folder:
-        copy = copied(Path(folder))
+        copy = copy_repository(Path(folder))
         preload()
         for tests, modules in groupby(sorted(asked, key=TESTS.__getitem__), key=TESTS.__getitem__):
             usage = usage_of(copy, tests)
             for module in modules:
-                trial = Trial(copy, module, usage, arguments.seconds)
+                runner = MutantRunner(copy, module, usage, arguments.seconds)
                 forked(
-                    lambda: report(trial, module, asked[module], arguments.sample, arguments.functions),  # noqa: B023
+                    lambda: report(runner, module, asked[module], arguments.sample, arguments.functions),  # noqa: B023
                     quiet=False,
                 )
 
 
-def report(trial: "Trial", module: str, numbers: str, sample: int, functions: bool) -> int:
+def report(runner: "MutantRunner", module: str, numbers: str, sample: int, functions: bool) -> int:
     """Prints the mutants of a module that survive, and how many died."""
     every = list(mutants_of(ROOT / module))
     chosen = [every[int(number)] for number in numbers.split(",")] if numbers else every
     if functions:
-        chosen = [each for each in chosen if changed_functions(trial.original, each.text, module) is not None]
+        chosen = [each for each in chosen if changed_functions(runner.original, each.text, module) is not None]
     if 0 < sample < len(chosen):
         chosen = sorted(random.Random(0).sample(chosen, sample))
     print(f"{module}: {len(chosen)} of {len(every)} mutants", flush=True)
-    died = len(chosen) - len(trial.survivors(chosen))
+    died = len(chosen) - len(runner.survivors(chosen))
     print(f"{module}: {died} of {len(chosen)} died ({died / len(chosen):.1%})", flush=True)
     return 0
 
@@ -199,7 +199,7 @@ def compiles(text: str) -> bool:
 # -- running -----------------------------------------------------------------------------------------------------
 
 
-def copied(folder: Path) -> Path:
+def copy_repository(folder: Path) -> Path:
     """Copies what git knows of the repository; returns the copy's folder, in which mutants are written."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
@@ -313,7 +313,7 @@ def forked(run: Callable[[], int], *, seconds: float = 0, quiet: bool = True) ->
         try:
             if seconds:
                 os.setpgid(0, 0)
-                signal.alarm(HANGS)
+                signal.alarm(HANG_SECONDS)
                 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
             if quiet:
                 nothing = os.open(os.devnull, os.O_RDWR)
@@ -332,7 +332,7 @@ def forked(run: Callable[[], int], *, seconds: float = 0, quiet: bool = True) ->
     return os.waitstatus_to_exitcode(how)
 
 
-class Trial:
+class MutantRunner:
     """Runs the tests against mutants of one module."""
 
     def __init__(self, folder: Path, module: str, usage: Usage, seconds: float) -> None:

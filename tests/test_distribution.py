@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from nas.distribution import NAME, conflict, package_version
+from nas.distribution import DISTRIBUTION_NAME, conflict_text, package_version
 
 OURS = "Neural architecture search under hard constraints: small CNNs that keep their limits."
 
@@ -24,7 +24,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_package_version_equals_distribution_version():
-    assert package_version() == metadata.version(NAME)
+    assert package_version() == metadata.version(DISTRIBUTION_NAME)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_package_version_equals_distribution_version():
 )
 def test_conflicting_distribution_nas_is_reported(install, summary, which):
     install(summary)
-    assert conflict() == (
+    assert conflict_text() == (
         f"the distribution nas 0.1.0 is installed, too; it is {which} and overwrites files of smallnas:"
         " pip uninstall --yes nas smallnas && pip install smallnas"
     )

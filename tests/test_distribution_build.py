@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from support.exports import run_alone
 from support.paths import ROOT
 
-from nas.distribution import NAME
+from nas.distribution import DISTRIBUTION_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def files_of_the_package():
 def test_source_distribution_contains_files_to_build_wheel(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
-    generated = {"PKG-INFO", "setup.cfg", *(name for name in names if name.startswith(f"{NAME}.egg-info/"))}
+    generated = {"PKG-INFO", "setup.cfg", *(name for name in names if name.startswith(f"{DISTRIBUTION_NAME}.egg-info/"))}
     assert names - generated == files_of_the_package() | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
 
 
@@ -101,7 +101,7 @@ def program(built, tmp_path):
     packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     run(python, "-m", "pip", "install", "--no-deps", "--no-index", built[1])
     # Installing torch again takes minutes, so dependencies are links into the running environment.
-    (described,) = packages.glob(f"{NAME}-*.dist-info")
+    (described,) = packages.glob(f"{DISTRIBUTION_NAME}-*.dist-info")
     for distribution in dependencies(metadata.Distribution.at(described).requires):
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             if not (packages / name).exists():
@@ -137,7 +137,7 @@ def test_main_commands_work_after_plain_installation(program, tmp_path):
 
 
 ON_ONE_CORE = ("--device", "cpu", "--workers", 1)
-VERSION = f"import importlib.metadata; print(importlib.metadata.version({NAME!r}))"
+VERSION = f"import importlib.metadata; print(importlib.metadata.version({DISTRIBUTION_NAME!r}))"
 LOAD = """
 import model
 print(sum(weight.numel() for weight in model.load("weights.pt").parameters()))

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nas
-from nas.errors import argument, found, named, one_of
+from nas.errors import argument_text, short_repr, names_text, one_of
 
 PACKAGE = Path(nas.__file__).parent
 
@@ -35,14 +35,14 @@ PACKAGE = Path(nas.__file__).parent
     ],
 )
 def test_argument_is_formatted_as_python_keyword(value, text):
-    assert argument("sampler", value) == text
+    assert argument_text("sampler", value) == text
 
 
 @given(st.text(max_size=100))
 @example("\\`")
 @example("\\\\`'\"")
 def test_text_argument_round_trips_through_literal_eval(value):
-    text = argument("study", value)
+    text = argument_text("study", value)
     assert text.isprintable()
     assert text.count("`") == 2
     assert ast.literal_eval(text.strip("`").removeprefix("study=")) == value
@@ -53,18 +53,18 @@ def test_argument_is_one_short_line():
         def __repr__(self):
             return "row 1\n  row 2\nrow 3"
 
-    assert argument("data", Table()) == "`data=row 1 row 2 row 3`"
-    assert found(Table()) == "row 1 row 2 row 3"
+    assert argument_text("data", Table()) == "`data=row 1 row 2 row 3`"
+    assert short_repr(Table()) == "row 1 row 2 row 3"
     path = "/" + "x" * 250
-    assert argument("output", path) == f"`output='{path}'`"
-    assert len(argument("output", "x" * 5000)) < 320
+    assert argument_text("output", path) == f"`output='{path}'`"
+    assert len(argument_text("output", "x" * 5000)) < 320
 
 
 def test_names_are_sorted_and_quoted_if_blank_or_long():
-    assert named(["b", "a"]) == "a, b"
-    assert named([""]) == "''"
-    assert named([" ", "a\nb", "c "]) == r"' ', 'a\nb', 'c '"
-    assert named(["x" * 41]) == f"'{'x' * 12}...{'x' * 13}'"
+    assert names_text(["b", "a"]) == "a, b"
+    assert names_text([""]) == "''"
+    assert names_text([" ", "a\nb", "c "]) == r"' ', 'a\nb', 'c '"
+    assert names_text(["x" * 41]) == f"'{'x' * 12}...{'x' * 13}'"
 
 
 def test_one_of_joins_expected_words():

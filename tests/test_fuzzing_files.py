@@ -20,7 +20,7 @@ from support.damage import ODD, TOKENS, anything, damaged, damaged_bytes, dumped
 from support.effort import examples
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks
+from nas.architecture.blocks import split_into_blocks
 from nas.architecture.cost import cost_of, layer_table
 from nas.errors import ArchitectureError, RecipeError, SearchSpaceError
 from nas.recipe import Recipe
@@ -75,7 +75,7 @@ def check_architecture(read):
         cost = cost_of(architecture)
         assert all(len(f"{value:,}") < 1000 and math.isfinite(float(value)) for value in asdict(cost).values())
         assert str(layer_table(architecture))
-        assert blocks(architecture)
+        assert split_into_blocks(architecture)
 
 
 # Architecture files
@@ -170,7 +170,7 @@ def check_space(read):
         kept = limits(space.input_shape, max_params=1000)
         for seed in range(5):
             values = space.draw(Random(seed))
-            assert all(domain.holds(values[name]) for name, domain in space.domains.items())
+            assert all(domain.accepts(values[name]) for name, domain in space.domains.items())
             assert judge(space, kept, values)
             assert space.recipe(values).epochs == 2
 

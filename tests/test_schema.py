@@ -13,12 +13,12 @@ from nas.schema import (
     INDEX,
     RATE,
     TEXT,
-    Fields,
+    ObjectOf,
     Flag,
     ImageShape,
     Interval,
-    Many,
-    Words,
+    ListOf,
+    OneOf,
     check,
     check_counts,
     check_keys,
@@ -39,8 +39,8 @@ NO_NUMBER = [True, False, None, "1", "", [], [1], {}, math.nan, math.inf, -math.
 @pytest.mark.parametrize(("interval", "text", "good", "bad"), NUMBERS)
 def test_interval_accepts_only_its_numbers_and_describes_them(interval, text, good, bad):
     assert str(interval) == text
-    assert [value for value in good if not interval.holds(value)] == []
-    assert [value for value in [*bad, *NO_NUMBER] if interval.holds(value)] == []
+    assert [value for value in good if not interval.accepts(value)] == []
+    assert [value for value in [*bad, *NO_NUMBER] if interval.accepts(value)] == []
 
 
 @given(
@@ -54,29 +54,29 @@ def test_interval_respects_open_and_closed_ends(kind, ends, open_low, open_high,
     low, high = ends
     inside = low <= value <= high and not (open_low and value == low) and not (open_high and value == high)
     fits = kind is float or type(value) is int
-    assert Interval(kind, low, high, open_low, open_high).holds(value) == (inside and fits)
+    assert Interval(kind, low, high, open_low, open_high).accepts(value) == (inside and fits)
 
 
 def test_words_accept_only_listed_strings():
-    words = Words(("same", "valid"))
+    words = OneOf(("same", "valid"))
     assert str(words) == "same or valid"
-    assert words.holds("same")
-    assert words.holds("valid")
-    assert not any(words.holds(other) for other in ["Same", "sam", "", "same, valid", 1, None, True, ["same"], {}])
+    assert words.accepts("same")
+    assert words.accepts("valid")
+    assert not any(words.accepts(other) for other in ["Same", "sam", "", "same, valid", 1, None, True, ["same"], {}])
 
 
 def test_flag_accepts_only_booleans():
     assert str(Flag()) == "true or false"
-    assert Flag().holds(True)
-    assert Flag().holds(False)
-    assert not any(Flag().holds(other) for other in [0, 1, 0.0, "true", None, [], [True]])
+    assert Flag().accepts(True)
+    assert Flag().accepts(False)
+    assert not any(Flag().accepts(other) for other in [0, 1, 0.0, "true", None, [], [True]])
 
 
 def test_image_shape_accepts_only_lists_of_three_counts():
     assert str(ImageShape()) == "[channels, height, width], each an integer from 1 to 1e12"
-    assert ImageShape().holds([1, 28, 28])
+    assert ImageShape().accepts([1, 28, 28])
     bad = [[1, 28], [0, 28, 28], [1, 28.0, 28], [True, 28, 28], (1, 28, 28), "1x28", None, {}, [1, 2, 3, 4]]
-    assert not any(ImageShape().holds(other) for other in bad)
+    assert not any(ImageShape().accepts(other) for other in bad)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_check_keys_returns_valid_object():
 @pytest.mark.parametrize(
     ("expected", "text"),
     [
-        (Many(COUNT), "a list"),
-        (Many(COUNT, 1), "a list of at least 1 item"),
-        (Many(COUNT, 2), "a list of at least 2 items"),
-        (Many(COUNT, 1, 1), "a list of 1 item"),
-        (Many(COUNT, 1, 3), "a list of 1 to 3 items"),
-        (Words(("only",)), "only"),
-        (Words(("a", "b", "c")), "one of a, b, c"),
+        (ListOf(COUNT), "a list"),
+        (ListOf(COUNT, 1), "a list of at least 1 item"),
+        (ListOf(COUNT, 2), "a list of at least 2 items"),
+        (ListOf(COUNT, 1, 1), "a list of 1 item"),
+        (ListOf(COUNT, 1, 3), "a list of 1 to 3 items"),
+        (OneOf(("only",)), "only"),
+        (OneOf(("a", "b", "c")), "one of a, b, c"),
         (TEXT, "a string"),
         (INDEX, "an integer from 0 to 1e12"),
         (Interval(float, 0, 1), "a number from 0 to 1"),
@@ -129,17 +129,17 @@ def test_expected_values_are_described_in_english(expected, text):
 @pytest.mark.parametrize(
     ("value", "expected", "text"),
     [
-        ({"": 5}, Fields({}, others=TEXT), "here: '' is 5, expected a string"),
-        ({"": 5}, Fields({"a": TEXT}, closed=True), "here: unknown key '', expected a"),
-        ({"": 5}, Fields({}, closed=True), "here: unknown key '', expected none"),
-        ({"a": {"": []}}, Fields({"a": Fields({}, others=Many(TEXT, 1))}), "here: a: '' is [], expected a list of at"),
-        ({"a": [1, ""]}, Fields({"a": Many(COUNT)}), "here: a[1] is '', expected an integer from 1 to 1e12"),
+        ({"": 5}, ObjectOf({}, others=TEXT), "here: '' is 5, expected a string"),
+        ({"": 5}, ObjectOf({"a": TEXT}, closed=True), "here: unknown key '', expected a"),
+        ({"": 5}, ObjectOf({}, closed=True), "here: unknown key '', expected none"),
+        ({"a": {"": []}}, ObjectOf({"a": ObjectOf({}, others=ListOf(TEXT, 1))}), "here: a: '' is [], expected a list of at"),
+        ({"a": [1, ""]}, ObjectOf({"a": ListOf(COUNT)}), "here: a[1] is '', expected an integer from 1 to 1e12"),
         (
             {"a": [{"b": 0}]},
-            Fields({"a": Many(Fields({"b": COUNT}))}),
+            ObjectOf({"a": ListOf(ObjectOf({"b": COUNT}))}),
             "here: a[0]: b is 0, expected an integer from 1",
         ),
-        ({"a": [3]}, Fields({"a": Many(Fields({}))}), "here: a[0]: 3 found, expected an object"),
+        ({"a": [3]}, ObjectOf({"a": ListOf(ObjectOf({}))}), "here: a[0]: 3 found, expected an object"),
     ],
 )
 def test_error_path_inside_value_is_never_empty(value, expected, text):

@@ -14,8 +14,8 @@ import nas
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.commands.confirm import Confirmation
-from nas.commands.search import BEST, SearchResult
-from nas.commands.trials import MOST_ROWS, Trials, trials
+from nas.commands.search import BEST_TITLE, SearchResult
+from nas.commands.trials import MAX_ROWS, Trials, trials
 from nas.exporters.export import Exported
 from nas.exporters.verify import Proof
 from nas.layers import Flatten, Linear
@@ -25,7 +25,7 @@ from nas.study.budget import Budget
 from nas.study.progress import Tally
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.tables import html
+from nas.tables import table_html
 from nas.training.fit import Fit, Repeats
 
 MARKUP = '<script>alert("1 & 2")</script>[bold]'
@@ -65,7 +65,7 @@ def result(study):
     ref, settings = study.ref, study.settings
     return SearchResult(
         study=study.name,
-        storage=ref.shown_url,
+        storage=ref.masked_url,
         results=ref.folder,
         objectives=settings.objectives,
         tally=study.tally(),
@@ -78,11 +78,11 @@ def result(study):
 @pytest.fixture(scope="module")
 def confirmation(study):
     """The result of the confirmation, as `confirm` returns it."""
-    verdict, settings = study.verdict, study.settings
+    verdict, settings = study.stored_confirmation, study.settings
     return Confirmation(
         study=study.name,
         dataset=settings.dataset,
-        winner=study.trained(verdict.trial),
+        winner=study.trained_trial(verdict.trial),
         ranking=verdict.ranking,
         cost=settings.cost,
         test=verdict.test,
@@ -97,7 +97,7 @@ def test_html_table_contains_exactly_its_texts(rows):
     table.add_column(MARKUP)
     for row in rows:
         table.add_row(row[0], Text(row[1]))
-    found = Html(html(table))
+    found = Html(table_html(table))
     assert found.tags <= TAGS
     assert found.rows == [["a", MARKUP], *rows]
     assert found.texts[0] == MARKUP
@@ -119,7 +119,7 @@ def test_search_result_shows_counts_and_best_trials(result):
     found = Html(result)
     assert found.texts[0] == result.lines()[0]
     assert result.lines()[0].startswith("2 of 2 trained, ")
-    assert BEST in found.texts
+    assert BEST_TITLE in found.texts
     assert [row[0] for row in found.rows] == ["trial", *(str(trial.number) for trial in result.best)]
     assert found.texts[-1].startswith(f"Next: nas.trials(results={str(result.results)!r}), nas.confirm(")
 
@@ -142,8 +142,8 @@ def test_trials_table_omits_discards_and_limits_rows(study):
     assert f"The table leaves out {len(every) - len(trained)} trials" in found.texts[-1]
     discards = Trials(trial for trial in every if trial.outcome == "discarded")
     assert len(Html(discards).rows) == 1 + len(discards)
-    many = Html(Trials(trained * MOST_ROWS))
-    assert len(many.rows) == 1 + MOST_ROWS
+    many = Html(Trials(trained * MAX_ROWS))
+    assert len(many.rows) == 1 + MAX_ROWS
 
 
 def test_slice_of_trials_is_trials_and_item_is_record(study):
@@ -171,7 +171,7 @@ def test_confirmation_shows_its_tables_and_lines(confirmation):
     found = Html(confirmation)
     assert [row[0] for row in found.rows] == ["epoch", "1", "2"]
     assert found.texts[-len(lines) :] == lines
-    ranking = Ranking.of([Finalist(trial=number, cost=number, objectives=(0.5, 0.5)) for number in (7, 8)])
+    ranking = Ranking.from_finalists([Finalist(trial=number, cost=number, objectives=(0.5, 0.5)) for number in (7, 8)])
     found = Html(replace(confirmation, ranking=ranking))
     assert [row[0] for row in found.rows] == ["trial", "7", "8", "epoch", "1", "2"]
     assert f"{ranking.pick_text}." in found.texts

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.architecture.composites import kind_of
-from nas.architecture.layers import Layer, Shape, chain
+from nas.architecture.composites import layer_class
+from nas.architecture.layers import Layer, Shape, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
 from nas.resources import shipped_or_file
-from nas.schema import ImageShape, check_keys, mismatch
+from nas.schema import ImageShape, check_keys, mismatch_text
 from nas.text import read_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Architecture:
     @property
     def output_shape(self) -> Shape:
         """Shape of the output for one example; raises `ShapeError` if a layer does not fit."""
-        return chain(self.layers, self.input_shape).output_shape
+        return measure_sequence(self.layers, self.input_shape).output_shape
 
     def build(self) -> "nn.Sequential":
         """Builds the network with torch's default initialisation: (N, channels, height, width) to (N, classes).
@@ -53,7 +53,7 @@ class Architecture:
         modules: list[nn.Module] = []
         shape = self.input_shape
         for layer in self.layers:
-            modules.append(layer.module(shape).build())
+            modules.append(layer.module_call(shape).build())
             shape = layer.measure(shape).output_shape
         return nn.Sequential(*modules)
 
@@ -80,10 +80,10 @@ class Architecture:
             fields = check_keys(data, KEYS, "", ArchitectureError, required=set(KEYS))
             version = fields["version"]
             if type(version) is not int or version != VERSION:
-                raise ArchitectureError(f"version is {mismatch(version, VERSION)}")
+                raise ArchitectureError(f"version is {mismatch_text(version, VERSION)}")
             shape, expected = fields["input_shape"], ImageShape()
-            if not expected.holds(shape):
-                raise ArchitectureError(f"input_shape is {mismatch(shape, expected)}")
+            if not expected.accepts(shape):
+                raise ArchitectureError(f"input_shape is {mismatch_text(shape, expected)}")
             architecture = cls(input_shape=tuple(shape), layers=_layers_from_json(fields["layers"], "layers"))
             architecture.output_shape  # noqa: B018  # raises for a network that cannot be built
         except ArchitectureError as error:
@@ -110,10 +110,10 @@ class Architecture:
 
     def _repr_html_(self) -> str | None:
         """Returns the diagram and the cost as HTML, for notebooks; None if a layer does not fit."""
-        from nas.architecture.diagram import html
+        from nas.architecture.diagram import architecture_html
 
         try:
-            return html(self)
+            return architecture_html(self)
         except ShapeError:
             return None
 
@@ -135,7 +135,7 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
 
 def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
     if not isinstance(data, list) or not data:
-        raise ArchitectureError(f"{position} is {mismatch(data, 'a list of at least one layer')}")
+        raise ArchitectureError(f"{position} is {mismatch_text(data, 'a list of at least one layer')}")
     if position.count("layers") > MAX_DEPTH:
         raise ArchitectureError(f"{position}: nested too deep, expected at most {MAX_DEPTH} nested lists of layers")
     layers = []
@@ -152,7 +152,7 @@ def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
 
 
 def _layer_from_json(data: object, position: str) -> Layer:
-    kind = kind_of(check_keys(data, None, "", ArchitectureError, required={"kind"})["kind"])
+    kind = layer_class(check_keys(data, None, "", ArchitectureError, required={"kind"})["kind"])
     fields = {field.name: field for field in dataclasses.fields(kind)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
     values = check_keys(data, sorted(("kind", *fields)), "", ArchitectureError, required=required)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
-from nas.architecture.layers import Layer, Shape, chain
+from nas.architecture.layers import Layer, Shape, measure_sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Block:
     receptive_field: int
 
 
-def blocks(architecture: Architecture) -> list[Block]:
+def split_into_blocks(architecture: Architecture) -> list[Block]:
     """Returns the blocks of the architecture and its head; every layer belongs to exactly one of them.
 
     A block ends after a pool with a stride above 1 and the dropout that follows it. A layer that has parameters and a
@@ -45,7 +45,7 @@ def blocks(architecture: Architecture) -> list[Block]:
     shape, extent, jump = architecture.input_shape, 1, 1
     total = cost_of(architecture)
     for start, layers in _parts(architecture):
-        m = chain(layers, shape)
+        m = measure_sequence(layers, shape)
         is_head = layers[0].ends_features
         extent += (m.extent - 1) * jump
         jump *= m.stride

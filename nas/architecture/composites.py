@@ -18,22 +18,22 @@ from nas.architecture.layers import (
     Measure,
     Shape,
     SqueezeExcite,
-    chain,
-    feature_map,
-    size,
+    measure_sequence,
+    feature_map_shape,
+    num_elements,
 )
-from nas.architecture.module_call import Call
+from nas.architecture.module_call import ModuleCall
 from nas.errors import ArchitectureError, ShapeError, one_of
-from nas.schema import mismatch
+from nas.schema import mismatch_text
 
 
-def sequential(layers: tuple[Layer, ...], shape: Shape) -> Call:
+def sequential_call(layers: tuple[Layer, ...], shape: Shape) -> ModuleCall:
     """Returns the constructor call of the layers in sequence; a single layer is not wrapped in `nn.Sequential`."""
     calls = []
     for layer in layers:
-        calls.append(layer.module(shape))
+        calls.append(layer.module_call(shape))
         shape = layer.measure(shape).output_shape
-    return calls[0] if len(calls) == 1 else Call("nn.Sequential", tuple(calls))
+    return calls[0] if len(calls) == 1 else ModuleCall("nn.Sequential", tuple(calls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +43,21 @@ class DepthwiseSeparable(Convolution):
     kind = "depthwise_separable"
 
     def _parts(self, shape: Shape) -> tuple[Layer, ...]:
-        channels, _, _ = feature_map(self.kind, shape)
-        return _separated(self, channels)
+        channels, _, _ = feature_map_shape(self.kind, shape)
+        return _depthwise_and_pointwise(self, channels)
 
     def measure(self, shape: Shape) -> Measure:
         try:
-            return chain(self._parts(shape), shape)
+            return measure_sequence(self._parts(shape), shape)
         except ShapeError as error:
             raise ShapeError(f"{self.kind}'s {error.text}" if error.position else error.text) from None
 
-    def module(self, shape: Shape) -> Call:
-        return Call("DepthwiseSeparable", (shape[0], self.out_channels, self.kernel_size), self._options())
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("DepthwiseSeparable", (shape[0], self.out_channels, self.kernel_size), self._options())
 
 
 @lru_cache(maxsize=4096)  # a search measures equal layers thousands of times
-def _separated(layer: DepthwiseSeparable, channels: int) -> tuple[Layer, ...]:
+def _depthwise_and_pointwise(layer: DepthwiseSeparable, channels: int) -> tuple[Layer, ...]:
     depthwise = Conv(
         out_channels=channels,
         kernel_size=layer.kernel_size,
@@ -119,8 +119,8 @@ class Residual(Composite):
         return Conv(out_channels=branch.output_shape[0], kernel_size=1, stride=branch.stride, bias=False)
 
     def measure(self, shape: Shape) -> Measure:
-        feature_map(self.kind, shape)
-        branch = chain(self.layers, shape)
+        feature_map_shape(self.kind, shape)
+        branch = measure_sequence(self.layers, shape)
         shortcut = self._shortcut(branch).measure(shape) if self.projection else Measure(shape)
         if shortcut.output_shape != branch.output_shape:
             way = "1x1 projection" if self.projection else "identity"
@@ -129,7 +129,7 @@ class Residual(Composite):
                 f" as from the {way} shortcut"
             )
         # The input stays alive while the branch runs, and the branch's output while the shortcut runs.
-        held, out = size(shape), size(branch.output_shape)
+        held, out = num_elements(shape), num_elements(branch.output_shape)
         peak = max(branch.held_peak_elements, held + 2 * out if self.projection else 0)
         return Measure(
             output_shape=branch.output_shape,
@@ -142,10 +142,10 @@ class Residual(Composite):
             held_peak_elements=max(peak, 3 * out + (held if self.projection else 0)),
         )
 
-    def module(self, shape: Shape) -> Call:
-        branch = chain(self.layers, shape)
-        shortcut = self._shortcut(branch).module(shape) if self.projection else Call("nn.Identity")
-        return Call("Residual", (sequential(self.layers, shape), shortcut))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        branch = measure_sequence(self.layers, shape)
+        shortcut = self._shortcut(branch).module_call(shape) if self.projection else ModuleCall("nn.Identity")
+        return ModuleCall("Residual", (sequential_call(self.layers, shape), shortcut))
 
     def title(self) -> str:
         return "residual, shortcut projected" if self.projection else "residual"
@@ -175,10 +175,10 @@ class Repeat(Composite):
         self._check(type(self.shared) is bool, "shared", "true or false")
 
     def measure(self, shape: Shape) -> Measure:
-        total = chain(self.layers, shape, self.times)
+        total = measure_sequence(self.layers, shape, self.times)
         if not self.shared or self.times == 1:
             return total
-        once = chain(self.layers, shape)
+        once = measure_sequence(self.layers, shape)
         if once.output_shape[0] != shape[0]:
             raise ShapeError(
                 f"repeat: output shape of the layers is {once.output_shape}, expected {shape[0]} channels as in the"
@@ -186,10 +186,10 @@ class Repeat(Composite):
             )
         return total._replace(params=once.params, buffer_bytes=once.buffer_bytes)
 
-    def module(self, shape: Shape) -> Call:
+    def module_call(self, shape: Shape) -> ModuleCall:
         if self.shared:
-            return Call("SharedRepeat", (sequential(self.layers, shape), self.times))
-        return sequential(self.layers * self.times, shape)
+            return ModuleCall("SharedRepeat", (sequential_call(self.layers, shape), self.times))
+        return sequential_call(self.layers * self.times, shape)
 
     def title(self) -> str:
         return f"repeat {self.times} times" + ", the same weights" * self.shared
@@ -215,8 +215,8 @@ KINDS: dict[str, type[Layer]] = {
 }
 
 
-def kind_of(name: object) -> type[Layer]:
+def layer_class(name: object) -> type[Layer]:
     """Returns the layer class of that kind; raises `ArchitectureError` if there is none."""
     if not isinstance(name, str) or name not in KINDS:
-        raise ArchitectureError(f"kind is {mismatch(name, one_of(KINDS))}")
+        raise ArchitectureError(f"kind is {mismatch_text(name, one_of(KINDS))}")
     return KINDS[name]

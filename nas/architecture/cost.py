@@ -92,7 +92,7 @@ def cost_of(architecture: Architecture) -> Cost:
         try:
             m = layer.measure(shape)
         except ShapeError as error:
-            raise error.inside(f"layers[{index}]") from None
+            raise error.with_prefix(f"layers[{index}]") from None
         if layer.ends_features and not receptive_field:
             receptive_field = extent
         shape = m.output_shape
@@ -152,7 +152,7 @@ def layer_table(architecture: Architecture) -> list[LayerRow]:
             m = layer.measure(shape)
             grown = extent + (m.extent - 1) * jump
             position = f"{prefix}{index}"
-            text = layer.title() if layer.children() else layer.module(shape).source()
+            text = layer.title() if layer.children() else layer.module_call(shape).source()
             rows.append(LayerRow(position, layer.kind, text, m.output_shape, m.params, m.macs, grown, depth))
             add(layer.children(), shape, extent, jump, f"{position}.", depth + 1)
             shape, extent, jump = m.output_shape, grown, jump * m.stride

@@ -45,7 +45,7 @@ INK, FADED, EDGE = "#1a1a1a", "#5c5c5c", "#b8b8b8"
 FILLS = {"input": "#ffffff", "block": "#56b4e9", "head": "#e69f00"}
 
 
-def picture(architecture: Architecture, *, title: str = "") -> bytes:
+def architecture_svg(architecture: Architecture, *, title: str = "") -> bytes:
     """Returns an SVG of the architecture, with the same bytes in every call, no scripts and no external references.
 
     A rectangle next to each block shows its output shape. Its height grows with the square root of the feature map's
@@ -56,7 +56,7 @@ def picture(architecture: Architecture, *, title: str = "") -> bytes:
 
     summary = summarise(architecture)
     parts = summary.blocks
-    texts = [[line for text in layer_lines(part.layers) for line in _folded(text)] for part in parts]
+    texts = [[line for text in layer_lines(part.layers) for line in _wrap_line(text)] for part in parts]
     heights = [max(GLYPH_SIDE, LINE * (len(lines) + 1)) + GAP for lines in texts]
     top = MARGIN + LINE * (3.3 if title else 2.3)
     height = top + GLYPH_SIDE + GAP + sum(heights) + MARGIN
@@ -77,14 +77,14 @@ def picture(architecture: Architecture, *, title: str = "") -> bytes:
     return content.getvalue()
 
 
-def data_url(architecture: Architecture) -> str:
+def svg_data_url(architecture: Architecture) -> str:
     """Returns the picture as a data URL for an img element, in which SVG cannot run scripts."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture(architecture)).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(architecture_svg(architecture)).decode()}"
 
 
-def html(architecture: Architecture) -> str:
+def architecture_html(architecture: Architecture) -> str:
     """Returns the picture and the cost as HTML, for notebooks; raises `ShapeError` if a layer does not fit."""
-    picture = f'<img src="{data_url(architecture)}" alt="The blocks of the network" style="background: white">'
+    picture = f'<img src="{svg_data_url(architecture)}" alt="The blocks of the network" style="background: white">'
     return picture + html_lines([", ".join(cost_of(architecture).lines())])
 
 
@@ -147,7 +147,7 @@ def layer_lines(layers: Sequence[Layer]) -> list[str]:
     """
     units: list[list[str]] = []
     for layer in layers:
-        words = phrase(layer)
+        words = layer_text(layer)
         if layer.children():
             units.append([f"{words}:", *(f"    {line}" for line in layer_lines(layer.children()))])
         elif units and len(units[-1]) == 1 and isinstance(layer, BatchNorm | Activation | Dropout | Flatten):
@@ -161,7 +161,7 @@ def layer_lines(layers: Sequence[Layer]) -> list[str]:
     return lines
 
 
-def phrase(layer: Layer) -> str:
+def layer_text(layer: Layer) -> str:
     """Returns a description of a layer in words, such as "separable conv 3x3 → 16", without the layers it contains."""
     words = layer.kind.replace("_", " ")
     match layer:
@@ -191,7 +191,7 @@ def phrase(layer: Layer) -> str:
     return words
 
 
-def _folded(line: str) -> list[str]:
+def _wrap_line(line: str) -> list[str]:
     indent = " " * (len(line) - len(line.lstrip()))
     return textwrap.wrap(line, LONGEST, initial_indent=indent, subsequent_indent=f"{indent}    ") or [line]
 

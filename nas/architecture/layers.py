@@ -1,7 +1,7 @@
 """Layer kinds of an architecture: one frozen dataclass per kind, with the field names of torch.nn.
 
 A layer is a value without weights. For the shape of one example, `(channels, height, width)` or `(features,)`,
-`measure` returns its output shape and cost, and `module` the constructor call of its torch module. A new kind needs a
+`measure` returns its output shape and cost, and `module_call` the constructor call of its torch module. A new kind needs a
 class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`. The table in
 docs/architecture.md names the optional support in other modules.
 """
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from nas.architecture.module_call import Call
+from nas.architecture.module_call import ModuleCall
 from nas.errors import ArchitectureError, ShapeError
-from nas.schema import COUNT, LARGEST, Interval, Words, mismatch, number_text
+from nas.schema import COUNT, MAX_COUNT, Interval, OneOf, mismatch_text, number_text
 
 Shape = tuple[int, ...]
 
 PADDING = Interval(int, 0)
 PADDING_TEXT = f'"same", "valid" or {PADDING}'
-MOST_PIXELS = 10**100  # limit of a chain's stride: larger than any image, and Python can still print it
+MAX_STRIDE = 10**100  # limit of a chain's stride: larger than any image, and Python can still print it
 
 
 class Measure(NamedTuple):
@@ -59,7 +59,7 @@ class Layer(ABC):
         """Returns output shape and cost for one example of `shape`; raises `ShapeError` if the layer does not fit."""
 
     @abstractmethod
-    def module(self, shape: Shape) -> Call:
+    def module_call(self, shape: Shape) -> ModuleCall:
         """Returns the constructor call of the torch module for inputs of `shape`."""
 
     def children(self) -> tuple["Layer", ...]:
@@ -72,14 +72,14 @@ class Layer(ABC):
 
     def _check(self, good: bool, field: str, expected: object) -> None:
         if not good:
-            raise ArchitectureError(f"{self.kind}: {field} is {mismatch(getattr(self, field), expected)}")
+            raise ArchitectureError(f"{self.kind}: {field} is {mismatch_text(getattr(self, field), expected)}")
 
     def _check_counts(self, *fields: str) -> None:
         for field in fields:
-            self._check(COUNT.holds(getattr(self, field)), field, COUNT)  # formatted only in an error
+            self._check(COUNT.accepts(getattr(self, field)), field, COUNT)  # formatted only in an error
 
 
-def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
+def measure_sequence(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
     """Returns the measure of the layers in sequence, the whole sequence applied `times` times.
 
     Raises `ShapeError`, with the position of the layer, if a layer does not fit.
@@ -90,9 +90,9 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
         try:
             m = layer.measure(shape)
         except ShapeError as error:
-            raise error.inside(f"layers[{index}]") from None
+            raise error.with_prefix(f"layers[{index}]") from None
         held_peak = max(held_peak, m.peak_elements + held if held else m.held_peak_elements or m.peak_elements)
-        held = held or size(shape)
+        held = held or num_elements(shape)
         shape = m.output_shape
         params += m.params
         macs += m.macs
@@ -100,8 +100,8 @@ def chain(layers: Sequence[Layer], shape: Shape, times: int = 1) -> Measure:
         peak = max(peak, m.peak_elements)
         extent += (m.extent - 1) * stride
         stride *= m.stride
-        if stride > MOST_PIXELS:
-            text = f"the product of all strides is too large, expected at most {number_text(MOST_PIXELS)}"
+        if stride > MAX_STRIDE:
+            text = f"the product of all strides is too large, expected at most {number_text(MAX_STRIDE)}"
             raise ShapeError(text, f"layers[{index}]")
     return Measure(shape, params, macs, buffer_bytes, peak, extent, stride, held_peak)
 
@@ -111,7 +111,7 @@ def shape_text(shape: Shape, between: str = "x") -> str:
     return between.join(map(str, shape))
 
 
-def size(shape: Shape) -> int:
+def num_elements(shape: Shape) -> int:
     """Returns the number of values in one example of `shape`."""
     number = 1
     for side in shape:
@@ -119,16 +119,16 @@ def size(shape: Shape) -> int:
     return number
 
 
-def feature_map(kind: str, shape: Shape) -> tuple[int, int, int]:
+def feature_map_shape(kind: str, shape: Shape) -> tuple[int, int, int]:
     """Returns `shape` as (channels, height, width); raises `ShapeError` if it is not the shape of a feature map."""
     if len(shape) != 3:
         raise ShapeError(f"{kind}: input shape is {shape}, expected (channels, height, width)")
     return shape[0], shape[1], shape[2]
 
 
-def _slide(kind: str, shape: Shape, window: int, stride: int, total_padding: int) -> tuple[int, int]:
+def _window_output_size(kind: str, shape: Shape, window: int, stride: int, total_padding: int) -> tuple[int, int]:
     """Returns the output height and width of a sliding window; `total_padding` is the sum over both sides."""
-    _, height, width = feature_map(kind, shape)
+    _, height, width = feature_map_shape(kind, shape)
     height, width = height + total_padding, width + total_padding
     if height < window or width < window:
         padded = f", padded to {height}x{width}" if total_padding else ""
@@ -165,12 +165,12 @@ class Convolution(Layer):
         elif self.padding == "same":
             self._check(self.stride == 1, "stride", '1 with padding "same"')
             self._check(
-                self.dilation * self.kernel_size <= LARGEST, "dilation", f"at most {number_text(LARGEST)} / kernel_size"
+                self.dilation * self.kernel_size <= MAX_COUNT, "dilation", f"at most {number_text(MAX_COUNT)} / kernel_size"
             )
             if self.dilation * (self.kernel_size - 1) % 2 == 0:
                 object.__setattr__(self, "padding", self.dilation * (self.kernel_size - 1) // 2)
         else:
-            self._check(PADDING.holds(self.padding), "padding", PADDING_TEXT)
+            self._check(PADDING.accepts(self.padding), "padding", PADDING_TEXT)
 
     def _options(self, *others: str) -> tuple[tuple[str, Any], ...]:
         """Returns the module's keyword arguments that differ from torch's defaults; `others` default to 1."""
@@ -197,7 +197,7 @@ class Conv(Convolution):
     def measure(self, shape: Shape) -> Measure:
         window = self.dilation * (self.kernel_size - 1) + 1
         padding = window - 1 if isinstance(self.padding, str) else 2 * self.padding
-        height, width = _slide("conv", shape, window, self.stride, padding)
+        height, width = _window_output_size("conv", shape, window, self.stride, padding)
         in_channels = shape[0]
         if in_channels % self.groups:
             raise ShapeError(
@@ -209,13 +209,13 @@ class Conv(Convolution):
             output_shape=(self.out_channels, height, width),
             params=weights + (self.out_channels if self.bias else 0),
             macs=weights * height * width,
-            peak_elements=size(shape) + outputs,
+            peak_elements=num_elements(shape) + outputs,
             extent=window,
             stride=self.stride,
         )
 
-    def module(self, shape: Shape) -> Call:
-        return Call("nn.Conv2d", (shape[0], self.out_channels, self.kernel_size), self._options("groups"))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("nn.Conv2d", (shape[0], self.out_channels, self.kernel_size), self._options("groups"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,10 +226,10 @@ class BatchNorm(Layer):
 
     def measure(self, shape: Shape) -> Measure:
         # running mean and variance in float32, and the number of batches in int64
-        return Measure(shape, params=2 * shape[0], buffer_bytes=8 * shape[0] + 8, peak_elements=2 * size(shape))
+        return Measure(shape, params=2 * shape[0], buffer_bytes=8 * shape[0] + 8, peak_elements=2 * num_elements(shape))
 
-    def module(self, shape: Shape) -> Call:
-        return Call("nn.BatchNorm2d" if len(shape) == 3 else "nn.BatchNorm1d", (shape[0],))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("nn.BatchNorm2d" if len(shape) == 3 else "nn.BatchNorm1d", (shape[0],))
 
 
 ACTIVATIONS = {
@@ -240,7 +240,7 @@ ACTIVATIONS = {
     "hardswish": "nn.Hardswish",
 }
 """Torch class of each activation function; the CPU engine and the C exporter implement each of them."""
-FUNCTIONS = Words(tuple(ACTIVATIONS))
+ACTIVATION_NAMES = OneOf(tuple(ACTIVATIONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +255,13 @@ class Activation(Layer):
     function: str = "relu"
 
     def __post_init__(self) -> None:
-        self._check(FUNCTIONS.holds(self.function), "function", FUNCTIONS)
+        self._check(ACTIVATION_NAMES.accepts(self.function), "function", ACTIVATION_NAMES)
 
     def measure(self, shape: Shape) -> Measure:
-        return Measure(shape, peak_elements=2 * size(shape))
+        return Measure(shape, peak_elements=2 * num_elements(shape))
 
-    def module(self, shape: Shape) -> Call:
-        return Call(ACTIVATIONS[self.function])
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall(ACTIVATIONS[self.function])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,11 +285,11 @@ class Dropout(Layer):
 
     def measure(self, shape: Shape) -> Measure:
         if self.per == "channel":
-            feature_map("dropout per channel", shape)
-        return Measure(shape, peak_elements=2 * size(shape))
+            feature_map_shape("dropout per channel", shape)
+        return Measure(shape, peak_elements=2 * num_elements(shape))
 
-    def module(self, shape: Shape) -> Call:
-        return Call("nn.Dropout" if self.per == "element" else "nn.Dropout2d", (self.rate,))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("nn.Dropout" if self.per == "element" else "nn.Dropout2d", (self.rate,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,19 +316,19 @@ class _Pool(Layer):
 
     def measure(self, shape: Shape) -> Measure:
         assert self.stride is not None
-        height, width = _slide(self.kind, shape, self.kernel_size, self.stride, 2 * self.padding)
+        height, width = _window_output_size(self.kind, shape, self.kernel_size, self.stride, 2 * self.padding)
         return Measure(
             output_shape=(shape[0], height, width),
-            peak_elements=size(shape) + shape[0] * height * width,
+            peak_elements=num_elements(shape) + shape[0] * height * width,
             extent=self.kernel_size,
             stride=self.stride,
         )
 
-    def module(self, shape: Shape) -> Call:
+    def module_call(self, shape: Shape) -> ModuleCall:
         kwargs = [("stride", self.stride)] * (self.stride != self.kernel_size) + [("padding", self.padding)] * (
             self.padding != 0
         )
-        return Call(self.torch_name, (self.kernel_size,), tuple(kwargs))
+        return ModuleCall(self.torch_name, (self.kernel_size,), tuple(kwargs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,11 +355,11 @@ class GlobalAvgPool(Layer):
     ends_features = True
 
     def measure(self, shape: Shape) -> Measure:
-        channels, height, width = feature_map(self.kind, shape)
-        return Measure((channels, 1, 1), peak_elements=size(shape) + channels, extent=max(height, width))
+        channels, height, width = feature_map_shape(self.kind, shape)
+        return Measure((channels, 1, 1), peak_elements=num_elements(shape) + channels, extent=max(height, width))
 
-    def module(self, shape: Shape) -> Call:
-        return Call("GlobalAvgPool")
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("GlobalAvgPool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,11 +370,11 @@ class Flatten(Layer):
     ends_features = True
 
     def measure(self, shape: Shape) -> Measure:
-        channels, height, width = feature_map(self.kind, shape)
-        return Measure((channels * height * width,), peak_elements=2 * size(shape), extent=max(height, width))
+        channels, height, width = feature_map_shape(self.kind, shape)
+        return Measure((channels * height * width,), peak_elements=2 * num_elements(shape), extent=max(height, width))
 
-    def module(self, shape: Shape) -> Call:
-        return Call("nn.Flatten")
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("nn.Flatten")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,8 +401,8 @@ class Linear(Layer):
         params = weights + (self.out_features if self.bias else 0)
         return Measure((self.out_features,), params, weights, 0, shape[0] + self.out_features)
 
-    def module(self, shape: Shape) -> Call:
-        return Call("nn.Linear", (shape[0], self.out_features), () if self.bias else (("bias", False),))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("nn.Linear", (shape[0], self.out_features), () if self.bias else (("bias", False),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,15 +422,15 @@ class SqueezeExcite(Layer):
         self._check_counts("reduction")
 
     def measure(self, shape: Shape) -> Measure:
-        channels, height, width = feature_map(self.kind, shape)
+        channels, height, width = feature_map_shape(self.kind, shape)
         squeezed = max(1, channels // self.reduction)
         return Measure(
             output_shape=shape,
             params=2 * channels * squeezed + squeezed + channels,
             macs=2 * channels * squeezed,
-            peak_elements=2 * size(shape) + channels,
+            peak_elements=2 * num_elements(shape) + channels,
             extent=max(height, width),
         )
 
-    def module(self, shape: Shape) -> Call:
-        return Call("SqueezeExcite", (shape[0], max(1, shape[0] // self.reduction)))
+    def module_call(self, shape: Shape) -> ModuleCall:
+        return ModuleCall("SqueezeExcite", (shape[0], max(1, shape[0] // self.reduction)))

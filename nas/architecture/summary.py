@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import Block, blocks
+from nas.architecture.blocks import Block, split_into_blocks
 from nas.architecture.cost import Cost, LayerRow, cost_of, layer_table
 
 
@@ -34,7 +34,7 @@ class NetworkSummary:
 
 def summarise(architecture: Architecture) -> NetworkSummary:
     """Returns the summary of a network; raises `ShapeError` if a layer does not fit."""
-    parts = blocks(architecture)
+    parts = split_into_blocks(architecture)
     starts = {str(part.start): part.name for part in parts}
     head = next((part.start for part in parts if part.name == "head"), len(architecture.layers))
     rows = [

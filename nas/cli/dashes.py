@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperOption
 
 from nas.errors import NasError
 
-OTHER_NAMES = {"first_seed": "seed"}
+OPTION_BY_PARAMETER = {"first_seed": "seed"}
 """Options by Python parameter, where the names differ."""
 
 _ARGUMENT = re.compile(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s.,:;)])")
@@ -23,10 +23,10 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except NasError as error:
-            raise NasError(dashed(str(error), ctx)) from error
+            raise NasError(with_option_names(str(error), ctx)) from error
 
 
-def dashed(text: str, context: typer.Context) -> str:
+def with_option_names(text: str, context: typer.Context) -> str:
     """Returns the text with arguments and parameters as options of the running command.
 
     "`sampler='tea'`" becomes "--sampler tea", "`sampler`" becomes "--sampler". Other text in backticks stays as it is.
@@ -35,7 +35,7 @@ def dashed(text: str, context: typer.Context) -> str:
 
     def shown(match: re.Match[str]) -> str:
         name, value = match.groups()
-        option = options.get(OTHER_NAMES.get(name, name))
+        option = options.get(OPTION_BY_PARAMETER.get(name, name))
         if option is None:
             return match[0]
         return option.opts[0] if value is None else _with_value(option, value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import networks
-from nas.cli import studies as results_of
+from nas.cli import studies as study_commands
 from nas.cli.dashes import Command
 from nas.cli.options import (
     SEARCH,
@@ -49,7 +49,7 @@ from nas.cli.options import (
     Target,
     Workers,
 )
-from nas.distribution import conflict, package_version
+from nas.distribution import conflict_text, package_version
 from nas.errors import NasError, TrainingDiverged, first_line
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def search(
         gap = "" if quiet else "\n"
         typer.echo(gap + "\n".join(result.lines()))
         if result.best:
-            print_table(trial_table(result.best, title=nas.commands.search.BEST))
+            print_table(trial_table(result.best, title=nas.commands.search.BEST_TITLE))
             options = StudyRef(results, storage, study).options()
             typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
             front = " --pareto" * (len(result.objectives) > 1)
@@ -255,21 +255,21 @@ def confirm(
         return
     print_table(epoch_table(found.test))
     typer.echo("\n" + "\n".join(found.lines()))
-    if found.test.finals[0]:  # there are no weights if the first seed diverged
+    if found.test.final_accuracies[0]:  # there are no weights if the first seed diverged
         typer.echo(f"Next:\n  nas export --trial confirmed{StudyRef(results, storage, study).options()}")
 
 
-OTHERS: dict[Callable[..., None], str] = {
+EXAMPLES: dict[Callable[..., None], str] = {
     networks.space: "nas space --max-params 8000",
     networks.cost: "nas cost mnist-7825",
     networks.show: "nas show mnist-7825",
     networks.train: "nas train mnist-7825 --set rotation=7",
-    results_of.trials: "nas trials --format csv > trials.csv",
-    results_of.dashboard: "nas dashboard --port 8080",
-    results_of.report: "nas report --output report.html",
-    results_of.export: "nas export --trial confirmed --output model",
+    study_commands.trials: "nas trials --format csv > trials.csv",
+    study_commands.dashboard: "nas dashboard --port 8080",
+    study_commands.report: "nas report --output report.html",
+    study_commands.export: "nas export --trial confirmed --output model",
 }
-for command, example in OTHERS.items():
+for command, example in EXAMPLES.items():
     app.command(cls=Command, epilog=f"Example: [bold]{example}[/bold]")(command)
 
 
@@ -277,7 +277,7 @@ def _command_line(ref: "StudyRef") -> str:
     """Returns the command line without the program's folder and without the password in the database URL."""
     program = Path(sys.argv[0])
     words = ["nas" if program.stem == "__main__" else program.name, *sys.argv[1:]]
-    return shlex.join(word.replace(ref.url, ref.shown_url) for word in words)
+    return shlex.join(word.replace(ref.url, ref.masked_url) for word in words)
 
 
 def _version(wanted: bool) -> None:
@@ -294,10 +294,10 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of unexpected errors.")] = False,
 ) -> None:
     if not debug:
-        sys.excepthook = _unexpected
+        sys.excepthook = _print_unexpected_error
 
 
-def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_unexpected_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Exception hook: prints two lines instead of a traceback. Python then exits with status 1."""
     command = shlex.join(["nas", "--debug", *sys.argv[1:]])
     typer.echo(f"error: {kind.__name__}: {first_line(error)}", err=True)
@@ -308,7 +308,7 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Error numbers of a standard output that cannot be written. Errors of files that `nas` opens carry a file name."""
 
 
@@ -321,7 +321,7 @@ def main() -> None:
     # So does a closed terminal (SIGHUP), unless the signal is ignored, as under nohup. Windows has no SIGHUP.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _interrupt)
-    if warning := conflict():
+    if warning := conflict_text():
         typer.echo(f"warning: {warning}", err=True)
     try:
         app()
@@ -329,7 +329,7 @@ def main() -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.filename is not None or error.errno not in FULL:
+        if error.filename is not None or error.errno not in OUTPUT_ERRNOS:
             raise
         typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again

@@ -24,7 +24,7 @@ from nas.cli.options import (
     Space,
     Target,
     Workers,
-    chosen_recipe,
+    load_recipe,
 )
 from nas.errors import NasError
 from nas.schema import check_target
@@ -148,7 +148,7 @@ def train(
     from nas.tables import epoch_table, print_table
 
     architecture = Architecture.load(file)
-    chosen = chosen_recipe(recipe, set_ or [], epochs)
+    chosen = load_recipe(recipe, set_ or [], epochs)
     check_target(target)
     if output is not None:
         check_output(output)

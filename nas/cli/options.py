@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.errors import RecipeError, argument, one_of
+from nas.errors import RecipeError, argument_text, one_of
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.schema import check_counts
 
@@ -193,7 +193,7 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-def chosen_recipe(file: Path | None, settings: list[str], epochs: int | None) -> Recipe:
+def load_recipe(file: Path | None, settings: list[str], epochs: int | None) -> Recipe:
     """Returns the recipe in a file, or the default one, after applying `FIELD=VALUE` settings and then `epochs`.
 
     Raises `RecipeError` for a file that cannot be read and for unknown fields or invalid values.
@@ -203,13 +203,13 @@ def chosen_recipe(file: Path | None, settings: list[str], epochs: int | None) ->
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:
             form = f"FIELD=VALUE with FIELD {one_of(RECIPE_FIELDS)}"
-            raise RecipeError(f"{argument('set', setting)}: expected {form}")
+            raise RecipeError(f"{argument_text('set', setting)}: expected {form}")
         try:
             fields[name] = json.loads(value)
         except (ValueError, RecursionError):
             fields[name] = value  # not JSON: a plain word
-        if not RECIPE_FIELDS[name].holds(fields[name]):
-            raise RecipeError(f"{argument('set', setting)}: expected {RECIPE_FIELDS[name]}")
+        if not RECIPE_FIELDS[name].accepts(fields[name]):
+            raise RecipeError(f"{argument_text('set', setting)}: expected {RECIPE_FIELDS[name]}")
     if epochs is not None:
         check_counts(RecipeError, epochs=(epochs, 1))
         fields["epochs"] = epochs

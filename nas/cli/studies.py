@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.dashes import dashed
+from nas.cli.dashes import with_option_names
 from nas.cli.options import DataRoot, ExtraFormat, ReportFormat, Results, Storage, Study, TableFormat
-from nas.errors import NasError, argument
+from nas.errors import NasError, argument_text
 
 
 def trials(
@@ -33,7 +33,7 @@ def trials(
     from nas.study.reader import StudyRecords
     from nas.study.reference import StudyRef
     from nas.tables import print_table, trial_table
-    from nas.text import counted
+    from nas.text import count_text
 
     records = StudyRecords.open(StudyRef(results, storage, study))
     rows = records.pareto() if pareto else records.trials()
@@ -47,7 +47,7 @@ def trials(
         settings = records.settings
         typer.echo(f"dataset {settings.dataset}: {records.notes.dataset_note}")
         typer.echo(
-            f"space {settings.space}, limits {', '.join(settings.constraints)}, {counted(settings.epochs, 'epoch')}"
+            f"space {settings.space}, limits {', '.join(settings.constraints)}, {count_text(settings.epochs, 'epoch')}"
         )
         how = f"objective {','.join(settings.objectives)}, sampler {settings.sampler}, pruner {settings.pruner}"
         typer.echo(f"{how}, seed {settings.seed}")
@@ -146,7 +146,7 @@ def export(
     from nas.tables import print_table, proof_table
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
-        raise NasError(f"{argument('trial', trial)}: expected the number of a trial, best or confirmed")
+        raise NasError(f"{argument_text('trial', trial)}: expected the number of a trial, best or confirmed")
     exported = export_trial(
         int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
         formats=[each.value for each in formats or ()],
@@ -159,5 +159,5 @@ def export(
     )
     print_table(proof_table(exported.proofs, title=f"{exported.folder}"))
     for remark in exported.remarks:
-        typer.echo(dashed(remark, context))
+        typer.echo(with_option_names(remark, context))
     typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")

@@ -11,28 +11,28 @@ from nas.commands.display import confirm_line
 from nas.commands.events import ConfirmEvent, Ranked, RunFinished, StageStarted
 from nas.commands.further_runs import train_runs
 from nas.data import datasets
-from nas.errors import StudyError, argument
+from nas.errors import StudyError, argument_text
 from nas.schema import check_counts, check_target
 from nas.seed_stats import Finalist, Ranking, TestResult
-from nas.study.confirmation import ConfirmedRecords, Opening
-from nas.study.database import usable
-from nas.study.locks import locks
+from nas.study.confirmation import ConfirmationRecords, Opening
+from nas.study.database import errors_on_use
+from nas.study.locks import open_locks
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.study.runs import JudgedOn, Run
+from nas.study.runs import EvalSplit, Run
 from nas.study.settings import Settings
 from nas.study.trial import TrainedTrial
-from nas.text import counted, html_lines
+from nas.text import count_text, html_lines
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
-from nas.workers.backend import Compute, Place
+from nas.workers.backend import Compute, Backend
 from nas.workers.protocol import Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """What `confirm` returns. The study stores a summary of it, a `Verdict`.
+    """What `confirm` returns. The study stores a summary of it, a `StoredConfirmation`.
 
     Attributes:
         study: Name of the study.
@@ -66,11 +66,11 @@ class Confirmation:
 
     def _repr_html_(self) -> str:
         """Returns the ranking, the accuracies by epoch and the verdict as HTML, for notebooks."""
-        from nas.tables import epoch_table, html, ranking_table
+        from nas.tables import epoch_table, table_html, ranking_table
 
         ranked = self.ranking
-        ranking = html(ranking_table(ranked, self.cost)) + html_lines([f"{ranked.pick_text}."]) if ranked else ""
-        return ranking + html(epoch_table(self.test)) + html_lines(self.lines())
+        ranking = table_html(ranking_table(ranked, self.cost)) + html_lines([f"{ranked.pick_text}."]) if ranked else ""
+        return ranking + table_html(epoch_table(self.test)) + html_lines(self.lines())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`."""
@@ -87,10 +87,10 @@ class Confirmation:
         }
 
 
-TOP = 5
+DEFAULT_NUM_FINALISTS = 5
 """Default number of finalists if the search has not ranked any."""
 
-ORIGINAL = "name the folder of the original data with `data_root`"
+DATA_ROOT_HINT = "name the folder of the original data with `data_root`"
 
 
 def confirm(
@@ -154,7 +154,7 @@ def confirm(
     check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
-    place, ref = compute.place(), StudyRef(results, storage, study)
+    backend, ref = compute.backend(), StudyRef(results, storage, study)
 
     def show(event: ConfirmEvent) -> None:
         if progress:
@@ -163,33 +163,33 @@ def confirm(
 
     # Before locking: the lock would create a folder for a misspelt study.
     StudyRecords.open(ref)
-    with place, usable(ref.url), closing(locks(ref)) as held:
-        if not held.hold("confirm"):
-            raise StudyError(f"{ref.shown_url}: another process is confirming study {ref.name!r}; wait until it ends")
+    with backend, errors_on_use(ref.url), closing(open_locks(ref)) as locks:
+        if not locks.try_acquire("confirm"):
+            raise StudyError(f"{ref.masked_url}: another process is confirming study {ref.name!r}; wait until it ends")
         records = StudyRecords.open(ref)
-        kept = ConfirmedRecords(records)
+        confirmation_records = ConfirmationRecords(records)
         finalists = _finalists(records, top)
-        opened = _opening(kept, finalists, seeds, again=again)
-        dataset = _same_data(records.settings, data_root)
-        trainer = _Trainer(kept, finalists, place, exact=exact, on_event=show)
+        opened = _earlier_opening(confirmation_records, finalists, seeds, again=again)
+        dataset = _load_unchanged_dataset(records.settings, data_root)
+        trainer = _Trainer(confirmation_records, finalists, backend, exact=exact, on_event=show)
         ranking = None
         if len(finalists) > 1:
-            ranking = trainer.rank(range(seeds), lambda: TrainingData.of(dataset))
+            ranking = trainer.rank(range(seeds), lambda: TrainingData.from_dataset(dataset))
         winner = ranking.winner.trial if ranking else finalists[0].number
         if opened is not None:
             winner = opened.trial
         else:  # stored before the split is read, because reading it cannot be undone
-            kept.open(Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat()))
+            confirmation_records.record_opening(Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat()))
         histories = trainer.train(
             "test",
             (winner,),
             range(seeds),
-            lambda: TrainingData.on_test(dataset, _same_test(kept, dataset.name, data_root)),
+            lambda: TrainingData.with_test_split(dataset, _load_unchanged_test_split(confirmation_records, dataset.name, data_root)),
         )
         confirmation = Confirmation(
             study=records.name,
             dataset=dataset.name,
-            winner=records.trained(winner),
+            winner=records.trained_trial(winner),
             ranking=ranking,
             cost=records.settings.cost,
             test=TestResult(
@@ -198,23 +198,23 @@ def confirm(
                 ),
                 consistency=records.settings.consistency,
                 target=target,
-                num_images=kept.num_images(),
+                num_images=confirmation_records.num_images(),
             ),
-            num_openings=len(kept.openings()),
+            num_openings=len(confirmation_records.openings()),
         )
-        kept.conclude(confirmation.to_json())
+        confirmation_records.store_summary(confirmation.to_json())
         return confirmation
 
 
 def _finalists(records: StudyRecords, top: int | None) -> list[TrainedTrial]:
     """Returns the best `top` trained trials (None: the default number); raises `StudyError` if there are fewer."""
-    finalists = records.best(top or (1 if records.runs.ranked() else TOP))
+    finalists = records.best(top or (1 if records.runs.has_ranked_finalists() else DEFAULT_NUM_FINALISTS))
     if len(finalists) < (top or 1):
         num = len(finalists)
         if not num:
             raise StudyError(f"study {records.name!r} has no trained trials yet")
-        expected = f"at most {num}, since study {records.name!r} has {counted(num, 'trained trial')}"
-        raise StudyError(f"{argument('top', top)}: expected {expected}")
+        expected = f"at most {num}, since study {records.name!r} has {count_text(num, 'trained trial')}"
+        raise StudyError(f"{argument_text('top', top)}: expected {expected}")
     return finalists
 
 
@@ -222,24 +222,24 @@ def _numbers(finalists: Sequence[TrainedTrial]) -> tuple[int, ...]:
     return tuple(sorted(trial.number for trial in finalists))
 
 
-def _opening(kept: ConfirmedRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool) -> Opening | None:
+def _earlier_opening(confirmation_records: ConfirmationRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool) -> Opening | None:
     """Returns the earlier opening of the test split for the same finalists and seeds, or None.
 
     Raises `StudyError` if it was opened only for others, unless `again`.
     """
-    openings = kept.openings()
-    same = next((each for each in openings if each.same_question(_numbers(finalists), seeds)), None)
+    openings = confirmation_records.openings()
+    same = next((each for each in openings if each.matches(_numbers(finalists), seeds)), None)
     if same is None and openings and not again:
-        raise StudyError(_opened_before(openings, kept.records.name))
+        raise StudyError(_opened_before_text(openings, confirmation_records.records.name))
     return same
 
 
-def _opened_before(openings: Sequence[Opening], study: str) -> str:
+def _opened_before_text(openings: Sequence[Opening], study_name: str) -> str:
     last = openings[-1]
     times = "once" if len(openings) == 1 else f"{len(openings)} times"
     others = ", ".join(map(str, last.finalists))
     return (
-        f"the test split of study {study!r} was opened {times} already, last on {last.date} for trial {last.trial}"
+        f"the test split of study {study_name!r} was opened {times} already, last on {last.date} for trial {last.trial}"
         f" (finalists {others}; {last.seeds} seeds); repeat that `top` and `seeds` to see the result, unless the study"
         " has grown, or give `again=True` to open it once more: its figures are then no longer unbiased"
     )
@@ -251,7 +251,7 @@ def _ranking(
     settings: Settings,
     seeds: Sequence[int],
 ) -> Ranking:
-    return Ranking.of(
+    return Ranking.from_finalists(
         [
             Finalist(
                 trial=record.number,
@@ -266,18 +266,18 @@ def _ranking(
     )
 
 
-def _same_data(settings: Settings, data_root: str | Path | None) -> datasets.Dataset:
+def _load_unchanged_dataset(settings: Settings, data_root: str | Path | None) -> datasets.Dataset:
     dataset = datasets.load(settings.dataset, data_root=data_root)
     if (dataset.fingerprint, dataset.split_id) != (settings.data_fingerprint, settings.split):
-        raise StudyError(f"dataset {settings.dataset} has changed since the study began; {ORIGINAL}")
+        raise StudyError(f"dataset {settings.dataset} has changed since the study began; {DATA_ROOT_HINT}")
     return dataset
 
 
-def _same_test(kept: ConfirmedRecords, name: str, data_root: str | Path | None) -> datasets.Split:
+def _load_unchanged_test_split(confirmation_records: ConfirmationRecords, name: str, data_root: str | Path | None) -> datasets.Split:
     """Loads the test split; raises `StudyError` if earlier runs of this study were evaluated on another one."""
     test = datasets.load_test(name, data_root=data_root)
-    if not kept.keep_test(len(test.labels), datasets.fingerprint(test)):
-        raise StudyError(f"the test split of {name} has changed since it was first opened; {ORIGINAL}")
+    if not confirmation_records.record_test_split(len(test.labels), datasets.fingerprint(test)):
+        raise StudyError(f"the test split of {name} has changed since it was first opened; {DATA_ROOT_HINT}")
     return test
 
 
@@ -286,22 +286,22 @@ class _Trainer:
 
     def __init__(
         self,
-        kept: ConfirmedRecords,
+        confirmation_records: ConfirmationRecords,
         finalists: Sequence[TrainedTrial],
-        place: Place,
+        backend: Backend,
         *,
         exact: bool,
         on_event: Callable[[ConfirmEvent], None],
     ) -> None:
-        self.kept = kept
+        self.confirmation_records = confirmation_records
         self.finalists = {trial.number: trial for trial in finalists}
-        self.place = place
+        self.backend = backend
         self.exact = exact
         self.on_event = on_event
 
     def rank(self, seeds: Sequence[int], load: Callable[[], TrainingData]) -> Ranking:
         """Ranks the finalists by val accuracy over the seeds."""
-        settings = self.kept.records.settings
+        settings = self.confirmation_records.records.settings
         finalists = list(self.finalists.values())
         histories = self.train("val", _numbers(finalists), seeds, load)
         ranking = _ranking(finalists, histories, settings, seeds)
@@ -309,12 +309,12 @@ class _Trainer:
         return ranking
 
     def train(
-        self, judged_on: JudgedOn, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
+        self, judged_on: EvalSplit, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
     ) -> dict[tuple[int, int], tuple[EpochMetrics, ...]]:
         """Returns the epochs of each run by (trial, seed), after training the missing runs."""
         # Seed by seed, so that partial results compare all trials.
         runs = [Run(trial=trial, judged_on=judged_on, seed=seed) for seed in seeds for trial in trials]
-        missing = [run for run in runs if self.kept.history(run) is None]
+        missing = [run for run in runs if self.confirmation_records.history(run) is None]
         num_done = len(runs) - len(missing)
         self.on_event(
             StageStarted(
@@ -322,16 +322,16 @@ class _Trainer:
                 trials=tuple(trials),
                 num_runs=len(runs),
                 num_done=num_done,
-                device=self.place.description,
+                device=self.backend.description,
             )
         )
         if missing:
-            workers = self.place.open(load(), exact=self.exact)
+            workers = self.backend.open(load(), exact=self.exact)
             try:
                 self._train(missing, workers, len(runs))
             finally:
                 workers.close()
-        return {(run.trial, run.seed): self.kept.history(run) or () for run in runs}
+        return {(run.trial, run.seed): self.confirmation_records.history(run) or () for run in runs}
 
     def _train(self, missing: list[Run], workers: Workers, num_runs: int) -> None:
         first = num_runs - len(missing) + 1
@@ -339,13 +339,13 @@ class _Trainer:
             if end.outcome == "failed":
                 raise StudyError(f"trial {run.trial} with seed {run.seed} failed: {end.reason}")
             if history and run.judged_on == "test" and run.seed == 0:
-                self.kept.keep_weights(run.trial, end.weights)
-            self.kept.keep(run, history)
+                self.confirmation_records.store_weights(run.trial, end.weights)
+            self.confirmation_records.store_history(run, history)
             self.on_event(
                 RunFinished(
                     run=run,
                     history=history,
-                    consistency=self.kept.records.settings.consistency,
+                    consistency=self.confirmation_records.records.settings.consistency,
                     num_runs=num_runs,
                     num_done=num_done,
                 )

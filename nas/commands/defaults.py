@@ -11,11 +11,11 @@ NUM_TRIALS = 20
 SAMPLER = "elite"
 PRUNER = "none"
 
-NUM_FILLED = 2
+NUM_RANDOM_AFTER_KNOWN = 2
 """Random candidates after the known ones in a space with `Widths`, whose draws fill the limits."""
 
 
-class StartUp(NamedTuple):
+class StartupPlan(NamedTuple):
     """How a study begins.
 
     num_startup: Number of first candidates, known or random, that the sampler does not propose.
@@ -26,19 +26,19 @@ class StartUp(NamedTuple):
     choices: int
 
 
-def start_up(
+def startup_plan(
     space: SearchSpace, constraints: Sequence[Constraint], *, sampler: str, num_objectives: int, num_known: int
-) -> StartUp:
+) -> StartupPlan:
     """Returns how a new study with `num_known` known candidates begins."""
     limited = any((constraint.metric, constraint.relation) == ("params", "<=") for constraint in constraints)
     # Under a parameter limit larger networks are better. Random search and Pareto fronts need all sizes.
     wants_large = limited and num_objectives == 1 and sampler != "random"
     match space.widths is not None, num_known > 0, wants_large:
         case True, _, _:  # draws already fill the limits
-            return StartUp(num_known + NUM_FILLED, choices=1)
+            return StartupPlan(num_known + NUM_RANDOM_AFTER_KNOWN, choices=1)
         case False, True, _:  # random candidates are rarely better than known networks
-            return StartUp(min(num_known, NUM_STARTUP), choices=NUM_CHOICES if wants_large else 1)
+            return StartupPlan(min(num_known, NUM_STARTUP), choices=NUM_CHOICES if wants_large else 1)
         case False, False, True:
-            return StartUp(NUM_STARTUP, choices=NUM_CHOICES)
+            return StartupPlan(NUM_STARTUP, choices=NUM_CHOICES)
         case _:
-            return StartUp(NUM_STARTUP, choices=1)
+            return StartupPlan(NUM_STARTUP, choices=1)

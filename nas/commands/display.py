@@ -29,14 +29,14 @@ from nas.commands.events import (
 from nas.study.budget import Budget, tally_text
 from nas.study.progress import Tally, discards_text
 from nas.study.trial import TrialRecord, cost_text, result_text
-from nas.text import counted
+from nas.text import count_text
 from nas.training.metrics import EpochMetrics
-from nas.training.results import CONSISTENCY, accuracies_text, objective
+from nas.training.results import NUM_LAST_EPOCHS, accuracies_text, objective
 
-MOST_SHOWN = 4  # trials side by side in the live panel
+MAX_SHOWN_TRIALS = 4  # trials side by side in the live panel
 NUM_FIRST, NUM_LAST = 8, 12  # lines above the panel in a notebook; those between them are left out
 PREFORMATTED = '<pre style="line-height: 1.3; font-family: monospace">{code}</pre>'
-PAUSE = 0.2  # seconds between two updates of a notebook for epochs
+NOTEBOOK_UPDATE_SECONDS = 0.2  # seconds between two updates of a notebook for epochs
 
 OnEvent = Callable[[Event], None]
 
@@ -57,7 +57,7 @@ def start_lines(event: SearchStarted) -> list[str]:
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
         f"space {event.space}, limits {', '.join(event.constraints)}",
-        f"{counted(event.epochs, 'epoch')} a candidate on {event.device}, {counted(event.workers, 'worker')},"
+        f"{count_text(event.epochs, 'epoch')} a candidate on {event.device}, {count_text(event.workers, 'worker')},"
         f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
         *([f"starts with known designs, scaled to the limits: {known}"] if known else []),
@@ -67,19 +67,19 @@ def start_lines(event: SearchStarted) -> list[str]:
     ]
 
 
-def note_text(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
+def event_line(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
     """Returns one line for an event that is not about a single trial."""
     if isinstance(event, OthersAwaited):
-        return f"waiting for {counted(event.num_running, 'trial')} that other searches on this study have in training"
+        return f"waiting for {count_text(event.num_running, 'trial')} that other searches on this study have in training"
     if isinstance(event, FinalsStarted):
-        runs, trials = counted(event.num_runs, "further run"), ", ".join(map(str, event.trials))
+        runs, trials = count_text(event.num_runs, "further run"), ", ".join(map(str, event.trials))
         return f"finalists, {runs} with other seeds: trials {trials}"
     reached = [metrics.val_accuracy for metrics in event.history]
-    text = f"{objective(reached, CONSISTENCY):.2%}" if reached else event.reason or "diverged"
+    text = f"{objective(reached, NUM_LAST_EPOCHS):.2%}" if reached else event.reason or "diverged"
     return f"  {event.num_done}/{event.num_runs}  trial {event.run.trial}, another seed: {text}"
 
 
-class Plain:
+class PlainDisplay:
     """Prints each event as plain lines."""
 
     def __init__(self) -> None:
@@ -99,17 +99,17 @@ class Plain:
         if isinstance(event, EpochFinished):
             return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
         if isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
-            return [note_text(event)]
+            return [event_line(event)]
         best = f"; best {event.best.objective:.2%} (trial {event.best.number})" if event.best else ""
         return [f"trial {event.trial.number}: {result_text(event.trial)}; {tally_text(event.tally, self.budget)}{best}"]
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningTrial:
     """A trial in training: when it began (`time.monotonic`), and its last epoch."""
 
     started: TrialStarted
-    began: float
+    start_time: float
     metrics: EpochMetrics | None = None
 
 
@@ -123,12 +123,12 @@ class Panel(ABC):
 
     def __init__(self) -> None:
         self.started: SearchStarted | None = None
-        self.running: dict[int, _Running] = {}
+        self.running: dict[int, _RunningTrial] = {}
         self.best: TrialRecord | None = None
         self.discards: Mapping[str, int] = {}
         self.tally = Tally(num_trained=0, num_pruned=0, spent=0.0)
         self.num_parallel = 1  # most trials at a time so far
-        self.worked = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
+        self.session_seconds = self.spent_before = 0.0  # seconds of this session's trials; budget spent before it
 
     @abstractmethod
     def print(self, text: Text) -> None:
@@ -141,22 +141,22 @@ class Panel(ABC):
             for line in start_lines(event):
                 self.print(Text(line))
         elif isinstance(event, TrialStarted):
-            self.running[event.number] = _Running(event, time.monotonic())
+            self.running[event.number] = _RunningTrial(event, time.monotonic())
             self.num_parallel = max(self.num_parallel, len(self.running))
             self.discards = event.discards
         elif isinstance(event, EpochFinished):
             self.running[event.number].metrics = event.metrics
         elif isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
-            self.print(Text(note_text(event), style="dim"))
+            self.print(Text(event_line(event), style="dim"))
             if isinstance(event, FinalRunFinished):
                 if done := self.tally.spent - self.spent_before:  # counted as a training of average length
-                    self.worked *= (event.tally.spent - self.spent_before) / done
+                    self.session_seconds *= (event.tally.spent - self.spent_before) / done
                 self.tally = event.tally
         else:
             trial = event.trial
             ended = self.running.pop(trial.number)
             if event.tally.spent > self.tally.spent:
-                self.worked += time.monotonic() - ended.began
+                self.session_seconds += time.monotonic() - ended.start_time
             self.tally, self.best = event.tally, event.best
             style = "green" if trial.objective is not None else "yellow" if trial.outcome == "pruned" else "red"
             text = Text(f"trial {trial.number}: {cost_text(trial)}: ").append(result_text(trial), style=style)
@@ -167,15 +167,15 @@ class Panel(ABC):
         if self.started is None:
             return Text("loading the data, drawing the first candidates ...", style="dim")
         budget = self.started.budget
-        share = budget.share(self.tally)
+        share = budget.spent_share(self.tally)
         bar = Progress(BarColumn(bar_width=30), TextColumn(tally_text(self.tally, budget)))
         bar.add_task("", total=100, completed=round(100 * share))
         facts = Table.grid(padding=(0, 2))
-        for running in list(self.running.values())[:MOST_SHOWN]:
+        for running in list(self.running.values())[:MAX_SHOWN_TRIALS]:
             facts.add_row("now", f"trial {running.started.number}, {cost_text(running.started.cost)}")
             facts.add_row("", self._progress(running.metrics))
-        if len(self.running) > MOST_SHOWN:
-            facts.add_row("", f"and {len(self.running) - MOST_SHOWN} more")
+        if len(self.running) > MAX_SHOWN_TRIALS:
+            facts.add_row("", f"and {len(self.running) - MAX_SHOWN_TRIALS} more")
         if self.best is not None:
             facts.add_row("best", f"trial {self.best.number}, {result_text(self.best)}, {cost_text(self.best)}")
         facts.add_row("drawn", discards_text(self.discards))
@@ -194,15 +194,15 @@ class Panel(ABC):
         """Returns the estimated time left as text, from the trials and epochs of this session."""
         assert self.started is not None
         known = [running.metrics.seconds for running in self.running.values() if running.metrics]
-        if self.worked:
-            each = self.worked / (self.tally.spent - self.spent_before)
+        if self.session_seconds:
+            each = self.session_seconds / (self.tally.spent - self.spent_before)
         elif known:
             each = sum(known) / len(known) * self.started.epochs
         else:
             return "unknown until an epoch is done"
         budget, left = self.started.budget, []
         if budget.trials is not None:  # wall-clock time: parallel trials slow each other down
-            spent = sum(min(time.monotonic() - running.began, each) for running in self.running.values())
+            spent = sum(min(time.monotonic() - running.start_time, each) for running in self.running.values())
             left.append((each * (budget.trials - self.tally.spent) - spent) / (len(self.running) or self.num_parallel))
         if budget.seconds is not None:  # time as the budget counts it
             spent = sum(m.seconds * m.epoch for m in (running.metrics for running in self.running.values()) if m)
@@ -236,7 +236,7 @@ class NotebookPanel(Panel):
 
         super().__init__()
         self.lines: list[Text] = []
-        self.shown = time.monotonic()
+        self.update_time = time.monotonic()
         self.handle = display(self._bundle(self.render()), raw=True, display_id=True)
 
     def print(self, text: Text) -> None:
@@ -244,12 +244,12 @@ class NotebookPanel(Panel):
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
-        if not isinstance(event, EpochFinished) or time.monotonic() > self.shown + PAUSE:
+        if not isinstance(event, EpochFinished) or time.monotonic() > self.update_time + NOTEBOOK_UPDATE_SECONDS:
             self.show(self.render())
 
     def show(self, *panel: RenderableType) -> None:
         """Shows the lines and, below them, the panel if there is one."""
-        self.shown = time.monotonic()
+        self.update_time = time.monotonic()
         self.handle.update(self._bundle(*panel), raw=True)
 
     def _bundle(self, *panel: RenderableType) -> dict[str, str]:
@@ -281,7 +281,7 @@ def confirm_line(event: ConfirmEvent) -> str:
 
 
 @contextmanager
-def showing(on_event: OnEvent, *, progress: bool) -> Iterator[OnEvent]:
+def event_display(on_event: OnEvent, *, progress: bool) -> Iterator[OnEvent]:
     """Yields a function that passes events to `on_event` and, if `progress` is set, displays them first."""
     if not progress:
         yield on_event
@@ -291,7 +291,7 @@ def showing(on_event: OnEvent, *, progress: bool) -> Iterator[OnEvent]:
         display(event)
         on_event(event)
 
-    display: Plain | Panel
+    display: PlainDisplay | Panel
     if Console().is_jupyter:
         display = panel = NotebookPanel()
         try:
@@ -303,5 +303,5 @@ def showing(on_event: OnEvent, *, progress: bool) -> Iterator[OnEvent]:
         with display.live:
             yield both
     else:
-        display = Plain()
+        display = PlainDisplay()
         yield both

@@ -8,7 +8,7 @@ from nas.seed_stats import Ranking
 from nas.space.candidate import Candidate
 from nas.study.budget import Budget
 from nas.study.progress import Tally
-from nas.study.runs import JudgedOn, Run
+from nas.study.runs import EvalSplit, Run
 from nas.study.trial import TrainedTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 
@@ -167,7 +167,7 @@ class StageStarted:
         device: Description of the hardware.
     """
 
-    judged_on: JudgedOn
+    judged_on: EvalSplit
     trials: tuple[int, ...]
     num_runs: int
     num_done: int

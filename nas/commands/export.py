@@ -9,7 +9,7 @@ from nas.errors import DatasetError, StudyError
 from nas.exporters.export import Exported, export
 from nas.exporters.folder import check_output
 from nas.exporters.provenance import Evidence, Origin
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -56,17 +56,17 @@ def export_trial(
     name = records.name
     stem = name.replace("/", "_")  # a slash would lead to another folder
     if trial == "confirmed":
-        verdict = records.verdict
-        if verdict is None:
+        confirmation = records.stored_confirmation
+        if confirmation is None:
             raise StudyError(f"study {name!r} is not confirmed yet; run `nas confirm` first")
-        record, kind = records.trained(verdict.trial), "confirmed-trial"
-        weights = ConfirmedRecords(records).weights(record.number)
-        origin, accuracy = Origin.of_confirmed(records, record, verdict), None
+        record, kind = records.trained_trial(confirmation.trial), "confirmed-trial"
+        weights = ConfirmationRecords(records).weights(record.number)
+        origin, accuracy = Origin.of_confirmed(records, record, confirmation), None
     else:
         best = records.best(1)
         if trial is None and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
-        record, kind = best[0] if trial is None else records.trained(trial), "trial"
+        record, kind = best[0] if trial is None else records.trained_trial(trial), "trial"
         weights = records.weights(record.number)
         origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
     output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"

@@ -4,14 +4,14 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from nas.errors import NasError, argument, one_of
+from nas.errors import NasError, argument_text, one_of
 from nas.reports.dataframe import trials_frame
 from nas.reports.html import page
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
 FORMATS = ("html", "csv", "parquet", "json")
-ENDINGS = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
+FORMAT_BY_SUFFIX = {"": "html", ".htm": "html", **{f".{name}": name for name in FORMATS}}
 """Format of a file by its ending, if no format is given."""
 
 
@@ -45,9 +45,9 @@ def report(
     """
     wanted = format or _format_of(Path(output or ""))
     if wanted not in FORMATS:
-        raise NasError(f"{argument('format', wanted)}: expected {one_of(FORMATS)}")
+        raise NasError(f"{argument_text('format', wanted)}: expected {one_of(FORMATS)}")
     if wanted == "parquet" and find_spec("pyarrow") is None:
-        given = argument("format", format) if format else argument("output", output)
+        given = argument_text("format", format) if format else argument_text("output", output)
         raise NasError(f"{given}: pyarrow is not installed; run pip install 'smallnas[parquet]'")
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name.replace("/", "_")
@@ -70,10 +70,10 @@ def report(
 
 def _format_of(output: Path) -> str:
     ending = output.suffix.lower()
-    if ending not in ENDINGS:
-        expected = f"{one_of(filter(None, ENDINGS))}, or no ending"
-        raise NasError(f"{argument('output', output)}: ending is {ending}, expected {expected}; or give `format`, too")
-    return ENDINGS[ending]
+    if ending not in FORMAT_BY_SUFFIX:
+        expected = f"{one_of(filter(None, FORMAT_BY_SUFFIX))}, or no ending"
+        raise NasError(f"{argument_text('output', output)}: ending is {ending}, expected {expected}; or give `format`, too")
+    return FORMAT_BY_SUFFIX[ending]
 
 
 def _write_table(records: StudyRecords, wanted: str, path: Path) -> None:

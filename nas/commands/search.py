@@ -8,27 +8,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartUp, start_up
-from nas.commands.display import showing
+from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartupPlan, startup_plan
+from nas.commands.display import event_display
 from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
-from nas.commands.search_loop import Loop, Task
+from nas.commands.search_loop import SearchLoop, SearchTask
 from nas.commands.trials import Trials
 from nas.data import datasets
-from nas.errors import InfeasibleError, NasError, StudyError, argument, one_of
-from nas.reports.overview import refresh
+from nas.errors import InfeasibleError, NasError, StudyError, argument_text, one_of
+from nas.reports.overview import update_note_and_figures
 from nas.resources import default_space, shipped_spaces
-from nas.sampling.pruners import pruner as pruner_of
-from nas.sampling.samplers import proposer
+from nas.sampling.pruners import pruner_named as pruner_of
+from nas.sampling.samplers import sampler_named
 from nas.schema import Interval, check_counts
 from nas.space.constraints import Constraint, Limits
-from nas.space.portfolio import SOURCE, portfolio
+from nas.space.portfolio import SOURCE_PREFIX, portfolio_candidates
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
-from nas.space.warm_start import distinct, starts
+from nas.space.warm_start import distinct_candidates, known_candidates
 from nas.study.budget import Budget, tally_text
-from nas.study.database import quiet_optuna, shown, usable
-from nas.study.locks import Locks, locks
+from nas.study.database import masked_url, quiet_optuna, errors_on_use
+from nas.study.locks import Locks, open_locks
 from nas.study.progress import Tally, discards_text
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
@@ -37,8 +37,8 @@ from nas.study.trial import TrainedTrial
 from nas.study.writer import StudyWriter
 from nas.text import call_text, html_lines
 from nas.training.data import TrainingData
-from nas.training.results import CONSISTENCY
-from nas.workers.backend import Compute, Place
+from nas.training.results import NUM_LAST_EPOCHS
+from nas.workers.backend import Compute, Backend
 
 MINUTES = Interval(float, 0, open_low=True)
 
@@ -75,13 +75,13 @@ class SearchResult:
     def lines(self) -> list[str]:
         """Returns what was trained and discarded as lines of text."""
         lines = [f"{tally_text(self.tally, self.budget)}, {discards_text(self.discards)}"]
-        if self.budget.share(self.tally) < 1 and not (self.interrupted or self.exhausted):
+        if self.budget.spent_share(self.tally) < 1 and not (self.interrupted or self.exhausted):
             lines.append("The rest of the budget is less than one whole training.")
         return lines
 
     def _repr_html_(self) -> str:
         """Returns the counts, the best trials and the next calls as HTML, for notebooks."""
-        from nas.tables import html, trial_table
+        from nas.tables import table_html, trial_table
 
         lines = self.lines()
         if self.interrupted:
@@ -91,14 +91,14 @@ class SearchResult:
         shown = html_lines(lines)
         if self.best:
             ref = StudyRef(self.results, self.storage, self.study)
-            calls = ", ".join(call_text(name, ref.named()) for name in NEXT)
-            place = f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
-            shown += html(trial_table(self.best, title=BEST)) + html_lines([place, f"Next: {calls}"])
+            calls = ", ".join(call_text(name, ref.study_arguments()) for name in NEXT_CALLS)
+            location = f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
+            shown += table_html(trial_table(self.best, title=BEST_TITLE)) + html_lines([location, f"Next: {calls}"])
         return shown
 
 
-BEST = "Best by mean val accuracy of the last epochs"
-NEXT = ("trials", "confirm", "export_trial", "report", "serve_dashboard")
+BEST_TITLE = "Best by mean val accuracy of the last epochs"
+NEXT_CALLS = ("trials", "confirm", "export_trial", "report", "serve_dashboard")
 
 
 def search(
@@ -207,10 +207,10 @@ def search(
     )
     ref = StudyRef(results, storage, study)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
-    place = compute.place()
-    if minutes is not None and not MINUTES.holds(minutes):
-        raise NasError(f"{argument('minutes', minutes)}: expected {MINUTES}")
-    asked = _Asked(
+    backend = compute.backend()
+    if minutes is not None and not MINUTES.accepts(minutes):
+        raise NasError(f"{argument_text('minutes', minutes)}: expected {MINUTES}")
+    arguments = _Arguments(
         epochs=epochs,
         dataset=dataset,
         data_root=data_root,
@@ -231,18 +231,18 @@ def search(
         portfolio=portfolio,
         keep_discards=keep_discards,
     )
-    with quiet_optuna(), showing(on_event, progress=progress) as show:
-        plan = _resolve(ref, asked)
+    with quiet_optuna(), event_display(on_event, progress=progress) as show:
+        plan = _resolve(ref, arguments)
         _check_feasible(plan)
-        with place, usable(ref.url), closing(locks(ref)) as held:
-            budget = _budget(trials, minutes, place)
-            writer = _open_study(ref, plan, held, place, command or _python_call(locals()))
-            interrupted, exhausted = _run(writer, plan, place, compute, budget=budget, on_event=show)
+        with backend, errors_on_use(ref.url), closing(open_locks(ref)) as locks:
+            budget = _budget(trials, minutes, backend)
+            writer = _open_study(ref, plan, locks, backend, command or _python_call(locals()))
+            interrupted, exhausted = _run(writer, plan, backend, compute, budget=budget, on_event=show)
             return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _Arguments:
     """Arguments of `search`; None stands for the study's own setting or a default."""
 
     epochs: int
@@ -270,41 +270,41 @@ class _Plan:
     settings: Settings
     dataset: datasets.Dataset
     dataset_note: str
-    task: Task
+    task: SearchTask
     unfit: tuple[str, ...]
 
 
-def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
+def _resolve(ref: StudyRef, arguments: _Arguments) -> _Plan:
     """Resolves settings, data, space and limits: from the arguments, else from the existing study, else defaults."""
     existing = StudyRecords.find(ref)
     if existing is None:
         ref.check_name()
-    if asked.dataset is None and existing is not None:
+    if arguments.dataset is None and existing is not None:
         name, note = existing.settings.dataset, existing.notes.dataset_note
     else:
-        name, note = datasets.resolve(asked.dataset, data_root=asked.data_root)
-    dataset = datasets.load(name, data_root=asked.data_root)
-    space = asked.space
+        name, note = datasets.resolve(arguments.dataset, data_root=arguments.data_root)
+    dataset = datasets.load(name, data_root=arguments.data_root)
+    space = arguments.space
     if not isinstance(space, SearchSpace):
         space = SearchSpace.load(space or _space_of(existing) or default_space(dataset.input_shape))
-    space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=asked.epochs)
-    constraints = asked.limits.constraints_for(dataset.input_shape)
+    space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=arguments.epochs)
+    constraints = arguments.limits.constraints_for(dataset.input_shape)
     chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": SAMPLER, "pruner": PRUNER, "seed": 0}
     if existing is not None:
         chosen = {name: getattr(existing.settings, name) for name in chosen}
-    chosen |= {name: value for name in chosen if (value := getattr(asked, name)) is not None}
-    known, unfit = starts(asked.start_from, space, constraints, seed=chosen["seed"])
-    if asked.portfolio is not None or existing is None:
-        chosen["portfolio"] = () if asked.portfolio is False else space.portfolio
+    chosen |= {name: value for name in chosen if (value := getattr(arguments, name)) is not None}
+    known, unfit = known_candidates(arguments.start_from, space, constraints, seed=chosen["seed"])
+    if arguments.portfolio is not None or existing is None:
+        chosen["portfolio"] = () if arguments.portfolio is False else space.portfolio
     else:
         chosen["portfolio"] = existing.settings.portfolio
-    designs, unfit_designs = portfolio(chosen["portfolio"], space, constraints, seed=chosen["seed"])
-    known = distinct([*known, *designs])
+    designs, unfit_designs = portfolio_candidates(chosen["portfolio"], space, constraints, seed=chosen["seed"])
+    known = distinct_candidates([*known, *designs])
     if existing is not None:  # defaults of the version that created the study
-        start = StartUp(existing.settings.num_startup, existing.settings.choices)
+        start = StartupPlan(existing.settings.num_startup, existing.settings.choices)
     else:
         num_objectives = len(chosen["objectives"])
-        start = start_up(
+        start = startup_plan(
             space, constraints, sampler=chosen["sampler"], num_objectives=num_objectives, num_known=len(known)
         )
     settings = Settings(
@@ -313,32 +313,32 @@ def _resolve(ref: StudyRef, asked: _Asked) -> _Plan:
         split=dataset.split_id,
         space=space.name,
         space_fingerprint=space.fingerprint(),
-        epochs=asked.epochs,
-        consistency=CONSISTENCY,
+        epochs=arguments.epochs,
+        consistency=NUM_LAST_EPOCHS,
         constraints=tuple(str(constraint) for constraint in constraints),
         **start._asdict(),
         **chosen,
     )
-    proposer(settings.sampler)
+    sampler_named(settings.sampler)
     if len(settings.objectives) > 1 and settings.pruner != "none":
         text = "expected none with two objectives, since pruners compare accuracies only"
-        raise NasError(f"{argument('pruner', settings.pruner)}: {text}")
-    pruner_of(settings.pruner, asked.epochs)
+        raise NasError(f"{argument_text('pruner', settings.pruner)}: {text}")
+    pruner_of(settings.pruner, arguments.epochs)
     return _Plan(
         is_new=existing is None,
         settings=settings,
         dataset=dataset,
         dataset_note=note,
-        task=Task(space=space, constraints=constraints, starts=known, keep_discards=asked.keep_discards),
+        task=SearchTask(space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards),
         unfit=(*unfit, *unfit_designs),
     )
 
 
-def _budget(trials: int | None, minutes: float | None, place: Place) -> Budget:
-    """Returns the budget, by default `NUM_TRIALS` trials. `place` must be open: then its number of workers is known."""
+def _budget(trials: int | None, minutes: float | None, backend: Backend) -> Budget:
+    """Returns the budget, by default `NUM_TRIALS` trials. `backend` must be open: then its number of workers is known."""
     if trials is None and minutes is None:
         trials = NUM_TRIALS
-    return Budget(trials=trials, minutes=minutes, workers=place.num_workers)
+    return Budget(trials=trials, minutes=minutes, workers=backend.num_workers)
 
 
 def _space_of(existing: StudyRecords | None) -> str | None:
@@ -360,7 +360,7 @@ def _check_feasible(plan: _Plan) -> None:
         raise InfeasibleError("\n".join(lines))
 
 
-def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place, command: str) -> StudyWriter:
+def _open_study(ref: StudyRef, plan: _Plan, locks: Locks, backend: Backend, command: str) -> StudyWriter:
     """Opens or creates the study for writing, and returns trials of dead searches to its queue."""
     notes = StudyNotes(
         dataset_note=plan.dataset_note,
@@ -368,9 +368,9 @@ def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place, command: 
         std=tuple(plan.dataset.std),
         classes=plan.dataset.classes,
         command=command,
-        machine=f"{platform.node()}, {place.description}, Python {platform.python_version()}",
+        machine=f"{platform.node()}, {backend.description}, Python {platform.python_version()}",
     )
-    with held.exclusively("begin"):
+    with locks.exclusively("begin"):
         # Looked up again under the lock: another search may have created the study since `_resolve`.
         records = StudyRecords.find(ref) or StudyRecords.create(ref, plan.settings, notes)
         if differences := records.settings.differences(plan.settings):
@@ -379,15 +379,15 @@ def _open_study(ref: StudyRef, plan: _Plan, held: Locks, place: Place, command: 
                 " another `study`"
             )
         records.artifacts.prepare()
-        writer = StudyWriter(records, held)
-        writer.settle()
+        writer = StudyWriter(records, locks)
+        writer.requeue_dead_trials()
     return writer
 
 
 def _run(
     writer: StudyWriter,
     plan: _Plan,
-    place: Place,
+    backend: Backend,
     compute: Compute,
     *,
     budget: Budget,
@@ -402,23 +402,23 @@ def _run(
     on_event(
         SearchStarted(
             study=records.name,
-            storage=records.ref.shown_url,
+            storage=records.ref.masked_url,
             dataset=plan.dataset.name,
             dataset_note=plan.dataset_note,
             space=settings.space,
             constraints=settings.constraints,
-            device=place.description,
-            workers=place.num_workers,
+            device=backend.description,
+            workers=backend.num_workers,
             epochs=settings.epochs,
             budget=budget,
             tally=progress.tally(),
-            num_queued=progress.num_queued + len(writer.not_had(plan.task.starts)),
+            num_queued=progress.num_queued + len(writer.missing_from_study(plan.task.known_candidates)),
             objectives=settings.objectives,
             unfit=plan.unfit,
             sampler=settings.sampler,
             pruner=settings.pruner,
             portfolio=tuple(
-                start.source.removeprefix(SOURCE) for start in plan.task.starts if start.source.startswith(SOURCE)
+                start.source.removeprefix(SOURCE_PREFIX) for start in plan.task.known_candidates if start.source.startswith(SOURCE_PREFIX)
             ),
             seed=settings.seed,
             discards=progress.discards(),
@@ -427,13 +427,13 @@ def _run(
     )
     if not budget.admits(progress.tally()):
         return False, ""
-    with closing(place.open(TrainingData.of(plan.dataset), exact=compute.exact)) as workers:
-        loop = Loop(writer, plan.task, workers, on_event=on_event)
+    with closing(backend.open(TrainingData.from_dataset(plan.dataset), exact=compute.exact)) as workers:
+        loop = SearchLoop(writer, plan.task, workers, on_event=on_event)
         if len(settings.objectives) > 1:  # a front has no single best
             return loop.run(budget.admits)
         interrupted, exhausted = loop.run(budget.admits_candidate)
         # Another search on this study may be training the finalists already.
-        if interrupted or not writer.locks.hold("finals"):
+        if interrupted or not writer.locks.try_acquire("finals"):
             return interrupted, exhausted
         try:
             run_finals(records, budget, workers, on_event)
@@ -443,19 +443,19 @@ def _run(
             return False, exhausted
         # Budget is left if a run of a finalist has failed, or if trainings took so long that the runs of two finalists
         # no longer fit. It goes to candidates, in a new loop: a loop counts the finalists' runs when it is created.
-        return Loop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
+        return SearchLoop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 
 def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:
     """Updates the study's note and figures for the dashboard, and returns the result."""
-    writer.look()
+    writer.read_changes()
     records = writer.records
-    refresh(records)
+    update_note_and_figures(records)
     if exhausted:
         exhausted = "\n".join([exhausted, *survey(plan.task.space, plan.task.constraints).lines()])
     return SearchResult(
         study=records.name,
-        storage=records.ref.shown_url,
+        storage=records.ref.masked_url,
         results=records.ref.folder,
         objectives=plan.settings.objectives,
         tally=records.tally(),
@@ -474,7 +474,7 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     parts = tuple(part.strip() for part in text.split(","))
     first, *costs = OBJECTIVES
     if parts[0] != first or len(parts) > 2 or any(part not in costs for part in parts[1:]):
-        raise NasError(f"{argument('objective', text)}: expected {first}, or {first},COST with COST {one_of(costs)}")
+        raise NasError(f"{argument_text('objective', text)}: expected {first}, or {first},COST with COST {one_of(costs)}")
     return parts
 
 
@@ -494,12 +494,12 @@ def _python_call(arguments: Mapping[str, Any]) -> str:
     for name, parameter in inspect.signature(search).parameters.items():
         value = arguments[name]
         if name not in ("command", "progress", "on_event") and value is not None and value != parameter.default:
-            given[name] = shown(value) if name == "storage" else _plain(value)
+            given[name] = masked_url(value) if name == "storage" else _as_literal(value)
     variable = isinstance(given.get("space"), _Variable)
     return call_text("search", given) + (f"  # space: the SearchSpace {arguments['space'].name!r}" if variable else "")
 
 
-def _plain(value: Any) -> Any:
+def _as_literal(value: Any) -> Any:
     """Returns the value of an argument in a form whose `repr` is Python code without imports."""
     match value:
         case SearchSpace():
@@ -508,5 +508,5 @@ def _plain(value: Any) -> Any:
         case Constraint() | Path():
             return str(value)
         case list() | tuple():
-            return [_plain(each) for each in value]
+            return [_as_literal(each) for each in value]
     return value

@@ -14,85 +14,85 @@ from nas.architecture.cost import Cost, cost_of
 from nas.commands.events import EpochFinished, Event, OthersAwaited, TrialFinished, TrialStarted
 from nas.errors import ArchitectureError, SearchSpaceError, StudyError, first_line
 from nas.sampling.candidate_view import CandidateView
-from nas.sampling.feasible import FeasibleSampler, NothingNewError
-from nas.sampling.pruners import CandidatePruner, pruner
-from nas.sampling.samplers import proposer
-from nas.space.constraints import Constraint, worst
+from nas.sampling.feasible import FeasibleSampler, NoNewCandidateError
+from nas.sampling.pruners import CandidatePruner, pruner_named
+from nas.sampling.samplers import sampler_named
+from nas.space.constraints import Constraint, most_violated
 from nas.space.feasibility import DUPLICATE
 from nas.space.search_space import SearchSpace
-from nas.space.warm_start import Start
+from nas.space.warm_start import KnownCandidate
 from nas.study.attributes import Outcome, StoredTrial
-from nas.study.database import is_away
+from nas.study.database import is_server_unavailable
 from nas.study.locks import LockLostError
 from nas.study.progress import StudyProgress, Tally
-from nas.study.trial import PendingTrial, TrainedTrial, TrialRecord, read_trained, read_trial
+from nas.study.trial import RunningTrial, TrainedTrial, TrialRecord, read_trained, read_trial
 from nas.study.writer import StudyWriter
-from nas.workers.protocol import Ended, Job, Progress, Report, Workers
+from nas.workers.protocol import EndReport, Job, EpochReport, Report, Workers
 
 MAX_FAILURES = 3
-SMALLEST = 0.05  # smallest share of the limits that a candidate for a Pareto front fills
-PAUSE = 0.5  # seconds between two reads of the study while waiting for other searches
-PATROL = 5.0  # seconds between two checks for dead searches
+MIN_LIMIT_SHARE = 0.05  # smallest share of the limits that a candidate for a Pareto front fills
+STUDY_POLL_SECONDS = 0.5  # seconds between two reads of the study while waiting for other searches
+DEAD_SEARCH_CHECK_SECONDS = 5.0  # seconds between two checks for dead searches
 
 
-class Admits(Protocol):
+class BudgetCheck(Protocol):
     """Decides whether the budget admits one more training while `running` others are in progress."""
 
     def __call__(self, tally: Tally, *, running: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class SearchTask:
     """What a search draws candidates from.
 
     Attributes:
         space: Search space.
         constraints: Limits that candidates must keep.
-        starts: Known candidates to train first.
+        known_candidates: Known candidates to train first.
         keep_discards: Maximum number of discards stored in the study.
     """
 
     space: SearchSpace
     constraints: Sequence[Constraint]
-    starts: Sequence[Start] = ()
+    known_candidates: Sequence[KnownCandidate] = ()
     keep_discards: int = 100
 
 
-class Loop:
+class SearchLoop:
     """Draws, trains and stores the candidates of one search; other searches may work on the same study."""
 
-    def __init__(self, writer: StudyWriter, task: Task, workers: Workers, *, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, writer: StudyWriter, task: SearchTask, workers: Workers, *, on_event: Callable[[Event], None]) -> None:
         self.writer = writer
         self.space = task.space
         self.constraints = task.constraints
         self.keep_discards = task.keep_discards
-        self.starts = writer.not_had(task.starts)
+        self.known_candidates = writer.missing_from_study(task.known_candidates)
         self.workers = workers
         self.on_event = on_event
         settings = writer.records.settings
         self.seed, self.epochs = settings.seed, settings.epochs
-        self.running: dict[int, PendingTrial] = {}
-        self.progress = StudyProgress(self.epochs, writer.records.runs.finals())
+        self.running: dict[int, RunningTrial] = {}
+        self.progress = StudyProgress(self.epochs, writer.records.runs.finalist_histories())
         # A draw or a pruner's decision ignores the last few candidates, even those that have ended, so that it does not
         # depend on which worker is faster. With one worker all earlier candidates have ended.
-        lag = 2 * (workers.most - 1)
+        lag = 2 * (workers.max_capacity - 1)
         self.view = CandidateView(writer.trials, writer.study.directions, writer.storage)
         self.sampler = FeasibleSampler(
             self.space,
             self.constraints,
-            propose=proposer(settings.sampler),
+            propose=sampler_named(settings.sampler),
             num_startup=settings.num_startup,
-            choices=settings.choices,
-            smallest=SMALLEST if len(settings.objectives) > 1 else 1.0,
+            num_choices=settings.choices,
+            min_share=MIN_LIMIT_SHARE if len(settings.objectives) > 1 else 1.0,
             seed=self.seed,
             max_lag=lag,
         )
-        self.pruner = CandidatePruner(pruner(settings.pruner, self.epochs), self.view, lag=lag)
-        self._patrolled = time.monotonic()
+        self.pruner = CandidatePruner(pruner_named(settings.pruner, self.epochs), self.view, lag=lag)
+        self._dead_search_check_time = time.monotonic()
         self._best: TrainedTrial | None = None
-        self._look()
+        self._read_changes()
 
-    def run(self, admits: Admits) -> tuple[bool, str]:
+    def run(self, admits: BudgetCheck) -> tuple[bool, str]:
         """Trains until the budget is spent.
 
         Returns whether Ctrl-C ended it, and the reason if no new feasible candidate was found ("" otherwise).
@@ -102,53 +102,53 @@ class Loop:
         except KeyboardInterrupt:
             self.workers.close()
             with self.writer.locks.exclusively("begin"):
-                self.writer.settle()
+                self.writer.requeue_dead_trials()
             return True, ""
 
-    def _train(self, admits: Admits) -> str:
+    def _train(self, admits: BudgetCheck) -> str:
         """Starts trials and handles reports until the budget is spent.
 
         Returns the reason if no new feasible candidate was found ("" otherwise).
         """
-        failures, waited, dry = 0, False, ""
+        failures, waited, exhausted = 0, False, ""
         while True:
             try:
-                while not dry and self._begin(admits):
+                while not exhausted and self._begin(admits):
                     pass
-            except NothingNewError as error:
-                dry = str(error)
+            except NoNewCandidateError as error:
+                exhausted = str(error)
             if not self.running:
-                if dry or not self.progress.running:
-                    return dry
+                if exhausted or not self.progress.running:
+                    return exhausted
                 # Trials in other searches may still be pruned or interrupted, which frees budget.
                 if not waited:
                     self.on_event(OthersAwaited(num_running=len(self.progress.running)))
                     waited = True
-                time.sleep(PAUSE)
+                time.sleep(STUDY_POLL_SECONDS)
                 continue
             reports = self.workers.reports()
             # Epochs of a trial whose end is among the reports are stored with its end.
-            going_on = self.running.keys() - {report.key for report in reports if isinstance(report, Ended)}
-            epochs = [report for report in reports if isinstance(report, Progress) and report.key in going_on]
+            going_on = self.running.keys() - {report.key for report in reports if isinstance(report, EndReport)}
+            epochs = [report for report in reports if isinstance(report, EpochReport) and report.key in going_on]
             self.writer.report([(report.key, report.metrics) for report in epochs])
             for report in reports:
                 if report.key not in self.running:  # already pruned or given up
                     continue
-                failure = self._hear(report)
+                failure = self._handle_report(report)
                 if failure is not None:
                     failures = failures + 1 if failure else 0
                 if failures == MAX_FAILURES:
                     raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
 
-    def _begin(self, admits: Admits) -> bool:
+    def _begin(self, admits: BudgetCheck) -> bool:
         """Starts a trial, or ends a queued one that is not to be trained; False if none can start now."""
-        if len(self.running) >= self.workers.capacity or self._waits_for_results():
+        if len(self.running) >= self.workers.capacity or self._must_wait_for_results():
             return False
         # Under a lock, so that two searches neither draw the same candidate nor spend the same budget.
         try:
             with self.writer.locks.exclusively("begin") as check:
-                self._look()
-                self._patrol()
+                self._read_changes()
+                self._requeue_dead_trials()
                 if not admits(self.progress.tally(), running=len(self.progress.running)):
                     return False
                 self._start(check)
@@ -156,13 +156,13 @@ class Loop:
         except LockLostError:
             pass
         except (StorageInternalError, SQLAlchemyError) as error:
-            if not is_away(error):
+            if not is_server_unavailable(error):
                 raise
-        # The server was away and the lock is lost. If the trial was created, `_patrol` returns it to the queue.
-        self._look()
+        # The server was away and the lock is lost. If the trial was created, `_requeue_dead_trials` returns it to the queue.
+        self._read_changes()
         return True
 
-    def _waits_for_results(self) -> bool:
+    def _must_wait_for_results(self) -> bool:
         """Returns whether the next candidate depends on one in training.
 
         A queued trial depends on none. A known candidate depends on those that the pruner needs, not the sampler.
@@ -170,33 +170,33 @@ class Loop:
         if self.progress.num_queued or not self.running:
             return False
         index = len(self.progress.fingerprints)
-        needed = max(self.pruner.num_needed(index), 0 if self.starts else self.sampler.num_needed(index))
+        needed = max(self.pruner.num_results_needed(index), 0 if self.known_candidates else self.sampler.num_results_needed(index))
         return min(running.index for running in self.running.values()) < needed
 
-    def _look(self) -> None:
+    def _read_changes(self) -> None:
         """Reads the trials that any process has started or ended since the last call, and updates the counts."""
-        self.writer.look()
-        self._count()
+        self.writer.read_changes()
+        self._update_counts()
 
-    def _count(self) -> None:
+    def _update_counts(self) -> None:
         """Updates the counts from the trials in memory, without a query."""
         self.progress.update(self.writer.trials())
 
-    def _patrol(self) -> None:
-        """Returns trials of dead searches to the queue; checks at most every `PATROL` seconds."""
-        if self.progress.running - self.running.keys() and time.monotonic() > self._patrolled + PATROL:
-            self.writer.settle(self.running)
-            self._count()
-            self._patrolled = time.monotonic()
+    def _requeue_dead_trials(self) -> None:
+        """Returns trials of dead searches to the queue; checks at most every `DEAD_SEARCH_CHECK_SECONDS` seconds."""
+        if self.progress.running - self.running.keys() and time.monotonic() > self._dead_search_check_time + DEAD_SEARCH_CHECK_SECONDS:
+            self.writer.requeue_dead_trials(self.running)
+            self._update_counts()
+            self._dead_search_check_time = time.monotonic()
 
     def _start(self, check: Callable[[], None]) -> None:
         """Draws a candidate or takes a queued one, and submits it to the workers unless it is to be discarded."""
         writer = self.writer
-        self.starts = writer.not_had(self.starts)  # another search may have begun some of them
-        if self.starts and not self.progress.num_queued:
+        self.known_candidates = writer.missing_from_study(self.known_candidates)  # another search may have begun some of them
+        if self.known_candidates and not self.progress.num_queued:
             # One at a time, so that an interrupted trial returns to an empty queue and is the next one again.
-            writer.enqueue(self.starts.pop(0))
-            self._count()
+            writer.enqueue(self.known_candidates.pop(0))
+            self._update_counts()
         if self.progress.num_queued:
             self._start_queued()
             return
@@ -204,10 +204,10 @@ class Loop:
         # A killed search may have stored some discards of this candidate. They are drawn again, but not stored again.
         stored = self.progress.stored_discards[index]
         keep = max(0, self.keep_discards - self.progress.stored_discards.total() + stored)
-        drawn = self.sampler.draw(self.view, self.progress.fingerprints, keep=keep)
+        drawn = self.sampler.draw(self.view, self.progress.fingerprints, max_discards=keep)
         check()
         distributions = self.space.distributions()
-        writer.keep_discards(drawn.discards[stored:], self.constraints, distributions, drawn_for=index)
+        writer.store_discards(drawn.discards[stored:], self.constraints, distributions, drawn_for=index)
         seed = _training_seed(self.seed, drawn.fingerprint)
         self._submit(writer.start(drawn, distributions, self.constraints, seed=seed, index=index))
 
@@ -215,29 +215,29 @@ class Loop:
         """Starts a trial from the queue: an interrupted one, a known candidate, or one that a user enqueued."""
         writer = self.writer
         trial = writer.study.ask()
-        if not writer.stored(trial.number).is_from_queue:
+        if not writer.stored_trial(trial.number).is_from_queue:
             writer.abandon(trial.number, Outcome.UNUSED, "another process took the trial that was in the queue")
             return
         try:
-            self.space.check(writer.stored(trial.number).params)
+            self.space.check(writer.stored_trial(trial.number).params)
             candidate = self.space.suggest(trial)
             cost = cost_of(candidate.architecture)
         except (ArchitectureError, SearchSpaceError) as error:  # only with parameters that a user enqueued
             writer.abandon(trial.number, Outcome.UNUSED, first_line(error))
             return
         fingerprint = candidate.fingerprint()
-        if reason := self._why_not(trial, fingerprint, cost):
+        if reason := self._discard_reason(trial, fingerprint, cost):
             writer.discard(trial.number, cost, reason, self.constraints)
             return
         seed = _training_seed(self.seed, fingerprint)
-        index = writer.stored(trial.number).index
+        index = writer.stored_trial(trial.number).index
         if index is None:  # an interrupted trial keeps its index
             index = len(self.progress.fingerprints)
         self._submit(writer.start_queued(trial.number, candidate, cost, self.constraints, seed=seed, index=index))
 
-    def _submit(self, trial: PendingTrial) -> None:
+    def _submit(self, trial: RunningTrial) -> None:
         self.running[trial.number] = trial
-        self._count()
+        self._update_counts()
         candidate = trial.candidate
         discards = self.progress.discards()
         self.on_event(TrialStarted(number=trial.number, candidate=candidate, cost=trial.cost, discards=discards))
@@ -251,49 +251,49 @@ class Loop:
             )
         )
 
-    def _why_not(self, trial: optuna.Trial, fingerprint: str, cost: Cost) -> str:
+    def _discard_reason(self, trial: optuna.Trial, fingerprint: str, cost: Cost) -> str:
         """Returns why a queued trial is discarded, else empty: users may enqueue infeasible trials and duplicates."""
-        missed = worst(self.constraints, cost)
+        missed = most_violated(self.constraints, cost)
         if missed is not None:
             return missed.metric
-        own = self.writer.stored(trial.number).fingerprint
+        own = self.writer.stored_trial(trial.number).fingerprint
         return DUPLICATE if fingerprint in self.progress.fingerprints and own != fingerprint else ""
 
-    def _hear(self, report: Report) -> str | None:
+    def _handle_report(self, report: Report) -> str | None:
         """Handles a report; returns the reason if the training failed, "" if it ended otherwise, None if it goes on."""
         try:
-            if isinstance(report, Ended):
-                return self._end(report)
-            return self._note(report)
+            if isinstance(report, EndReport):
+                return self._handle_end(report)
+            return self._handle_epoch(report)
         except UpdateFinishedTrialError:  # another search took this one for dead and requeued the trial
             self.workers.stop(report.key)
-            self.writer.give_up(report.key)
-            self._over(read_trial(self.writer.stored(report.key)))
+            self.writer.release_trial(report.key)
+            self._finish_trial(read_trial(self.writer.stored_trial(report.key)))
         return None
 
-    def _note(self, report: Progress) -> str | None:
+    def _handle_epoch(self, report: EpochReport) -> str | None:
         """Handles an epoch, which is stored already, and asks the pruner; returns "" if it ended the trial."""
         trial = self.running[report.key]
         trial.history.append(report.metrics)
         self.on_event(EpochFinished(number=trial.number, metrics=report.metrics))
-        if report.metrics.epoch < self.epochs and self.pruner.hopeless(trial.number, trial.index):
+        if report.metrics.epoch < self.epochs and self.pruner.should_prune(trial.number, trial.index):
             self.workers.stop(trial.number)
-            self._over(self.writer.prune(trial))
+            self._finish_trial(self.writer.prune(trial))
             return ""
         return None
 
-    def _end(self, report: Ended) -> str:
+    def _handle_end(self, report: EndReport) -> str:
         """Stores how a training ended; returns the cause if it failed, else empty."""
         trial, outcome = self.running[report.key], Outcome(report.outcome)
         if outcome is Outcome.TRAINED:
-            self._over(self.writer.finish(trial, report.weights, report.files))
+            self._finish_trial(self.writer.finish(trial, report.weights, report.files))
         else:
-            self._over(self.writer.fail(trial, outcome, report.reason))
+            self._finish_trial(self.writer.fail(trial, outcome, report.reason))
         return report.reason if outcome is Outcome.FAILED else ""
 
-    def _over(self, record: TrialRecord) -> None:
+    def _finish_trial(self, record: TrialRecord) -> None:
         del self.running[record.number]
-        self._count()
+        self._update_counts()
         self._best = self._known_best(self.progress.best, record)
         self.on_event(TrialFinished(trial=record, tally=self.progress.tally(), best=self._best))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nas.architecture.architecture import Architecture
 from nas.commands.display import epoch_line
 from nas.data import datasets
-from nas.errors import ArchitectureError, NasError, argument, first_line
+from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
 from nas.schema import check_counts, check_target
 from nas.seed_stats import TestResult
@@ -18,7 +18,7 @@ from nas.training.device import pick_device
 from nas.training.fit import Fit, Repeats
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
-from nas.training.results import CONSISTENCY, history_text, val_accuracies
+from nas.training.results import NUM_LAST_EPOCHS, history_text, val_accuracies
 from nas.training.select import train as run
 from nas.workers.backend import Compute
 from nas.workers.protocol import Job
@@ -69,8 +69,8 @@ def train(
     """
     _check_seed("seed", seed)
     picked = pick_device(device)
-    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
-    module = _initialised(architecture, seed)
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    module = _build_module(architecture, seed)
     history = []
     try:
         for metrics in run(module, recipe, data, seed=seed, device=picked, exact=exact):
@@ -79,10 +79,10 @@ def train(
                 print(epoch_line(metrics, recipe.epochs, "test" if test else "val"), flush=True)
             on_epoch(metrics)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         raise NasError(f"out of memory with batches of {recipe.batch_size}: {first_line(error)}") from None
-    return _fit(architecture, recipe, loaded, seed, history, state_dict_on_cpu(module), test=test)
+    return _make_fit(architecture, recipe, loaded, seed, history, state_dict_on_cpu(module), test=test)
 
 
 def train_seeds(
@@ -136,13 +136,13 @@ def train_seeds(
     check_counts(seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     _check_seed("first_seed", first_seed, seeds)
-    place = Compute(device=device, workers=workers).place()
-    loaded, data = _data(architecture, dataset, data_root, test=test, progress=progress)
-    _initialised(architecture, first_seed)  # fails before worker processes start
+    backend = Compute(device=device, workers=workers).backend()
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    _build_module(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
     weights = b""
-    with place, closing(place.open(data, exact=exact)) as opened:
+    with backend, closing(backend.open(data, exact=exact)) as opened:
         jobs = [Job(key=seed, architecture=architecture, recipe=recipe, seed=seed) for seed in chosen]
         for job, history, end in run_all(opened, jobs):
             if end.outcome == "failed":
@@ -157,7 +157,7 @@ def train_seeds(
     import torch
 
     return Repeats(
-        fit=_fit(
+        fit=_make_fit(
             architecture,
             recipe,
             loaded,
@@ -169,7 +169,7 @@ def train_seeds(
         histories={seed: histories[seed] for seed in chosen},
         result=TestResult(
             accuracies=tuple(val_accuracies(histories[seed], recipe.epochs) for seed in chosen),
-            consistency=CONSISTENCY,
+            consistency=NUM_LAST_EPOCHS,
             target=target,
             num_images=len(data.val_labels),
         ),
@@ -178,10 +178,10 @@ def train_seeds(
 
 def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
     if not 0 <= seed <= 2**64 - seeds:
-        raise NasError(f"{argument(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
+        raise NasError(f"{argument_text(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
 
 
-def _data(
+def _load_data(
     architecture: Architecture,
     dataset: str | None,
     data_root: str | Path | None,
@@ -195,11 +195,11 @@ def _data(
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:
-        return loaded, TrainingData.on_test(loaded, datasets.load_test(name, data_root=data_root))
-    return loaded, TrainingData.of(loaded)
+        return loaded, TrainingData.with_test_split(loaded, datasets.load_test(name, data_root=data_root))
+    return loaded, TrainingData.from_dataset(loaded)
 
 
-def _fit(
+def _make_fit(
     architecture: Architecture,
     recipe: Recipe,
     loaded: datasets.Dataset,
@@ -224,7 +224,7 @@ def _fit(
     )
 
 
-def _initialised(architecture: Architecture, seed: int) -> "nn.Module":
+def _build_module(architecture: Architecture, seed: int) -> "nn.Module":
     """Builds the network and runs it once, since its sizes may be too large for torch or for this machine."""
     import torch
 
@@ -237,7 +237,7 @@ def _initialised(architecture: Architecture, seed: int) -> "nn.Module":
     return module.train()
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
     # On a CPU torch raises a plain RuntimeError.

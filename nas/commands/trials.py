@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, SupportsIndex, TypeVar, overload
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.trial import TrialRecord
-from nas.text import counted, html_lines
+from nas.text import count_text, html_lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
 T_co = TypeVar("T_co", bound=TrialRecord, covariant=True)
 
-MOST_ROWS = 100
+MAX_ROWS = 100
 """Maximum number of rows that a notebook shows of a table."""
 
 
@@ -47,17 +47,17 @@ class Trials(tuple[T_co, ...]):
 
     def _repr_html_(self) -> str:
         """Returns the table as HTML. It leaves out stored discards, unless there is nothing else."""
-        from nas.tables import html, trial_table
+        from nas.tables import table_html, trial_table
 
         shown = [trial for trial in self if trial.outcome != "discarded"] or list(self)
-        left_out = len(self) - len(shown[:MOST_ROWS])
-        more = [f"The table leaves out {counted(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
-        return html(trial_table(shown[:MOST_ROWS], title=self._counts())) + html_lines(more) * bool(more)
+        left_out = len(self) - len(shown[:MAX_ROWS])
+        more = [f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
+        return table_html(trial_table(shown[:MAX_ROWS], title=self._counts())) + html_lines(more) * bool(more)
 
     def _counts(self) -> str:
         outcomes = Counter(trial.outcome or trial.state.lower() for trial in self)
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
-        return counted(len(self), "trial") + (f": {counts}" if counts else "")
+        return count_text(len(self), "trial") + (f": {counts}" if counts else "")
 
 
 def trials(

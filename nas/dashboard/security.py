@@ -5,28 +5,28 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from nas.errors import NasError, argument
+from nas.errors import NasError, argument_text
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-READING = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PAGE = "/dashboard"
 """Path of the dashboard's own page, the only response that may run scripts."""
 
 # Policy of all other responses, above all artifacts: browsers display them, but run no scripts and embed them nowhere.
-INERT = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+RESTRICTIVE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
-OVERRULED = {"access-control-allow-origin", *(name.lower() for name in HEADERS)}
+REPLACED_HEADERS = {"access-control-allow-origin", *(name.lower() for name in HEADERS)}
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-def names_for(host: str, allow_hosts: Collection[str]) -> frozenset[str]:
+def allowed_host_names(host: str, allow_hosts: Collection[str]) -> frozenset[str]:
     """Returns the host names, in lower case, that a server listening on the address `host` answers to.
 
     `allow_hosts` adds names. Raises `NasError` for a malformed name, or if other machines can reach `host` and
@@ -34,10 +34,10 @@ def names_for(host: str, allow_hosts: Collection[str]) -> frozenset[str]:
     """
     for name in allow_hosts:
         if not re.fullmatch(r"[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]", name):
-            raise NasError(f"{argument('allow_hosts', [name])}: expected a host name or an address, without a port")
+            raise NasError(f"{argument_text('allow_hosts', [name])}: expected a host name or an address, without a port")
     if not is_loopback(host) and not allow_hosts:
         raise NasError(
-            f"{argument('host', host)}: other machines can reach this address, and the dashboard has no password;"
+            f"{argument_text('host', host)}: other machines can reach this address, and the dashboard has no password;"
             " name the hosts that browsers may ask for with `allow_hosts`"
         )
     own = {f"[{host}]" if ":" in host else host} if is_loopback(host) else set()
@@ -52,7 +52,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def guarded(application: Application, *, names: Collection[str], read_only: bool = False) -> Application:
+def with_access_control(application: Application, *, names: Collection[str], read_only: bool = False) -> Application:
     """Wraps an application: checks Host, Origin and method of requests, and sets security headers of responses.
 
     The dashboard has no login. Without the Host check a website could point its own name at 127.0.0.1 (DNS rebinding)
@@ -64,8 +64,8 @@ def guarded(application: Application, *, names: Collection[str], read_only: bool
         is_page = path == PAGE or path.startswith(f"{PAGE}/")
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            kept = [(name, value) for name, value in headers if name.lower() not in OVERRULED]
-            policy = "frame-ancestors 'none'" if is_page else INERT
+            kept = [(name, value) for name, value in headers if name.lower() not in REPLACED_HEADERS]
+            policy = "frame-ancestors 'none'" if is_page else RESTRICTIVE_POLICY
             return start_response(status, [*kept, *HEADERS.items(), ("Content-Security-Policy", policy)], *exc_info)
 
         refusal = _refusal(environ, names, read_only)
@@ -85,7 +85,7 @@ def _refusal(environ: dict[str, Any], names: Collection[str], read_only: bool) -
         return f"This dashboard answers to {', '.join(sorted(names))} only."
     if origin is not None and origin.lower().partition("://")[2] != host:  # compared, not parsed: it may be any text
         return "This dashboard answers to its own pages only."
-    if read_only and environ["REQUEST_METHOD"] not in READING:
+    if read_only and environ["REQUEST_METHOD"] not in SAFE_METHODS:
         return "This dashboard is read-only."
     return ""
 

@@ -13,10 +13,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from nas.dashboard.patches import with_large_pictures
-from nas.dashboard.security import Application, StartResponse, guarded, names_for
-from nas.errors import NasError, StudyError, argument
-from nas.reports.overview import refresh
-from nas.study.database import usable
+from nas.dashboard.security import Application, StartResponse, with_access_control, allowed_host_names
+from nas.errors import NasError, StudyError, argument_text
+from nas.reports.overview import update_note_and_figures
+from nas.study.database import errors_on_use
 from nas.study.optuna_storage import storage_of, study_id
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -28,7 +28,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Server6(_Server):
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
@@ -37,7 +37,7 @@ class _QuietHandler(WSGIRequestHandler):
         """Logs nothing: one line per request would scroll the printed address away."""
 
 
-def up_to_date(application: Application, records: StudyRecords) -> Application:
+def with_current_figures(application: Application, records: StudyRecords) -> Application:
     """Wraps the dashboard: updates the study's note and figures before it sends them, if more trials have ended.
 
     If the study cannot be read or written to, or was deleted in the dashboard, the stored note and figures are sent.
@@ -47,12 +47,12 @@ def up_to_date(application: Application, records: StudyRecords) -> Application:
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         nonlocal num_shown
         if environ["PATH_INFO"] == path:
-            with lock, suppress(StudyError, KeyError), usable(str(records.storage.url)):
+            with lock, suppress(StudyError, KeyError), errors_on_use(str(records.storage.url)):
                 trials = records.study.get_trials(deepcopy=False)
                 num_ended = sum(trial.state.is_finished() for trial in trials)
                 if num_ended != num_shown:
                     num_shown = num_ended  # set first, so that a failed update is not repeated at every request
-                    refresh(records)
+                    update_note_and_figures(records)
         return application(environ, start_response)
 
     return answer
@@ -88,23 +88,23 @@ def serve_dashboard(
         StudyError: If the study is missing or damaged.
         NasError: If a name in `allow_hosts` is missing or malformed, or the server cannot listen on the port.
     """
-    names = names_for(host, allow_hosts)
+    names = allowed_host_names(host, allow_hosts)
     records = StudyRecords.open(StudyRef(results, storage, study))
     with suppress(OSError):  # the study can be shown without a writable folder
-        records.artifacts.store(make=not read_only)
+        records.artifacts.store(create_folder=not read_only)
     # The study's own storage, not the database: it caches finished trials.
     application: Application = optuna_dashboard.wsgi(
-        storage_of(records.study), artifact_store=records.artifacts.store(make=False)
+        storage_of(records.study), artifact_store=records.artifacts.store(create_folder=False)
     )
     if not read_only:
-        application = up_to_date(application, records)
+        application = with_current_figures(application, records)
     application = with_large_pictures(application)
-    application = guarded(application, names=names, read_only=read_only)
+    application = with_access_control(application, names=names, read_only=read_only)
     try:
-        server = make_server(host, port, application, _Server6 if ":" in host else _Server, _QuietHandler)
+        server = make_server(host, port, application, _IPv6Server if ":" in host else _Server, _QuietHandler)
     except (OSError, OverflowError) as error:
         free = "; `port=0` takes a free one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
-        where = argument("port", port) if host == HOST else f"{argument('host', host)}, {argument('port', port)}"
+        where = argument_text("port", port) if host == HOST else f"{argument_text('host', host)}, {argument_text('port', port)}"
         raise NasError(f"{where}: {getattr(error, 'strerror', None) or error}{free}") from None
     with server:
         name = f"[{host}]" if ":" in host else next(iter(allow_hosts), host)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.data.image_folder import common_mode, list_images, pixels
-from nas.errors import DatasetError, argument, first_line, named, one_of
+from nas.data.image_folder import common_mode, list_images, read_pixels
+from nas.errors import DatasetError, argument_text, first_line, names_text, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SPLIT_SEED = 0  # not the study's seed, which must not move examples between splits
 PROBE_SECONDS = 5.0
-SILENCE_SECONDS = 30.0  # a download that sends nothing for this long has failed
-ELSEWHERE = "name another folder with `data_root` or the environment variable NAS_DATA"
+DOWNLOAD_TIMEOUT_SECONDS = 30.0  # a download that sends nothing for this long has failed
+DATA_ROOT_HINT = "name another folder with `data_root` or the environment variable NAS_DATA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,13 +77,13 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
     if name is not None:
         _check_name(name)
         return name, "named by the user"
-    mnist = PUBLISHED["mnist"]
+    mnist = TORCHVISION_DATASETS["mnist"]
     root = _data_root(data_root, mnist)
     place = root / mnist.folder
     if place.is_dir() and any(place.iterdir()):  # `load` reports missing and damaged files
         return "mnist", f"MNIST found in {place}"
     url, _ = mnist.archives(root)
-    if not (reason := _unreachable(url) if download else "downloads are off"):
+    if not (reason := _why_unreachable(url) if download else "downloads are off"):
         return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
     digits = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
     return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): {digits}"
@@ -103,7 +103,7 @@ def load(name: str | None = None, *, data_root: str | Path | None = None, downlo
     """
     name, _ = resolve(name, data_root=data_root, download=download)
     pool, classes = _read(name, data_root, download=download, test=False)
-    kept, held_out = _hold_out(pool.labels, classes, parts=6, where=f"{name}, train and val")
+    kept, held_out = _stratified_split(pool.labels, classes, parts=6, where=f"{name}, train and val")
     train, val = (Split(images=pool.images[i], labels=pool.labels[i]) for i in (kept, held_out))
     mean, std = _statistics(train.images)
     return Dataset(
@@ -128,7 +128,7 @@ def load_test(name: str, *, data_root: str | Path | None = None) -> Split:
     return _read(name, data_root, download=True, test=True)[0]
 
 
-def merged(dataset: Dataset) -> Split:
+def merge_train_and_val(dataset: Dataset) -> Split:
     """Returns train and val as one split, on which chosen networks are trained again."""
     import torch
 
@@ -137,15 +137,15 @@ def merged(dataset: Dataset) -> Split:
 
 
 def _check_name(name: str) -> None:
-    if name in PUBLISHED or name == "digits" or (name.startswith("folder:") and name != "folder:"):
+    if name in TORCHVISION_DATASETS or name == "digits" or (name.startswith("folder:") and name != "folder:"):
         return
-    names = [*PUBLISHED, "digits", "folder:PATH"]
+    names = [*TORCHVISION_DATASETS, "digits", "folder:PATH"]
     close = difflib.get_close_matches(name.lower(), names, n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
-    raise DatasetError(f"{argument('dataset', name)}: expected {one_of(names)}{guess}")
+    raise DatasetError(f"{argument_text('dataset', name)}: expected {one_of(names)}{guess}")
 
 
-def _data_root(argument: str | Path | None, dataset: "_Published") -> Path:
+def _data_root(argument: str | Path | None, dataset: "_TorchvisionDataset") -> Path:
     """Returns the given folder, else $NAS_DATA or the user's cache.
 
     The first of these two that has the dataset is taken; if neither has it, $NAS_DATA if set, else the cache.
@@ -165,15 +165,15 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
     try:
         if name.startswith("folder:"):
             return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
-        source = PUBLISHED[name]
+        source = TORCHVISION_DATASETS[name]
         root = _data_root(data_root, source)
-        _provide(name, source, root, download=download, test=test)
+        _download_if_missing(name, source, root, download=download, test=test)
         return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
     except OSError as error:
         raise DatasetError(f"{error.filename or name}: {error.strerror or first_line(error)}") from None
 
 
-def _hold_out(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
+def _stratified_split(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
     """Holds out 1/`parts` of the examples, stratified; returns ascending indices of the kept and the held-out ones.
 
     Raises `DatasetError` if a class has fewer than `parts` examples. This check, and rounding up the number of held-out
@@ -219,7 +219,7 @@ def fingerprint(*splits: Split) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Published:
+class _TorchvisionDataset:
     """A dataset that torchvision can download.
 
     Attributes:
@@ -247,18 +247,18 @@ class _Published:
         files = {root / self.folder / filename: md5 for filename, md5 in kind.resources}
         return kind.mirrors[0] + kind.resources[0][0], files
 
-    def unpacked(self, root: Path, *, test: bool) -> list[Path]:
+    def unpacked_files(self, root: Path, *, test: bool) -> list[Path]:
         if self.kind == "CIFAR10":
             return [root / self.folder / "batches.meta"]  # torchvision checks the others itself
         stems = ("emnist-digits-train", "emnist-digits-test") if self.kind == "EMNIST" else ("train", "t10k")
         return [root / self.folder / f"{stems[test]}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
 
-def _provide(name: str, source: _Published, root: Path, *, download: bool, test: bool) -> None:
+def _download_if_missing(name: str, source: _TorchvisionDataset, root: Path, *, download: bool, test: bool) -> None:
     """Downloads and unpacks the dataset unless its unpacked files are present."""
     from http.client import HTTPException
 
-    if all(path.is_file() for path in source.unpacked(root, test=test)):
+    if all(path.is_file() for path in source.unpacked_files(root, test=test)):
         return
     folder, (url, archives) = root / source.folder, source.archives(root)
     missing = [path for path in archives if not path.is_file()]
@@ -269,26 +269,26 @@ def _provide(name: str, source: _Published, root: Path, *, download: bool, test:
             if source.kind != "CIFAR10":  # torchvision also checks its unpacked files
                 mend += "; if it differs on purpose, unpack it yourself"
             raise DatasetError(f"{path}: MD5 is {found}, expected {md5}; {mend}")
-    if missing and (reason := _unreachable(url) if download else "downloads are off"):
+    if missing and (reason := _why_unreachable(url) if download else "downloads are off"):
         files = ", ".join(str(path.relative_to(root)) for path in archives)
-        raise DatasetError(f"{name}: not found in {root}, and {reason}; expected {files}; {ELSEWHERE}")
+        raise DatasetError(f"{name}: not found in {root}, and {reason}; expected {files}; {DATA_ROOT_HINT}")
     options = {"split": "digits"} if source.kind == "EMNIST" else {}
     timeout = socket.getdefaulttimeout()
     try:
-        socket.setdefaulttimeout(SILENCE_SECONDS)
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
         source.torchvision_class()(root, train=not test, download=True, **options)
     except (OSError, RuntimeError, HTTPException) as error:
         for path in missing:  # an incomplete archive would block the next attempt
             if path.is_file() and _md5(path) != archives[path]:
                 path.unlink()
         reason = " ".join(str(error).split())  # torchvision's message has several lines
-        text = f"{name} cannot be downloaded and unpacked ({reason}), expected a writable folder; {ELSEWHERE}"
+        text = f"{name} cannot be downloaded and unpacked ({reason}), expected a writable folder; {DATA_ROOT_HINT}"
         raise DatasetError(f"{folder}: {text}") from None
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-def _unreachable(url: str) -> str:
+def _why_unreachable(url: str) -> str:
     """Returns why a URL cannot be reached, or an empty string. torchvision has no timeout and would wait forever."""
     from http.client import HTTPException
     from urllib import request
@@ -306,9 +306,9 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
-    images_path, labels_path = source.unpacked(root, test=test)
-    images, labels = _idx(images_path, num_axes=3), _idx(labels_path, num_axes=1).long()
+def _read_idx(source: _TorchvisionDataset, root: Path, *, test: bool) -> Split:
+    images_path, labels_path = source.unpacked_files(root, test=test)
+    images, labels = _read_idx_array(images_path, num_axes=3), _read_idx_array(labels_path, num_axes=1).long()
     if len(images) != len(labels):
         raise DatasetError(f"{labels_path}: {len(labels)} labels found, expected {len(images)}, one per image")
     if (highest := int(labels.max())) >= len(source.classes):
@@ -318,7 +318,7 @@ def _read_idx(source: _Published, root: Path, *, test: bool) -> Split:
     return Split(images=images.unsqueeze(1).contiguous(), labels=labels)
 
 
-def _idx(path: Path, *, num_axes: int) -> "Tensor":
+def _read_idx_array(path: Path, *, num_axes: int) -> "Tensor":
     """Reads the uint8 array of an unpacked idx file; raises `DatasetError` unless its size agrees with its header."""
     import torch
 
@@ -333,7 +333,7 @@ def _idx(path: Path, *, num_axes: int) -> "Tensor":
     return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
 
 
-def _read_cifar10(source: _Published, root: Path, *, test: bool) -> Split:
+def _read_cifar10(source: _TorchvisionDataset, root: Path, *, test: bool) -> Split:
     import torch
 
     try:
@@ -354,7 +354,7 @@ def _read_digits(*, test: bool) -> tuple[Split, tuple[str, ...]]:
     small = torch.from_numpy(digits.images).unsqueeze(1)  # (1797, 1, 8, 8), 0 to 16
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
     images = (large * (255 / 16)).round().to(torch.uint8)
-    chosen = _hold_out(labels, TEN, parts=5, where="digits")[test]
+    chosen = _stratified_split(labels, TEN, parts=5, where="digits")[test]
     return Split(images=images[chosen], labels=labels[chosen]), TEN
 
 
@@ -368,26 +368,26 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
         if odd := sorted(set(test_classes) ^ set(classes)):
             state = "found" if odd[0] in test_classes else "is missing"
             raise DatasetError(
-                f"{path / 'test'}: class {odd[0]!r} {state}, expected the classes of train: {named(classes)}"
+                f"{path / 'test'}: class {odd[0]!r} {state}, expected the classes of train: {names_text(classes)}"
             )
     else:
-        kept, held_out = _hold_out(labels, classes, parts=6, where=str(path / "train"))
+        kept, held_out = _stratified_split(labels, classes, parts=6, where=str(path / "train"))
         test_files, test_labels = [files[i] for i in held_out.tolist()], labels[held_out]
         files, labels = [files[i] for i in kept.tolist()], labels[kept]
     mode = common_mode([*files, *test_files])  # headers only; finds an unsuitable test image before the search
     if test:
         files, labels = test_files, test_labels
-    return Split(images=torch.stack([pixels(file, mode) for file in files]), labels=labels), classes
+    return Split(images=torch.stack([read_pixels(file, mode) for file in files]), labels=labels), classes
 
 
 TEN = tuple("0123456789")
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PUBLISHED = {
-    "mnist": _Published(kind="MNIST", folder="MNIST/raw", classes=TEN),
-    "fashion-mnist": _Published(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
-    "kmnist": _Published(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
-    "emnist-digits": _Published(kind="EMNIST", folder="EMNIST/raw", classes=TEN),
-    "cifar10": _Published(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
+TORCHVISION_DATASETS = {
+    "mnist": _TorchvisionDataset(kind="MNIST", folder="MNIST/raw", classes=TEN),
+    "fashion-mnist": _TorchvisionDataset(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
+    "kmnist": _TorchvisionDataset(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
+    "emnist-digits": _TorchvisionDataset(kind="EMNIST", folder="EMNIST/raw", classes=TEN),
+    "cifar10": _TorchvisionDataset(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
 }

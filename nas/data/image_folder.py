@@ -53,7 +53,7 @@ def common_mode(files: list[Path]) -> str:
     """
     first, mode = None, "L"
     for file in files:
-        with _opened(file) as image:
+        with _open_image(file) as image:
             size, kind = image.size, image.mode
         if kind.startswith(("I", "F")):  # Pillow would clip the values
             raise DatasetError(f"{file}: mode {kind} found, expected 8 bits per channel")
@@ -66,12 +66,12 @@ def common_mode(files: list[Path]) -> str:
     return mode
 
 
-def pixels(file: Path, mode: str) -> "Tensor":
+def read_pixels(file: Path, mode: str) -> "Tensor":
     """Returns an image as uint8 (channels, height, width); transparent pixels are put on white, as in predict.py."""
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
-    with _opened(file) as image:
+    with _open_image(file) as image:
         opaque = image
         if image.has_transparency_data:
             above = image.convert("RGBA")
@@ -81,7 +81,7 @@ def pixels(file: Path, mode: str) -> "Tensor":
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> "Iterator[Image.Image]":
+def _open_image(file: Path) -> "Iterator[Image.Image]":
     from PIL import Image
 
     try:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
-from nas.errors import NasError, argument, one_of
-from nas.exporters.c.codegen import c_bytes, c_files
-from nas.exporters.folder import copy_beside, replacing
-from nas.exporters.graphs import INT8, MOST_CALIBRATION, exported_program, write_int8, write_onnx, write_pt2
-from nas.exporters.model_card import Written, card
+from nas.errors import NasError, argument_text, one_of
+from nas.exporters.c.codegen import stated_c_bytes, c_files
+from nas.exporters.folder import copy_package_file, replace_folder
+from nas.exporters.graphs import INT8, MAX_CALIBRATION_IMAGES, exported_program, write_int8, write_onnx, write_pt2
+from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Evidence, Origin
-from nas.exporters.verify import Proof, has_compiler, normalised, prove
+from nas.exporters.verify import Proof, has_compiler, normalise_images, verify_files
 from nas.text import html_lines
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Exported:
 
     def _repr_html_(self) -> str:
         """Returns the files, their verification and the remarks as HTML, for notebooks."""
-        from nas.tables import html, proof_table
+        from nas.tables import table_html, proof_table
 
-        return html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(self.remarks)
+        return table_html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(self.remarks)
 
 
 def export(
@@ -82,38 +82,38 @@ def export(
         NasError: If a format is unknown or lacks `evidence`, `output` cannot be written, or a file fails verification.
     """
     if unknown := set(formats) - set(FORMATS):
-        raise NasError(f"{argument('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
+        raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
     if "int8" in formats and evidence is None:
         reason = " ".join(remarks).removesuffix(".") or "give `evidence`, too"
-        raise NasError(f"{argument('formats', formats)}: int8 needs the training images: {reason}")
+        raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
     output, said = Path(output), list(remarks)
     if evidence and evidence.is_seen:
         said.append(
             "The weights were trained on the val split, too, so its accuracy checks the files, not the network."
         )
-    with replacing(output) as folder:
+    with replace_folder(output) as folder:
         (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
         (folder / "recipe.json").write_text(json.dumps(origin.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
-        copy_beside("predict.py", folder)
+        copy_package_file("predict.py", folder)
         (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
         names = _write_weights(folder, architecture, weights)
         names += _write_graphs(folder, architecture.input_shape)
-        quantised, in_c, unverified = None, None, []
+        quantised, c_bytes, unverified = None, None, []
         if "int8" in formats and evidence is not None:
-            chosen = evenly_spaced(len(evidence.train.images), MOST_CALIBRATION)
-            images = normalised(evidence.train.images[chosen], origin)
+            chosen = evenly_spaced(len(evidence.train.images), MAX_CALIBRATION_IMAGES)
+            images = normalise_images(evidence.train.images[chosen], origin)
             quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:
-            in_c = _write_c(folder, architecture, weights, origin)
+            c_bytes = _write_c(folder, architecture, weights, origin)
             if has_compiler():
                 names.append("network.c")
             else:
                 unverified.append(folder / "network.c")
                 said.append("network.c was not verified: the C compiler cc is not installed.")
-        proofs = prove(folder, names, architecture, weights, origin, evidence)
-        written = Written(formats=formats, proofs=proofs, quantised=quantised, in_c=in_c, unverified=unverified)
-        text = card(architecture, origin, written, evidence=evidence, remarks=said)
+        proofs = verify_files(folder, names, architecture, weights, origin, evidence)
+        written = ExportedFiles(formats=formats, proofs=proofs, quantised=quantised, c_bytes=c_bytes, unverified=unverified)
+        text = render_card(architecture, origin, written, evidence=evidence, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
 
@@ -150,7 +150,7 @@ def _write_c(
         raise NasError(f"network.c: {error}") from None
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")
-    return c_bytes(files["network.h"])
+    return stated_c_bytes(files["network.h"])
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

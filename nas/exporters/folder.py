@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.errors import NasError, named
+from nas.errors import NasError, names_text
 
 FILES = (
     "README.md",
@@ -20,7 +20,7 @@ FILES = (
     "architecture.json",
     "recipe.json",
 )
-EXTRA = ("model_int8.onnx", "network.h", "network.c")
+OPTIONAL_FILES = ("model_int8.onnx", "network.h", "network.c")
 LEFT_BY_USE = ("__pycache__",)
 WRITABLE = "a new or empty folder, or an earlier export"
 
@@ -38,8 +38,8 @@ def check_output(output: Path) -> Path:
             if not output.is_dir():
                 raise NasError(f"{output}: a file found, expected {WRITABLE}")
             names = sorted(path.name for path in output.iterdir())
-            if foreign := [name for name in names if name not in (*FILES, *EXTRA, *LEFT_BY_USE)]:
-                text = f"{named(foreign[:1])} found, which no export writes, expected {WRITABLE}"
+            if foreign := [name for name in names if name not in (*FILES, *OPTIONAL_FILES, *LEFT_BY_USE)]:
+                text = f"{names_text(foreign[:1])} found, which no export writes, expected {WRITABLE}"
                 raise NasError(f"{output}: {text}")
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -53,7 +53,7 @@ def check_output(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(output: Path) -> Iterator[Path]:
+def replace_folder(output: Path) -> Iterator[Path]:
     """Yields an empty folder and moves it to `output` at the end; leaves `output` unchanged after an error.
 
     If `output` is a link, the folder that it points to is replaced.
@@ -77,6 +77,6 @@ def replacing(output: Path) -> Iterator[Path]:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
 
 
-def copy_beside(source: str, folder: Path) -> None:
+def copy_package_file(source: str, folder: Path) -> None:
     """Copies a file of this package, such as predict.py, unchanged into `folder`."""
     shutil.copyfile(Path(__file__).with_name(source), folder / source)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 INT8 = "model_int8.onnx"
-MOST_CALIBRATION = 1000
+MAX_CALIBRATION_IMAGES = 1000
 """Maximum number of training images for int8 calibration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantised:
+class QuantisationInfo:
     """Size and calibration of an int8 model.
 
     num_bytes: Bytes of weights, biases, scales and zero points.
@@ -40,7 +40,7 @@ def exported_program(network: "nn.Module", input_shape: tuple[int, ...]) -> "Exp
     import torch
 
     example = torch.zeros(2, *input_shape)
-    with _no_advice():
+    with _quiet_libraries():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:  # this metadata contains local file paths
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
@@ -52,7 +52,7 @@ def write_pt2(program: "ExportedProgram", path: Path) -> None:
     """Writes the graph and its weights as a file for `torch.export.load`."""
     import torch
 
-    with _no_advice():
+    with _quiet_libraries():
         torch.export.save(program, path)
 
 
@@ -60,17 +60,17 @@ def write_onnx(program: "ExportedProgram", path: Path) -> None:
     """Writes the graph as ONNX: input "images", output "logits", batch norm folded into preceding convolutions."""
     import torch
 
-    with _no_advice():
+    with _quiet_libraries():
         written = torch.onnx.export(
             program, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
         )
     assert written is not None
     model = written.model_proto
-    _slim(model)
+    _remove_metadata(model)
     path.write_bytes(model.SerializeToString())
 
 
-def _slim(model: "onnx.ModelProto") -> None:
+def _remove_metadata(model: "onnx.ModelProto") -> None:
     """Removes debugging metadata, most of a small network's file, and names the batch dimension "batch"."""
     for thing in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del thing.metadata_props[:]
@@ -81,7 +81,7 @@ def _slim(model: "onnx.ModelProto") -> None:
     del model.graph.value_info[:]
 
 
-def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
+def write_int8(source: Path, path: Path, images: np.ndarray) -> QuantisationInfo:
     """Writes an int8 version of the ONNX file `source` to `path`.
 
     Weights are quantised per channel, activations per tensor, with ranges from minimum and maximum. The graph contains
@@ -107,7 +107,7 @@ def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    with _no_advice():
+    with _quiet_libraries():
         quantize_static(
             source,
             path,
@@ -118,16 +118,16 @@ def write_int8(source: Path, path: Path, images: np.ndarray) -> Quantised:
             weight_type=QuantType.QInt8,
         )
     model = onnx.load(path)
-    _slim(model)
-    _shorten(model)
+    _remove_metadata(model)
+    _shorten_names(model)
     path.write_bytes(model.SerializeToString())
     # `to_array` reads every storage format of a tensor. int64 tensors hold shapes, not weights.
     stored = (tensor for tensor in model.graph.initializer if tensor.data_type != TensorProto.INT64)
     num_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in stored)
-    return Quantised(num_bytes=num_bytes, num_images=len(images))
+    return QuantisationInfo(num_bytes=num_bytes, num_images=len(images))
 
 
-def _shorten(model: "onnx.ModelProto") -> None:
+def _shorten_names(model: "onnx.ModelProto") -> None:
     """Shortens all names except those of input and output: the quantiser's names take more bytes than the weights."""
     kept = {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
     every = [*(tensor.name for tensor in model.graph.initializer)]
@@ -142,7 +142,7 @@ def _shorten(model: "onnx.ModelProto") -> None:
 
 
 @contextmanager
-def _no_advice() -> Iterator[None]:
+def _quiet_libraries() -> Iterator[None]:
     """Suppresses deprecation warnings inside the libraries, and their advice on steps that are already done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

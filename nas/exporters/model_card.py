@@ -8,37 +8,37 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.summary import summarise
 from nas.distribution import package_version
-from nas.exporters.graphs import INT8, Quantised
+from nas.exporters.graphs import INT8, QuantisationInfo
 from nas.exporters.model_source import recipe_rows
 from nas.exporters.provenance import Evidence, Origin
 from nas.exporters.verify import Proof
 from nas.space.constraints import Constraint
-from nas.templates import filled
+from nas.templates import render_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class ExportedFiles:
     """Files of an export and their verification results.
 
     Attributes:
         formats: Additional formats that were requested.
         proofs: Verification result of each file.
         quantised: Size of the int8 model; None if it was not written.
-        in_c: Bytes of flash and RAM of the C code; None if it was not written.
+        c_bytes: Bytes of flash and RAM of the C code; None if it was not written.
         unverified: Files that could not be verified on this machine.
     """
 
     formats: Sequence[str]
     proofs: Sequence[Proof]
-    quantised: Quantised | None = None
-    in_c: tuple[int, int] | None = None
+    quantised: QuantisationInfo | None = None
+    c_bytes: tuple[int, int] | None = None
     unverified: Sequence[Path] = ()
 
 
-def card(
+def render_card(
     architecture: Architecture,
     origin: Origin,
-    written: Written,
+    written: ExportedFiles,
     *,
     evidence: Evidence | None,
     remarks: Sequence[str] = (),
@@ -49,7 +49,7 @@ def card(
     """
     summary, (channels, height, width) = summarise(architecture), architecture.input_shape
     accuracy_column = " val accuracy, seen in training |" if evidence and evidence.is_seen else " val accuracy |"
-    return filled(
+    return render_template(
         Path(__file__).with_name("model_card.md"),
         origin=origin,
         written=written,

@@ -5,10 +5,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import Block, blocks
+from nas.architecture.blocks import Block, split_into_blocks
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import Shape, shape_text
-from nas.architecture.module_call import Call
+from nas.architecture.module_call import ModuleCall
 from nas.exporters.provenance import Origin
 from nas.recipe import Recipe
 from nas.text import one_line
@@ -21,11 +21,11 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
 
     The state dict of `Network` is that of `architecture.build()` with the layers renamed by `state_names`.
     """
-    parts = blocks(architecture)
+    parts = split_into_blocks(architecture)
     calls = {part.name: list(_calls(part)) for part in parts}
-    own = sorted({name for part in calls.values() for call, _ in part for name in _own_names(call)})
+    own = sorted({name for part in calls.values() for call, _ in part for name in _package_modules(call)})
     channels, height, width = architecture.input_shape
-    logits = spaced(architecture.output_shape)
+    logits = readable_shape(architecture.output_shape)
     lines = [
         '"""' + docstring(_summary(architecture, origin)),
         '"""',
@@ -46,21 +46,21 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
         "",
     ]
     for name in own:
-        lines += [*_own_source(name).splitlines(), "", ""]
+        lines += [*_module_source(name).splitlines(), "", ""]
     lines += [
         "class Network(nn.Module):",
         f'    """(N, {channels}, {height}, {width}) normalised images to (N, {logits}) logits."""',
         "",
         "    def __init__(self) -> None:",
         "        super().__init__()",
-        f"        # {spaced(architecture.input_shape)}",
+        f"        # {readable_shape(architecture.input_shape)}",
     ]
     shape = architecture.input_shape
     for part in parts:
         lines.append(f"        self.{part.name} = nn.Sequential(")
         for call, output_shape in calls[part.name]:
-            *head, tail = _wrapped(call, 12)
-            comment = f"  # {spaced(output_shape)}" if output_shape != shape else ""
+            *head, tail = _wrapped_source(call, 12)
+            comment = f"  # {readable_shape(output_shape)}" if output_shape != shape else ""
             lines += [*head, f"{tail},{comment}"]
             shape = output_shape
         lines.append("        )")
@@ -70,17 +70,17 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
 
 def state_names(architecture: Architecture) -> dict[int, str]:
     """Returns the state dict prefix in model.py of each layer index; the prefix of layer 9 may be "block2.0"."""
-    return {part.start + i: f"{part.name}.{i}" for part in blocks(architecture) for i in range(len(part.layers))}
+    return {part.start + i: f"{part.name}.{i}" for part in split_into_blocks(architecture) for i in range(len(part.layers))}
 
 
-def spaced(shape: Shape) -> str:
+def readable_shape(shape: Shape) -> str:
     """Returns a shape as readable text: 8 x 28 x 28."""
     return shape_text(shape, " x ")
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     """Returns the recipe's fields that have an effect, and their values as text."""
-    values = recipe.in_effect().items()
+    values = recipe.effective_fields().items()
     return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
 
 
@@ -99,7 +99,7 @@ def _summary(architecture: Architecture, origin: Origin) -> list[str]:
         "",
         f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
         f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
-        f"Output: (N, {spaced(architecture.output_shape)}) logits, in the order of CLASSES.",
+        f"Output: (N, {readable_shape(architecture.output_shape)}) logits, in the order of CLASSES.",
         "",
         f"Trained on {origin.split} of {origin.dataset} with seed {origin.seed}: {recipe}.",
         "",
@@ -110,7 +110,7 @@ def _summary(architecture: Architecture, origin: Origin) -> list[str]:
 def _forward(parts: Sequence[Block]) -> Iterator[str]:
     names = ["images", *["x"] * (len(parts) - 1)]
     for name, part in zip(names, parts[:-1], strict=False):
-        yield f"        x = self.{part.name}({name})  # {spaced(part.output_shape)}"
+        yield f"        x = self.{part.name}({name})  # {readable_shape(part.output_shape)}"
     yield f"        return self.{parts[-1].name}({names[-1]})"
 
 
@@ -134,35 +134,35 @@ def _tuple_lines(name: str, words: tuple[str, ...]) -> list[str]:
     return [line] if len(line) <= LINE else [f"{name} = (", *(f"    {word!r}," for word in words), ")"]
 
 
-def _calls(part: Block) -> Iterator[tuple[Call, Shape]]:
+def _calls(part: Block) -> Iterator[tuple[ModuleCall, Shape]]:
     shape = part.input_shape
     for layer in part.layers:
-        call = layer.module(shape)
+        call = layer.module_call(shape)
         shape = layer.measure(shape).output_shape
         yield call, shape
 
 
-def _own_names(call: Call) -> Iterator[str]:
+def _package_modules(call: ModuleCall) -> Iterator[str]:
     if not call.name.startswith("nn."):
         yield call.name
     for arg in call.args:
-        if isinstance(arg, Call):
-            yield from _own_names(arg)
+        if isinstance(arg, ModuleCall):
+            yield from _package_modules(arg)
 
 
-def _own_source(name: str) -> str:
+def _module_source(name: str) -> str:
     from nas.architecture import modules
 
     return inspect.getsource(getattr(modules, name))
 
 
-def _wrapped(call: Call, indent: int) -> list[str]:
+def _wrapped_source(call: ModuleCall, indent: int) -> list[str]:
     """Returns the call's source, with nested calls on separate lines if one line is too long."""
     line = " " * indent + call.source()
-    if len(line) <= LINE or not any(isinstance(arg, Call) for arg in call.args):
+    if len(line) <= LINE or not any(isinstance(arg, ModuleCall) for arg in call.args):
         return [line]
     lines = [" " * indent + call.name + "("]
     for arg in call.args:
-        inner = _wrapped(arg, indent + 4) if isinstance(arg, Call) else [" " * (indent + 4) + repr(arg)]
+        inner = _wrapped_source(arg, indent + 4) if isinstance(arg, ModuleCall) else [" " * (indent + 4) + repr(arg)]
         lines += [*inner[:-1], inner[-1] + ","]
     return [*lines, " " * indent + ")"]

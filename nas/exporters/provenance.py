@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
-from nas.seed_stats import Verdict, spread_text
+from nas.seed_stats import StoredConfirmation, spread_text
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial
-from nas.text import last_epochs
+from nas.text import last_epochs_text
 from nas.training.fit import Fit, Repeats
 
 
@@ -70,7 +70,7 @@ class Origin:
     def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Origin":
         """Returns the provenance of a finished trial."""
         settings, num = records.settings, records.tally().num_trained
-        last, final = last_epochs(settings.consistency, settings.epochs), f"{record.history[-1].val_accuracy:.2%}"
+        last, final = last_epochs_text(settings.consistency, settings.epochs), f"{record.history[-1].val_accuracy:.2%}"
         facts = [f"Trial {record.number} of study {records.name!r}."]
         if min(settings.consistency, settings.epochs) > 1:
             facts.append(
@@ -96,44 +96,44 @@ class Origin:
         )
 
     @classmethod
-    def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: Verdict) -> "Origin":
+    def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: StoredConfirmation) -> "Origin":
         """Returns the provenance of the trial that a confirmation picked, with the weights of its first seed."""
         test = verdict.test
-        seeds = len(test.finals)
+        seeds = len(test.final_accuracies)
         return _of_study(
             records,
             record,
             split="train + val",
             seed=0,
-            result=f"{spread_text(test.finals)} test accuracy (mean and standard deviation of {seeds} seeds)",
+            result=f"{spread_text(test.final_accuracies)} test accuracy (mean and standard deviation of {seeds} seeds)",
             facts=(
                 f"Trial {record.number} of study {records.name!r}, confirmed with {seeds} seeds.",
-                f"The weights are those of seed 0, as fixed beforehand: {test.finals[0]:.2%} on the test split.",
+                f"The weights are those of seed 0, as fixed beforehand: {test.final_accuracies[0]:.2%} on the test split.",
                 *test.lines(),
                 verdict.openings_text,
             ),
-            commands=records.commands(("confirm", verdict.arguments)),
+            commands=records.commands(("confirm", verdict.confirm_arguments)),
         )
 
     @classmethod
     def of_fit(cls, fit: Fit, facts: Sequence[str]) -> "Origin":
         """Returns the provenance of a single training run."""
-        return cls._trained(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
+        return cls._of_training(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
 
     @classmethod
     def of_repeats(cls, repeats: Repeats) -> "Origin":
         """Returns the provenance of training runs with several seeds; the weights are those of the first seed."""
         fit, result = repeats.fit, repeats.result
         own = f"{fit.history[-1].val_accuracy:.2%} on the {fit.judged_on} split"
-        seeds = f"mean and standard deviation of {len(result.finals)} seeds"
-        return cls._trained(
+        seeds = f"mean and standard deviation of {len(result.final_accuracies)} seeds"
+        return cls._of_training(
             fit,
             (f"The weights are those of seed {fit.seed}, as fixed beforehand: {own}.", *result.lines()),
-            f"{spread_text(result.finals)} {fit.judged_on} accuracy ({seeds})",
+            f"{spread_text(result.final_accuracies)} {fit.judged_on} accuracy ({seeds})",
         )
 
     @classmethod
-    def _trained(cls, fit: Fit, facts: Sequence[str], result: str) -> "Origin":
+    def _of_training(cls, fit: Fit, facts: Sequence[str], result: str) -> "Origin":
         return cls(
             dataset=fit.dataset,
             split="train + val" if fit.judged_on == "test" else "train",
@@ -143,7 +143,7 @@ class Origin:
             std=fit.std,
             classes=fit.classes,
             result=result,
-            facts=(*facts, *_not_mnist(fit.dataset)),
+            facts=(*facts, *_digits_caveat(fit.dataset)),
         )
 
 
@@ -167,12 +167,12 @@ def _of_study(
         std=notes.std,
         classes=notes.classes,
         result=result,
-        facts=(*facts, *_not_mnist(records.settings.dataset)),
+        facts=(*facts, *_digits_caveat(records.settings.dataset)),
         limits=records.settings.constraints,
         commands=tuple(commands),
         machine=notes.machine,
     )
 
 
-def _not_mnist(dataset: str) -> list[str]:
+def _digits_caveat(dataset: str) -> list[str]:
     return ["The digits are scikit-learn's 8x8 scans, scaled to 28x28: not MNIST."] * (dataset == "digits")

@@ -16,7 +16,7 @@ from nas.architecture.cost import cost_of
 from nas.errors import NasError
 from nas.exporters.graphs import INT8
 from nas.exporters.provenance import Evidence, Origin
-from nas.exporters.verify_subprocess import NOT_COMPILED
+from nas.exporters.verify_subprocess import EXIT_NOT_COMPILED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,14 +50,14 @@ class Proof:
     accuracy: float | None
 
 
-def normalised(images: "Tensor", origin: Origin) -> np.ndarray:
+def normalise_images(images: "Tensor", origin: Origin) -> np.ndarray:
     """Returns uint8 images (N, channels, height, width) as float32, normalised for the network."""
     mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (origin.mean, origin.std))
     scaled: np.ndarray = (images.numpy().astype(np.float32) / 255 - mean) / std
     return scaled
 
 
-def prove(
+def verify_files(
     folder: Path,
     names: Sequence[str],
     architecture: Architecture,
@@ -78,8 +78,8 @@ def prove(
         evidence: Data to verify on; None verifies on random images.
     """
     images = evidence.val.images if evidence else _random_images(architecture)
-    expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalised(images, origin))
-    answers = _asked_elsewhere(folder, names, images.numpy(), origin, expected.shape[1])
+    expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalise_images(images, origin))
+    answers = _outputs_in_subprocesses(folder, names, images.numpy(), origin, expected.shape[1])
     labels = evidence.val.labels.numpy() if evidence else None
     proofs = []
     for name in names:
@@ -105,11 +105,11 @@ def prove(
     if images.shape[1] in CHANNELS_OF_FILES:
         ranked = np.sort(expected, 1)
         clearest = int((ranked[:, -1] - ranked[:, -2:][:, 0]).argmax())
-        _prove_prediction(folder, images[clearest], origin.classes[expected[clearest].argmax()])
+        _verify_prediction(folder, images[clearest], origin.classes[expected[clearest].argmax()])
     return proofs
 
 
-def _prove_prediction(folder: Path, image: "Tensor", name: str) -> None:
+def _verify_prediction(folder: Path, image: "Tensor", name: str) -> None:
     """Runs predict.py on an image file; raises `NasError` unless it prints the class `name`."""
     from torchvision.transforms.functional import to_pil_image
 
@@ -161,7 +161,7 @@ def _logits(architecture: Architecture, weights: "Mapping[str, Tensor]", images:
     return found
 
 
-def _asked_elsewhere(
+def _outputs_in_subprocesses(
     folder: Path, names: Sequence[str], images: np.ndarray, origin: Origin, num_classes: int
 ) -> dict[str, np.ndarray]:
     """Returns the results of `verify_subprocess.py`; files that do not need torch get a process without torch."""
@@ -187,6 +187,6 @@ def _run(arguments: list[str], *, failure: str) -> str:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        what = "the C source could not be compiled" if done.returncode == NOT_COMPILED else failure
+        what = "the C source could not be compiled" if done.returncode == EXIT_NOT_COMPILED else failure
         raise NasError(f"{what}: {last}")
     return done.stdout

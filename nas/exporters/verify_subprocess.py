@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 BATCH = 1000
-NOT_COMPILED = 3
+EXIT_NOT_COMPILED = 3
 """Exit status if the C source does not compile; the reason is on standard error."""
 CC = ("cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC")
 
@@ -28,7 +28,7 @@ Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Function from a batch of pixels, uint8, and the same pixels normalised, float32, to logits."""
 
 
-class NotCompiled(Exception):
+class CompilationError(Exception):
     """Raised with the C compiler's message if the C source does not compile."""
 
 
@@ -105,12 +105,12 @@ def _compile(path: Path, library: Path) -> None:
     try:
         done = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, check=False)
     except OSError as error:
-        raise NotCompiled(f"{CC[0]}: {error.strerror}") from None
+        raise CompilationError(f"{CC[0]}: {error.strerror}") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [
             f"{CC[0]} ended with status {done.returncode}"
         ]
-        raise NotCompiled(next((line for line in lines if "error:" in line), lines[0]))
+        raise CompilationError(next((line for line in lines if "error:" in line), lines[0]))
 
 
 READERS = {".pt": _state_dict, ".safetensors": _safetensors, ".pt2": _pt2, ".onnx": _onnx, ".c": _c}
@@ -135,6 +135,6 @@ if __name__ == "__main__":
     sys.modules["nas"] = None  # type: ignore[assignment]  # makes every later import of `nas` fail
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
-    except NotCompiled as error:
+    except CompilationError as error:
         print(error, file=sys.stderr)
-        sys.exit(NOT_COMPILED)
+        sys.exit(EXIT_NOT_COMPILED)

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 DTYPES = {bool: "boolean", int: "Int64", float: "Float64", str: "string"}
 """Pandas' type of a column by the type of its values. All of them can hold missing values."""
 
-PLAIN = {
+FIELD_TYPES = {
     name: kind for name, hint in get_type_hints(TrialRecord).items() for kind in DTYPES if hint in (kind, kind | None)
 }
-RECIPE = {field.name: type(field.default) for field in dataclasses.fields(Recipe)}
+RECIPE_TYPES = {field.name: type(field.default) for field in dataclasses.fields(Recipe)}
 
 
 def trials_frame(trials: Sequence[TrialRecord]) -> "pd.DataFrame":
     """Returns a data frame with one row per trial; its columns are those that `trials_dataframe` describes."""
     import pandas as pd
 
-    columns = {name: _column(kind, [getattr(trial, name) for trial in trials]) for name, kind in PLAIN.items()}
-    for name, kind in RECIPE.items():
+    columns = {name: _column(kind, [getattr(trial, name) for trial in trials]) for name, kind in FIELD_TYPES.items()}
+    for name, kind in RECIPE_TYPES.items():
         columns[f"recipe_{name}"] = _column(kind, [getattr(trial.recipe, name, None) for trial in trials])
     for name in dict.fromkeys(name for trial in trials for name in trial.parameters):
         values = [trial.parameters.get(name) for trial in trials]

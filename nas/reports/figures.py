@@ -9,17 +9,17 @@ from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks
+from nas.architecture.blocks import split_into_blocks
 from nas.architecture.cost import METRIC_LABELS
-from nas.architecture.diagram import phrase
+from nas.architecture.diagram import layer_text
 from nas.architecture.layers import Shape
-from nas.pareto import front
+from nas.pareto import pareto_front
 from nas.study.trial import TrainedTrial, TrialRecord
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MOST_CURVES = 10  # learning curves in one figure
+MAX_CURVES = 10  # learning curves in one figure
 
 # The palette of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can tell apart, without
 # yellow, which is too light on white. Symbols and dashes distinguish the series, too.
@@ -34,10 +34,10 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "
 PATTERN = {"fillmode": "overlay", "fgcolor": "white", "fgopacity": 0.6, "size": 10, "solidity": 0.15}
 
 ACCURACY = "val accuracy, %"
-MOST_TICKS = 12  # as many as fit on a phone
+MAX_TICKS = 12  # as many as fit on a phone
 
 
-def accuracy_against(
+def accuracy_against_cost(
     trials: Sequence[TrialRecord],
     *,
     metric: str = "params",
@@ -53,8 +53,8 @@ def accuracy_against(
     """
     trained = sorted((trial for trial in trials if trial.objective is not None), key=lambda trial: _cost(trial, metric))
     if not trained:
-        return _empty("No network is trained yet.")
-    best = front((trial, (trial.objective or 0.0, -_cost(trial, metric))) for trial in trained)
+        return _message_figure("No network is trained yet.")
+    best = pareto_front((trial, (trial.objective or 0.0, -_cost(trial, metric))) for trial in trained)
     again = [trial for trial in trained if trial.number in (confirmed or {})]
     traces = [
         _scatter("trained", trained, metric, mode="markers", marker={"color": SKY, "size": 7, "symbol": "circle"}),
@@ -76,13 +76,13 @@ def accuracy_against(
         trace["marker"] = {"color": BLACK, "size": 8, "symbol": "square-open"}
         traces.append(trace)
     label = METRIC_LABELS[metric]
-    return figure_of(f"Accuracy against {label.short}", traces, x=label.axis, y=ACCURACY)
+    return make_figure(f"Accuracy against {label.short}", traces, x=label.axis, y=ACCURACY)
 
 
 def learning_curves(best: Sequence[TrainedTrial]) -> "Figure":
     """Plots the val accuracy by epoch of some trials, the best first."""
     if not best:
-        return _empty("No network is trained yet.")
+        return _message_figure("No network is trained yet.")
     traces = [
         {
             "type": "scatter",
@@ -97,8 +97,8 @@ def learning_curves(best: Sequence[TrainedTrial]) -> "Figure":
         for trial, color, dash, symbol in zip(best, cycle(LINES), cycle(DASHES), cycle(SYMBOLS), strict=False)
     ]
     title = "Learning curve of the best" if len(best) == 1 else f"Learning curves of the best {len(best)}"
-    figure = figure_of(title, traces, x="epoch", y=ACCURACY)
-    return figure.update_xaxes(_whole(max(len(trial.history) for trial in best)))
+    figure = make_figure(title, traces, x="epoch", y=ACCURACY)
+    return figure.update_xaxes(_integer_ticks(max(len(trial.history) for trial in best)))
 
 
 def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
@@ -108,30 +108,30 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
     """
     reasons = sorted({reason for counts in discards for reason in counts})
     if not reasons:
-        return _empty("No draw was discarded.")
+        return _message_figure("No draw was discarded.")
     totals = {reason: list(accumulate(counts.get(reason, 0) for counts in discards)) for reason in reasons}
     traces = [
         {
             "type": "scatter",
-            "name": _plain(reason.replace("_", " ")),
+            "name": _escape(reason.replace("_", " ")),
             "mode": "lines",
             "x": list(range(1, len(discards) + 1)),
             "y": totals[reason],
             "line": {"color": color, "dash": dash, "width": 2, "shape": "hv"},
-            "hovertemplate": f"{_plain(reason.replace('_', ' '))}: %{{y:,}} up to candidate %{{x}}<extra></extra>",
+            "hovertemplate": f"{_escape(reason.replace('_', ' '))}: %{{y:,}} up to candidate %{{x}}<extra></extra>",
         }
         for reason, color, dash in zip(
             sorted(reasons, key=lambda reason: -totals[reason][-1]), cycle(LINES), cycle(DASHES), strict=False
         )
     ]
-    figure = figure_of("Discarded draws by reason", traces, x="candidates so far", y="discarded draws so far")
-    return figure.update_xaxes(_whole(len(discards))).update_yaxes(_whole(max(map(max, totals.values()))))
+    figure = make_figure("Discarded draws by reason", traces, x="candidates so far", y="discarded draws so far")
+    return figure.update_xaxes(_integer_ticks(len(discards))).update_yaxes(_integer_ticks(max(map(max, totals.values()))))
 
 
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":
     """Plots each layer's share of the parameters: one bar per block, first block on top, one segment per layer."""
     segments: dict[str, list[tuple[str, str, int]]] = {}
-    parts = blocks(architecture)
+    parts = split_into_blocks(architecture)
     for part in parts:
         shape: Shape = part.input_shape
         for layer in part.layers:
@@ -139,10 +139,10 @@ def params_by_layer(architecture: Architecture, *, title: str = "Parameters by l
             shape = measure.output_shape
             if measure.params:
                 kind = layer.kind.replace("_", " ")
-                segments.setdefault(kind, []).append((part.name, phrase(layer), measure.params))
+                segments.setdefault(kind, []).append((part.name, layer_text(layer), measure.params))
     total = sum(params for found in segments.values() for _, _, params in found)
     if not total:
-        return _empty("The network has no parameters.")
+        return _message_figure("The network has no parameters.")
     patterns = ("", "/", ".", "x", "-", "\\", "+")
     traces = [
         {
@@ -167,7 +167,7 @@ def params_by_layer(architecture: Architecture, *, title: str = "Parameters by l
             segments.items(), cycle((SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)), cycle(patterns), strict=False
         )
     ]
-    figure = figure_of(title, traces, x=f"share of {total:,} parameters, %", y="")
+    figure = make_figure(title, traces, x=f"share of {total:,} parameters, %", y="")
     names = [part.name for part in parts]
     figure.update_layout(barmode="stack", hovermode="closest", uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
@@ -194,7 +194,7 @@ def _scatter(name: str, trials: Sequence[TrialRecord], metric: str, **how: Any) 
     }
 
 
-def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
+def make_figure(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str) -> "Figure":
     """Returns a figure of the traces in the style of this module; `x` and `y` are axis labels with units."""
     from plotly.graph_objects import Figure
 
@@ -203,7 +203,7 @@ def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str
     figure = Figure(list(traces))
     figure.update_layout(
         template="none",
-        title={"text": _plain(title), "x": 0, "xref": "container", "pad": {"l": 10}, "font": {"size": 15}},
+        title={"text": _escape(title), "x": 0, "xref": "container", "pad": {"l": 10}, "font": {"size": 15}},
         font={"family": "sans-serif", "size": 12, "color": "#1A1A1A"},
         xaxis={**axis, "title": {"text": x}},
         yaxis={**axis, "title": {"text": y}},
@@ -213,12 +213,12 @@ def figure_of(title: str, traces: Sequence[Mapping[str, Any]], *, x: str, y: str
     return figure
 
 
-def _whole(most: int) -> dict[str, int]:
+def _integer_ticks(most: int) -> dict[str, int]:
     """Returns ticks at whole numbers for an axis up to `most`; on a short axis Plotly would put ticks at halves."""
-    return {"tick0": 0, "dtick": 1} if most <= MOST_TICKS else {}
+    return {"tick0": 0, "dtick": 1} if most <= MAX_TICKS else {}
 
 
-def _empty(text: str) -> "Figure":
+def _message_figure(text: str) -> "Figure":
     from plotly.graph_objects import Figure
 
     figure = Figure()
@@ -228,6 +228,6 @@ def _empty(text: str) -> "Figure":
     return figure
 
 
-def _plain(text: str) -> str:
+def _escape(text: str) -> str:
     """Escapes HTML, which Plotly would interpret."""
     return html.escape(text, quote=False)

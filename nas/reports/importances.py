@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from nas.reports.figures import BLUE, figure_of
+from nas.reports.figures import BLUE, make_figure
 from nas.study.reader import StudyRecords
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-SEEDS = 5
-LEAST = 10
+NUM_FORESTS = 5
+MIN_TRIALS = 10
 """Minimum number of trained trials; a random forest learns nothing from fewer."""
 
 
@@ -21,16 +21,16 @@ def importances(records: StudyRecords) -> dict[str, tuple[float, float]]:
     """Returns the importance of each parameter for the objective, largest first.
 
     The importance is the variance that the parameter explains alone, divided by the sum over all parameters: mean and
-    standard deviation over `SEEDS` random forests. Empty if there are fewer than `LEAST` trained trials.
+    standard deviation over `NUM_FORESTS` random forests. Empty if there are fewer than `MIN_TRIALS` trained trials.
 
     fANOVA (Hutter, Hoos and Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance").
     """
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    if len(records.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < LEAST:
+    if len(records.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_TRIALS:
         return {}
     found: dict[str, list[float]] = {}
-    for seed in range(SEEDS):
+    for seed in range(NUM_FORESTS):
         evaluator = FanovaImportanceEvaluator(seed=seed)
         shares = get_param_importances(records.study, evaluator=evaluator, target=lambda trial: trial.values[0])
         for name, share in shares.items():
@@ -51,4 +51,4 @@ def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 
         "marker": {"color": BLUE},
         "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} %<extra></extra>",
     }
-    return figure_of("Importance of hyperparameters", [bars], x="share of the explained variance, %", y="")
+    return make_figure("Importance of hyperparameters", [bars], x="share of the explained variance, %", y="")

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.reports.figures import (
-    MOST_CURVES,
-    accuracy_against,
+    MAX_CURVES,
+    accuracy_against_cost,
     discards_over_candidates,
     learning_curves,
     params_by_layer,
 )
-from nas.reports.summary import described
+from nas.reports.summary import describe_trial
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.reader import StudyRecords
-from nas.templates import filled
+from nas.templates import render_template
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-def refresh(records: StudyRecords) -> None:
+def update_note_and_figures(records: StudyRecords) -> None:
     """Updates the note and the figures in the study; a note that a user has written or edited is kept."""
     import optuna_dashboard
 
@@ -41,11 +41,11 @@ def refresh(records: StudyRecords) -> None:
 
 def figures(records: StudyRecords) -> dict[str, "Figure"]:
     """Returns the figures of a study by name."""
-    trials, best = records.trials(), records.best(MOST_CURVES)
-    cost, verdict = records.settings.cost, records.verdict
-    spreads = verdict.spreads() if verdict else {}
+    trials, best = records.trials(), records.best(MAX_CURVES)
+    cost, verdict = records.settings.cost, records.stored_confirmation
+    spreads = verdict.mean_and_sd_by_trial() if verdict else {}
     shown = {
-        "accuracy": accuracy_against(trials, metric=cost, confirmed=spreads),
+        "accuracy": accuracy_against_cost(trials, metric=cost, confirmed=spreads),
         "learning_curves": learning_curves(best),
         "discards": discards_over_candidates(records.discards_by_candidate()),
     }
@@ -58,14 +58,14 @@ def figures(records: StudyRecords) -> dict[str, "Figure"]:
 def note(records: StudyRecords) -> str:
     """Returns a summary of the study in Markdown; text from outside is in code spans, where markup has no effect."""
     best = next(iter(records.best(1)), None)
-    return filled(
+    return render_template(
         Path(__file__).with_name("note.md"),
         settings=records.settings,
         notes=records.notes,
         tally=records.tally(),
         discards=records.discards(),
         best=best,
-        described=described(best, records) if best else "",
+        described=describe_trial(best, records) if best else "",
     )
 
 

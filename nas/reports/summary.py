@@ -5,11 +5,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nas.architecture.cost import METRIC_LABELS
-from nas.seed_stats import TestResult, Verdict, spread_text
+from nas.seed_stats import TestResult, StoredConfirmation, spread_text
 from nas.space.constraints import Constraint
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial, TrialRecord
-from nas.text import counted, last_epochs
+from nas.text import count_text, last_epochs_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,24 +36,24 @@ def question(records: StudyRecords) -> str:
     words = {"<=": "at most", ">=": "at least"}
     kept = [f"{words[limit.relation]} {limit.bound:,} {METRIC_LABELS[limit.metric].noun}" for limit in limits]
     wanted = "Which network reaches the best val accuracy"
-    if _seeks_front(records):
+    if _has_two_objectives(records):
         wanted = f"Which networks reach the best val accuracies with the fewest {METRIC_LABELS[settings.cost].noun}"
     last = min(settings.consistency, settings.epochs)
     figure = f"mean of the last {last} of {settings.epochs} epochs" if last > 1 else "after 1 epoch"
     what = f"{wanted} ({figure}) on {settings.dataset}"
-    return f"{what}, with {_listed(kept)}?" if kept else f"{what}?"
+    return f"{what}, with {_join_words(kept)}?" if kept else f"{what}?"
 
 
 def answer(records: StudyRecords) -> Answer:
     """Returns the result so far, with its caveats."""
-    front = _front_text(records) if _seeks_front(records) else ""
-    if verdict := records.verdict:
+    front = _front_text(records) if _has_two_objectives(records) else ""
+    if verdict := records.stored_confirmation:
         trial, test = records.trial(verdict.trial), verdict.test
         return Answer(
             text=f"{f'{front} Confirmed: trial' if front else 'Trial'} {trial.number}: {_cost_text(trial, records)},"
-            f" {spread_text(test.finals)} test accuracy (mean ± standard deviation of {len(test.finals)} seeds);"
+            f" {spread_text(test.final_accuracies)} test accuracy (mean ± standard deviation of {len(test.final_accuracies)} seeds);"
             f" target {test.verdict}.",
-            caveats=(*_pick(verdict), *test.lines(), verdict.openings_text),
+            caveats=(*_pick_sentence(verdict), *test.lines(), verdict.openings_text),
             trial=trial,
             test=test,
         )
@@ -68,13 +68,13 @@ def answer(records: StudyRecords) -> Answer:
     if front:
         caveats.append(f"The most accurate of them, trial {trial.number}, is shown layer by layer.")
     return Answer(
-        text=front or f"Best so far: trial {trial.number} with {described(trial, records)}.",
+        text=front or f"Best so far: trial {trial.number} with {describe_trial(trial, records)}.",
         caveats=tuple(caveats),
         trial=trial,
     )
 
 
-def _pick(verdict: Verdict) -> tuple[str, ...]:
+def _pick_sentence(verdict: StoredConfirmation) -> tuple[str, ...]:
     """Returns a sentence on why the confirmed trial was picked; none if it was the only finalist."""
     if verdict.ranking is None:
         return ()
@@ -82,10 +82,10 @@ def _pick(verdict: Verdict) -> tuple[str, ...]:
     return (f"By mean val accuracy over {seeds} further seeds, {verdict.ranking.pick_text}.",)
 
 
-def described(trial: TrainedTrial, records: StudyRecords) -> str:
+def describe_trial(trial: TrainedTrial, records: StudyRecords) -> str:
     """Returns the cost and the val accuracy of a trained network as a phrase."""
     settings = records.settings
-    last, lowest = last_epochs(settings.consistency, settings.epochs), f"{trial.consistent_accuracy:.2%}"
+    last, lowest = last_epochs_text(settings.consistency, settings.epochs), f"{trial.consistent_accuracy:.2%}"
     if trial.further:
         accuracy, how = trial.mean_objective, f"mean of {1 + len(trial.further)} runs"
     elif min(settings.consistency, settings.epochs) == 1:
@@ -101,22 +101,22 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
     The front is returned if the study has two objectives. Keys of a row: `trial`; `epochs`, mean and standard deviation
     of the val accuracy over the last epochs; `again`, the same over the seeds of a confirmation, or None.
     """
-    verdict = records.verdict
-    again = verdict.spreads() if verdict else {}
+    verdict = records.stored_confirmation
+    again = verdict.mean_and_sd_by_trial() if verdict else {}
     return [
-        {"trial": trial, "again": again.get(trial.number), "epochs": _epochs(trial, records.settings.consistency)}
-        for trial in (records.pareto() if _seeks_front(records) else records.best(count))
+        {"trial": trial, "again": again.get(trial.number), "epochs": _spread_over_last_epochs(trial, records.settings.consistency)}
+        for trial in (records.pareto() if _has_two_objectives(records) else records.best(count))
     ]
 
 
 def commands(records: StudyRecords) -> list[str]:
     """Returns the commands that reproduce the study and its result."""
-    if verdict := records.verdict:
-        return records.commands(("confirm", verdict.arguments), ("export", {"trial": "confirmed"}))
+    if verdict := records.stored_confirmation:
+        return records.commands(("confirm", verdict.confirm_arguments), ("export", {"trial": "confirmed"}))
     return records.commands(*[("export", {})] * bool(records.best(1)))
 
 
-def _seeks_front(records: StudyRecords) -> bool:
+def _has_two_objectives(records: StudyRecords) -> bool:
     return len(records.settings.objectives) > 1
 
 
@@ -125,12 +125,12 @@ def _front_text(records: StudyRecords) -> str:
     front, cost = records.pareto(), METRIC_LABELS[records.settings.cost].noun
     if not front:
         return ""
-    ends = [f"trial {trial.number} with {described(trial, records)}" for trial in (front[0], front[-1])]
-    which = f"{counted(len(front), 'network')} that no other one beats in both accuracy and {cost}"
+    ends = [f"trial {trial.number} with {describe_trial(trial, records)}" for trial in (front[0], front[-1])]
+    which = f"{count_text(len(front), 'network')} that no other one beats in both accuracy and {cost}"
     return f"So far {which}: {f'from {ends[0]}, to {ends[1]}' if len(front) > 1 else ends[0]}."
 
 
-def _epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
+def _spread_over_last_epochs(trial: TrialRecord, consistency: int) -> tuple[float, float]:
     """Returns mean and standard deviation of the val accuracy over the last epochs."""
     last = [metrics.val_accuracy for metrics in trial.history[-consistency:]]
     return fmean(last), stdev(last) if len(last) > 1 else 0.0
@@ -143,5 +143,5 @@ def _cost_text(trial: TrialRecord, records: StudyRecords) -> str:
     return text if cost in ("params", "macs") else f"{text}, {getattr(trial, cost):,} {METRIC_LABELS[cost].noun}"
 
 
-def _listed(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

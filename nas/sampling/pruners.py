@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from nas.errors import NasError, argument, one_of
+from nas.errors import NasError, argument_text, one_of
 from nas.sampling.candidate_view import CandidateView
 
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
@@ -26,10 +26,10 @@ one poorly.
 """
 
 
-def pruner(name: str, epochs: int) -> BasePruner:
+def pruner_named(name: str, epochs: int) -> BasePruner:
     """Returns the pruner with that name, for trainings of `epochs` epochs; raises `NasError` for an unknown name."""
     if name not in PRUNERS:
-        raise NasError(f"{argument('pruner', name)}: expected {one_of(PRUNERS)}")
+        raise NasError(f"{argument_text('pruner', name)}: expected {one_of(PRUNERS)}")
     return PRUNERS[name](epochs)
 
 
@@ -41,17 +41,17 @@ class CandidatePruner:
         self.view = view
         self.lag = lag
 
-    def num_needed(self, index: int) -> int:
+    def num_results_needed(self, index: int) -> int:
         """Returns how many of the first candidates must have ended before the candidate `index` starts."""
         return 0 if isinstance(self.pruner, NopPruner) else index - self.lag
 
-    def hopeless(self, number: int, index: int) -> bool:
+    def should_prune(self, number: int, index: int) -> bool:
         """Returns whether to stop the trial `number` of candidate `index`, given the epochs that it has reported."""
         if isinstance(self.pruner, NopPruner):
             return False
-        study = self.view.below(self.num_needed(index))
+        study = self.view.study_before(self.num_results_needed(index))
         study.pruner = self.pruner
-        return self.pruner.prune(study, self.view.numbered(number, index))
+        return self.pruner.prune(study, self.view.renumbered_trial(number, index))
 
 
 def _share(epochs: int, part: int) -> int:

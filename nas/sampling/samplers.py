@@ -14,11 +14,11 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.errors import NasError, ShapeError, argument, one_of
-from nas.pareto import dominates, front
+from nas.errors import NasError, ShapeError, argument_text, one_of
+from nas.pareto import dominates, pareto_front
 from nas.space.drawn import Values
 from nas.space.search_space import SearchSpace
-from nas.space.widths import is_width, nearest
+from nas.space.widths import is_width, nearest_width
 
 
 class Proposal(NamedTuple):
@@ -31,12 +31,12 @@ class Proposal(NamedTuple):
     fill: bool = True
 
     @classmethod
-    def child(cls, parent: Values, values: Values) -> "Proposal":
+    def from_parent(cls, parent: Values, values: Values) -> "Proposal":
         """Returns a proposal that changes a trained candidate; it keeps the widths if only the recipe differs."""
         return cls(values, fill=_network(values) != _network(parent))
 
 
-Propose = Callable[[SearchSpace, optuna.Study, Random], Iterator[Proposal]]
+SamplerFunction = Callable[[SearchSpace, optuna.Study, Random], Iterator[Proposal]]
 """A function that yields proposals for a space. The study is a `CandidateView`: ended candidates in their order."""
 
 NUM_STARTUP = 10
@@ -51,69 +51,69 @@ NUM_GENETIC = 100  # the same for "nsga2", "evolution" and "elite"
 NUM_ELITE = 4  # best candidates from which "elite" picks a parent
 NUM_PROBED = 3  # best networks to which "elite" applies the space's probes
 CHANGES = (0.25, 0.25, 0.5)  # probabilities that "elite" changes the recipe, the widths, and the rest of the network
-POPULATION = 20
-TOURNAMENT = 5
+POPULATION_SIZE = 20
+TOURNAMENT_SIZE = 5
 
 
-def at_random(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
+def random_search(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Yields random draws of the space (random search)."""
     for _ in range(NUM_RANDOM):
         yield Proposal(space.draw(rng))
 
 
-def tpe(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
+def tpe(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Yields proposals of Optuna's multivariate tree-structured Parzen estimator."""
-    sampler = _quietly(TPESampler, multivariate=True, constant_liar=False, n_startup_trials=1, seed=_seed(rng))
-    return _of_optuna(sampler, space, trained, rng, NUM_TPE)
+    sampler = _without_warnings(TPESampler, multivariate=True, constant_liar=False, n_startup_trials=1, seed=_seed(rng))
+    return _optuna_proposals(sampler, space, ended_study, rng, NUM_TPE)
 
 
-def gp(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
+def gp(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Yields one proposal of Optuna's Gaussian process; further ones would be nearly the same."""
-    sampler = _quietly(GPSampler, n_startup_trials=1, seed=_seed(rng))
-    return _of_optuna(sampler, space, trained, rng, 1)
+    sampler = _without_warnings(GPSampler, n_startup_trials=1, seed=_seed(rng))
+    return _optuna_proposals(sampler, space, ended_study, rng, 1)
 
 
-def nsga2(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
+def nsga2(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
     """Yields children by Optuna's NSGA-II; random draws until the first generation is complete."""
-    sampler = _NsgaByOrder(population_size=POPULATION, seed=_seed(rng))
-    return _of_optuna(sampler, space, trained, rng, NUM_GENETIC)
+    sampler = _NsgaByOrder(population_size=POPULATION_SIZE, seed=_seed(rng))
+    return _optuna_proposals(sampler, space, ended_study, rng, NUM_GENETIC)
 
 
-def evolution(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Yields mutations, in one parameter each, of the best of `TOURNAMENT` trials sampled from the last `POPULATION`.
+def evolution(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
+    """Yields mutations, in one parameter each, of the best of `TOURNAMENT_SIZE` trials sampled from the last `POPULATION_SIZE`.
 
     Aging evolution: Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv
     1802.01548).
     """
-    young = _complete(trained)[-POPULATION:]
-    drawn = rng.sample(young, min(TOURNAMENT, len(young)))
-    points = {trial.number: _point(trial, trained.directions) for trial in drawn}
+    young = _complete(ended_study)[-POPULATION_SIZE:]
+    drawn = rng.sample(young, min(TOURNAMENT_SIZE, len(young)))
+    points = {trial.number: _point(trial, ended_study.directions) for trial in drawn}
     # With one objective only the best is dominated by none. With two the parent is the first on the sample's front.
     parent = min(drawn, key=lambda trial: sum(dominates(other, points[trial.number]) for other in points.values()))
     for _ in range(NUM_GENETIC):
         values = {name: parent.params[name] for name in space.domains}
-        yield Proposal.child(values, _mutated(space, values, rng))
+        yield Proposal.from_parent(values, _mutated(space, values, rng))
 
 
-def elite(space: SearchSpace, trained: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Yields the space's probes, then small changes (see `changed`) of the best candidates.
+def elite(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
+    """Yields the space's probes, then small changes (see `small_change`) of the best candidates.
 
     Probes are changes of the recipe, applied to the `NUM_PROBED` best networks; probes that have been trained are left
     out. The parent of a small change is one of the `NUM_ELITE` best candidates, or with two objectives any candidate on
     the Pareto front.
     """
-    ranked = _ranked(trained)
-    had = [trial.params for trial in _complete(trained)]
+    ranked = _ranked(ended_study)
+    had = [trial.params for trial in _complete(ended_study)]
     for best in _of_different_networks([{name: trial.params[name] for name in space.domains} for trial in ranked]):
-        yield from (Proposal.child(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had)
-    parents = ranked[:NUM_ELITE] if len(trained.directions) == 1 else ranked
+        yield from (Proposal.from_parent(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had)
+    parents = ranked[:NUM_ELITE] if len(ended_study.directions) == 1 else ranked
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
         values = {name: parent.params[name] for name in space.domains}
-        yield Proposal.child(values, changed(space, values, rng))
+        yield Proposal.from_parent(values, small_change(space, values, rng))
 
 
-def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
+def small_change(space: SearchSpace, values: Values, rng: Random) -> Values:
     """Returns values near `values` that give another candidate.
 
     Changes one or two parameters of the recipe, the widths of one block, or one or two other parameters.
@@ -126,18 +126,18 @@ def changed(space: SearchSpace, values: Values, rng: Random) -> Values:
         kind = rng.choices((recipe, widths, others), CHANGES)[0]
         if not kind:
             return values
-        return _rewidened(space, values, kind, rng) if kind is widths else _stepped(space, values, kind, rng)
+        return _change_block_widths(space, values, kind, rng) if kind is widths else _change_parameters(space, values, kind, rng)
 
-    return _another(space, values, near)
+    return _first_different(space, values, near)
 
 
-def _stepped(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
+def _change_parameters(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
     """Returns the values with one or two of the named parameters moved by a step."""
     chosen = rng.sample(names, min(len(names), 1 + int(rng.random() * 2)))
-    return {**values, **{name: space.domains[name].step_from(values[name], rng) for name in chosen}}
+    return {**values, **{name: space.domains[name].random_neighbour(values[name], rng) for name in chosen}}
 
 
-def _rewidened(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
+def _change_block_widths(space: SearchSpace, values: Values, names: Sequence[str], rng: Random) -> Values:
     """Returns the values with the widths of one block scaled by a common factor and a small one for each width.
 
     The common factor is 2/3 to 1.5, the small one 1/1.1 to 1.1. `names` are the names of all widths.
@@ -146,23 +146,23 @@ def _rewidened(space: SearchSpace, values: Values, names: Sequence[str], rng: Ra
     factor = 1.5 ** rng.uniform(-1.0, 1.0)
     own = [name for name in names if name.startswith(f"{block}.")]
     widths = {name: float(values[name]) * factor * 1.1 ** rng.uniform(-1.0, 1.0) for name in own}
-    return {**values, **{name: nearest(space.domains[name], width) for name, width in widths.items()}}
+    return {**values, **{name: nearest_width(space.domains[name], width) for name, width in widths.items()}}
 
 
-SAMPLERS: dict[str, Propose] = {
+SAMPLERS: dict[str, SamplerFunction] = {
     "elite": elite,
     "evolution": evolution,
     "tpe": tpe,
     "gp": gp,
     "nsga2": nsga2,
-    "random": at_random,
+    "random": random_search,
 }
 
 
-def proposer(name: str) -> Propose:
+def sampler_named(name: str) -> SamplerFunction:
     """Returns the sampler with that name; raises `NasError` for an unknown name."""
     if name not in SAMPLERS:
-        raise NasError(f"{argument('sampler', name)}: expected {one_of(SAMPLERS)}")
+        raise NasError(f"{argument_text('sampler', name)}: expected {one_of(SAMPLERS)}")
     return SAMPLERS[name]
 
 
@@ -170,10 +170,10 @@ class _NsgaByOrder(NSGAIISampler):
     """NSGA-II whose generations follow from the order of the candidates, so that a resumed study has the same ones."""
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        return len(_complete(study)) // POPULATION
+        return len(_complete(study)) // POPULATION_SIZE
 
     def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
-        return _complete(study)[generation * POPULATION : (generation + 1) * POPULATION]
+        return _complete(study)[generation * POPULATION_SIZE : (generation + 1) * POPULATION_SIZE]
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
@@ -197,15 +197,15 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the trained trials, the most accurate first; with two objectives only those on the Pareto front."""
     done = [(trial, _point(trial, study.directions)) for trial in _complete(study)]
     ranked = sorted(done, key=lambda each: each[1], reverse=True)
-    return [trial for trial, _ in ranked] if len(study.directions) == 1 else front(ranked)
+    return [trial for trial, _ in ranked] if len(study.directions) == 1 else pareto_front(ranked)
 
 
-def _of_optuna(
-    sampler: BaseSampler, space: SearchSpace, trained: optuna.Study, rng: Random, count: int
+def _optuna_proposals(
+    sampler: BaseSampler, space: SearchSpace, ended_study: optuna.Study, rng: Random, count: int
 ) -> Iterator[Proposal]:
     asked = create_trial(state=TrialState.RUNNING)  # samplers set attributes on the trial
     for _ in range(count):
-        values = _quietly(sampler.sample_relative, trained, asked, space.distributions())
+        values = _without_warnings(sampler.sample_relative, ended_study, asked, space.distributions())
         # NSGA-II leaves out the parameters that it mutates; they are drawn at random.
         yield Proposal(
             {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
@@ -220,10 +220,10 @@ def _mutated(space: SearchSpace, values: Values, rng: Random) -> Values:
         name = names[int(rng.random() * len(names))]
         return {**values, name: space.domains[name].draw(rng)}
 
-    return _another(space, values, mutant)
+    return _first_different(space, values, mutant)
 
 
-def _another(space: SearchSpace, values: Values, propose: Callable[[], Values]) -> Values:
+def _first_different(space: SearchSpace, values: Values, propose: Callable[[], Values]) -> Values:
     """Returns the first proposal that gives another candidate than `values`, or the last of 100 proposals."""
     own = space.candidate(values)
     for _ in range(100):  # a candidate may leave most parameters unused
@@ -247,7 +247,7 @@ def _seed(rng: Random) -> int:
     return rng.getrandbits(32)
 
 
-def _quietly(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _without_warnings(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return call(*args, **kwargs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nas.architecture.cost import METRICS, Cost
 from nas.errors import ConstraintError, one_of
-from nas.schema import check_counts, mismatch
+from nas.schema import check_counts, mismatch_text
 
 _PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
@@ -32,11 +32,11 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise ConstraintError(f"constraint: metric is {mismatch(self.metric, one_of(METRICS))}")
+            raise ConstraintError(f"constraint: metric is {mismatch_text(self.metric, one_of(METRICS))}")
         if self.relation not in ("<=", ">="):
-            raise ConstraintError(f"constraint: relation is {mismatch(self.relation, '<= or >=')}")
+            raise ConstraintError(f"constraint: relation is {mismatch_text(self.relation, '<= or >=')}")
         if type(self.bound) is not int or self.bound < 1:
-            raise ConstraintError(f"constraint on {self.metric}: bound is {mismatch(self.bound, BOUND)}")
+            raise ConstraintError(f"constraint on {self.metric}: bound is {mismatch_text(self.bound, BOUND)}")
 
     @classmethod
     def parse(cls, text: str) -> "Constraint":
@@ -51,7 +51,7 @@ class Constraint:
         except ValueError:
             number = math.nan
         if number % 1 != 0:  # also true for nan and for inf, whose remainder is nan
-            raise ConstraintError(f"constraint on {metric}: bound is {mismatch(value, BOUND)}")
+            raise ConstraintError(f"constraint on {metric}: bound is {mismatch_text(value, BOUND)}")
         return cls(metric, relation, int(number))
 
     def violation(self, cost: Cost) -> float:
@@ -63,7 +63,7 @@ class Constraint:
         return f"{self.metric}{self.relation}{self.bound}"
 
 
-def worst(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
+def most_violated(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
     """Returns the constraint with the largest violation, or None if the cost satisfies all constraints."""
     largest, found = 0.0, None
     for constraint in constraints:
@@ -73,7 +73,7 @@ def worst(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
     return found
 
 
-def combine(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
+def tightest_per_metric(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
     """Returns the tightest constraint for each metric and relation; raises `ConstraintError` if two contradict."""
     tightest: dict[tuple[str, str], Constraint] = {}
     for constraint in constraints:
@@ -131,7 +131,7 @@ class Limits:
         )
         named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
         others = [Constraint.parse(c) if isinstance(c, str) else c for c in self.constraints]
-        return combine([*named, *others])
+        return tightest_per_metric([*named, *others])
 
 
 def limits(

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import SearchSpaceError, one_of
-from nas.schema import COUNT, LARGEST, Expected, Flag, Interval, Many, check, check_keys, mismatch, number_text
+from nas.schema import COUNT, MAX_COUNT, ScalarSchema, Flag, Interval, ListOf, check, check_keys, mismatch_text, number_text
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -37,7 +37,7 @@ class Choice:
             return rng.choices(self.values, self.weights)[0]
         return self.values[int(rng.random() * len(self.values))]
 
-    def step_from(self, value: Value, rng: Random) -> Value:
+    def random_neighbour(self, value: Value, rng: Random) -> Value:
         """Returns the next smaller or larger number at random, or any other value if they are not all numbers."""
         others = [x for x in self.values if x != value]
         if all(map(_is_number, self.values)):
@@ -50,14 +50,14 @@ class Choice:
         """Returns the values to try in a search along this parameter: all of them."""
         return self.values
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether `value` is one of the values and has the same type."""
         return any(type(value) is type(x) and value == x for x in self.values)
 
     def nearest(self, value: Value) -> Value:
         """Returns the value itself if it is a choice, otherwise the closest choice if all are numbers, or the first."""
-        if self.holds(value) or not all(_is_number(x) for x in (value, *self.values)):
-            return value if self.holds(value) else self.values[0]
+        if self.accepts(value) or not all(_is_number(x) for x in (value, *self.values)):
+            return value if self.accepts(value) else self.values[0]
         return min(self.values, key=lambda x: abs(float(x) - float(value)))
 
     def suggest(self, trial: "Trial", name: str) -> Value:
@@ -88,7 +88,7 @@ class IntRange:
             return min(max(round(drawn), self.low), self.high)
         return self.low + self.step * int(rng.random() * ((self.high - self.low) // self.step + 1))
 
-    def step_from(self, value: Value, rng: Random) -> int:
+    def random_neighbour(self, value: Value, rng: Random) -> int:
         """Returns a random number near the value: away by at most a fifth of the value, and by at least one step."""
         assert isinstance(value, int)
         most = max(1, value // (5 * self.step))
@@ -101,7 +101,7 @@ class IntRange:
         every = range(self.low, self.high + 1, self.step)
         return *every[: -1 : 1 + (len(every) - 1) // 100], self.high
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether `value` is a number of the range."""
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
@@ -137,14 +137,14 @@ class FloatRange:
         if self.step is None:
             return rng.uniform(self.low, self.high)
         steps = round((self.high - self.low) / self.step)
-        return self.short(self.low + self.step * int(rng.random() * (steps + 1)))
+        return self.rounded_value(self.low + self.step * int(rng.random() * (steps + 1)))
 
-    def short(self, value: float) -> float:
+    def rounded_value(self, value: float) -> float:
         """Returns the number rounded to 3 significant digits, or to 12 if the range has steps."""
         digits = 3 if self.step is None else 12  # 12 digits remove rounding errors of TPE, such as 0.15000000000000002
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
-    def step_from(self, value: Value, rng: Random) -> float:
+    def random_neighbour(self, value: Value, rng: Random) -> float:
         """Returns a random number near the value.
 
         The distance is one step or, without steps, 10 to 33 % of the range (of its logarithm with `log`).
@@ -160,7 +160,7 @@ class FloatRange:
         """Returns both ends of the range."""
         return self.low, self.high
 
-    def holds(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns whether `value` is a number between low and high; steps are not considered."""
         return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]
 
@@ -168,7 +168,7 @@ class FloatRange:
         """Returns the number of the range that is closest to `value`."""
         inside = min(max(float(value), self.low), self.high)
         return (
-            inside if self.step is None else self.short(self.low + self.step * round((inside - self.low) / self.step))
+            inside if self.step is None else self.rounded_value(self.low + self.step * round((inside - self.low) / self.step))
         )
 
     def suggest(self, trial: "Trial", name: str) -> float:
@@ -205,7 +205,7 @@ def value_text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read(data: object, expected: Expected, where: str) -> Domain | Value:
+def parse_domain(data: object, expected: ScalarSchema, where: str) -> Domain | Value:
     """Returns the domain or the fixed value in a TOML value.
 
     Args:
@@ -217,42 +217,42 @@ def read(data: object, expected: Expected, where: str) -> Domain | Value:
         SearchSpaceError: the domain is not valid.
     """
     if isinstance(data, dict):
-        return _weighted(data, expected, where) if "values" in data else _range(data, expected, where)
+        return _parse_weighted_choice(data, expected, where) if "values" in data else _parse_range(data, expected, where)
     if not isinstance(data, list):
-        return _value(data, expected, where)
-    values = _values(data, expected, where)
+        return _parse_value(data, expected, where)
+    values = _parse_values(data, expected, where)
     return Choice(values) if len(values) > 1 else values[0]
 
 
-def _values(data: list[Any], expected: Expected, where: str) -> tuple[Value, ...]:
+def _parse_values(data: list[Any], expected: ScalarSchema, where: str) -> tuple[Value, ...]:
     if not data:
         raise SearchSpaceError(f"{where} is [], expected at least one item, each {expected}")
-    values = tuple(_value(item, expected, where) for item in data)
+    values = tuple(_parse_value(item, expected, where) for item in data)
     if len(set(values)) < len(values):
-        raise SearchSpaceError(f"{where} is {mismatch(data, 'each value once')}")
+        raise SearchSpaceError(f"{where} is {mismatch_text(data, 'each value once')}")
     return values
 
 
-def _weighted(data: dict[str, Any], expected: Expected, where: str) -> Choice:
+def _parse_weighted_choice(data: dict[str, Any], expected: ScalarSchema, where: str) -> Choice:
     check_keys(data, ("values", "weights"), where, SearchSpaceError, required={"values", "weights"})
-    check(data["values"], Many(expected, 2), f"{where}: values", SearchSpaceError)
-    values = _values(data["values"], expected, f"{where}: values")
-    check(data["weights"], Many(COUNT, len(values), len(values)), f"{where}: weights", SearchSpaceError)
+    check(data["values"], ListOf(expected, 2), f"{where}: values", SearchSpaceError)
+    values = _parse_values(data["values"], expected, f"{where}: values")
+    check(data["weights"], ListOf(COUNT, len(values), len(values)), f"{where}: weights", SearchSpaceError)
     return Choice(values, tuple(data["weights"]))
 
 
-def _value(data: Any, expected: Expected, where: str) -> Value:
+def _parse_value(data: Any, expected: ScalarSchema, where: str) -> Value:
     check(data, expected, where, SearchSpaceError)
     # Each parameter has one type, because Optuna's storage treats 0 and 0.0 as different choices.
     value: Value = float(data) if isinstance(expected, Interval) and expected.kind is float else data
     return value
 
 
-def _range(data: dict[str, Any], expected: Expected, where: str) -> Domain | Value:
+def _parse_range(data: dict[str, Any], expected: ScalarSchema, where: str) -> Domain | Value:
     if not isinstance(expected, Interval):
         raise SearchSpaceError(f"{where}: a range found, expected a value or a list of values, each {expected}")
     check_keys(data, ("low", "high", "step", "log"), where, SearchSpaceError, required={"low", "high"})
-    low, high = (_value(data[key], expected, f"{where}: {key}") for key in ("low", "high"))
+    low, high = (_parse_value(data[key], expected, f"{where}: {key}") for key in ("low", "high"))
     log = data.get("log", False)
     check(log, Flag(), f"{where}: log", SearchSpaceError)
     assert isinstance(low, int | float)
@@ -277,8 +277,8 @@ def _check_step(step: Any, kind: type, low: float, high: float, log: bool, where
         raise SearchSpaceError(f"{where}: step and log = true found, expected only one of them")
     # Computed in decimal, like Optuna: in binary 0.3 is not exactly three steps of 0.1.
     steps = (Fraction(str(high)) - Fraction(str(low))) / Fraction(str(step))
-    if steps > LARGEST:
-        most = f"at most {number_text(LARGEST)} steps from {low} to {high}"
+    if steps > MAX_COUNT:
+        most = f"at most {number_text(MAX_COUNT)} steps from {low} to {high}"
         raise SearchSpaceError(f"{where}: step is {step}, expected {most}")
     if steps.denominator != 1:
         raise SearchSpaceError(f"{where}: high is {high}, expected low ({low}) plus a multiple of step ({step})")

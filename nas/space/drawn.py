@@ -1,4 +1,4 @@
-"""Drawn: the result of a draw, with a feasible new candidate, its cost and the discards before it."""
+"""DrawnCandidate: the result of a draw, with a feasible new candidate, its cost and the discards before it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Discard(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class DrawnCandidate:
     """A feasible candidate that is new to the study.
 
     Attributes:
@@ -29,7 +29,7 @@ class Drawn:
         candidate: its network and recipe.
         cost: cost of its network.
         fingerprint: fingerprint of the candidate.
-        counts: number of draws discarded before it, by reason.
+        discard_counts: number of draws discarded before it, by reason.
         discards: the first of these discards, up to the number that the caller asked for.
     """
 
@@ -37,10 +37,10 @@ class Drawn:
     candidate: Candidate
     cost: Cost
     fingerprint: str
-    counts: Mapping[str, int]
+    discard_counts: Mapping[str, int]
     discards: tuple[Discard, ...]
 
     @property
     def num_draws(self) -> int:
         """Number of draws, including the candidate itself."""
-        return sum(self.counts.values()) + 1
+        return sum(self.discard_counts.values()) + 1

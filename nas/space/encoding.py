@@ -13,16 +13,16 @@ from random import Random
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, chain
+from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, shared, unit
+from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, shared_conv_unit, conv_unit
 
 Layers = tuple[Layer, ...]
 Values = dict[str, Value]
 
 
-def values_of(space: SearchSpace, architecture: Architecture) -> Values:
+def encode_architecture(space: SearchSpace, architecture: Architecture) -> Values:
     """Returns the parameter values with which `space` produces `architecture`; unused parameters are left out.
 
     Raises `ArchitectureError` if no values produce the network. The message names the first layer that cannot be
@@ -34,17 +34,17 @@ def values_of(space: SearchSpace, architecture: Architecture) -> Values:
     if architecture.output_shape != (space.num_classes,):
         raise ArchitectureError(f"output_shape is {architecture.output_shape}, expected {(space.num_classes,)}")
     readings: list[Values] = []
-    misfits: list[_Misfit] = []
+    misfits: list[_LayerMismatch] = []
     around = any(isinstance(layer, Residual) for layer in architecture.layers)
     for (head, end), residual in product(_heads(space, architecture), (around, not around)):
         try:
-            readings.append(_read(space, architecture, end, head, residual))
-        except _Misfit as misfit:
+            readings.append(_read_network(space, architecture, end, head, residual))
+        except _LayerMismatch as misfit:
             misfits.append(misfit)
     if not readings:
         raise ArchitectureError(str(_furthest(misfits)))
-    values = _fittest(space, readings)
-    if outside := _outside(space, values):
+    values = _best_reading(space, readings)
+    if outside := _out_of_domain_messages(space, values):
         raise ArchitectureError("; ".join(outside))
     rebuilt = space.architecture({**space.draw(Random(0)), **values})
     if difference := _difference(architecture.layers, rebuilt.layers):
@@ -52,7 +52,7 @@ def values_of(space: SearchSpace, architecture: Architecture) -> Values:
     return {name: values[name] for name in space.domains if name in values}
 
 
-class _Misfit(Exception):
+class _LayerMismatch(Exception):
     """A layer that the space cannot have at its place.
 
     The place is the index of the layer, after the indices of the composites that contain it.
@@ -60,18 +60,18 @@ class _Misfit(Exception):
 
     def __init__(self, place: tuple[int, ...], found: Layer | None, expected: str) -> None:
         super().__init__(
-            f"layer {'.'.join(str(index + 1) for index in place)}: {_text(found)} found, expected {expected}"
+            f"layer {'.'.join(str(index + 1) for index in place)}: {_layer_text(found)} found, expected {expected}"
         )
         self.place = place
 
 
-def _furthest(misfits: Sequence[_Misfit]) -> _Misfit:
+def _furthest(misfits: Sequence[_LayerMismatch]) -> _LayerMismatch:
     """Returns the misfit furthest into the network, because its reading explains most layers; the first of equals."""
     return max(misfits, key=lambda misfit: misfit.place)
 
 
-def _fittest(space: SearchSpace, readings: Sequence[Values]) -> Values:
-    return min(readings, key=lambda reading: len(_outside(space, reading)))
+def _best_reading(space: SearchSpace, readings: Sequence[Values]) -> Values:
+    return min(readings, key=lambda reading: len(_out_of_domain_messages(space, reading)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class _Style:
     residual: bool
 
     def transition(self, channels: int) -> Layers:
-        return unit(channels, 1, "same", "full", self.order, self.activation, 0.0)
+        return conv_unit(channels, 1, "same", "full", self.order, self.activation, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class _Block:
         start: index of its first layer in the network.
         channels: channels of its input.
         layers: all its layers, with the pool or head after it.
-        behind: the pool or head that is expected at the end of `layers`.
+        end_layers: the pool or head that is expected at the end of `layers`.
         last: whether it is the last block.
     """
 
@@ -104,7 +104,7 @@ class _Block:
     start: int
     channels: int
     layers: Layers
-    behind: Layers
+    end_layers: Layers
     last: bool
 
 
@@ -113,19 +113,19 @@ def _heads(space: SearchSpace, architecture: Architecture) -> list[tuple[str, in
     layers = architecture.layers
     start = max(0, len(layers) - 3)
     ends = [end for end in range(start, len(layers)) if not any(layer.ends_features for layer in layers[:end])]
-    heads = [(head, end) for head in HEADS for end in ends if space.head(head, layers[:end]) == layers[end:]]
+    heads = [(head, end) for head in HEADS for end in ends if space.head_layers(head, layers[:end]) == layers[end:]]
     if not heads:
-        found = ", ".join(_text(layer) for layer in layers[start:])
+        found = ", ".join(_layer_text(layer) for layer in layers[start:])
         raise ArchitectureError(f"layer {start + 1}: {found} found, expected a head ({', '.join(HEADS)})")
     return heads
 
 
-def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, residual: bool) -> Values:
-    """Returns the values that the network depends on, including fixed ones; raises `_Misfit`.
+def _read_network(space: SearchSpace, architecture: Architecture, end: int, head: str, residual: bool) -> Values:
+    """Returns the values that the network depends on, including fixed ones; raises `_LayerMismatch`.
 
     `end`: index of the head's first layer.
     """
-    order, activation = _order(architecture.layers)
+    order, activation = _order_and_activation(architecture.layers)
     style = _Style(order, activation, head, residual)
     pools = [index for index, layer in enumerate(architecture.layers[:end]) if type(layer) in map(type, POOLS.values())]
     values: Values = {"num_blocks": len(pools) + 1, "activation": activation, "order": order, "head": head}
@@ -137,7 +137,7 @@ def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, r
     blocks = list(_blocks(architecture, end, pools))
     for block in blocks:
         found: dict[bool, list[Values]] = {False: [], True: []}
-        misfits: list[_Misfit] = []
+        misfits: list[_LayerMismatch] = []
         transitions = ("none",) if block.last else ("none", "before_pool", "after_pool")
         for (led, before), transition in product(best.items(), transitions):
             for own, layers in _readings(block, style, led, transition):
@@ -145,9 +145,9 @@ def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, r
                     misfits.append(misfit)
                 else:
                     found[transition == "after_pool"].append({**before, **own})
-        best = {leaves: _fittest(space, readings) for leaves, readings in found.items() if readings}
+        best = {leaves: _best_reading(space, readings) for leaves, readings in found.items() if readings}
         if not best:
-            nowhere = _Misfit((block.start,), block.layers[0], "a convolution")
+            nowhere = _LayerMismatch((block.start,), block.layers[0], "a convolution")
             raise _furthest(misfits or [nowhere])
     values = best[False]
     if all(values[f"block{block.number}.padding"] == "valid" for block in blocks):
@@ -155,7 +155,7 @@ def _read(space: SearchSpace, architecture: Architecture, end: int, head: str, r
     return values
 
 
-def _order(layers: Layers) -> tuple[str, str]:
+def _order_and_activation(layers: Layers) -> tuple[str, str]:
     """Returns the order and the activation function after the first convolution."""
     first = (layers[0].children() or layers)[1:3]
     parts = tuple("norm" if isinstance(x, BatchNorm) else "act" if isinstance(x, Activation) else "" for x in first)
@@ -167,7 +167,7 @@ def _blocks(architecture: Architecture, end: int, pools: Sequence[int]) -> Itera
     layers = architecture.layers
     for number, (before, pool) in enumerate(zip([-1, *pools], [*pools, None], strict=True), start=1):
         start, stop = before + 1, len(layers) if pool is None else pool + 1
-        channels = chain(layers[:start], architecture.input_shape).output_shape[0]
+        channels = measure_sequence(layers[:start], architecture.input_shape).output_shape[0]
         # A space has one kind of pool per network, so a later pool of another kind is reported as a misfit.
         behind = layers[end:] if pool is None else tuple(x for x in POOLS.values() if type(x) is type(layers[pools[0]]))
         yield _Block(number, start, channels, layers[start:stop], behind, last=pool is None)
@@ -184,7 +184,7 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
     """
     prefix = f"block{block.number}."
     values: Values = {} if block.last else {f"{prefix}transition": transition}
-    body, behind, channels = block.layers[: len(block.layers) - len(block.behind)], block.behind, block.channels
+    body, behind, channels = block.layers[: len(block.layers) - len(block.end_layers)], block.end_layers, block.channels
     convs = _convolutions(body)
     lead: Layers = ()
     if led:
@@ -215,9 +215,9 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
     paddings = ("same",) if conv.padding else ("same", "valid") if conv.kernel_size == 1 else ("valid",)
     for padding, (num_convs, times) in product(paddings, counts):
         of_each = conv.kernel_size, padding, kind, style.order, style.activation, dropout
-        layers = tuple(layer for width in widths[:num_convs] for layer in unit(width, *of_each))
+        layers = tuple(layer for width in widths[:num_convs] for layer in conv_unit(width, *of_each))
         if times:
-            layers += shared(widths[-1], times, *of_each)
+            layers += shared_conv_unit(widths[-1], times, *of_each)
         if style.residual and padding == "same":
             layers = (Residual(layers=layers, projection=channels != widths[-1]),)
         own: Values = {"num_convs": num_convs, "kernel_size": conv.kernel_size, "padding": padding}
@@ -227,7 +227,7 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
         yield {**values, **{prefix + key: value for key, value in own.items()}}, lead + layers + behind
 
 
-def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) -> _Misfit | None:
+def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) -> _LayerMismatch | None:
     """Returns the first difference as a misfit, or None; `place` is the place of the first layer."""
     for index, (layer, other) in enumerate(zip_longest(found, expected), start=place[-1]):
         if layer != other:
@@ -235,11 +235,11 @@ def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) 
             within = (
                 layer and type(layer) is type(other) and _difference(layer.children(), other.children(), (*here, 0))
             )
-            return within or _Misfit(here, layer, _text(other))
+            return within or _LayerMismatch(here, layer, _layer_text(other))
     return None
 
 
-def _text(layer: Layer | None) -> str:
+def _layer_text(layer: Layer | None) -> str:
     """Returns a layer's kind and non-default fields as text, without the layers that it contains."""
     if layer is None:
         return "nothing"
@@ -249,20 +249,20 @@ def _text(layer: Layer | None) -> str:
     return layer.kind + (f"({', '.join(f'{name}={value}' for name, value in told.items())})" if told else "")
 
 
-def _outside(space: SearchSpace, values: Values) -> list[str]:
+def _out_of_domain_messages(space: SearchSpace, values: Values) -> list[str]:
     """Returns a message for each value outside the space; parameters that it does not have are ignored."""
     domains = {name: space.domains.get(name, space.fixed.get(name)) for name in values}
     return [
         f"{name} is {value_text(value)}, expected {_domain_text(domain)}"
         for name, value in values.items()
-        if (domain := domains[name]) is not None and not _holds(domain, value)
+        if (domain := domains[name]) is not None and not _domain_accepts(domain, value)
     ]
 
 
-def _holds(domain: Domain | Value, value: Value) -> bool:
-    if isinstance(domain, FloatRange):  # FloatRange.holds ignores steps
-        return domain.holds(value) and domain.short(domain.nearest(value)) == value
-    return domain.holds(value) if isinstance(domain, Choice | IntRange) else domain == value
+def _domain_accepts(domain: Domain | Value, value: Value) -> bool:
+    if isinstance(domain, FloatRange):  # FloatRange.accepts ignores steps
+        return domain.accepts(value) and domain.rounded_value(domain.nearest(value)) == value
+    return domain.accepts(value) if isinstance(domain, Choice | IntRange) else domain == value
 
 
 def _domain_text(domain: Domain | Value) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, cost_of
 from nas.errors import ShapeError
-from nas.space.constraints import Constraint, worst
+from nas.space.constraints import Constraint, most_violated
 from nas.space.domains import Value
 from nas.space.search_space import SearchSpace
 
@@ -19,7 +19,7 @@ DUPLICATE = "duplicate"
 SMALLER = "smaller"
 
 
-MEANINGS = {
+REASON_MEANINGS = {
     IMPOSSIBLE_SHAPE: "cannot be built: a feature map would be smaller than its window",
     DUPLICATE: "was drawn before in this study",
     SMALLER: "keeps the limits, but is not the largest of the four draws for one of the first candidates",
@@ -27,10 +27,10 @@ MEANINGS = {
 """Meaning of each discard reason that is not the name of a metric."""
 
 
-def meanings(reasons: Iterable[str]) -> dict[str, str]:
+def reason_meanings(reasons: Iterable[str]) -> dict[str, str]:
     """Returns the meaning of each discard reason."""
     return {
-        reason: MEANINGS.get(reason, f"misses the limit on {reason}, and no other limit by more") for reason in reasons
+        reason: REASON_MEANINGS.get(reason, f"misses the limit on {reason}, and no other limit by more") for reason in reasons
     }
 
 
@@ -41,7 +41,7 @@ class Judgement(NamedTuple):
         architecture: the network; None if its shapes are impossible.
         cost: the cost; None if its shapes are impossible.
         reason: empty if the candidate is feasible, otherwise why it is discarded: the metric of the constraint with the
-            largest violation, or a key of `MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by `judge`.
+            largest violation, or a key of `REASON_MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by `judge`.
         violation: sum of the violations of all constraints, each relative to its bound; infinite for impossible shapes.
     """
 
@@ -58,7 +58,7 @@ def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping
         cost = cost_of(architecture)
     except ShapeError:
         return Judgement(None, None, IMPOSSIBLE_SHAPE, math.inf)
-    binding = worst(constraints, cost)
+    binding = most_violated(constraints, cost)
     if binding is None:
         return Judgement(architecture, cost, "", 0.0)
     violation = sum(max(0.0, constraint.violation(cost)) for constraint in constraints)

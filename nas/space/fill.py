@@ -8,14 +8,14 @@ from nas.space.domains import Value
 from nas.space.drawn import Values
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
-from nas.space.widths import scaled
+from nas.space.widths import scale_widths
 
-MOST = 64.0  # largest scaling factor; the smallest is its reciprocal
-CLOSE = 1.005  # the search for the factor stops when the ratio of its bounds falls to this
-POWER = 1.6  # approximate exponent of the cost in the widths: linear in some layers, quadratic in others
+MAX_FACTOR = 64.0  # largest scaling factor; the smallest is its reciprocal
+FACTOR_TOLERANCE = 1.005  # the search for the factor stops when the ratio of its bounds falls to this
+COST_EXPONENT = 1.6  # approximate exponent of the cost in the widths: linear in some layers, quadratic in others
 
 
-def filled(
+def with_filled_widths(
     space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value], share: float = 1.0
 ) -> Values:
     """Returns the values with all widths scaled by the largest factor that satisfies every upper limit.
@@ -38,13 +38,13 @@ def filled(
     ]
     if not space.widths or not upper:
         return dict(values)
-    low, high = 1 / MOST, MOST
-    best = scaled(values, space.domains, low)
+    low, high = 1 / MAX_FACTOR, MAX_FACTOR
+    best = scale_widths(values, space.domains, low)
     if judge(space, [*upper, *sees], best).reason:
         return best
     factor = 1.0
-    while high / low > CLOSE:
-        wider = scaled(values, space.domains, factor)
+    while high / low > FACTOR_TOLERANCE:
+        wider = scale_widths(values, space.domains, factor)
         judgement = judge(space, upper, wider)
         assert judgement.cost is not None
         if judgement.reason:
@@ -52,26 +52,26 @@ def filled(
         else:
             low, best = factor, wider
         # The next factor is extrapolated from the cost, and kept off the bounds so that each step narrows them.
-        guess = factor * _room(upper, judgement.cost) ** (1 / POWER)
+        guess = factor * _growth_factor(upper, judgement.cost) ** (1 / COST_EXPONENT)
         inside = (high / low) ** 0.1
         factor = min(max(guess, low * inside), high / inside)
     return best
 
 
-def narrowed(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Values:
+def with_likely_feasible_widths(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Values:
     """Returns the values with the widths that are most likely to satisfy the limits, the smallest or the largest.
 
-    These are the largest widths (`filled`) if there is a lower limit on another metric than the receptive field, and
+    These are the largest widths (`with_filled_widths`) if there is a lower limit on another metric than the receptive field, and
     the smallest widths otherwise. The values are returned unchanged if the space has no `widths`.
     """
     if not space.widths:
         return dict(values)
     if any(c.relation == ">=" and c.metric != "receptive_field" for c in constraints):
-        return filled(space, constraints, values)
-    return scaled(values, space.domains, 1 / MOST)
+        return with_filled_widths(space, constraints, values)
+    return scale_widths(values, space.domains, 1 / MAX_FACTOR)
 
 
-def _room(upper: Sequence[Constraint], cost: Cost) -> float:
+def _growth_factor(upper: Sequence[Constraint], cost: Cost) -> float:
     """Returns the factor by which the cost can grow until it reaches the first limit; below 1 if it exceeds one."""
     room: float = min(constraint.bound / max(1, getattr(cost, constraint.metric)) for constraint in upper)
     return room

@@ -16,18 +16,18 @@ from nas.resources import shipped_or_file
 from nas.schema import check_keys
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
-from nas.space.encoding import values_of
-from nas.space.feasibility import MEANINGS, judge
-from nas.space.fill import filled
+from nas.space.encoding import encode_architecture
+from nas.space.feasibility import REASON_MEANINGS, judge
+from nas.space.fill import with_filled_widths
 from nas.space.search_space import SearchSpace
-from nas.space.warm_start import Start, completed
+from nas.space.warm_start import KnownCandidate, complete_values
 from nas.text import read_json
 
 KEYS = ("about", "architecture", "recipe")
-SOURCE = "portfolio "
-"""Prefix of `Start.source` for designs of a portfolio; the name of the design follows."""
+SOURCE_PREFIX = "portfolio "
+"""Prefix of `KnownCandidate.source` for designs of a portfolio; the name of the design follows."""
 
-SEEING = ("kernel_size", "num_convs", "padding", "num_blocks")
+RECEPTIVE_FIELD_PARAMETERS = ("kernel_size", "num_convs", "padding", "num_blocks")
 """Parameters that determine the receptive field."""
 
 MAX_REPAIRS = 20
@@ -61,9 +61,9 @@ class Design:
         )
 
 
-def portfolio(
+def portfolio_candidates(
     names: Sequence[str], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int
-) -> tuple[list[Start], tuple[str, ...]]:
+) -> tuple[list[KnownCandidate], tuple[str, ...]]:
     """Returns the designs as candidates scaled to the limits, and a message for each design that does not fit.
 
     Args:
@@ -83,25 +83,25 @@ def portfolio(
     fitting, unfit = [], []
     for design in map(Design.load, files):
         try:
-            fitting.append(_start(design, space, constraints, seed))
+            fitting.append(_design_candidate(design, space, constraints, seed))
         except ArchitectureError as error:
             unfit.append(f"known design {design.name} is left out: {error}")
     return fitting, tuple(unfit)
 
 
-def _start(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> Start:
+def _design_candidate(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> KnownCandidate:
     """Returns the design as a candidate; raises `ArchitectureError` if it does not fit the space or the limits."""
     shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
-    network = values_of(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
-    values = completed(space, design.architecture, network, design.recipe, seed=seed)
-    values = filled(space, constraints, _seeing_enough(space, constraints, values))
+    network = encode_architecture(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
+    values = complete_values(space, design.architecture, network, design.recipe, seed=seed)
+    values = with_filled_widths(space, constraints, _with_sufficient_receptive_field(space, constraints, values))
     if reason := judge(space, constraints, values).reason:
         missed = ", ".join(str(constraint) for constraint in constraints if constraint.metric == reason)
-        raise ArchitectureError(MEANINGS.get(reason) or f"it cannot keep {missed}")
-    return Start.of(space, values, source=f"{SOURCE}{design.name}")
+        raise ArchitectureError(REASON_MEANINGS.get(reason) or f"it cannot keep {missed}")
+    return KnownCandidate.from_values(space, values, source=f"{SOURCE_PREFIX}{design.name}")
 
 
-def _seeing_enough(
+def _with_sufficient_receptive_field(
     space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]
 ) -> Mapping[str, Value]:
     """Returns the values with kernels, depth and padding changed until the receptive field satisfies its limit.
@@ -114,7 +114,7 @@ def _seeing_enough(
     for _ in range(MAX_REPAIRS):
         if not violation:
             break
-        tried = [(judge(space, lower, changed), changed) for changed in _seeing_more(space, values)]
+        tried = [(judge(space, lower, changed), changed) for changed in _receptive_field_changes(space, values)]
         if not tried:
             break
         # Of several changes that satisfy the limit, the one with the smallest receptive field changes the design least.
@@ -125,8 +125,8 @@ def _seeing_enough(
     return values
 
 
-def _seeing_more(space: SearchSpace, values: Mapping[str, Value]) -> Iterator[Mapping[str, Value]]:
-    """Yields the values with one of the parameters in `SEEING` changed, later blocks first."""
+def _receptive_field_changes(space: SearchSpace, values: Mapping[str, Value]) -> Iterator[Mapping[str, Value]]:
+    """Yields the values with one of the parameters in `RECEPTIVE_FIELD_PARAMETERS` changed, later blocks first."""
     for name, domain in reversed(list(space.domains.items())):
-        if name.rpartition(".")[2] in SEEING:
+        if name.rpartition(".")[2] in RECEPTIVE_FIELD_PARAMETERS:
             yield from ({**values, name: value} for value in domain.grid() if value != values[name])

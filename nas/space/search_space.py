@@ -31,28 +31,28 @@ from nas.architecture.layers import (
     Linear,
     MaxPool,
     Shape,
-    chain,
+    measure_sequence,
 )
-from nas.errors import SearchSpaceError, found, one_of
+from nas.errors import SearchSpaceError, short_repr, one_of
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.resources import shipped_designs, shipped_or_file
 from nas.schema import (
     COUNT,
     RATE,
-    Expected,
-    Fields,
+    ScalarSchema,
+    ObjectOf,
     Flag,
     ImageShape,
     Interval,
-    Many,
-    Words,
+    ListOf,
+    OneOf,
     check,
     check_keys,
-    mismatch,
+    mismatch_text,
 )
-from nas.space.candidate import LATER, Candidate
-from nas.space.domains import Choice, Domain, FloatRange, Value, domain_text, read
-from nas.space.widths import GROWTH, WIDTHS, Widths
+from nas.space.candidate import NEWER_RECIPE_FIELDS, Candidate
+from nas.space.domains import Choice, Domain, FloatRange, Value, domain_text, parse_domain
+from nas.space.widths import GROWTH_PARAMETERS, WIDTHS_PARAMETERS, Widths
 from nas.text import read_text
 
 if TYPE_CHECKING:
@@ -65,28 +65,28 @@ ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
-Knobs = dict[str, tuple[Expected, Value | None]]
+TableParameters = dict[str, tuple[ScalarSchema, Value | None]]
 
-NETWORK: Knobs = {
+NETWORK_PARAMETERS: TableParameters = {
     "num_blocks": (Interval(int, 1, 20), None),
-    "activation": (Words(tuple(ACTIVATIONS)), "relu"),
-    "order": (Words(tuple(ORDERS)), "norm_act"),
-    "pool": (Words(tuple(POOLS)), "max"),
-    "head": (Words(HEADS), "gap_conv"),
+    "activation": (OneOf(tuple(ACTIVATIONS)), "relu"),
+    "order": (OneOf(tuple(ORDERS)), "norm_act"),
+    "pool": (OneOf(tuple(POOLS)), "max"),
+    "head": (OneOf(HEADS), "gap_conv"),
     "residual": (Flag(), False),
 }
-BLOCK: Knobs = {
+BLOCK_PARAMETERS: TableParameters = {
     "num_convs": (Interval(int, 1, 100), None),
     "kernel_size": (COUNT, 3),
-    "padding": (Words(("same", "valid")), "same"),
-    "convolution": (Words(("full", "separable")), "full"),
+    "padding": (OneOf(("same", "valid")), "same"),
+    "convolution": (OneOf(("full", "separable")), "full"),
     "shared_repeats": (Interval(int, 0, 100), 0),
-    "transition": (Words(("none", "before_pool", "after_pool")), "none"),
+    "transition": (OneOf(("none", "before_pool", "after_pool")), "none"),
     "transition_channels": (COUNT, 8),
     "dropout": (RATE, 0.0),
 }
-CONV: Knobs = {"channels": (COUNT, None)}
-RECIPE: Knobs = {
+CONV_PARAMETERS: TableParameters = {"channels": (COUNT, None)}
+RECIPE_PARAMETERS: TableParameters = {
     # A learning rate that suits SGD does not suit Adam, so each has its own range.
     "sgd_learning_rate": (RECIPE_FIELDS["learning_rate"], 0.1),
     "adam_learning_rate": (RECIPE_FIELDS["learning_rate"], 0.01),
@@ -151,28 +151,28 @@ class SearchSpace:
         Raises:
             SearchSpaceError: a key or a value is not valid; the message names it and what is expected.
         """
-        tables = {"network": NETWORK, "block": BLOCK, "conv": CONV, "recipe": RECIPE}
+        tables = {"network": NETWORK_PARAMETERS, "block": BLOCK_PARAMETERS, "conv": CONV_PARAMETERS, "recipe": RECIPE_PARAMETERS}
         scaled = "widths" in data
         if scaled:
-            tables |= {"block": BLOCK | GROWTH, "widths": WIDTHS}
+            tables |= {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
         own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
         keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths", "probes"))
         check_keys(data, (*keys, *own), where, SearchSpaceError)
-        values = {table: _table(data, table, knobs, where) for table, knobs in tables.items()}
-        num_blocks = _most(values["network"]["num_blocks"])
+        values = {table: _parse_table(data, table, table_parameters, where) for table, table_parameters in tables.items()}
+        num_blocks = _max_value(values["network"]["num_blocks"])
         each = [f"block{number}" for number in range(1, num_blocks + 1)]
         if beyond := sorted(set(own) - set(each)):
             blocks_of = f"{one_of(each)} because num_blocks is at most {num_blocks}"
-            raise SearchSpaceError(f"{where}: unknown key {found(beyond[0])}, expected {blocks_of}")
+            raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
         # The table of one block, such as [block2], overrides [block].
-        blocks = {name: values["block"] | _table(data, name, tables["block"], where, partly=True) for name in each}
+        blocks = {name: values["block"] | _parse_table(data, name, tables["block"], where, partly=True) for name in each}
         growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
         flat = dict(_flatten(values, blocks))
         shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
         check(shape, ImageShape(), f"{where}: input_shape", SearchSpaceError)
         check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
         portfolio = data.get("portfolio", [])
-        check(portfolio, Many(Words(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
+        check(portfolio, ListOf(OneOf(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
         domains = {key: value for key, value in flat.items() if isinstance(value, Domain)}
         return cls(
             name=name,
@@ -182,7 +182,7 @@ class SearchSpace:
             fixed={key: value for key, value in flat.items() if not isinstance(value, Domain)},
             widths=Widths(growth=growth, **values["widths"]) if scaled else None,
             portfolio=tuple(portfolio),
-            probes=_probes(data.get("probes", []), domains, where),
+            probes=_parse_probes(data.get("probes", []), domains, where),
         )
 
     def bind(self, *, input_shape: Shape, num_classes: int, epochs: int) -> "SearchSpace":
@@ -197,8 +197,8 @@ class SearchSpace:
     def check(self, values: Mapping[str, object]) -> None:
         """Raises `SearchSpaceError` if a value is outside the domain of its parameter; ignores unknown parameters."""
         for name, value in values.items():
-            if name in self.domains and not self.domains[name].holds(value):
-                raise SearchSpaceError(f"{name} is {mismatch(value, domain_text(self.domains[name]))}")
+            if name in self.domains and not self.domains[name].accepts(value):
+                raise SearchSpaceError(f"{name} is {mismatch_text(value, domain_text(self.domains[name]))}")
 
     def suggest(self, trial: "Trial") -> Candidate:
         """Suggests every parameter in `domains` through an Optuna trial and returns the candidate."""
@@ -218,7 +218,7 @@ class SearchSpace:
         Values of ranges without steps are rounded to 3 significant digits, so that the printed recipe is exact.
         """
         every = {**self.fixed, **values}
-        chosen = {key: self._short(f"recipe.{key}", every) for key in RECIPE}
+        chosen = {key: self._rounded_value(f"recipe.{key}", every) for key in RECIPE_PARAMETERS}
         by_sgd, by_adam = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
         chosen["learning_rate"] = by_sgd if chosen["optimizer"] == "sgd" else by_adam
         return Recipe(epochs=self.epochs, **chosen)
@@ -243,12 +243,12 @@ class SearchSpace:
             if last and head == "gap":
                 widths[-1] = self.num_classes
             kernel, padding = v[block + "kernel_size"], v[block + "padding"]
-            style = kernel, padding, v[block + "convolution"], order, activation, self._short(block + "dropout", v)
+            style = kernel, padding, v[block + "convolution"], order, activation, self._rounded_value(block + "dropout", v)
             body: tuple[Layer, ...] = ()
             for width in widths:
-                body += unit(width, *style)
+                body += conv_unit(width, *style)
             if v[block + "shared_repeats"]:
-                body += shared(widths[-1], v[block + "shared_repeats"], *style)
+                body += shared_conv_unit(widths[-1], v[block + "shared_repeats"], *style)
             if v["residual"] and padding == "same":  # without padding, input and output differ in size
                 body = (Residual(layers=body, projection=channels != widths[-1]),)
             layers += body
@@ -259,16 +259,16 @@ class SearchSpace:
                     layers.append(pool)
                 else:
                     channels = v[block + "transition_channels"]
-                    beside = unit(channels, 1, "same", "full", order, activation, 0.0)
+                    beside = conv_unit(channels, 1, "same", "full", order, activation, 0.0)
                     layers += (*beside, pool) if transition == "before_pool" else (pool, *beside)
-        layers += self.head(head, layers)
+        layers += self.head_layers(head, layers)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
 
-    def _short(self, name: str, values: Mapping[str, Any]) -> Any:
+    def _rounded_value(self, name: str, values: Mapping[str, Any]) -> Any:
         domain = self.domains.get(name)
-        return domain.short(values[name]) if isinstance(domain, FloatRange) else values[name]
+        return domain.rounded_value(values[name]) if isinstance(domain, FloatRange) else values[name]
 
-    def head(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
+    def head_layers(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
         """Returns the layers that compute class scores from a feature map; `features` are the layers before them.
 
         "block_gap" is one more convolution like the last one. It has no norm and no activation, which would bound the
@@ -281,12 +281,12 @@ class SearchSpace:
         if head == "conv_gap":
             return _classifier(self.num_classes), GlobalAvgPool(), Flatten()
         if head == "valid_conv":
-            _, height, width = chain(features, self.input_shape).output_shape
+            _, height, width = measure_sequence(features, self.input_shape).output_shape
             conv = Conv(out_channels=self.num_classes, kernel_size=min(height, width), bias=False)
             return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
         if head == "block_gap":
             # The default serves encoding.py, which passes networks that may have no convolution.
-            last = next(_backwards(features), _classifier(self.num_classes))
+            last = next(_convolutions_from_last(features), _classifier(self.num_classes))
             counting = type(last)(
                 out_channels=self.num_classes, kernel_size=last.kernel_size, padding=last.padding, bias=False
             )
@@ -295,7 +295,7 @@ class SearchSpace:
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with everything except `name`, `epochs` and `portfolio`."""
-        off = {f"recipe.{name}" for name in LATER}
+        off = {f"recipe.{name}" for name in NEWER_RECIPE_FIELDS}
         fixed = sorted((name, value) for name, value in self.fixed.items() if value or name not in off)
         entries = [VERSION, list(self.input_shape), self.num_classes, fixed]
         entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
@@ -311,10 +311,10 @@ class SearchSpace:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _table(
+def _parse_table(
     data: Mapping[str, Any],
     table: str,
-    knobs: Mapping[str, tuple[Expected, Value | None]],
+    table_parameters: Mapping[str, tuple[ScalarSchema, Value | None]],
     where: str,
     *,
     partly: bool = False,
@@ -322,42 +322,42 @@ def _table(
     """Returns the domains and fixed values in a table; with `partly`, missing keys are left out and get no default."""
     content = data.get(table, {})
     if not isinstance(content, dict):
-        raise SearchSpaceError(f"{where}: {table} is {mismatch(content, 'a table')}")
-    check_keys(content, knobs, f"{where}: {table}", SearchSpaceError)
+        raise SearchSpaceError(f"{where}: {table} is {mismatch_text(content, 'a table')}")
+    check_keys(content, table_parameters, f"{where}: {table}", SearchSpaceError)
     values: dict[str, Domain | Value] = {}
-    for key, (expected, default) in knobs.items():
+    for key, (expected, default) in table_parameters.items():
         if key not in content and partly:
             continue
         if key not in content and default is None:
             raise SearchSpaceError(f"{where}: {table}.{key} is missing, expected {expected}")
-        values[key] = read(content.get(key, default), expected, f"{where}: {table}.{key}")
+        values[key] = parse_domain(content.get(key, default), expected, f"{where}: {table}.{key}")
     return values
 
 
-def _probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
+def _parse_probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
     """Returns the probes as values by parameter name; raises `SearchSpaceError` for a value outside its domain."""
-    check(data, Many(Fields({})), f"{where}: probes", SearchSpaceError)
+    check(data, ListOf(ObjectOf({})), f"{where}: probes", SearchSpaceError)
     assert isinstance(data, list)
     drawn = [name.removeprefix("recipe.") for name in domains if name.startswith("recipe.")]
     probes = []
     for number, probe in enumerate(data, start=1):
         place = f"{where}: [[probes]] entry {number}"
-        if fixed := probe.keys() & RECIPE.keys() - set(drawn):
+        if fixed := probe.keys() & RECIPE_PARAMETERS.keys() - set(drawn):
             raise SearchSpaceError(f"{place}: {min(fixed)} is fixed in this space, expected {one_of(drawn)}")
         check_keys(probe, drawn, place, SearchSpaceError)
         if not probe:
             raise SearchSpaceError(f"{place} is empty, expected {one_of(drawn)}")
-        probes.append({f"recipe.{key}": _held(domains, key, value, place) for key, value in probe.items()})
+        probes.append({f"recipe.{key}": _checked_probe_value(domains, key, value, place) for key, value in probe.items()})
     return tuple(probes)
 
 
-def _held(domains: Mapping[str, Domain], key: str, value: object, place: str) -> Value:
+def _checked_probe_value(domains: Mapping[str, Domain], key: str, value: object, place: str) -> Value:
     """Returns the value in its domain's type, such as 4.0 for 4; raises `SearchSpaceError` if the domain lacks it."""
     domain = domains[f"recipe.{key}"]
     is_finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     held = domain.nearest(value) if is_finite else value  # type: ignore[arg-type]
-    if held != value or not domain.holds(held):
-        raise SearchSpaceError(f"{place}: {key} is {mismatch(value, domain_text(domain))}")
+    if held != value or not domain.accepts(held):
+        raise SearchSpaceError(f"{place}: {key} is {mismatch_text(value, domain_text(domain))}")
     return held  # type: ignore[return-value]
 
 
@@ -370,13 +370,13 @@ def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterat
     for name, block in blocks.items():
         for key, value in block.items():
             yield f"{name}.{key}", value
-        for conv in range(1, _most(block["num_convs"]) + 1):
+        for conv in range(1, _max_value(block["num_convs"]) + 1):
             yield f"{name}.conv{conv}.channels", tables["conv"]["channels"]
     for key, value in tables["recipe"].items():
         yield f"recipe.{key}", value
 
 
-def _most(value: Domain | Value) -> int:
+def _max_value(value: Domain | Value) -> int:
     return int(max(value.grid() if isinstance(value, Domain) else [value]))
 
 
@@ -390,41 +390,41 @@ def _conv(width: int, kernel: int, padding: str, convolution: str, bias: bool) -
 
 
 @cache
-def _after(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
+def _norm_act_dropout(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
     parts: dict[str, Layer] = {"norm": BatchNorm(), "act": Activation(function=activation)}
     return tuple(parts[part] for part in ORDERS[order]) + ((Dropout(rate=dropout),) if dropout else ())
 
 
 @cache
-def unit(
+def conv_unit(
     width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
     """Returns a convolution with its norm, activation and dropout; it has a bias only if there is no norm."""
-    return _conv(width, kernel, padding, convolution, order == "act"), *_after(order, activation, dropout)
+    return _conv(width, kernel, padding, convolution, order == "act"), *_norm_act_dropout(order, activation, dropout)
 
 
 @cache
-def shared(
+def shared_conv_unit(
     width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
 ) -> tuple[Layer, ...]:
     """Returns a convolution and activation applied `times` times with shared weights, then a norm and dropout.
 
-    The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `unit`.
+    The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `conv_unit`.
     """
     if times == 1:
-        return unit(width, kernel, padding, convolution, order, activation, dropout)
+        return conv_unit(width, kernel, padding, convolution, order, activation, dropout)
     conv = _conv(width, kernel, padding, convolution, order == "act")
     repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
     norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()
     return repeat, *norm, *((Dropout(rate=dropout),) if dropout else ())
 
 
-def _backwards(layers: Sequence[Layer]) -> Iterator[Convolution]:
+def _convolutions_from_last(layers: Sequence[Layer]) -> Iterator[Convolution]:
     """Yields the convolutions from last to first, including those inside composites."""
     for layer in reversed(layers):
         if isinstance(layer, Convolution):
             yield layer
-        yield from _backwards(layer.children())
+        yield from _convolutions_from_last(layer.children())
 
 
 @cache

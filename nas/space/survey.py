@@ -8,15 +8,15 @@ from random import Random
 from typing import Any
 
 from nas.architecture.cost import Cost
-from nas.space.constraints import Constraint, worst
+from nas.space.constraints import Constraint, most_violated
 from nas.space.domains import Value
 from nas.space.feasibility import IMPOSSIBLE_SHAPE, judge
-from nas.space.fill import narrowed
+from nas.space.fill import with_likely_feasible_widths
 from nas.space.search_space import SearchSpace
-from nas.space.widths import is_width, scaled
+from nas.space.widths import is_width, scale_widths
 from nas.text import html_lines
 
-FACTORS = (1 / 64, 0.25, 0.5, 0.8, 0.95)  # of all widths, tried in the search for the smallest network
+WIDTH_FACTORS = (1 / 64, 0.25, 0.5, 0.8, 0.95)  # of all widths, tried in the search for the smallest network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class LimitReport:
 class SpaceReport:
     """Result of a survey.
 
-    In a space with `widths`, a draw is judged with the widths of `narrowed`, which are the most likely to satisfy the
+    In a space with `widths`, a draw is judged with the widths of `with_likely_feasible_widths`, which are the most likely to satisfy the
     limits.
 
     Attributes:
@@ -142,7 +142,7 @@ def survey(
     possible: list[tuple[Cost, dict[str, Value]]] = []
     num_feasible = 0
     for _ in range(num_draws):
-        values = narrowed(space, constraints, space.draw(rng))
+        values = with_likely_feasible_widths(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
         if judgement.cost is not None:
             possible.append((judgement.cost, values))
@@ -155,7 +155,7 @@ def survey(
     binding = min(range(len(shares)), key=shares.__getitem__, default=None)
     others = [c for c in constraints if c.metric != "params"]
     starts = sorted(possible, key=lambda item: item[0].params)
-    within = [item for item in starts if worst(others, item[0]) is None]
+    within = [item for item in starts if most_violated(others, item[0]) is None]
     return SpaceReport(
         space=space.name,
         num_draws=num_draws,
@@ -165,14 +165,14 @@ def survey(
             LimitReport(
                 constraint=constraint,
                 share_alone=shares[index],
-                admits_one_percent=_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
+                admits_one_percent=_bound_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
                 binds=index == binding and shares[index] < len(costs) / num_draws,
             )
             for index, constraint in enumerate(constraints)
         ),
-        admitting_together=_widened(constraints, costs, math.ceil(num_draws / 100)),
-        smallest=_smallest(space, (), [values for _, values in starts[:3]]),
-        smallest_within_limits=_smallest(space, others, [values for _, values in within[:3]]) if constraints else None,
+        admitting_together=_relaxed_constraints(constraints, costs, math.ceil(num_draws / 100)),
+        smallest=_smallest_cost(space, (), [values for _, values in starts[:3]]),
+        smallest_within_limits=_smallest_cost(space, others, [values for _, values in within[:3]]) if constraints else None,
     )
 
 
@@ -181,21 +181,21 @@ def any_feasible(
 ) -> bool:
     """Returns whether one of the first `num_draws` draws of a survey is feasible; stops at the first that is."""
     rng = Random(seed)
-    draws = (narrowed(space, constraints, space.draw(rng)) for _ in range(num_draws))
+    draws = (with_likely_feasible_widths(space, constraints, space.draw(rng)) for _ in range(num_draws))
     return any(not judge(space, constraints, values).reason for values in draws)
 
 
-def _admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:
+def _bound_admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:
     constraint = constraints[index]
     others = [c for i, c in enumerate(constraints) if i != index]
     values = sorted(
-        (getattr(cost, constraint.metric) for cost in costs if worst(others, cost) is None),
+        (getattr(cost, constraint.metric) for cost in costs if most_violated(others, cost) is None),
         reverse=constraint.relation == ">=",
     )
     return values[wanted - 1] if len(values) >= wanted else None
 
 
-def _widened(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> tuple[Constraint, ...]:
+def _relaxed_constraints(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> tuple[Constraint, ...]:
     factors = sorted(max((_factor(c, cost) for c in constraints), default=1.0) for cost in costs)
     if len(factors) < wanted or factors[wanted - 1] <= 1:
         return ()
@@ -214,7 +214,7 @@ def _factor(constraint: Constraint, cost: Cost) -> float:
     return value / constraint.bound if constraint.relation == "<=" else constraint.bound / max(value, 1)
 
 
-def _smallest(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
+def _smallest_cost(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
     """Returns the cost with the fewest parameters that coordinate descent finds from the given starts.
 
     One step changes one parameter of the network, or scales all widths.
@@ -240,4 +240,4 @@ def _neighbours(space: SearchSpace, values: dict[str, Value]) -> Iterator[dict[s
         if not name.startswith("recipe.") and not (space.widths and is_width(name)):  # recipes do not change the cost
             yield from ({**values, name: value} for value in domain.grid())
     if space.widths:
-        yield from (scaled(values, space.domains, factor) for factor in FACTORS)
+        yield from (scale_widths(values, space.domains, factor) for factor in WIDTH_FACTORS)

@@ -10,17 +10,17 @@ from typing import Any, Self
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import shape_text
-from nas.errors import ArchitectureError, StudyError, argument
+from nas.errors import ArchitectureError, StudyError, argument_text
 from nas.recipe import Recipe
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
-from nas.space.encoding import values_of
+from nas.space.encoding import encode_architecture
 from nas.space.feasibility import judge
-from nas.space.search_space import RECIPE, SearchSpace
+from nas.space.search_space import RECIPE_PARAMETERS, SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class KnownCandidate:
     """A candidate to train first.
 
     Attributes:
@@ -34,14 +34,14 @@ class Start:
     fingerprint: str
 
     @classmethod
-    def of(cls, space: SearchSpace, values: dict[str, Value], *, source: str) -> Self:
+    def from_values(cls, space: SearchSpace, values: dict[str, Value], *, source: str) -> Self:
         """Returns the candidate with these parameter values."""
         return cls(source=source, values=values, fingerprint=space.candidate(values).fingerprint())
 
 
-def starts(
+def known_candidates(
     files: Sequence[str | Path], space: SearchSpace, constraints: Sequence[Constraint], *, seed: int
-) -> tuple[list[Start], tuple[str, ...]]:
+) -> tuple[list[KnownCandidate], tuple[str, ...]]:
     """Returns the networks that fit the space and the limits, and a message for each that does not.
 
     The recipe of a network is the `recipe.json` in the same folder, or else the default recipe. Either is replaced by
@@ -59,39 +59,39 @@ def starts(
         RecipeError: a recipe is not valid.
     """
     fitting, unfit = [], []
-    for file in (inside for named in files for inside in _files(named)):
+    for file in (inside for named in files for inside in _architecture_files(named)):
         architecture = Architecture.load(file)
         if architecture.input_shape != space.input_shape:
             found, wanted = map(shape_text, (architecture.input_shape, space.input_shape))
-            place = argument("start_from", [str(file)])
+            place = argument_text("start_from", [str(file)])
             raise StudyError(f"{place}: input_shape is {found}, expected {wanted} as in the dataset")
         try:
-            network = values_of(space, architecture)
+            network = encode_architecture(space, architecture)
         except ArchitectureError as error:
             unfit.append(f"{file} is left out: {error}")
             continue
         beside = Path(file).with_name("recipe.json")
         recipe = Recipe.load(beside) if Path(file).is_file() and beside.exists() else Recipe()
-        values = completed(space, architecture, network, recipe, seed=seed)
+        values = complete_values(space, architecture, network, recipe, seed=seed)
         if judge(space, constraints, values).reason:
             cost = cost_of(architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
             found = "; ".join(f"{c.metric} is {getattr(cost, c.metric)}, expected {c}" for c in missed)
             unfit.append(f"{file} is left out: {found} (such a network is not scaled)")
             continue
-        fitting.append(Start.of(space, values, source=str(file)))
+        fitting.append(KnownCandidate.from_values(space, values, source=str(file)))
     return fitting, tuple(unfit)
 
 
-def distinct(starts: Iterable[Start]) -> list[Start]:
+def distinct_candidates(starts: Iterable[KnownCandidate]) -> list[KnownCandidate]:
     """Returns the starts without those whose candidate came earlier in the sequence."""
-    first: dict[str, Start] = {}
+    first: dict[str, KnownCandidate] = {}
     for start in starts:
         first.setdefault(start.fingerprint, start)
     return list(first.values())
 
 
-def _files(named: str | Path) -> Sequence[str | Path]:
+def _architecture_files(named: str | Path) -> Sequence[str | Path]:
     """Returns the architecture files in a folder, or the argument itself if it is not a folder."""
     folder = Path(named)
     if not os.path.isdir(folder):  # Path.is_dir raises if a name is too long
@@ -99,16 +99,16 @@ def _files(named: str | Path) -> Sequence[str | Path]:
     try:
         found = sorted(folder / name for name in os.listdir(folder) if name.endswith(".json") and name != "recipe.json")
     except OSError as error:
-        raise StudyError(f"{argument('start_from', [str(named)])}: {error.strerror}") from None
+        raise StudyError(f"{argument_text('start_from', [str(named)])}: {error.strerror}") from None
     export = folder / "architecture.json"
     if export in found:
         return [export]
     if not found:
-        raise StudyError(f"{argument('start_from', [str(named)])}: no architecture file (*.json) found in this folder")
+        raise StudyError(f"{argument_text('start_from', [str(named)])}: no architecture file (*.json) found in this folder")
     return found
 
 
-def completed(
+def complete_values(
     space: SearchSpace, architecture: Architecture, network: dict[str, Value], recipe: Recipe, *, seed: int
 ) -> dict[str, Value]:
     """Returns a value for every drawn parameter: from the network, from the recipe, or else random.
@@ -121,7 +121,7 @@ def completed(
 
 def recipe_values(space: SearchSpace, recipe: Recipe) -> dict[str, Value]:
     """Returns values for the recipe's parameters, each the closest to the recipe that the space has."""
-    wanted: dict[str, Any] = {name: getattr(recipe, name, default) for name, (_, default) in RECIPE.items()}
+    wanted: dict[str, Any] = {name: getattr(recipe, name, default) for name, (_, default) in RECIPE_PARAMETERS.items()}
     wanted["sgd_learning_rate" if recipe.optimizer == "sgd" else "adam_learning_rate"] = recipe.learning_rate
     keys = {name: f"recipe.{name}" for name in wanted}
     return {key: space.domains[key].nearest(wanted[name]) for name, key in keys.items() if key in space.domains}

@@ -12,16 +12,16 @@ from functools import lru_cache
 from itertools import chain
 from random import Random
 
-from nas.schema import Expected, Interval
+from nas.schema import ScalarSchema, Interval
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value
 
 FACTOR = Interval(float, 0.1, 10.0)
-WIDTHS: dict[str, tuple[Expected, Value | None]] = {
+WIDTHS_PARAMETERS: dict[str, tuple[ScalarSchema, Value | None]] = {
     "start": (Interval(float, 1), None),
     "squeeze": (FACTOR, 1.0),
     "jitter": (Interval(float, 1.0, 10.0), 1.0),
 }
-GROWTH: dict[str, tuple[Expected, Value | None]] = {"growth": (FACTOR, 1.0)}
+GROWTH_PARAMETERS: dict[str, tuple[ScalarSchema, Value | None]] = {"growth": (FACTOR, 1.0)}
 """Keys of the table [widths], and the key that it adds to the table of a block."""
 
 
@@ -52,7 +52,7 @@ class Widths:
             for name in names.get(f"block{number}", ()):
                 beside = name.endswith("transition_channels")
                 factor = _draw(self.squeeze, rng) if beside else jitter ** rng.uniform(-1.0, 1.0)
-                channels[name] = nearest(domains[name], width * factor)
+                channels[name] = nearest_width(domains[name], width * factor)
         return channels
 
 
@@ -70,14 +70,14 @@ def width_names(parameters: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
     return names
 
 
-def scaled(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> dict[str, Value]:
+def scale_widths(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> dict[str, Value]:
     """Returns the values with every width multiplied by a factor and rounded to the nearest value of its domain."""
     names = chain.from_iterable(width_names(tuple(domains)).values())
-    widths = {name: nearest(domains[name], float(values[name]) * factor) for name in names}
+    widths = {name: nearest_width(domains[name], float(values[name]) * factor) for name in names}
     return {**values, **widths}
 
 
-def nearest(domain: Domain, width: float) -> Value:
+def nearest_width(domain: Domain, width: float) -> Value:
     """Returns the value of the domain that is closest to a width."""
     if isinstance(domain, Choice):
         return min(domain.values, key=lambda value: abs(float(value) - width))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from optuna.artifacts import FileSystemArtifactStore
 
 from nas.architecture.architecture import Architecture
-from nas.errors import StudyError, first_line, found, named
+from nas.errors import StudyError, first_line, short_repr, names_text
 from nas.study.optuna_storage import artifact_link
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Artifacts:
     def __init__(self, results: Path) -> None:
         self.folder = results / FOLDER
 
-    def store(self, *, make: bool = True) -> FileSystemArtifactStore:
-        """Returns Optuna's artifact store; creates its folder if `make` is true."""
-        if make:
+    def store(self, *, create_folder: bool = True) -> FileSystemArtifactStore:
+        """Returns Optuna's artifact store; creates its folder if `create_folder` is true."""
+        if create_folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         return FileSystemArtifactStore(str(self.folder))
 
@@ -64,12 +64,12 @@ class Artifacts:
             raise
         return artifact_id, artifact_link(artifact_id, filename=name, mimetype=MIMETYPES[Path(name).suffix])
 
-    def sweep(self) -> None:
+    def delete_incomplete_files(self) -> None:
         """Deletes incomplete files of killed processes; must not run while another process writes."""
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
-    def download(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
+    def read_state_dict(self, name: str, what: str, architecture: Architecture) -> "dict[str, Tensor]":
         """Returns the state dict in an artifact, on the CPU. Nothing in the file is executed.
 
         Args:
@@ -83,7 +83,7 @@ class Artifacts:
         import torch
 
         if Path(name).name != name or not name.isprintable():  # a path could lead out of the folder
-            raise StudyError(f"{self.folder}: {what}: {found(name)} found, expected the name of a file in this folder")
+            raise StudyError(f"{self.folder}: {what}: {short_repr(name)} found, expected the name of a file in this folder")
         path = self.folder / name
         try:
             opened = path.open("rb")
@@ -95,16 +95,16 @@ class Artifacts:
                 warnings.simplefilter("ignore")  # torch warns about some invalid files before it rejects them
                 _check_archive(file)
                 state = torch.load(file, map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
+        except READ_ERRORS as error:
             reason = f"the file is damaged ({first_line(error)[:100]!r})"
             raise StudyError(f"{path}: {what} cannot be read: {reason}") from None
-        if difference := _difference(state, architecture):
+        if difference := _state_dict_difference(state, architecture):
             raise StudyError(f"{path}: {what} cannot be read: {difference}")
         weights: dict[str, Tensor] = state
         return weights
 
 
-UNREADABLE = (
+READ_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
     *(RuntimeError, MemoryError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
@@ -125,7 +125,7 @@ def _check_archive(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _difference(state: object, architecture: Architecture) -> str:
+def _state_dict_difference(state: object, architecture: Architecture) -> str:
     """Returns how a state dict differs from that of the network; empty if it fits."""
     import torch
 
@@ -139,7 +139,7 @@ def _difference(state: object, architecture: Architecture) -> str:
     ):
         return f"{type(state).__name__} found, expected a state dict"
     if odd := state.keys() ^ wanted.keys():
-        return f"{named(odd)} found in only one of the file and the network"
+        return f"{names_text(odd)} found in only one of the file and the network"
     for name, tensor in wanted.items():
         it = state[name]
         if (it.shape, it.dtype, it.layout) != (tensor.shape, tensor.dtype, tensor.layout):

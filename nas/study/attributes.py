@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import METRICS, Cost
 from nas.errors import StudyError, one_of
-from nas.schema import mismatch
+from nas.schema import mismatch_text
 from nas.space.candidate import Candidate
 from nas.training.metrics import EpochMetrics
 
@@ -65,7 +65,7 @@ class Attributes:
         return Attributes(user=self.user | other.user, system=self.system | other.system)
 
 
-def begun(
+def begin_attrs(
     candidate: Candidate, cost: Cost, *, index: int, seed: int, num_draws: int, fingerprint: str, session: str
 ) -> Attributes:
     """Returns the attributes of a trial whose training begins.
@@ -90,35 +90,35 @@ def begun(
     )
 
 
-def drawn_before(discards: Mapping[str, int]) -> Attributes:
+def discard_count_attrs(discards: Mapping[str, int]) -> Attributes:
     """Returns the attribute that counts, by reason, the draws discarded before a trial's candidate was found."""
     return Attributes(system={f"{PREFIX}discards": dict(discards)})
 
 
-def discarded(reason: str, cost: Cost | None) -> Attributes:
+def discard_attrs(reason: str, cost: Cost | None) -> Attributes:
     """Returns the attributes of a trial that is not trained. `cost` is None for an impossible shape."""
     costs = dataclasses.asdict(cost) if cost is not None else {}
     return Attributes(user=costs | {"reason": reason, "outcome": str(Outcome.DISCARDED)})
 
 
-def drawn_for(index: int) -> Attributes:
+def drawn_for_attrs(index: int) -> Attributes:
     """Returns the attribute of a stored discard that holds the index of the candidate found after it."""
     return Attributes(system={f"{PREFIX}drawn_for": index})
 
 
-def ended(outcome: Outcome, history: Sequence[EpochMetrics], *, reason: str = "") -> Attributes:
+def end_attrs(outcome: Outcome, history: Sequence[EpochMetrics], *, reason: str = "") -> Attributes:
     """Returns the attributes of a trial that has ended. `history`: the epochs that it was trained for."""
     seconds = round(sum(metrics.seconds for metrics in history), 3)
     user = {"seconds": seconds, "outcome": str(outcome)} | ({"reason": reason} if reason else {})
     return Attributes(user=user, system={f"{PREFIX}history": [metrics.to_json() for metrics in history]})
 
 
-def trained(consistent_accuracy: float, weights: str) -> Attributes:
+def completion_attrs(consistent_accuracy: float, weights: str) -> Attributes:
     """Returns further attributes of a completed training run. `weights`: artifact ID of the state dict."""
     return Attributes(user={"consistent_accuracy": consistent_accuracy}, system={f"{PREFIX}weights": weights})
 
 
-def enqueued(source: str, fingerprint: str) -> Attributes:
+def enqueue_attrs(source: str, fingerprint: str) -> Attributes:
     """Returns the attributes of a known candidate in the queue. `source`: where the candidate comes from."""
     return Attributes(user={"started_from": source, "started_as": fingerprint})
 
@@ -151,7 +151,7 @@ class StoredTrial:
         try:
             return Outcome(text)
         except ValueError:
-            raise StudyError(f"trial {self.number}: outcome is {mismatch(text, one_of(Outcome))}") from None
+            raise StudyError(f"trial {self.number}: outcome is {mismatch_text(text, one_of(Outcome))}") from None
 
     @property
     def reason(self) -> str:
@@ -176,7 +176,7 @@ class StoredTrial:
         return index
 
     @property
-    def started_as(self) -> str | None:
+    def enqueued_fingerprint(self) -> str | None:
         """Fingerprint of the known candidate that the trial was enqueued with; otherwise None."""
         text: str | None = self.frozen.user_attrs.get("started_as")
         return text
@@ -198,7 +198,7 @@ class StoredTrial:
         """Draws until the candidate, itself included."""
         return int(self.frozen.user_attrs.get("num_draws", 1))
 
-    def figure(self, name: str) -> Any:
+    def numeric_attr(self, name: str) -> Any:
         """Returns a numeric user attribute, such as a metric of the cost; None if the trial lacks it."""
         return self.frozen.user_attrs.get(name)
 
@@ -211,19 +211,19 @@ class StoredTrial:
     @property
     def session(self) -> str | None:
         """ID of the search that trains the trial, which holds a lock of this name; None before training begins."""
-        text: str | None = self._note("session")
+        text: str | None = self._system_attr("session")
         return text
 
     @property
     def weights(self) -> str | None:
         """Artifact ID of the state dict; None unless the trial is complete."""
-        text: str | None = self._note("weights")
+        text: str | None = self._system_attr("weights")
         return text
 
     @property
     def drawn_for(self) -> int | None:
         """Index of the candidate found after a stored discard; None for other trials."""
-        index: int | None = self._note("drawn_for")
+        index: int | None = self._system_attr("drawn_for")
         return index
 
     @property
@@ -233,27 +233,27 @@ class StoredTrial:
         Empty if the trial has no candidate and is no discard: the same draws will then be repeated.
         """
         counts = self.fingerprint is not None or self.outcome is Outcome.DISCARDED
-        return Counter(self._note("discards") if counts else None)
+        return Counter(self._system_attr("discards") if counts else None)
 
     @property
     def num_epochs(self) -> int:
         """Number of stored epochs; 0 before the trial has ended."""
-        return len(self._note("history") or ())
+        return len(self._system_attr("history") or ())
 
     @property
     def stored_architecture(self) -> Any:
         """Architecture as JSON; None if the trial has none."""
-        return self._note("architecture")
+        return self._system_attr("architecture")
 
     @property
     def stored_recipe(self) -> Any:
         """Recipe as JSON; None if the trial has none."""
-        return self._note("recipe")
+        return self._system_attr("recipe")
 
     @property
     def stored_history(self) -> Sequence[Any]:
         """Metrics of each epoch as JSON; empty before the trial has ended."""
-        return self._note("history") or ()
+        return self._system_attr("history") or ()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class StoredTrial:
         return {**self.frozen.system_attrs.get(FIXED_PARAMS, {}), **self.frozen.params}
 
     @property
-    def has_begun(self) -> bool:
+    def has_candidate(self) -> bool:
         """Whether the trial has a candidate: it was drawn or enqueued."""
         return self.fingerprint is not None or self.is_from_queue
 
@@ -270,30 +270,30 @@ class StoredTrial:
         """Whether the trial comes from the queue; parameters that it was not enqueued with are drawn at random."""
         return FIXED_PARAMS in self.frozen.system_attrs
 
-    def rank(self) -> tuple[float, int]:
+    def sort_key(self) -> tuple[float, int]:
         """Returns the sort key of a complete trial: highest accuracy first, then fewest parameters."""
         return -self.frozen.values[0], self.frozen.user_attrs["params"]
 
-    def notes(self) -> dict[str, Any]:
+    def own_system_attrs(self) -> dict[str, Any]:
         """Returns this package's system attributes, without their prefix."""
         attrs = self.frozen.system_attrs
         return {key.removeprefix(PREFIX): value for key, value in attrs.items() if key.startswith(PREFIX)}
 
-    def _note(self, name: str) -> Any:
+    def _system_attr(self, name: str) -> Any:
         return self.frozen.system_attrs.get(PREFIX + name)
 
 
-def again(trial: StoredTrial) -> Attributes:
+def retry_attrs(trial: StoredTrial) -> Attributes:
     """Returns the attributes that a retry in the queue takes over from an interrupted trial."""
     kept = ("fingerprint", "candidate", "num_draws", "started_from", "started_as")
     attrs = trial.frozen.user_attrs
     return Attributes(user={"retry_of": trial.number} | {key: attrs[key] for key in kept if key in attrs})
 
 
-def stored(trials: Iterable[FrozenTrial]) -> list[StoredTrial]:
+def typed_trials(trials: Iterable[FrozenTrial]) -> list[StoredTrial]:
     """Returns a typed view of each trial."""
     return [StoredTrial(trial) for trial in trials]
 
 
-FIGURES = (*METRICS, "consistent_accuracy", "seconds", "num_draws", "seed")
+NUMERIC_ATTRS = (*METRICS, "consistent_accuracy", "seconds", "num_draws", "seed")
 """Numeric user attributes that are fields of `TrialRecord`."""

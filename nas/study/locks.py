@@ -33,7 +33,7 @@ class LockLostError(Exception):
 class Locks(Protocol):
     """Named locks of one study. The end of a process releases its locks."""
 
-    def hold(self, name: str) -> bool:
+    def try_acquire(self, name: str) -> bool:
         """Takes a lock until `close`, without waiting; returns False if another process holds it."""
 
     def is_held(self, name: str) -> bool:
@@ -46,10 +46,10 @@ class Locks(Protocol):
         """
 
     def close(self) -> None:
-        """Releases all locks that `hold` has taken."""
+        """Releases all locks that `try_acquire` has taken."""
 
 
-def locks(ref: StudyRef) -> Locks:
+def open_locks(ref: StudyRef) -> Locks:
     """Returns the locks of a study.
 
     They are advisory locks for PostgreSQL, and files beside the database for SQLite, independent of the results folder.
@@ -69,7 +69,7 @@ class FileLocks:
         self.stem = stem
         self._held: list[FileLock] = []
 
-    def hold(self, name: str) -> bool:
+    def try_acquire(self, name: str) -> bool:
         lock = self._lock(name)
         try:
             lock.acquire(timeout=0)
@@ -119,22 +119,22 @@ class ServerLocks:
     A restarted server has lost them; a background thread takes them again once the server answers.
     """
 
-    def __init__(self, url: str, study: str) -> None:
-        self.study = study
+    def __init__(self, url: str, study_name: str) -> None:
+        self.study_name = study_name
         self._engine = sqlalchemy.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._names: set[str] = set()
-        self._busy = threading.Lock()
+        self._connection_lock = threading.Lock()
         self._closing = threading.Event()
         self._connection: sqlalchemy.Connection | None = None
-        self._waiting: sqlalchemy.Connection | None = None
+        self._waiting_connection: sqlalchemy.Connection | None = None
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
-    def hold(self, name: str) -> bool:
-        with self._busy:
+    def try_acquire(self, name: str) -> bool:
+        with self._connection_lock:
             if self._connection is None:
-                self._connection = self._connected()
+                self._connection = self._connect()
                 self._thread.start()
-            held = self._try(self._connection, name)
+            held = self._try_lock(self._connection, name)
             if held:
                 self._names.add(name)
             return held
@@ -142,8 +142,8 @@ class ServerLocks:
     def is_held(self, name: str) -> bool:
         if name in self._names:
             return False
-        with self._connected() as connection:
-            if not self._try(connection, name):
+        with self._connect() as connection:
+            if not self._try_lock(connection, name):
                 return True
             # Closing the connection releases it as well, but only when the server notices.
             connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key(name)})
@@ -154,9 +154,9 @@ class ServerLocks:
     @contextmanager
     def exclusively(self, name: str) -> Iterator[Callable[[], None]]:
         # A connection of its own: waiting for a lock on the other one would keep its locks from being refreshed.
-        if self._waiting is None or self._waiting.invalidated:
-            self._waiting = self._connected()
-        connection = self._waiting
+        if self._waiting_connection is None or self._waiting_connection.invalidated:
+            self._waiting_connection = self._connect()
+        connection = self._waiting_connection
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": self._key(name)})
 
         def check() -> None:
@@ -173,37 +173,37 @@ class ServerLocks:
 
     def close(self) -> None:
         self._closing.set()
-        with self._busy, suppress(SQLAlchemyError):
-            for connection in filter(None, (self._connection, self._waiting)):
+        with self._connection_lock, suppress(SQLAlchemyError):
+            for connection in filter(None, (self._connection, self._waiting_connection)):
                 connection.close()
         if self._thread.is_alive():
             self._thread.join()
 
     def _refresh(self) -> None:
         while not self._closing.wait(REFRESH):
-            with self._busy, suppress(SQLAlchemyError):
+            with self._connection_lock, suppress(SQLAlchemyError):
                 assert self._connection is not None
                 if self._closing.is_set():
                     return
                 try:
                     for name in self._names:  # harmless if the lock is still held
-                        self._try(self._connection, name)
+                        self._try_lock(self._connection, name)
                 except SQLAlchemyError:
                     self._connection.invalidate()
-                    self._connection = self._connected()
+                    self._connection = self._connect()
 
-    def _connected(self) -> sqlalchemy.Connection:
+    def _connect(self) -> sqlalchemy.Connection:
         connection = self._engine.connect()
         # A machine that drops off the network does not close its connection: the server notices after half a minute.
         for setting in ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 4"):
             connection.execute(sqlalchemy.text(f"SET {setting}"))
         return connection
 
-    def _try(self, connection: sqlalchemy.Connection, name: str) -> bool:
+    def _try_lock(self, connection: sqlalchemy.Connection, name: str) -> bool:
         key = {"key": self._key(name)}
         return bool(connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar())
 
     def _key(self, name: str) -> int:
         """Returns the 64-bit key of an advisory lock of this study."""
-        digest = hashlib.sha256(f"nas {self.study} {name}".encode()).digest()
+        digest = hashlib.sha256(f"nas {self.study_name} {name}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)

@@ -4,7 +4,7 @@ Contract tests check these names. Optuna's tables have had the same columns sinc
 
 `StudyStorage` keeps a study's trials in memory, beside the database. Optuna's own storage writes each parameter and
 attribute in a separate transaction, and reads all unfinished trials again whenever trials are requested: with 64
-workers this takes seconds per trial. `StudyStorage` begins and ends a trial in one transaction each, and `look` reads
+workers this takes seconds per trial. `StudyStorage` begins and ends a trial in one transaction each, and `read_changes` reads
 only what other processes have begun or ended since the last call.
 """
 
@@ -31,11 +31,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.orm import Session
 
 from nas.study.attributes import StoredTrial
-from nas.study.database import patiently
+from nas.study.database import retry_while_unavailable
 
 Attrs = Mapping[str, Any]
 
-NONE: Attrs = MappingProxyType({})
+NO_ATTRS: Attrs = MappingProxyType({})
 NO_EPOCHS: Mapping[int, float] = MappingProxyType({})
 
 EPOCHS_PAUSE = 1.0  # minimum seconds between two writes of epochs: many workers report hundreds per second
@@ -44,27 +44,27 @@ EPOCHS_PAUSE = 1.0  # minimum seconds between two writes of epochs: many workers
 class StudyStorage(_CachedStorage):
     """Optuna storage for a process that writes to a study, with the trials in memory beside the database.
 
-    It shows the study as of the last `look`, and what this process has written since. The intermediate values of other
-    processes' trials are not updated while these run. While a database server is unavailable, `look`, `end`, `write`,
-    `report` and the methods for study attributes retry, for up to `PATIENCE` seconds.
+    It shows the study as of the last `read_changes`, and what this process has written since. The intermediate values of other
+    processes' trials are not updated while these run. While a database server is unavailable, `read_changes`, `end`, `write`,
+    `report` and the methods for study attributes retry, for up to `RETRY_SECONDS` seconds.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
-        self._ours: set[int] = set()  # IDs of running trials that only this process writes
-        self._theirs: dict[int, set[int]] = {}  # by study: IDs of all other unfinished trials
-        self._last: dict[int, int] = {}  # by study: highest trial ID seen
-        self._unwritten: dict[int, dict[int, float]] = {}  # by trial ID: epochs not in the database yet
-        self._epochs_written = float("-inf")  # time of the last write of epochs
+        self._own_trial_ids: set[int] = set()  # IDs of running trials that only this process writes
+        self._other_trial_ids: dict[int, set[int]] = {}  # by study: IDs of all other unfinished trials
+        self._last_trial_ids: dict[int, int] = {}  # by study: highest trial ID seen
+        self._unwritten_epochs: dict[int, dict[int, float]] = {}  # by trial ID: epochs not in the database yet
+        self._epochs_write_time = float("-inf")  # time of the last write of epochs
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        if study_id not in self._last:
-            self.look(study_id)
+        if study_id not in self._last_trial_ids:
+            self.read_changes(study_id)
 
-    @patiently
-    def look(self, study_id: int) -> None:
+    @retry_while_unavailable
+    def read_changes(self, study_id: int) -> None:
         """Reads new trials, and trials of other processes whose state has changed."""
-        last, theirs = self._last.get(study_id, -1), self._theirs.setdefault(study_id, set())
+        last, theirs = self._last_trial_ids.get(study_id, -1), self._other_trial_ids.setdefault(study_id, set())
         table = models.TrialModel.__table__.c
         # Autocommit: the beginning and end of a transaction would cost two more round trips to a server.
         with self._backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -77,12 +77,12 @@ class StudyStorage(_CachedStorage):
             states: dict[int, TrialState] = {row.trial_id: row.state for row in connection.execute(query)}
         with self._lock:
             self._add_study(study_id)
-            changed = {trial_id for trial_id, state in states.items() if self._is_new(study_id, trial_id, state)}
-            self._last[study_id] = max([last, *states])
+            changed = {trial_id for trial_id, state in states.items() if self._has_changed(study_id, trial_id, state)}
+            self._last_trial_ids[study_id] = max([last, *states])
             if not changed:
                 return
             # `_get_trials` returns the trials in `changed`, and every trial with a larger ID than this.
-            beyond = self._last[study_id]
+            beyond = self._last_trial_ids[study_id]
             news = self._backend._get_trials(
                 study_id, states=None, included_trial_ids=changed, trial_id_greater_than=beyond
             )
@@ -90,8 +90,8 @@ class StudyStorage(_CachedStorage):
             theirs -= {trial._trial_id for trial in news if trial.state.is_finished()}
             theirs |= {trial._trial_id for trial in news if not trial.state.is_finished()}
 
-    def _is_new(self, study_id: int, trial_id: int, state: TrialState) -> bool:
-        if trial_id in self._ours:
+    def _has_changed(self, study_id: int, trial_id: int, state: TrialState) -> bool:
+        if trial_id in self._own_trial_ids:
             return False
         if trial_id not in self._trial_id_to_study_id_and_number:
             return True
@@ -101,8 +101,8 @@ class StudyStorage(_CachedStorage):
         return known.state != state or (state == TrialState.RUNNING and StoredTrial(known).fingerprint is None)
 
     def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
-        if trial_id in self._ours:
-            return self._cached(trial_id)
+        if trial_id in self._own_trial_ids:
+            return self._cached_trial(trial_id)
         return super()._get_cached_trial(trial_id)
 
     def trials(self, study_id: int) -> Mapping[int, FrozenTrial]:
@@ -133,26 +133,26 @@ class StudyStorage(_CachedStorage):
                     "trial_id": trial_id,
                     "param_name": name,
                     "param_value": template.distributions[name].to_internal_repr(value),
-                    "distribution_json": _as_json(template.distributions[name]),
+                    "distribution_json": _distribution_json(template.distributions[name]),
                 }
                 for name, value in template.params.items()
             ]
-            _add(session, models.TrialParamModel, params)
-            _add(session, models.TrialValueModel, _stored_values(trial_id, template.values or ()))
-            _add(session, models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs))
-            _add(session, models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs))
-            _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values))
-        trial = _copied(template, number, trial_id)
+            _insert_rows(session, models.TrialParamModel, params)
+            _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, template.values or ()))
+            _insert_rows(session, models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs))
+            _insert_rows(session, models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs))
+            _insert_rows(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values))
+        trial = _as_stored(template, number, trial_id)
         with self._lock:
             self._add_study(study_id)
             self._add_trials_to_cache(study_id, [trial])
             if trial.state == TrialState.RUNNING:
-                self._ours.add(trial_id)
+                self._own_trial_ids.add(trial_id)
             elif not trial.state.is_finished():
-                self._theirs.setdefault(study_id, set()).add(trial_id)
+                self._other_trial_ids.setdefault(study_id, set()).add(trial_id)
         return trial_id
 
-    @patiently
+    @retry_while_unavailable
     def end(
         self,
         trial_id: int,
@@ -161,49 +161,49 @@ class StudyStorage(_CachedStorage):
         *,
         user_attrs: Attrs,
         system_attrs: Attrs,
-        constraints: Attrs = NONE,
+        constraints: Attrs = NO_ATTRS,
         epochs: Mapping[int, float] = NO_EPOCHS,
     ) -> None:
         """Ends a trial and stores its final attributes and intermediate values, in one transaction.
 
         Raises Optuna's `UpdateFinishedTrialError` if another process has ended it.
         """
-        system_attrs = {**system_attrs, **_as_attrs(constraints)}
-        epochs = {**self._unwritten.get(trial_id, NO_EPOCHS), **epochs}
-        trial = self._cached(trial_id)
+        system_attrs = {**system_attrs, **_constraint_attrs(constraints)}
+        epochs = {**self._unwritten_epochs.get(trial_id, NO_EPOCHS), **epochs}
+        trial = self._cached_trial(trial_id)
         with _create_scoped_session(self._backend.scoped_session) as session:
             row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             ended = datetime.now()
             if not row.state.is_finished():
-                _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, trial.user_attrs)
-                _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs, trial.system_attrs)
-                _add(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
-                _add(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
+                _replace_attrs(session, models.TrialUserAttributeModel, trial_id, user_attrs, trial.user_attrs)
+                _replace_attrs(session, models.TrialSystemAttributeModel, trial_id, system_attrs, trial.system_attrs)
+                _insert_rows(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
+                _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
-            elif not _has(session, trial_id, user_attrs):  # otherwise an earlier try ended it, but its answer was lost
+            elif not _has_user_attrs(session, trial_id, user_attrs):  # otherwise an earlier try ended it, but its answer was lost
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
-        trial.user_attrs |= _as_read(user_attrs)
-        trial.system_attrs |= _as_read(system_attrs)
+        trial.user_attrs |= _json_round_trip(user_attrs)
+        trial.system_attrs |= _json_round_trip(system_attrs)
         trial.intermediate_values |= epochs
-        self._ended(trial, state, values, ended)
+        self._mark_ended(trial, state, values, ended)
 
-    @patiently
-    def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NONE) -> None:
+    @retry_while_unavailable
+    def write(self, trial_id: int, *, user_attrs: Attrs, system_attrs: Attrs, constraints: Attrs = NO_ATTRS) -> None:
         """Sets attributes of a trial of this process in one transaction.
 
         Raises Optuna's `UpdateFinishedTrialError` if another process has ended it.
         """
-        system_attrs = {**system_attrs, **_as_attrs(constraints)}
+        system_attrs = {**system_attrs, **_constraint_attrs(constraints)}
         with _create_scoped_session(self._backend.scoped_session) as session:
             row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             if row.state.is_finished():
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
             # Deletes the attributes first: an earlier try may have stored them although its answer was lost.
-            _put(session, models.TrialUserAttributeModel, trial_id, user_attrs, user_attrs)
-            _put(session, models.TrialSystemAttributeModel, trial_id, system_attrs, system_attrs)
-        trial = self._cached(trial_id)
-        trial.user_attrs |= _as_read(user_attrs)
-        trial.system_attrs |= _as_read(system_attrs)
+            _replace_attrs(session, models.TrialUserAttributeModel, trial_id, user_attrs, user_attrs)
+            _replace_attrs(session, models.TrialSystemAttributeModel, trial_id, system_attrs, system_attrs)
+        trial = self._cached_trial(trial_id)
+        trial.user_attrs |= _json_round_trip(user_attrs)
+        trial.system_attrs |= _json_round_trip(system_attrs)
 
     def report(self, epochs: Sequence[tuple[int, int, float]]) -> None:
         """Sets intermediate values of this process's trials, as tuples (trial ID, step, value).
@@ -212,32 +212,32 @@ class StudyStorage(_CachedStorage):
         later report or the end of the trial writes them.
         """
         for trial_id, step, value in epochs:
-            self._cached(trial_id).intermediate_values[step] = value
-            self._unwritten.setdefault(trial_id, {})[step] = value
-        if time.monotonic() >= self._epochs_written + EPOCHS_PAUSE:
+            self._cached_trial(trial_id).intermediate_values[step] = value
+            self._unwritten_epochs.setdefault(trial_id, {})[step] = value
+        if time.monotonic() >= self._epochs_write_time + EPOCHS_PAUSE:
             self._write_epochs()
 
-    @patiently
+    @retry_while_unavailable
     def _write_epochs(self) -> None:
-        rows = [row for trial_id, epochs in self._unwritten.items() for row in _stored_epochs(trial_id, epochs)]
+        rows = [row for trial_id, epochs in self._unwritten_epochs.items() for row in _stored_epochs(trial_id, epochs)]
         # An integrity error means that an earlier try has written all of them, but its answer was lost.
         with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
-            _add(session, models.TrialIntermediateValueModel, rows)
-        self._unwritten.clear()
-        self._epochs_written = time.monotonic()
+            _insert_rows(session, models.TrialIntermediateValueModel, rows)
+        self._unwritten_epochs.clear()
+        self._epochs_write_time = time.monotonic()
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        if trial_id in self._ours:
-            trial = self._cached(trial_id)
+        if trial_id in self._own_trial_ids:
+            trial = self._cached_trial(trial_id)
             trial.params[param_name] = distribution.to_external_repr(param_value_internal)
             trial.distributions[param_name] = distribution
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Ends a trial, or takes one from the queue for this process; returns False if another process was faster."""
-        if trial_id in self._unwritten:
+        if trial_id in self._unwritten_epochs:
             self._write_epochs()
         if not super().set_trial_state_values(trial_id, state, values):
             return False
@@ -246,53 +246,53 @@ class StudyStorage(_CachedStorage):
             with self._lock:
                 study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
                 self._add_trials_to_cache(study_id, [trial])
-                self._theirs[study_id].discard(trial_id)
-                self._ours.add(trial_id)
+                self._other_trial_ids[study_id].discard(trial_id)
+                self._own_trial_ids.add(trial_id)
         elif state.is_finished():
-            self._ended(self._cached(trial_id), state, values, datetime.now())
+            self._mark_ended(self._cached_trial(trial_id), state, values, datetime.now())
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        if trial_id in self._ours:
-            self._cached(trial_id).intermediate_values[step] = intermediate_value
+        if trial_id in self._own_trial_ids:
+            self._cached_trial(trial_id).intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         super().set_trial_user_attr(trial_id, key, value)
-        if trial_id in self._ours:
-            self._cached(trial_id).user_attrs |= _as_read({key: value})
+        if trial_id in self._own_trial_ids:
+            self._cached_trial(trial_id).user_attrs |= _json_round_trip({key: value})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         super().set_trial_system_attr(trial_id, key, value)
-        if trial_id in self._ours:
-            self._cached(trial_id).system_attrs |= _as_read({key: value})
+        if trial_id in self._own_trial_ids:
+            self._cached_trial(trial_id).system_attrs |= _json_round_trip({key: value})
 
-    def give_up(self, trial_id: int) -> None:
+    def release_trial(self, trial_id: int) -> None:
         """Stops treating a trial as one of this process, after another process has ended it."""
         with self._lock:
             study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
-            self._ours.discard(trial_id)
-            self._unwritten.pop(trial_id, None)
-            self._theirs.setdefault(study_id, set()).add(trial_id)
+            self._own_trial_ids.discard(trial_id)
+            self._unwritten_epochs.pop(trial_id, None)
+            self._other_trial_ids.setdefault(study_id, set()).add(trial_id)
 
     def _add_study(self, study_id: int) -> None:
         if study_id not in self._studies:
             self._studies[study_id] = _StudyInfo()
 
-    def _cached(self, trial_id: int) -> FrozenTrial:
+    def _cached_trial(self, trial_id: int) -> FrozenTrial:
         study_id, number = self._trial_id_to_study_id_and_number[trial_id]
         return self._studies[study_id].trials[number]
 
-    def _ended(
+    def _mark_ended(
         self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None, ended: datetime | None
     ) -> None:
         with self._lock:
             study_id, _ = self._trial_id_to_study_id_and_number[trial._trial_id]
             trial.values = None if values is None else list(values)
             trial.state, trial.datetime_complete = state, ended
-            self._ours.discard(trial._trial_id)
-            self._unwritten.pop(trial._trial_id, None)
-            self._theirs.setdefault(study_id, set()).discard(trial._trial_id)
+            self._own_trial_ids.discard(trial._trial_id)
+            self._unwritten_epochs.pop(trial._trial_id, None)
+            self._other_trial_ids.setdefault(study_id, set()).discard(trial._trial_id)
 
 
 def study_id(study: optuna.Study) -> int:
@@ -321,7 +321,7 @@ def artifact_link(artifact_id: str, *, filename: str, mimetype: str) -> dict[str
     return {f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}": json.dumps(asdict(meta))}
 
 
-def _add(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+def _insert_rows(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         session.execute(sqlalchemy.insert(model.__table__), rows)
 
@@ -331,24 +331,24 @@ for _name in (
     *("get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
     *("set_study_user_attr", "set_study_system_attr"),
 ):
-    setattr(StudyStorage, _name, patiently(getattr(_CachedStorage, _name)))
+    setattr(StudyStorage, _name, retry_while_unavailable(getattr(_CachedStorage, _name)))
 
 
-def _put(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:
+def _replace_attrs(session: Session, model: Any, trial_id: int, attrs: Attrs, present: Container[str]) -> None:
     """Sets attributes; deletes existing ones first, since the syntax of an upsert differs between databases."""
     if replaced := [key for key in attrs if key in present]:
         session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(replaced)))
-    _add(session, model, _stored_attrs(trial_id, attrs))
+    _insert_rows(session, model, _stored_attrs(trial_id, attrs))
 
 
-def _has(session: Session, trial_id: int, attrs: Attrs) -> bool:
+def _has_user_attrs(session: Session, trial_id: int, attrs: Attrs) -> bool:
     """Returns whether the trial has these user attributes."""
     model = models.TrialUserAttributeModel
     query = sqlalchemy.select(model.key, model.value_json).where(model.trial_id == trial_id)
-    return _as_read(attrs).items() <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
+    return _json_round_trip(attrs).items() <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
 
 
-def _as_attrs(constraints: Attrs) -> dict[str, Any]:
+def _constraint_attrs(constraints: Attrs) -> dict[str, Any]:
     """Returns the system attributes in which Optuna stores constraints."""
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
 
@@ -376,11 +376,11 @@ def _stored_values(trial_id: int, values: Sequence[float]) -> list[dict[str, Any
 
 
 @lru_cache(maxsize=10_000)
-def _as_json(distribution: BaseDistribution) -> str:
+def _distribution_json(distribution: BaseDistribution) -> str:
     return distribution_to_json(distribution)
 
 
-def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
+def _as_stored(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
     """Returns the template as it would be read from the database."""
     return FrozenTrial(
         number=number,
@@ -391,14 +391,14 @@ def _copied(template: FrozenTrial, number: int, trial_id: int) -> FrozenTrial:
         datetime_complete=template.datetime_complete,
         params=dict(template.params),
         distributions=dict(template.distributions),
-        user_attrs=_as_read(template.user_attrs),
-        system_attrs=_as_read(template.system_attrs),
+        user_attrs=_json_round_trip(template.user_attrs),
+        system_attrs=_json_round_trip(template.system_attrs),
         intermediate_values=dict(template.intermediate_values),
         trial_id=trial_id,
     )
 
 
-def _as_read(attrs: Attrs) -> dict[str, Any]:
+def _json_round_trip(attrs: Attrs) -> dict[str, Any]:
     """Returns attributes as they are read from JSON: tuples become lists, keys become strings."""
     found: dict[str, Any] = json.loads(json.dumps(dict(attrs)))
     return found

@@ -64,15 +64,15 @@ class StudyProgress:
         further = [history for histories in finals.values() for history in histories]
         self._num_further = len(further)
         self._seconds = sum((metrics.seconds for history in further for metrics in history), 0.0)
-        self._next = 0
+        self._next_number = 0
         self._unfinished: list[StoredTrial] = []
 
     def update(self, trials: Mapping[int, FrozenTrial]) -> None:
         """Counts trials that have begun or ended since the last call. `trials`: all trials of the study, by number."""
         looked_at = [StoredTrial(trials[trial.number]) for trial in self._unfinished]
-        while self._next in trials:
-            looked_at.append(StoredTrial(trials[self._next]))
-            self._next += 1
+        while self._next_number in trials:
+            looked_at.append(StoredTrial(trials[self._next_number]))
+            self._next_number += 1
         self._unfinished = []
         for trial in looked_at:
             if trial.fingerprint is not None:
@@ -111,5 +111,5 @@ class StudyProgress:
         if outcome is Outcome.PRUNED:
             self._num_pruned += 1
             self._num_epochs += trial.num_epochs
-        if trial.is_complete and (self.best is None or trial.rank() < self.best.rank()):
+        if trial.is_complete and (self.best is None or trial.sort_key() < self.best.sort_key()):
             self.best = trial

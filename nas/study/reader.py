@@ -18,11 +18,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nas.errors import StudyError, one_of
-from nas.pareto import front
-from nas.seed_stats import Verdict
+from nas.pareto import pareto_front
+from nas.seed_stats import StoredConfirmation
 from nas.study.artifacts import Artifacts
-from nas.study.attributes import StoredTrial, stored
-from nas.study.database import decoding, exists, open_storage, opening, sqlite_file
+from nas.study.attributes import StoredTrial, typed_trials
+from nas.study.database import errors_on_decode, file_exists, errors_on_open, open_storage, sqlite_file
 from nas.study.progress import StudyProgress, Tally
 from nas.study.reference import StudyRef
 from nas.study.runs import StudyRuns
@@ -102,11 +102,11 @@ class StudyRecords:
         Raises `StudyError` if the study or its database is damaged or was made by another program.
         """
         database = sqlite_file(ref.url)
-        if database is not None and not exists(database):
+        if database is not None and not file_exists(database):
             return None
-        with opening(ref.url):
+        with errors_on_open(ref.url):
             opened = open_storage(ref.url)
-            with decoding(ref.url):
+            with errors_on_decode(ref.url):
                 if ref.name not in optuna.get_all_study_names(opened):
                     return None
                 loaded = optuna.load_study(study_name=ref.name, storage=opened)
@@ -114,8 +114,8 @@ class StudyRecords:
             if "settings" not in attrs:
                 if not trials:
                     return None  # its creation was interrupted
-                raise StudyError(f"{ref.shown_url}: study {ref.name!r} was not made by nas; give another `study`")
-        check_study(attrs, trials, len(directions), f"{ref.shown_url}: study {ref.name!r}")
+                raise StudyError(f"{ref.masked_url}: study {ref.name!r} was not made by nas; give another `study`")
+        check_study(attrs, trials, len(directions), f"{ref.masked_url}: study {ref.name!r}")
         return cls(loaded, opened, ref)
 
     @classmethod
@@ -124,18 +124,18 @@ class StudyRecords:
         if (records := cls.find(ref)) is not None:
             return records
         database = sqlite_file(ref.url)
-        if database is not None and not exists(database):
+        if database is not None and not file_exists(database):
             mend = "run `nas search` first, or name another one with `results` or `storage`"
             raise StudyError(f"{database}: no database found; {mend}")
-        with opening(ref.url), decoding(ref.url):
+        with errors_on_open(ref.url), errors_on_decode(ref.url):
             names = [name for name in optuna.get_all_study_names(open_storage(ref.url)) if name != ref.name]
         known = f"expected {one_of(sorted(names))}" if names else "the database has no other study"
-        raise StudyError(f"{ref.shown_url}: no study {ref.name!r} found, {known}")
+        raise StudyError(f"{ref.masked_url}: no study {ref.name!r} found, {known}")
 
     @classmethod
     def create(cls, ref: StudyRef, settings: Settings, notes: StudyNotes) -> "StudyRecords":
         """Creates a study."""
-        with opening(ref.url), decoding(ref.url):
+        with errors_on_open(ref.url), errors_on_decode(ref.url):
             opened = open_storage(ref.url)
             # A study of this name has neither settings nor trials if it exists: its creation was interrupted.
             costs = settings.objectives[1:]
@@ -173,10 +173,10 @@ class StudyRecords:
         return StudyNotes.from_attributes(self.study.user_attrs)
 
     @property
-    def verdict(self) -> Verdict | None:
+    def stored_confirmation(self) -> StoredConfirmation | None:
         """Result of the confirmation; None if the study is not confirmed."""
         summary = self.study.user_attrs.get("confirmed")
-        return None if summary is None else Verdict.from_json(summary, self.settings.consistency)
+        return None if summary is None else StoredConfirmation.from_json(summary, self.settings.consistency)
 
     def commands(self, *further: tuple[str, Mapping[str, object]]) -> list[str]:
         """Returns the command that created the study and further ones on it, as Python code or as command lines.
@@ -185,29 +185,29 @@ class StudyRecords:
             further: Name of each further command, such as "export", and its arguments without those that name the
                 study.
         """
-        named = self.ref.named()
+        named = self.ref.study_arguments()
         if self.notes.is_python:
             functions = {"export": "export_trial"}
             calls = (call_text(functions.get(name, name), {**given, **named}) for name, given in further)
             return ["import nas", self.notes.command, *calls]
         return [self.notes.command, *(f"nas {name}{options_text({**given, **named})}" for name, given in further)]
 
-    def stored(self) -> list[StoredTrial]:
+    def stored_trials(self) -> list[StoredTrial]:
         """Returns a typed view of every trial, stored discards included, sorted by number."""
-        return stored(self.study.get_trials(deepcopy=False))
+        return typed_trials(self.study.get_trials(deepcopy=False))
 
     def trials(self) -> list[TrialRecord]:
         """Returns the record of every trial, stored discards included, sorted by number."""
-        further = self._further()
-        return [replace(read_trial(trial), further=further.get(trial.number, ())) for trial in self.stored()]
+        further = self._further_objectives()
+        return [replace(read_trial(trial), further=further.get(trial.number, ())) for trial in self.stored_trials()]
 
     def trial(self, number: int) -> TrialRecord:
         """Returns the record of a trial, without its further runs; raises `StudyError` if it does not exist."""
-        return read_trial(self._numbered(number))
+        return read_trial(self._stored_trial(number))
 
-    def trained(self, number: int) -> TrainedTrial:
+    def trained_trial(self, number: int) -> TrainedTrial:
         """Returns the record of a trained trial, without its further runs; raises `StudyError` for any other trial."""
-        trial = self._numbered(number)
+        trial = self._stored_trial(number)
         if not trial.is_complete:
             outcome = trial.outcome or trial.state.name.lower()
             raise StudyError(f"trial {number}: it is {outcome} and has no weights, expected a trained trial")
@@ -221,19 +221,19 @@ class StudyRecords:
         """
         return self._ranked(count, finalists_first=True)
 
-    def contenders(self, count: int) -> list[TrainedTrial]:
+    def best_by_mean(self, count: int) -> list[TrainedTrial]:
         """Returns the `count` best trained trials by the mean over their runs, from which finalists are chosen."""
         return self._ranked(count, finalists_first=False)
 
     def _ranked(self, count: int, *, finalists_first: bool) -> list[TrainedTrial]:
-        further = self._further()
+        further = self._further_objectives()
 
         def standing(trial: StoredTrial) -> tuple[bool, float, int]:
-            objective, params = trial.rank()
+            objective, params = trial.sort_key()
             runs = further.get(trial.number, ())
             return finalists_first and not runs, fmean((objective, *(-run for run in runs))), params
 
-        first = sorted(self._complete(), key=standing)[:count]
+        first = sorted(self._complete_trials(), key=standing)[:count]
         return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in first]
 
     def pareto(self) -> list[TrainedTrial]:
@@ -242,12 +242,12 @@ class StudyRecords:
         The cost is the study's second objective, or the number of parameters if it has only one objective.
         """
         cost = self.settings.cost
-        done = sorted(map(read_trained, self._complete()), key=lambda trial: int(getattr(trial, cost)))
-        return front((trial, (trial.objective, -getattr(trial, cost))) for trial in done)
+        done = sorted(map(read_trained, self._complete_trials()), key=lambda trial: int(getattr(trial, cost)))
+        return pareto_front((trial, (trial.objective, -getattr(trial, cost))) for trial in done)
 
     def progress(self) -> StudyProgress:
         """Returns the counts of the study's trials so far."""
-        progress = StudyProgress(self.settings.epochs, self.runs.finals())
+        progress = StudyProgress(self.settings.epochs, self.runs.finalist_histories())
         progress.update({trial.number: trial for trial in self.study.get_trials(deepcopy=False)})
         return progress
 
@@ -259,7 +259,7 @@ class StudyRecords:
         """Returns for each candidate, in order, the number of discards by reason that were drawn before it."""
         counts: dict[int, Counter[str]] = {}
         index = 0
-        for trial in self.stored():
+        for trial in self.stored_trials():
             # A discarded trial from the queue has no candidate: it counts with the candidate before it.
             index = index if trial.index is None else trial.index
             counts.setdefault(index, Counter()).update(trial.discards or {})
@@ -271,32 +271,32 @@ class StudyRecords:
 
     def weights(self, number: int) -> "dict[str, Tensor]":
         """Returns the state dict of a trained trial, on the CPU; raises `StudyError` if it is missing or damaged."""
-        record, artifact = self.trained(number), self._numbered(number).weights
+        record, artifact = self.trained_trial(number), self._stored_trial(number).weights
         if artifact is None:
             raise StudyError(f"trial {number} has no weights, expected a trained trial")
-        return self.artifacts.download(artifact, f"the weights of trial {number}", record.architecture)
+        return self.artifacts.read_state_dict(artifact, f"the weights of trial {number}", record.architecture)
 
     @property
     def runs(self) -> StudyRuns:
         """Further runs of the study's trials."""
         return StudyRuns(self.study, self.settings.epochs)
 
-    def _further(self) -> dict[int, tuple[float, ...]]:
+    def _further_objectives(self) -> dict[int, tuple[float, ...]]:
         """Returns the objectives of the further runs of each finalist, by trial."""
         settings = self.settings
         return {
             trial: tuple(
                 objective(val_accuracies(history, settings.epochs), settings.consistency) for history in histories
             )
-            for trial, histories in self.runs.finals().items()
+            for trial, histories in self.runs.finalist_histories().items()
         }
 
-    def _numbered(self, number: int) -> StoredTrial:
+    def _stored_trial(self, number: int) -> StoredTrial:
         trials = self.study.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
             known = f"expected 0 to {len(trials) - 1}" if trials else "the study has no trials yet"
             raise StudyError(f"no trial {number} found, {known}")
         return StoredTrial(trials[number])
 
-    def _complete(self) -> list[StoredTrial]:
-        return stored(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    def _complete_trials(self) -> list[StoredTrial]:
+        return typed_trials(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.errors import StudyError, argument
-from nas.study.database import default_storage, shown
+from nas.errors import StudyError, argument_text
+from nas.study.database import default_storage, masked_url
 from nas.text import options_text
 
 DEFAULT_STUDY = "search"
 DEFAULT_RESULTS = Path("results")
-MOST_CHARACTERS = 100  # maximum length of a study's name
+MAX_NAME_LENGTH = 100  # maximum length of a study's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class StudyRef:
         return self.storage or default_storage(self.results)
 
     @property
-    def shown_url(self) -> str:
+    def masked_url(self) -> str:
         """URL of the database with its password masked."""
-        return shown(self.url)
+        return masked_url(self.url)
 
     @property
     def name(self) -> str:
@@ -48,19 +48,19 @@ class StudyRef:
 
     def check_name(self) -> None:
         """Raises `StudyError` unless the name is valid for a new study; it becomes part of file names."""
-        if not self.name.isprintable() or len(self.name) > MOST_CHARACTERS or "/" in self.name:
-            expected = f"at most {MOST_CHARACTERS} printable characters without /"
-            raise StudyError(f"{argument('study', self.name)}: expected {expected}")
+        if not self.name.isprintable() or len(self.name) > MAX_NAME_LENGTH or "/" in self.name:
+            expected = f"at most {MAX_NAME_LENGTH} printable characters without /"
+            raise StudyError(f"{argument_text('study', self.name)}: expected {expected}")
 
-    def named(self) -> dict[str, str]:
+    def study_arguments(self) -> dict[str, str]:
         """Returns the arguments that name the study, without defaults and without the password in the URL."""
         arguments = {
             "results": "" if self.folder == DEFAULT_RESULTS else str(self.results),
-            "storage": "" if self.url == default_storage(self.results) else self.shown_url,
+            "storage": "" if self.url == default_storage(self.results) else self.masked_url,
             "study": "" if self.name == DEFAULT_STUDY else self.name,
         }
         return {name: value for name, value in arguments.items() if value}
 
     def options(self) -> str:
         """Returns the command-line options that name the study, each after a space; without defaults and password."""
-        return options_text(self.named())
+        return options_text(self.study_arguments())

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import StudyError
-from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Words, check
+from nas.schema import COUNT, INDEX, TEXT, ObjectOf, Interval, ListOf, OneOf, check
 
 OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
 """Objectives of a search: accuracy, and optionally one of the costs."""
 
-WHOLE = Interval(int, 0, 10**100)  # seeds, and costs, which may exceed the limit of other counts
+WHOLE_NUMBER = Interval(int, 0, 10**100)  # seeds, and costs, which may exceed the limit of other counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +76,14 @@ class Settings:
         ]
 
 
-SETTINGS = Fields(
+SETTINGS = ObjectOf(
     {
         **dict.fromkeys(("dataset", "data_fingerprint", "split", "space", "space_fingerprint"), TEXT),
         **dict.fromkeys(("sampler", "pruner"), TEXT),
         **dict.fromkeys(("epochs", "consistency", "choices"), COUNT),
-        **dict.fromkeys(("constraints", "portfolio"), Many(TEXT)),
-        "seed": WHOLE,
-        "objectives": Many(Words(OBJECTIVES), 1, 2),
+        **dict.fromkeys(("constraints", "portfolio"), ListOf(TEXT)),
+        "seed": WHOLE_NUMBER,
+        "objectives": ListOf(OneOf(OBJECTIVES), 1, 2),
         "num_startup": INDEX,
     },
     required={field.name for field in dataclasses.fields(Settings) if field.default is dataclasses.MISSING},

@@ -12,13 +12,13 @@ from nas.errors import ArchitectureError, RecipeError, StudyError
 from nas.recipe import Recipe
 from nas.space.candidate import Candidate
 from nas.space.domains import Value
-from nas.study.attributes import FIGURES, Outcome, StoredTrial
+from nas.study.attributes import NUMERIC_ATTRS, Outcome, StoredTrial
 from nas.text import html_lines
 from nas.training.metrics import EpochMetrics
 
 
 @dataclass(slots=True, kw_only=True)
-class PendingTrial:
+class RunningTrial:
     """A trial in training.
 
     Attributes:
@@ -39,27 +39,27 @@ class PendingTrial:
     source: str = ""
     history: list[EpochMetrics] = field(default_factory=list)
 
-    def ended(self, outcome: Outcome, *, reason: str = "", seconds: float) -> "TrialRecord":
+    def ended_record(self, outcome: Outcome, *, reason: str = "", seconds: float) -> "TrialRecord":
         """Returns the record of the trial if it did not complete its training. `seconds`: training time."""
         return TrialRecord(
             state=outcome.state.name,
             outcome=str(outcome),
             objective=None,
             consistent_accuracy=None,
-            **self._facts(reason, seconds),
+            **self._shared_fields(reason, seconds),
         )
 
-    def trained(self, *, objective: float, consistent_accuracy: float, seconds: float) -> "TrainedTrial":
+    def trained_record(self, *, objective: float, consistent_accuracy: float, seconds: float) -> "TrainedTrial":
         """Returns the record of the trial after its last epoch. `seconds`: training time; accuracies are fractions."""
         return TrainedTrial(
             state=Outcome.TRAINED.state.name,
             outcome=str(Outcome.TRAINED),
             objective=objective,
             consistent_accuracy=consistent_accuracy,
-            **self._facts("", seconds),
+            **self._shared_fields("", seconds),
         )
 
-    def _facts(self, reason: str, seconds: float) -> dict[str, Any]:
+    def _shared_fields(self, reason: str, seconds: float) -> dict[str, Any]:
         return {
             "number": self.number,
             **dataclasses.asdict(self.cost),
@@ -124,7 +124,7 @@ class TrialRecord:
         result = ", ".join(filter(None, (self.source, runs_text(self), result_text(self) or self.state.lower())))
         lines = [f"Trial {self.number}: {result}"]
         if self.recipe is not None:
-            recipe = ((name, f"{x:.4g}" if isinstance(x, float) else x) for name, x in self.recipe.in_effect().items())
+            recipe = ((name, f"{x:.4g}" if isinstance(x, float) else x) for name, x in self.recipe.effective_fields().items())
             lines.append(f"Recipe: {', '.join(f'{name} {value}' for name, value in recipe)}")
         return html_lines(lines) + ((self.architecture and self.architecture._repr_html_()) or "")
 
@@ -205,7 +205,7 @@ def read_trial(trial: StoredTrial) -> TrialRecord:
         "parameters": trial.params,
         "source": trial.source,
         "history": epochs_of(trial.stored_history, where=f"{where}: history"),
-        **{name: trial.figure(name) for name in FIGURES},
+        **{name: trial.numeric_attr(name) for name in NUMERIC_ATTRS},
     }
     return TrainedTrial(**record) if trial.is_complete else TrialRecord(**record)
 

@@ -11,49 +11,49 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import METRICS
-from nas.errors import StudyError, found, one_of
-from nas.schema import COUNT, INDEX, TEXT, Fields, Interval, Many, Maybe, Words, check, mismatch
+from nas.errors import StudyError, short_repr, one_of
+from nas.schema import COUNT, INDEX, TEXT, ObjectOf, Interval, ListOf, Nullable, OneOf, check, mismatch_text
 from nas.study.attributes import Outcome, StoredTrial
-from nas.study.settings import OBJECTIVES, WHOLE, Settings
+from nas.study.settings import OBJECTIVES, WHOLE_NUMBER, Settings
 
 FRACTION = Interval(float, 0, 1)
 NUMBER = Interval(float, 0)
 
-STUDY = Fields(
+STUDY_USER_ATTRS = ObjectOf(
     {
         **dict.fromkeys(("command", "dataset_note", "machine"), TEXT),
-        "normalisation": Fields(
-            {"mean": Many(Interval(float, 0), 1), "std": Many(Interval(float, 0, open_low=True), 1)},
+        "normalisation": ObjectOf(
+            {"mean": ListOf(Interval(float, 0), 1), "std": ListOf(Interval(float, 0, open_low=True), 1)},
             required={"mean", "std"},
         ),
-        "classes": Many(TEXT, 2),
+        "classes": ListOf(TEXT, 2),
     },
     required={"command", "dataset_note", "machine", "normalisation", "classes"},
 )
 """User attributes of a study that are read back, except its settings and the summary of its confirmation."""
 
-FINALIST = Fields(
-    {"trial": INDEX, "cost": INDEX, "objectives": Many(FRACTION, 2)}, required={"trial", "cost", "objectives"}
+FINALIST_FIELDS = ObjectOf(
+    {"trial": INDEX, "cost": INDEX, "objectives": ListOf(FRACTION, 2)}, required={"trial", "cost", "objectives"}
 )
-CONFIRMED = Fields(
+CONFIRMATION_FIELDS = ObjectOf(
     {
         **dict.fromkeys(("study", "dataset"), TEXT),
         "trial": INDEX,
         **dict.fromkeys(("num_openings", "num_images"), COUNT),
         "target": FRACTION,
-        "accuracies": Many(Many(FRACTION, 1), 2),
-        "ranking": Maybe(
-            Fields({"finalists": Many(FINALIST, 2), "standard_error": NUMBER}, required={"finalists", "standard_error"})
+        "accuracies": ListOf(ListOf(FRACTION, 1), 2),
+        "ranking": Nullable(
+            ObjectOf({"finalists": ListOf(FINALIST_FIELDS, 2), "standard_error": NUMBER}, required={"finalists", "standard_error"})
         ),
     },
     required={"study", "dataset", "trial", "num_openings", "num_images", "target", "accuracies", "ranking"},
 )
 
-TRIAL = Fields(
+TRIAL_USER_ATTRS = ObjectOf(
     {
-        "outcome": Words(tuple(map(str, Outcome))),
+        "outcome": OneOf(tuple(map(str, Outcome))),
         **dict.fromkeys(("reason", "fingerprint", "started_from", "started_as"), TEXT),
-        **dict.fromkeys((*METRICS, "seed", "num_draws"), WHOLE),
+        **dict.fromkeys((*METRICS, "seed", "num_draws"), WHOLE_NUMBER),
         **dict.fromkeys(("candidate", "retry_of"), INDEX),
         "consistent_accuracy": FRACTION,
         "seconds": Interval(float, 0),
@@ -61,18 +61,18 @@ TRIAL = Fields(
 )
 """User attributes of a trial. Which of them are required depends on how the trial ended."""
 
-NOTES = Fields(
+TRIAL_SYSTEM_ATTRS = ObjectOf(
     {
-        **dict.fromkeys(("architecture", "recipe"), Fields({})),
-        "history": Many(Fields({})),
-        "discards": Fields({}, others=INDEX),
+        **dict.fromkeys(("architecture", "recipe"), ObjectOf({})),
+        "history": ListOf(ObjectOf({})),
+        "discards": ObjectOf({}, others=INDEX),
         "drawn_for": INDEX,
         **dict.fromkeys(("weights", "session"), TEXT),
     }
 )
 """System attributes of a trial, without their prefix. The first three are fully checked where they are used."""
 
-NEEDED = {"outcome", *METRICS, "consistent_accuracy", "seconds"}
+REQUIRED_IF_TRAINED = {"outcome", *METRICS, "consistent_accuracy", "seconds"}
 
 
 def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directions: int, where: str) -> None:
@@ -87,16 +87,16 @@ def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directi
     settings = Settings.from_json(attrs["settings"], where=f"{where}: settings")
     if settings.objectives[0] != OBJECTIVES[0] or len(set(settings.objectives)) != directions:
         raise StudyError(
-            f"{where}: settings: objectives is {found(settings.objectives)} with {directions} directions in Optuna,"
+            f"{where}: settings: objectives is {short_repr(settings.objectives)} with {directions} directions in Optuna,"
             f" expected {OBJECTIVES[0]}, or {OBJECTIVES[0]} and {one_of(OBJECTIVES[1:])}"
         )
-    check(attrs, STUDY, where, StudyError)
+    check(attrs, STUDY_USER_ATTRS, where, StudyError)
     for number, trial in enumerate(trials):
         if trial.number != number:
-            raise StudyError(f"{where}: trial {number}: number is {mismatch(trial.number, number)}")
+            raise StudyError(f"{where}: trial {number}: number is {mismatch_text(trial.number, number)}")
         _check_trial(trial, directions, f"{where}: trial {number}")
     if "confirmed" in attrs:
-        check(attrs["confirmed"], CONFIRMED, f"{where}: confirmed", StudyError)
+        check(attrs["confirmed"], CONFIRMATION_FIELDS, f"{where}: confirmed", StudyError)
         number = attrs["confirmed"]["trial"]
         if number >= len(trials) or trials[number].state != TrialState.COMPLETE:
             raise StudyError(f"{where}: confirmed: trial is {number}, expected the number of a trained trial")
@@ -105,11 +105,11 @@ def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directi
 def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
     outcome = trial.user_attrs.get("outcome")
     whole = trial.state == TrialState.COMPLETE or outcome == Outcome.TRAINED
-    notes = StoredTrial(trial).notes()
+    system_attrs = StoredTrial(trial).own_system_attrs()
     needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == Outcome.PRUNED else set()
-    check(trial.user_attrs, replace(TRIAL, required=NEEDED if whole else set()), where, StudyError)
-    check(notes, replace(NOTES, required=needed), where, StudyError)
-    if needed and not notes["history"]:
+    check(trial.user_attrs, replace(TRIAL_USER_ATTRS, required=REQUIRED_IF_TRAINED if whole else set()), where, StudyError)
+    check(system_attrs, replace(TRIAL_SYSTEM_ATTRS, required=needed), where, StudyError)
+    if needed and not system_attrs["history"]:
         raise StudyError(f"{where}: history is [], expected at least one epoch")
     if trial.state == TrialState.COMPLETE:
-        check(trial.values, Many(Interval(float, 0), directions, directions), f"{where}: values", StudyError)
+        check(trial.values, ListOf(Interval(float, 0), directions, directions), f"{where}: values", StudyError)

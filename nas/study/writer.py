@@ -14,14 +14,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas.architecture.cost import Cost
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
-from nas.space.drawn import Discard, Drawn
-from nas.space.warm_start import Start
+from nas.space.drawn import Discard, DrawnCandidate
+from nas.space.warm_start import KnownCandidate
 from nas.study import attributes
-from nas.study.attributes import Attributes, Outcome, StoredTrial, stored
+from nas.study.attributes import Attributes, Outcome, StoredTrial, typed_trials
 from nas.study.locks import Locks
 from nas.study.optuna_storage import StudyStorage, study_id
 from nas.study.reader import StudyRecords
-from nas.study.trial import PendingTrial, TrialRecord
+from nas.study.trial import RunningTrial, TrialRecord
 from nas.training.metrics import EpochMetrics
 from nas.training.results import consistent_accuracy, objective
 from nas.training.trial_files import files_of_training
@@ -47,40 +47,40 @@ class StudyWriter:
         self.records = StudyRecords(self.study, records.storage, records.ref)
         self.locks = locks
         self.session = uuid.uuid4().hex[:12]
-        locks.hold(self.session)
+        locks.try_acquire(self.session)
         # Optuna supports no intermediate values with two objectives.
-        self._curves = len(self.records.settings.objectives) == 1
+        self._has_intermediate_values = len(self.records.settings.objectives) == 1
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def read_changes(self) -> None:
         """Reads the trials that other searches and users have begun or ended."""
-        self.storage.look(study_id(self.study))
+        self.storage.read_changes(study_id(self.study))
 
     def trials(self) -> Mapping[int, FrozenTrial]:
-        """Returns every trial of the study by number, as of the last `look`."""
+        """Returns every trial of the study by number, as of the last `read_changes`."""
         return self.storage.trials(study_id(self.study))
 
-    def stored(self, number: int) -> StoredTrial:
+    def stored_trial(self, number: int) -> StoredTrial:
         """Returns a typed view of a trial."""
         return StoredTrial(self.trials()[number])
 
     # -- the queue -------------------------------------------------------------------------------------------
 
-    def not_had(self, starts: Iterable[Start]) -> list[Start]:
+    def missing_from_study(self, candidates: Iterable[KnownCandidate]) -> list[KnownCandidate]:
         """Returns the known candidates that are not in the study yet."""
-        trials = stored(self.trials().values())
-        had = {trial.fingerprint for trial in trials} | {trial.started_as for trial in trials}
-        return [start for start in starts if start.fingerprint not in had]
+        trials = typed_trials(self.trials().values())
+        had = {trial.fingerprint for trial in trials} | {trial.enqueued_fingerprint for trial in trials}
+        return [start for start in candidates if start.fingerprint not in had]
 
-    def enqueue(self, start: Start) -> None:
+    def enqueue(self, start: KnownCandidate) -> None:
         """Adds a known candidate to the queue."""
-        attrs = attributes.enqueued(start.source, start.fingerprint)
+        attrs = attributes.enqueue_attrs(start.source, start.fingerprint)
         self.study.enqueue_trial(dict(start.values), user_attrs=attrs.user)
 
     # -- beginning -------------------------------------------------------------------------------------------
 
-    def keep_discards(
+    def store_discards(
         self,
         discards: Sequence[Discard],
         constraints: Sequence[Constraint],
@@ -94,7 +94,7 @@ class StudyWriter:
         so it can tell which of them are stored already.
         """
         for values, judgement in discards:
-            attrs = attributes.discarded(judgement.reason, judgement.cost) | attributes.drawn_for(drawn_for)
+            attrs = attributes.discard_attrs(judgement.reason, judgement.cost) | attributes.drawn_for_attrs(drawn_for)
             # An impossible shape has no cost: it counts as violating every limit by 100 %.
             violations = (
                 _violations(constraints, judgement.cost) if judgement.cost else {str(c): 1.0 for c in constraints}
@@ -111,16 +111,16 @@ class StudyWriter:
 
     def start(
         self,
-        drawn: Drawn,
+        drawn: DrawnCandidate,
         distributions: "Mapping[str, BaseDistribution]",
         constraints: Sequence[Constraint],
         *,
         seed: int,
         index: int,
-    ) -> PendingTrial:
+    ) -> RunningTrial:
         """Begins the trial of a drawn candidate. `index`: number of candidates that the study had before this one."""
-        attrs = self._begun(drawn.candidate, drawn.cost, drawn.fingerprint, index, seed, drawn.num_draws)
-        attrs |= attributes.drawn_before(drawn.counts)
+        attrs = self._begin_attrs(drawn.candidate, drawn.cost, drawn.fingerprint, index, seed, drawn.num_draws)
+        attrs |= attributes.discard_count_attrs(drawn.discard_counts)
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(drawn.values),
@@ -130,7 +130,7 @@ class StudyWriter:
             constraints=_violations(constraints, drawn.cost),
         )
         trial_id = self.storage.create_new_trial(study_id(self.study), trial)
-        return PendingTrial(
+        return RunningTrial(
             number=self.storage.get_trial(trial_id).number,
             index=index,
             candidate=drawn.candidate,
@@ -149,30 +149,30 @@ class StudyWriter:
         *,
         seed: int,
         index: int,
-    ) -> PendingTrial:
+    ) -> RunningTrial:
         """Begins a trial that was taken from the queue; a retry keeps the number of draws of the interrupted trial."""
-        num_draws = self.stored(number).num_draws
-        attrs = self._begun(candidate, cost, candidate.fingerprint(), index, seed, num_draws)
+        num_draws = self.stored_trial(number).num_draws
+        attrs = self._begin_attrs(candidate, cost, candidate.fingerprint(), index, seed, num_draws)
         self.storage.write(
             self._id(number),
             user_attrs=attrs.user,
             system_attrs=attrs.system,
             constraints=_violations(constraints, cost),
         )
-        return PendingTrial(
+        return RunningTrial(
             number=number,
             index=index,
             candidate=candidate,
-            parameters=self.stored(number).params,
+            parameters=self.stored_trial(number).params,
             cost=cost,
             seed=seed,
             num_draws=num_draws,
-            source=self.stored(number).source,
+            source=self.stored_trial(number).source,
         )
 
     def discard(self, number: int, cost: Cost, reason: str, constraints: Sequence[Constraint]) -> None:
         """Ends a trial from the queue without training: users may enqueue infeasible or duplicate candidates."""
-        attrs = attributes.discarded(reason, cost) | attributes.drawn_before({reason: 1})
+        attrs = attributes.discard_attrs(reason, cost) | attributes.discard_count_attrs({reason: 1})
         self.storage.end(
             self._id(number),
             Outcome.DISCARDED.state,
@@ -185,10 +185,10 @@ class StudyWriter:
 
     def report(self, epochs: Sequence[tuple[int, EpochMetrics]]) -> None:
         """Stores epochs, as tuples (trial number, metrics), for learning curves and pruners."""
-        if self._curves and epochs:
+        if self._has_intermediate_values and epochs:
             self.storage.report([(self._id(number), metrics.epoch, metrics.val_accuracy) for number, metrics in epochs])
 
-    def finish(self, trial: PendingTrial, weights: bytes, files: Mapping[str, bytes]) -> TrialRecord:
+    def finish(self, trial: RunningTrial, weights: bytes, files: Mapping[str, bytes]) -> TrialRecord:
         """Stores a completed training run; returns its record.
 
         Args:
@@ -201,18 +201,18 @@ class StudyWriter:
         mean = objective(accuracies, settings.consistency)
         lowest = consistent_accuracy(accuracies, settings.consistency)
         artifact, link = self.records.artifacts.write(weights)
-        attrs = attributes.trained(lowest, artifact) | Attributes(system=dict(link))
+        attrs = attributes.completion_attrs(lowest, artifact) | Attributes(system=dict(link))
         costs = [getattr(trial.cost, cost) for cost in settings.objectives[1:]]
         self._end(trial.number, Outcome.TRAINED, trial.history, attrs, files=files, values=[mean, *costs])
-        seconds = self.stored(trial.number).figure("seconds")
-        return trial.trained(objective=mean, consistent_accuracy=lowest, seconds=seconds)
+        seconds = self.stored_trial(trial.number).numeric_attr("seconds")
+        return trial.trained_record(objective=mean, consistent_accuracy=lowest, seconds=seconds)
 
-    def prune(self, trial: PendingTrial) -> TrialRecord:
+    def prune(self, trial: RunningTrial) -> TrialRecord:
         """Stores a training run that the pruner stopped; returns its record."""
         last = trial.history[-1]
         return self.fail(trial, Outcome.PRUNED, f"stopped after epoch {last.epoch}, val {last.val_accuracy:.2%}")
 
-    def fail(self, trial: PendingTrial, outcome: Outcome, reason: str) -> TrialRecord:
+    def fail(self, trial: RunningTrial, outcome: Outcome, reason: str) -> TrialRecord:
         """Stores a trial that ended without completing its training; returns its record."""
         files = (
             files_of_training(trial.candidate.architecture, trial.history, title=f"Trial {trial.number}")
@@ -220,7 +220,7 @@ class StudyWriter:
             else {}
         )
         self._end(trial.number, outcome, trial.history, Attributes(), files=files, reason=reason)
-        return trial.ended(outcome, reason=reason, seconds=self.stored(trial.number).figure("seconds"))
+        return trial.ended_record(outcome, reason=reason, seconds=self.stored_trial(trial.number).numeric_attr("seconds"))
 
     def abandon(self, number: int, outcome: Outcome, reason: str) -> None:
         """Ends a trial that was not trained in this process."""
@@ -237,7 +237,7 @@ class StudyWriter:
         files: Mapping[str, bytes] | None = None,
         values: Sequence[float] | None = None,
     ) -> None:
-        attrs |= attributes.ended(outcome, history, reason=reason)
+        attrs |= attributes.end_attrs(outcome, history, reason=reason)
         for name, content in (files or {}).items():
             attrs |= Attributes(system=dict(self.records.artifacts.write(content, name=name)[1]))
         known = self.trials()[number].intermediate_values
@@ -248,17 +248,17 @@ class StudyWriter:
             values,
             user_attrs=attrs.user,
             system_attrs=attrs.system,
-            epochs=epochs if self._curves else {},
+            epochs=epochs if self._has_intermediate_values else {},
         )
 
     # -- other searches --------------------------------------------------------------------------------------
 
-    def settle(self, running: Collection[int] = ()) -> None:
+    def requeue_dead_trials(self, running: Collection[int] = ()) -> None:
         """Ends the running trials of dead searches as interrupted, and enqueues their parameters again.
 
         Call it under the lock "begin". `running`: numbers of the trials that this search trains.
         """
-        trials = stored(self.study.get_trials(deepcopy=False))
+        trials = typed_trials(self.study.get_trials(deepcopy=False))
         queued = {trial.retry_of for trial in trials}
         # A running trial has no session if its search was killed while the trial began.
         dead: dict[str | None, bool] = {None: True, self.session: True}
@@ -269,30 +269,30 @@ class StudyWriter:
             if session is not None and session not in dead:
                 dead[session] = not self.locks.is_held(session)
             if dead[session]:
-                self._interrupt(trial, again=trial.number not in queued)
+                self._interrupt(trial, retry=trial.number not in queued)
         if all(dead.values()):
-            self.records.artifacts.sweep()
+            self.records.artifacts.delete_incomplete_files()
 
-    def _interrupt(self, trial: StoredTrial, *, again: bool) -> None:
-        begun = trial.has_begun
+    def _interrupt(self, trial: StoredTrial, *, retry: bool) -> None:
+        has_candidate = trial.has_candidate
         # Enqueued before it ends: if the process is killed in between, the trial is found again but not enqueued twice.
-        if begun and again:
-            self.study.enqueue_trial(trial.params, user_attrs=attributes.again(trial).user)
-        what = "its parameters went back into the queue" if begun else "before it began; it is drawn again"
+        if has_candidate and retry:
+            self.study.enqueue_trial(trial.params, user_attrs=attributes.retry_attrs(trial).user)
+        what = "its parameters went back into the queue" if has_candidate else "before it began; it is drawn again"
         self.abandon(trial.number, Outcome.INTERRUPTED, f"interrupted; {what}")
 
-    def give_up(self, number: int) -> None:
+    def release_trial(self, number: int) -> None:
         """Gives up a trial of this search that another search has ended, and reads how it ended."""
-        self.storage.give_up(self._id(number))
-        self.look()
+        self.storage.release_trial(self._id(number))
+        self.read_changes()
 
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(study_id(self.study), number)
 
-    def _begun(
+    def _begin_attrs(
         self, candidate: Candidate, cost: Cost, fingerprint: str, index: int, seed: int, num_draws: int
     ) -> Attributes:
-        return attributes.begun(
+        return attributes.begin_attrs(
             candidate,
             cost,
             index=index,

@@ -17,11 +17,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
 }
 """Augmentations of a recipe, in the order in which they are drawn, and the shape of one image's random numbers."""
 
-Draws = dict[str, Tensor]
+Uniforms = dict[str, Tensor]
 """Random numbers in 0..1 for each augmentation, of shape (N, *SHAPES[name])."""
 
 
-def draws(recipe: Recipe, count: int, *, generator: torch.Generator) -> Draws:
+def draw_uniforms(recipe: Recipe, count: int, *, generator: torch.Generator) -> Uniforms:
     """Draws random numbers for `count` images on the generator's device; a strength of zero draws nothing."""
     return {
         name: torch.rand(count, *shape, device=generator.device, generator=generator)
@@ -30,7 +30,7 @@ def draws(recipe: Recipe, count: int, *, generator: torch.Generator) -> Draws:
     }
 
 
-def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
+def augment(images: Tensor, recipe: Recipe, uniforms: Uniforms) -> Tensor:
     """Returns augmented images, or `images` itself if the recipe has no augmentation.
 
     The result for an image does not depend on the other images.
@@ -38,7 +38,7 @@ def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
     Args:
         images: (N, C, H, W) in 0..1.
         recipe: strength of each augmentation.
-        drawn: random numbers from `draws` for N images.
+        uniforms: random numbers from `draw_uniforms` for N images.
     """
     out = images
 
@@ -47,7 +47,7 @@ def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
         strength: float = getattr(recipe, name)
         if not strength:
             return images.new_zeros(len(images), *SHAPES[name])
-        return drawn[name] * (2 * strength) - strength
+        return uniforms[name] * (2 * strength) - strength
 
     if recipe.rotation or recipe.translation or recipe.scale or recipe.shear:
         out = affine(
@@ -65,7 +65,7 @@ def augment(images: Tensor, recipe: Recipe, drawn: Draws) -> Tensor:
     if out is not images:
         out = out.clamp(0, 1)
     if recipe.flip:
-        out = torch.where(drawn["flip"] < recipe.flip, out.flip(3), out)
+        out = torch.where(uniforms["flip"] < recipe.flip, out.flip(3), out)
     return out
 
 

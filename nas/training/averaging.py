@@ -35,7 +35,7 @@ def averaging_share(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return max(EARLY / (step + EARLY), -math.expm1(-1 / (recipe.average_epochs * steps_per_epoch)))
 
 
-class Kept(Protocol):
+class WeightTracker(Protocol):
     """The weights and running statistics that are validated and that the module holds after training."""
 
     def restart(self) -> None:
@@ -48,7 +48,7 @@ class Kept(Protocol):
         """Exchanges the state of the module and the kept state; a second call undoes the first."""
 
 
-class Last:
+class LastWeights:
     """Keeps the weights of the last step, which the module holds anyway."""
 
     def restart(self) -> None:
@@ -61,7 +61,7 @@ class Last:
         pass
 
 
-class Average:
+class AverageWeights:
     """Keeps a running average of the module's floating-point parameters and buffers, on their device."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -83,6 +83,6 @@ class Average:
         torch._foreach_copy_(self.average, before)
 
 
-def kept_weights(module: nn.Module, recipe: Recipe) -> Kept:
+def weight_tracker(module: nn.Module, recipe: Recipe) -> WeightTracker:
     """Returns the kept state that the recipe asks for; `module` must already be on its training device."""
-    return Average(module) if recipe.average_epochs else Last()
+    return AverageWeights(module) if recipe.average_epochs else LastWeights()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nas.recipe import Recipe
-from nas.training.augmentation import augment, draws
+from nas.training.augmentation import augment, draw_uniforms
 from nas.training.data import TrainingData, per_channel
 
 
@@ -26,5 +26,5 @@ def batches(data: TrainingData, recipe: Recipe, generator: torch.Generator) -> I
     for step in range(num_steps):
         chosen = order[step * batch_size : (step + 1) * batch_size]
         pixels = data.train_images.index_select(0, chosen).float().div_(255)
-        augmented = augment(pixels, recipe, draws(recipe, batch_size, generator=generator))
+        augmented = augment(pixels, recipe, draw_uniforms(recipe, batch_size, generator=generator))
         yield (augmented - mean) / std, data.train_labels.index_select(0, chosen)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas.data.datasets import Dataset, Split, merged
+from nas.data.datasets import Dataset, Split, merge_train_and_val
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +40,7 @@ class TrainingData:
                 raise ValueError(f"{name}: {len(images)} images and {len(labels)} labels")
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "TrainingData":
+    def from_dataset(cls, dataset: Dataset) -> "TrainingData":
         """Returns the train and val split of a dataset."""
         return cls(
             train_images=dataset.train.images,
@@ -52,9 +52,9 @@ class TrainingData:
         )
 
     @classmethod
-    def on_test(cls, dataset: Dataset, test: Split) -> "TrainingData":
+    def with_test_split(cls, dataset: Dataset, test: Split) -> "TrainingData":
         """Returns train and val as training data and the test split as validation data, normalised as in the search."""
-        every = merged(dataset)
+        every = merge_train_and_val(dataset)
         return cls(
             train_images=every.images,
             train_labels=every.labels,

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import StudyError, TrainingDiverged
-from nas.schema import COUNT, Expected, Fields, Interval, check
+from nas.schema import COUNT, ScalarSchema, ObjectOf, Interval, check
 
-EPOCH_FIELDS: dict[str, Expected] = {
+EPOCH_FIELDS: dict[str, ScalarSchema] = {
     "epoch": COUNT,
     **dict.fromkeys(("train_loss", "val_loss"), Interval(float, -1)),  # rounding can make a loss slightly negative
     **dict.fromkeys(("train_accuracy", "val_accuracy"), Interval(float, 0, 1)),
     **dict.fromkeys(("learning_rate", "seconds"), Interval(float, 0)),
 }
-EPOCH = Fields(EPOCH_FIELDS, required=EPOCH_FIELDS.keys(), closed=True)
+EPOCH = ObjectOf(EPOCH_FIELDS, required=EPOCH_FIELDS.keys(), closed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
-from nas.training.averaging import Kept, averaging_share, kept_weights
+from nas.training.averaging import WeightTracker, averaging_share, weight_tracker
 from nas.training.batches import batch_size_and_steps, batches
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
@@ -47,15 +47,15 @@ def train(
     data = data.to(device)
     module.to(device).to(memory_format=_memory_format(module, device))
     optimizer = make_optimizer(module, recipe)
-    kept = kept_weights(module, recipe)
+    tracker = weight_tracker(module, recipe)
     order_and_augmentation, dropout = generators(seed, device)
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
         with as_global(dropout):
             loss, accuracy = _train_epoch(
-                module, optimizer, kept, recipe=recipe, data=data, epoch=epoch, generator=order_and_augmentation
+                module, optimizer, tracker, recipe=recipe, data=data, epoch=epoch, generator=order_and_augmentation
             )
-        kept.swap()
+        tracker.swap()
         val_loss, val_accuracy = evaluate(
             module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=device
         )
@@ -70,7 +70,7 @@ def train(
         )
         yield metrics.or_diverged()
         if epoch < recipe.epochs:
-            kept.swap()
+            tracker.swap()
 
 
 def evaluate(
@@ -117,7 +117,7 @@ def state_dict_on_cpu(module: nn.Module) -> dict[str, Tensor]:
 def _train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    kept: Kept,
+    tracker: WeightTracker,
     *,
     recipe: Recipe,
     data: TrainingData,
@@ -139,7 +139,7 @@ def _train_epoch(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        kept.update(averaging_share(recipe, step, num_steps))
+        tracker.update(averaging_share(recipe, step, num_steps))
         loss_sum += loss.detach()
         num_correct += (logits.detach().argmax(1) == y).sum()
     return loss_sum.item() / num_steps, int(num_correct) / (num_steps * batch_size)

@@ -17,28 +17,28 @@ from nas.training.metrics import EpochMetrics
 from nas.training.protocol import Engine
 
 
-def most_at_once(device: torch.device, size: int | None = None) -> int:
-    """Returns the largest capacity that the engine of a device can have; `size` is that of `open_engine`."""
+def max_engine_capacity(device: torch.device, max_networks: int | None = None) -> int:
+    """Returns the largest capacity that the engine of a device can have; `max_networks` is that of `open_engine`."""
     if device.type == "cuda":
-        from nas.training.cuda.engine import GROUP
+        from nas.training.cuda.engine import DEFAULT_MAX_NETWORKS
 
-        return size or GROUP
+        return max_networks or DEFAULT_MAX_NETWORKS
     return CpuEngine.capacity
 
 
-def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False, size: int | None = None) -> Engine:
+def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False, max_networks: int | None = None) -> Engine:
     """Returns a training engine for a device.
 
     Args:
         data: on any device; the engine moves it to `device`.
         device: where to train.
         exact: whether results on CUDA are bitwise repeatable. On CPUs they always are.
-        size: largest number of networks that train side by side on CUDA, default 16; memory may allow fewer.
+        max_networks: largest number of networks that train side by side on CUDA, default 16; memory may allow fewer.
     """
     if device.type == "cuda":
         from nas.training.cuda.engine import CudaGroup
 
-        return CudaGroup(data, device, exact=exact, size=most_at_once(device, size))
+        return CudaGroup(data, device, exact=exact, max_networks=max_engine_capacity(device, max_networks))
     return CpuEngine(data.to(device), device)
 
 
@@ -56,7 +56,7 @@ def train(
     Arguments and errors are those of `reference.train`, `exact` is that of `open_engine`. On CUDA, the module is in
     eval mode and holds the kept weights only after the last epoch.
     """
-    engine = open_engine(data, device, exact=exact, size=1)
+    engine = open_engine(data, device, exact=exact, max_networks=1)
     engine.add(0, module, recipe, seed=seed)
     for _ in range(recipe.epochs):
         for _, metrics in engine.advance():

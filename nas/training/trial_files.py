@@ -5,14 +5,14 @@ import io
 from collections.abc import Sequence
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.diagram import picture
+from nas.architecture.diagram import architecture_svg
 from nas.training.metrics import EpochMetrics
 
 
 def files_of_training(architecture: Architecture, history: Sequence[EpochMetrics], *, title: str) -> dict[str, bytes]:
     """Returns the contents of the files by name: a picture of the network, its architecture and a table of epochs."""
     return {
-        "architecture.svg": picture(architecture, title=title),
+        "architecture.svg": architecture_svg(architecture, title=title),
         "architecture.json": architecture.dumps().encode(),
         "epochs.csv": epochs_csv(history).encode(),
     }

@@ -6,16 +6,16 @@ from typing import Protocol, Self
 
 import torch
 
-from nas.errors import NasError, argument
+from nas.errors import NasError, argument_text
 from nas.training.data import TrainingData
 from nas.training.device import describe, num_cores, pick_devices
-from nas.training.select import most_at_once
+from nas.training.select import max_engine_capacity
 from nas.workers.in_process import InProcess
 from nas.workers.process_pool import ProcessPool
 from nas.workers.protocol import Workers
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Where to train: a context manager in which sets of workers are opened, one after another."""
 
     @property
@@ -34,7 +34,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ThisMachine:
+class LocalBackend:
     """Devices of this machine, used in turn by `num_workers` processes. A single worker trains in this process."""
 
     devices: Sequence[torch.device]
@@ -72,20 +72,20 @@ class Compute:
     gpus_per_trial: float | None = None
     exact: bool = False
 
-    def place(self) -> Place:
+    def backend(self) -> Backend:
         """Returns where to train; raises `NasError` for contradictory options or an unavailable device."""
         if self.ray is not None:
             from nas.workers.ray_backend import RayCluster
 
-            return RayCluster.named(
+            return RayCluster.from_options(
                 self.ray, device=self.device, workers=self.workers, gpus_per_trial=self.gpus_per_trial
             )
         if self.gpus_per_trial is not None:
             raise NasError(
-                f"{argument('gpus_per_trial', self.gpus_per_trial)}: only for a Ray cluster; give `ray`, too"
+                f"{argument_text('gpus_per_trial', self.gpus_per_trial)}: only for a Ray cluster; give `ray`, too"
             )
         devices = pick_devices(self.device)
-        return ThisMachine(devices, self.workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
+        return LocalBackend(devices, self.workers or (num_cores() if devices[0].type == "cpu" else len(devices)))
 
 
 def open_workers(
@@ -94,7 +94,7 @@ def open_workers(
     *,
     num: int,
     exact: bool = False,
-    group: int | None = None,
+    group_size: int | None = None,
 ) -> Workers:
     """Opens workers on this machine: `num` processes that use `devices` in turn, or this process if `num` is 1.
 
@@ -103,9 +103,9 @@ def open_workers(
         devices: Devices of this machine, all of one type.
         num: Number of workers.
         exact: Whether training on GPUs is bitwise repeatable.
-        group: Maximum number of networks that a CUDA device trains at once, if memory allows; None is 16.
+        group_size: Maximum number of networks that a CUDA device trains at once, if memory allows; None is 16.
     """
     if num == 1:
-        return InProcess(data, devices[0], exact=exact, group=group)
+        return InProcess(data, devices[0], exact=exact, group_size=group_size)
     each = [devices[index % len(devices)] for index in range(num)]
-    return ProcessPool(data, each, exact=exact, group=group, most=most_at_once(devices[0], group))
+    return ProcessPool(data, each, exact=exact, group_size=group_size, max_per_device=max_engine_capacity(devices[0], group_size))

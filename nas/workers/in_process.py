@@ -10,17 +10,17 @@ from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 from nas.training.reference import initialise, state_dict_on_cpu
-from nas.training.select import most_at_once, open_engine
+from nas.training.select import max_engine_capacity, open_engine
 from nas.training.trial_files import files_of_training
-from nas.workers.protocol import Ended, Job, Progress, Report
+from nas.workers.protocol import EndReport, Job, EpochReport, Report
 
 
 class InProcess:
     """Trains jobs on one device in this process: `reports` trains each job by one epoch, unless reports are pending."""
 
-    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group: int | None = None) -> None:
-        self.most = most_at_once(device, group)
-        self._engine = open_engine(data, device, exact=exact, size=group)
+    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group_size: int | None = None) -> None:
+        self.max_capacity = max_engine_capacity(device, group_size)
+        self._engine = open_engine(data, device, exact=exact, max_networks=group_size)
         self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}
         self._waiting: list[Job] = []  # jobs for which memory was short
         self._reports: list[Report] = []
@@ -35,7 +35,7 @@ class InProcess:
         return self._engine.notes
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether there are jobs or pending reports."""
         return bool(self._jobs or self._waiting or self._reports)
 
@@ -46,7 +46,7 @@ class InProcess:
         except GroupFullError:
             self._waiting.append(job)
         except Exception as error:  # any error of a network concerns only its own trial
-            self._reports.append(_failed(job.key, error))
+            self._reports.append(_failure_report(job.key, error))
         else:
             self._jobs[job.key] = job, module, []
 
@@ -63,15 +63,15 @@ class InProcess:
         job, module, history = self._jobs[key]
         if isinstance(result, Exception):
             del self._jobs[key]
-            return [_failed(key, result)]
+            return [_failure_report(key, result)]
         history.append(result)
-        found: list[Report] = [Progress(key=key, metrics=result)]
+        found: list[Report] = [EpochReport(key=key, metrics=result)]
         if result.epoch == job.recipe.epochs:
             del self._jobs[key]
             file = io.BytesIO()
             torch.save(state_dict_on_cpu(module), file)
             files = files_of_training(job.architecture, history, title=job.title) if job.title else {}
-            found.append(Ended(key=key, outcome="trained", weights=file.getvalue(), files=files))
+            found.append(EndReport(key=key, outcome="trained", weights=file.getvalue(), files=files))
         return found
 
     def stop(self, key: int) -> None:
@@ -87,7 +87,7 @@ class InProcess:
         self._reports.clear()
 
 
-def _failed(key: int, error: Exception) -> Ended:
+def _failure_report(key: int, error: Exception) -> EndReport:
     if isinstance(error, TrainingDiverged):
-        return Ended(key=key, outcome="diverged", reason=str(error))
-    return Ended(key=key, outcome="failed", reason=f"{type(error).__name__}: {first_line(error)}")
+        return EndReport(key=key, outcome="diverged", reason=str(error))
+    return EndReport(key=key, outcome="failed", reason=f"{type(error).__name__}: {first_line(error)}")

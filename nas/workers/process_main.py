@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 
 from nas.workers.in_process import InProcess
-from nas.workers.process_pool import Batch, Setting
+from nas.workers.process_pool import ReportBatch, WorkerConfig
 from nas.workers.protocol import Job
 
 
@@ -25,19 +25,19 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
     messages: queue.SimpleQueue[Job | int] = queue.SimpleQueue()
-    setting: Setting = pickle.load(sys.stdin.buffer)
+    config: WorkerConfig = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
-    trainer = InProcess(setting.data.open(), setting.device, exact=setting.exact, group=setting.group)
+    trainer = InProcess(config.data.open(), config.device, exact=config.exact, group_size=config.group_size)
     with suppress(BrokenPipeError):
         while True:
-            while not trainer.busy or not messages.empty():
+            while not trainer.is_busy or not messages.empty():
                 message = messages.get()
                 if isinstance(message, Job):
                     trainer.submit(message)
                 else:
                     trainer.stop(message)
             found = trainer.reports()
-            pickle.dump(Batch(capacity=trainer.capacity, reports=found), reports)
+            pickle.dump(ReportBatch(capacity=trainer.capacity, reports=found), reports)
             reports.flush()
 
 

@@ -16,21 +16,21 @@ import torch
 
 import nas
 from nas.training.data import SharedData, TrainingData
-from nas.workers.protocol import RETRIES, Ended, Job, Report
+from nas.workers.protocol import RETRIES, EndReport, Job, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class WorkerConfig:
     """First message to a worker process: data, device and options of the engine."""
 
     data: SharedData
     device: torch.device
     exact: bool
-    group: int | None
+    group_size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class ReportBatch:
     """Message from a worker process: reports, and the number of jobs that it can now train at a time."""
 
     capacity: int
@@ -38,7 +38,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningJob:
     """A job in training.
 
     Attributes:
@@ -54,17 +54,17 @@ class _Running:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    setting: Setting
+    config: WorkerConfig
     process: subprocess.Popen[bytes]
     listener: threading.Thread = field(init=False)
     capacity: int = 1
-    jobs: dict[int, _Running] = field(default_factory=dict)
+    jobs: dict[int, _RunningJob] = field(default_factory=dict)
 
-    def train(self, running: _Running) -> None:
+    def train(self, running: _RunningJob) -> None:
         self.jobs[running.job.key] = running
         self.send(running.job)
 
-    def send(self, message: Setting | Job | int) -> None:
+    def send(self, message: WorkerConfig | Job | int) -> None:
         assert self.process.stdin is not None
         with suppress(OSError):  # the listener notices that the process has died
             pickle.dump(message, self.process.stdin)
@@ -89,14 +89,14 @@ class ProcessPool:
     """
 
     def __init__(
-        self, data: TrainingData, devices: list[torch.device], *, exact: bool, group: int | None = None, most: int
+        self, data: TrainingData, devices: list[torch.device], *, exact: bool, group_size: int | None = None, max_per_device: int
     ) -> None:
-        self.most = most * len(devices)
+        self.max_capacity = max_per_device * len(devices)
         self._folder = tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True)
         shared = SharedData.write(data, Path(self._folder.name))
         # Messages with the worker that sent them; None when its process has ended.
-        self._received: queue.Queue[tuple[_Worker, Batch | None]] = queue.Queue()
-        self._to_start = [Setting(data=shared, device=device, exact=exact, group=group) for device in devices]
+        self._received: queue.Queue[tuple[_Worker, ReportBatch | None]] = queue.Queue()
+        self._to_start = [WorkerConfig(data=shared, device=device, exact=exact, group_size=group_size) for device in devices]
         self._workers: list[_Worker] = []
 
     @property
@@ -105,9 +105,9 @@ class ProcessPool:
 
     def submit(self, job: Job) -> None:
         if self._to_start and all(worker.jobs for worker in self._workers):
-            self._workers.append(self._started(self._to_start.pop(0)))
+            self._workers.append(self._start_worker(self._to_start.pop(0)))
         freest = max(self._workers, key=lambda worker: worker.capacity - len(worker.jobs))
-        freest.train(_Running(job))
+        freest.train(_RunningJob(job))
 
     def reports(self) -> list[Report]:
         found: list[Report] = []
@@ -116,7 +116,7 @@ class ProcessPool:
                 # Waits briefly, because on some systems Ctrl-C does not interrupt a long wait.
                 worker, batch = self._received.get(timeout=0.5)
                 if worker in self._workers:
-                    found = self._replaced(worker) if batch is None else self._taken(worker, batch)
+                    found = self._replace_worker(worker) if batch is None else self._accept_reports(worker, batch)
         return found
 
     def stop(self, key: int) -> None:
@@ -131,14 +131,14 @@ class ProcessPool:
         self._workers.clear()
         self._folder.cleanup()
 
-    def _taken(self, worker: _Worker, batch: Batch) -> list[Report]:
+    def _accept_reports(self, worker: _Worker, batch: ReportBatch) -> list[Report]:
         worker.capacity = batch.capacity
         reports: list[Report] = []
         for report in batch.reports:
             running = worker.jobs.get(report.key)
             if running is None:  # stopped while the report was on its way
                 continue
-            if isinstance(report, Ended):
+            if isinstance(report, EndReport):
                 del worker.jobs[report.key]
             elif report.metrics.epoch <= running.epoch:  # already reported before its process died
                 continue
@@ -147,15 +147,15 @@ class ProcessPool:
             reports.append(report)
         return reports
 
-    def _replaced(self, worker: _Worker) -> list[Report]:
+    def _replace_worker(self, worker: _Worker) -> list[Report]:
         worker.end()
         if not worker.jobs:  # started again when there is a job for it
             self._workers.remove(worker)
-            self._to_start.append(worker.setting)
+            self._to_start.append(worker.config)
             return []
         code = worker.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        new = self._workers[self._workers.index(worker)] = self._started(worker.setting)
+        new = self._workers[self._workers.index(worker)] = self._start_worker(worker.config)
         failed: list[Report] = []
         for key, running in worker.jobs.items():
             running.times_lost += 1
@@ -163,10 +163,10 @@ class ProcessPool:
                 new.train(running)
             else:
                 reason = f"{running.times_lost} worker processes died while they trained it, the last one by {how}"
-                failed.append(Ended(key=key, outcome="failed", reason=reason))
+                failed.append(EndReport(key=key, outcome="failed", reason=reason))
         return failed
 
-    def _started(self, setting: Setting) -> _Worker:
+    def _start_worker(self, config: WorkerConfig) -> _Worker:
         # Not multiprocessing, which would import the caller's script in every process.
         path = [str(Path(nas.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
@@ -176,8 +176,8 @@ class ProcessPool:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C in a terminal reaches only the parent process, which decides
         )
-        worker = _Worker(setting, process)
-        worker.send(setting)
+        worker = _Worker(config, process)
+        worker.send(config)
         worker.listener = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         worker.listener.start()
         return worker

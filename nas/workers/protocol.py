@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class EpochReport:
     """Report of an epoch of a job. Can be pickled."""
 
     key: int
@@ -37,7 +37,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class EndReport:
     """Last report of a job. Can be pickled.
 
     Attributes:
@@ -56,20 +56,20 @@ class Ended:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-Report = Progress | Ended
+Report = EpochReport | EndReport
 
 RETRIES = 3
 """Maximum number of retries of a job whose process or node was lost. A job that raises an error is not retried."""
 
 
 class Workers(Protocol):
-    """Trains jobs, up to `capacity` at a time. `capacity` may change; `most` is its maximum."""
+    """Trains jobs, up to `capacity` at a time. `capacity` may change; `max_capacity` is its maximum."""
 
     @property
     def capacity(self) -> int: ...
 
     @property
-    def most(self) -> int: ...
+    def max_capacity(self) -> int: ...
 
     def submit(self, job: Job) -> None:
         """Submits a job; at most `capacity` jobs may be submitted and not ended."""

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from nas.errors import NasError, argument, first_line, one_of
-from nas.text import counted
+from nas.errors import NasError, argument_text, first_line, one_of
+from nas.text import count_text
 from nas.training.data import TrainingData
 from nas.training.device import num_cores
-from nas.workers.protocol import RETRIES, Ended, Job, Report
-from nas.workers.ray_task import packed, versions
+from nas.workers.protocol import RETRIES, EndReport, Job, Report
+from nas.workers.ray_task import data_to_arrays, versions
 
 DEVICES = ("auto", "cpu", "cuda")
 LOCAL = "local"
@@ -29,7 +29,7 @@ LOCAL = "local"
 ANSWER_SECONDS = 30.0
 """Seconds to wait for the answer of a cluster, the import of Ray included; normally it takes two or three."""
 
-LOOK_SECONDS = 3.0
+NODE_CHECK_SECONDS = 3.0
 """Seconds between two checks for lost nodes.
 
 Ray reports a dead process at once, but a cut network link only after seven minutes, when the connection of the task
@@ -77,24 +77,24 @@ class RayCluster:
         self.description = f"Ray {address}"
         self._asked = workers, gpus_per_trial
         self._joined = False
-        self._not_set: list[str] = []
+        self._variables_to_unset: list[str] = []
 
     @classmethod
-    def named(cls, address: str, *, device: str, workers: int | None, gpus_per_trial: float | None) -> Self:
+    def from_options(cls, address: str, *, device: str, workers: int | None, gpus_per_trial: float | None) -> Self:
         """Returns the cluster, not joined yet; raises `NasError` if the options are invalid or Ray is not installed."""
         if device not in DEVICES:
             text = f"expected {one_of(DEVICES)} with `ray`, since Ray picks the GPU"
-            raise NasError(f"{argument('device', device)}: {text}")
+            raise NasError(f"{argument_text('device', device)}: {text}")
         if gpus_per_trial is not None:
-            share = argument("gpus_per_trial", gpus_per_trial)
+            share = argument_text("gpus_per_trial", gpus_per_trial)
             if not (gpus_per_trial == 0 or 0.01 <= gpus_per_trial <= 1):
                 raise NasError(f"{share}: expected 0, or a number from 0.01 to 1 (0.25: four trials on one GPU)")
             if (device == "cpu" and gpus_per_trial > 0) or (device == "cuda" and gpus_per_trial == 0):
                 wanted = "0" if device == "cpu" else "a number above 0"
-                raise NasError(f"{share}: expected {wanted} with {argument('device', device)}")
+                raise NasError(f"{share}: expected {wanted} with {argument_text('device', device)}")
         if address.startswith("ray://"):
             raise NasError(
-                f"{argument('ray', address)}: Ray's client cannot stream results; search on a machine of the cluster"
+                f"{argument_text('ray', address)}: Ray's client cannot stream results; search on a machine of the cluster"
                 " with `ray='auto'` (docs/cluster.md), or submit the search with `ray job submit`"
             )
         ray_package()
@@ -108,7 +108,7 @@ class RayCluster:
         try:
             if not ray.is_initialized():
                 self._join(ray)
-            self._look_round(ray.nodes())
+            self._read_cluster_resources(ray.nodes())
         except BaseException:
             self.__exit__()
             raise
@@ -117,17 +117,17 @@ class RayCluster:
     def __exit__(self, *exception: object) -> None:
         if self._joined:
             self._joined = False
-            with _own_signals():
+            with _restored_sigterm_handler():
                 ray_package().shutdown()
-            for name in self._not_set:
+            for name in self._variables_to_unset:
                 os.environ.pop(name, None)
 
     def _join(self, ray: Any) -> None:
         quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
-        self._not_set = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if name not in os.environ]
+        self._variables_to_unset = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN") if name not in os.environ]
         if self.address != LOCAL:
-            _probe(self.address)
-        with _own_signals():
+            _check_reachable(self.address)
+        with _restored_sigterm_handler():
             self._joined = True
             if self.address == LOCAL:
                 # Otherwise Ray writes the token that authenticates its processes into the user's home directory.
@@ -138,7 +138,7 @@ class RayCluster:
         # Regardless of its options, Ray prints messages about lost nodes to standard output, between lines of JSON.
         ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None  # noqa: SLF001
 
-    def _look_round(self, nodes: list[dict[str, Any]]) -> None:
+    def _read_cluster_resources(self, nodes: list[dict[str, Any]]) -> None:
         """Determines GPUs per trial, number of workers and description from the cluster's present nodes.
 
         Nodes that an autoscaler adds later are used as far as the number of workers allows.
@@ -149,19 +149,19 @@ class RayCluster:
         if gpus is None:
             gpus = 0.0 if self.device == "cpu" or (self.device == "auto" and not num_gpus) else 1.0
         self.gpus_per_trial = gpus
-        self.num_workers = workers or sum(_room(node, gpus) for node in alive)
+        self.num_workers = workers or sum(_num_trials_that_fit(node, gpus) for node in alive)
         if not self.num_workers:
             raise NasError(
-                f"{argument('ray', self.address)}: {counted(num_cpus, 'CPU')} and {counted(num_gpus, 'GPU')} found,"
+                f"{argument_text('ray', self.address)}: {count_text(num_cpus, 'CPU')} and {count_text(num_gpus, 'GPU')} found,"
                 f" expected at least 1 CPU and {gpus:g} GPU for each trial; if an autoscaler adds nodes, give `workers`"
             )
-        parts = [counted(len(alive), "node"), counted(num_cpus, "CPU")]
-        parts += [counted(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
+        parts = [count_text(len(alive), "node"), count_text(num_cpus, "CPU")]
+        parts += [count_text(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
         self.description = f"Ray {self.address} ({', '.join(parts)})"
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningJob:
     """A job in training.
 
     Attributes:
@@ -188,30 +188,30 @@ class RayTasks:
 
     def __init__(self, data: TrainingData, *, num: int, gpus: float, exact: bool) -> None:
         self._ray = ray_package()
-        self.capacity = self.most = num
-        self._images = self._ray.put(packed(data))
+        self.capacity = self.max_capacity = num
+        self._images = self._ray.put(data_to_arrays(data))
         self._gpus, self._exact = gpus, exact
         self._task = self._new_task(0)
-        self._running: dict[int, _Running] = {}
-        self._dead = self._dead_nodes()
-        self._looked = time.monotonic()
+        self._running: dict[int, _RunningJob] = {}
+        self._known_dead_nodes = self._dead_nodes()
+        self._node_check_time = time.monotonic()
 
     def submit(self, job: Job) -> None:
-        self._running[job.key] = _Running(job, self._stream(job))
+        self._running[job.key] = _RunningJob(job, self._stream(job))
 
     def reports(self) -> list[Report]:
         found: list[Report] = []
         while not found and self._running:
-            if time.monotonic() - self._looked > LOOK_SECONDS:
-                found += self._look_for_the_lost()
-                self._looked = time.monotonic()
+            if time.monotonic() - self._node_check_time > NODE_CHECK_SECONDS:
+                found += self._resubmit_lost_jobs()
+                self._node_check_time = time.monotonic()
                 continue
             # Waits briefly, because Ctrl-C does not interrupt a long wait.
             keys = {id(running.stream): key for key, running in self._running.items()}
             streams = [running.stream for running in self._running.values()]
             ready, _ = self._ray.wait(streams, num_returns=1, timeout=POLL_SECONDS)
             for stream in ready:
-                found += self._next(keys[id(stream)], stream)
+                found += self._next_reports(keys[id(stream)], stream)
         return found
 
     def stop(self, key: int) -> None:
@@ -237,10 +237,10 @@ class RayTasks:
     def _dead_nodes(self) -> frozenset[str]:
         return frozenset(node["NodeID"] for node in self._ray.nodes() if not node["Alive"])
 
-    def _look_for_the_lost(self) -> list[Report]:
+    def _resubmit_lost_jobs(self) -> list[Report]:
         """Submits again the jobs on nodes lost since the last check, and those that have not begun anywhere yet."""
         dead = self._dead_nodes()
-        new, self._dead = dead - self._dead, dead
+        new, self._known_dead_nodes = dead - self._known_dead_nodes, dead
         found: list[Report] = []
         if new:
             # Ray requests worker processes for all tasks of a function together. A request to the lost node ends only
@@ -252,8 +252,8 @@ class RayTasks:
             self._cancel(running.stream, force=False)  # if Ray has noticed the loss, this cancels its retry
             running.times_lost += bool(running.node)
             if running.times_lost > RETRIES:
-                found += self._ended(
-                    Ended(key=key, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
+                found += self._remove_job(
+                    EndReport(key=key, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
                 )
             else:
                 running.stream, running.node = self._stream(running.job), ""
@@ -263,20 +263,20 @@ class RayTasks:
         with suppress(Exception):  # the task or the cluster has ended
             self._ray.cancel(stream, force=force)
 
-    def _next(self, key: int, stream: Any) -> list[Report]:
+    def _next_reports(self, key: int, stream: Any) -> list[Report]:
         """Returns the next report of a job whose stream is ready, if it is a new one."""
         try:
             node, item = self._ray.get(next(stream))
         except StopIteration:
-            return self._ended(Ended(key=key, outcome="failed", reason="the Ray task ended without a result"))
+            return self._remove_job(EndReport(key=key, outcome="failed", reason="the Ray task ended without a result"))
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             reason = f"{type(cause or error).__name__}: {first_line(cause or error)}"
-            return self._ended(Ended(key=key, outcome="failed", reason=reason))
+            return self._remove_job(EndReport(key=key, outcome="failed", reason=reason))
         if isinstance(item, str):
             raise NasError(item)
-        if isinstance(item, Ended):
-            return self._ended(item)
+        if isinstance(item, EndReport):
+            return self._remove_job(item)
         running = self._running[key]
         running.node = node
         # A retried task trains from its first epoch, with the same results. If Ray retries it, the stream continues
@@ -286,7 +286,7 @@ class RayTasks:
         running.epoch = item.metrics.epoch
         return [item]
 
-    def _ended(self, report: Ended) -> list[Report]:
+    def _remove_job(self, report: EndReport) -> list[Report]:
         del self._running[report.key]
         return [report]
 
@@ -308,7 +308,7 @@ def _task(
         name = f"node {platform.node()} of the Ray cluster"
         yield node, None  # reports the node before any slow work
         try:
-            from nas.workers.ray_task import reports, versions
+            from nas.workers.ray_task import train_job, versions
         except ImportError as error:
             yield node, f"{name} does not have this version of nas: {error}"
             return
@@ -318,7 +318,7 @@ def _task(
         ]:
             yield node, f"{name}: {'; '.join(differences)}; install the same versions on every node"
             return
-        for report in reports(pickle.loads(job), arrays, on_gpu=on_gpu, exact=exact):
+        for report in train_job(pickle.loads(job), arrays, on_gpu=on_gpu, exact=exact):
             yield node, report
 
     return train_candidate
@@ -335,7 +335,7 @@ def ray_package() -> Any:
     return ray
 
 
-def _probe(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raises `NasError` if no cluster answers in time, or if it refuses the connection."""
     try:
         done = subprocess.run(
@@ -347,14 +347,14 @@ def _probe(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise NasError(f"{argument('ray', address)}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s") from None
+        raise NasError(f"{argument_text('ray', address)}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise NasError(f"{argument('ray', address)}: {said}")
+        raise NasError(f"{argument_text('ray', address)}: {said}")
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _restored_sigterm_handler() -> Iterator[None]:
     """Restores the handler of SIGTERM at the end of the context, since Ray installs its own when it starts."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -366,7 +366,7 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _room(node: Mapping[str, float], gpus: float) -> int:
+def _num_trials_that_fit(node: Mapping[str, float], gpus: float) -> int:
     """Returns how many trials a node has room for; a trial's share must lie on one GPU."""
     cpus = int(node.get("CPU", 0))
     return min(cpus, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else cpus

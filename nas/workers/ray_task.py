@@ -41,7 +41,7 @@ def _source_digest() -> str:
     return digest.hexdigest()[:8]
 
 
-def packed(data: TrainingData) -> dict[str, Any]:
+def data_to_arrays(data: TrainingData) -> dict[str, Any]:
     """Returns the data as arrays, which Ray keeps in a node's shared memory and passes on without a copy."""
     return {name: getattr(data, name).cpu().contiguous().numpy() for name in SPLITS} | {
         "mean": data.mean,
@@ -49,7 +49,7 @@ def packed(data: TrainingData) -> dict[str, Any]:
     }
 
 
-def unpacked(arrays: Mapping[str, Any]) -> TrainingData:
+def arrays_to_data(arrays: Mapping[str, Any]) -> TrainingData:
     """Returns the data as tensors on the CPU that share the memory of the arrays."""
     with warnings.catch_warnings():
         # Ray's memory is read-only, and engines only read the images.
@@ -58,12 +58,12 @@ def unpacked(arrays: Mapping[str, Any]) -> TrainingData:
     return TrainingData(**tensors, mean=arrays["mean"], std=arrays["std"])
 
 
-def reports(job: Job, arrays: Mapping[str, Any], *, on_gpu: bool, exact: bool) -> Iterator[Report]:
+def train_job(job: Job, arrays: Mapping[str, Any], *, on_gpu: bool, exact: bool) -> Iterator[Report]:
     """Yields the reports of a job that it trains in this process, on the first GPU assigned by Ray or on the CPU."""
     torch.set_num_threads(1)
     # One network at a time: other networks are Ray tasks of their own.
-    trainer = InProcess(unpacked(arrays), torch.device("cuda:0" if on_gpu else "cpu"), exact=exact, group=1)
+    trainer = InProcess(arrays_to_data(arrays), torch.device("cuda:0" if on_gpu else "cpu"), exact=exact, group_size=1)
     trainer.submit(job)
-    while trainer.busy:
+    while trainer.is_busy:
         for report in trainer.reports():  # noqa: UP028
             yield report

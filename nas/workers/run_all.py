@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from nas.training.metrics import EpochMetrics
-from nas.workers.protocol import Ended, Job, Workers
+from nas.workers.protocol import EndReport, Job, Workers
 
 
-def run_all(workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[EpochMetrics], Ended]]:
+def run_all(workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[EpochMetrics], EndReport]]:
     """Yields each job with its epochs and its last report when it ends. The keys of the jobs must be distinct."""
     waiting = list(reversed(jobs))
     running: dict[int, tuple[Job, list[EpochMetrics]]] = {}
@@ -16,7 +16,7 @@ def run_all(workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[E
             running[job.key] = job, []
             workers.submit(job)
         for report in workers.reports():
-            if isinstance(report, Ended):
+            if isinstance(report, EndReport):
                 yield *running.pop(report.key), report
             else:
                 running[report.key][1].append(report.metrics)

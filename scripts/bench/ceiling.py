@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from llvmlite import ir
 
-from nas.training.native.emit import I64, POINTER, Compiled, Emitter, Machine
+from nas.training.native.emit import I64, POINTER, MachineCode, Emitter, Machine
 
 PRODUCT, BYTES, TURNS = 8192, 2**30, 10_000_000  # matrix side and bytes copied on a GPU, loop iterations on a core
 
@@ -45,11 +45,11 @@ def peak_flops(turns: int) -> float:
     factor = e.load(place, 12 * machine.lanes)
     with e.loop(count):
         for variable in sums:
-            e.builder.store(e.fma(e.value(variable), factor, factor), variable)
+            e.builder.store(e.fma(e.load_variable(variable), factor, factor), variable)
     for variable in sums:
-        e.store(e.add(e.load(place), e.value(variable)), place)
+        e.store(e.add(e.load(place), e.load_variable(variable)), place)
     e.finish()
-    compiled = Compiled(module, machine)
+    compiled = MachineCode(module, machine)
     spin = compiled.function("spin", ctypes.c_void_p, ctypes.c_int64)
     numbers = torch.rand(13 * machine.lanes)
     return 2 * 12 * machine.lanes * turns / timed(lambda: spin(numbers.data_ptr(), turns))

@@ -27,7 +27,7 @@ from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas.architecture.cost import METRICS, cost_of
-from nas.reports.overview import refresh
+from nas.reports.overview import update_note_and_figures
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.feasibility import judge
@@ -91,7 +91,7 @@ def build(results: Path, *, trained: int, discarded: int) -> StudyRecords:
             records.study.add_trial(trial)
         else:
             add_trained(records, space, values, rng, index=trained - left["trained"] - 1)
-    refresh(records)
+    update_note_and_figures(records)
     return records
 
 

@@ -27,16 +27,16 @@ from nas.data import datasets
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint, limits
 from nas.space.feasibility import Judgement, judge
-from nas.space.fill import filled
+from nas.space.fill import with_filled_widths
 from nas.space.search_space import SearchSpace
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
 from nas.training.metrics import EpochMetrics
-from nas.training.results import CONSISTENCY, consistent_accuracy, objective
+from nas.training.results import NUM_LAST_EPOCHS, consistent_accuracy, objective
 from nas.workers.backend import open_workers
 from nas.workers.protocol import Job
 from nas.workers.run_all import run_all
-from scripts.bench.tasks import TASKS, thinned
+from scripts.bench.tasks import TASKS, every_nth_image
 
 Row = dict[str, Any]
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -47,7 +47,7 @@ def drawn(space: SearchSpace, kept: Sequence[Constraint], seed: int) -> Iterator
     """Yields feasible random draws without end."""
     rng = Random(seed)
     while True:
-        values = filled(space, kept, space.draw(rng))
+        values = with_filled_widths(space, kept, space.draw(rng))
         judgement = judge(space, kept, values)
         if not judgement.reason:
             yield judgement, space.candidate(values)
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> None:
     )
     draws = list(enumerate(islice(drawn(space, kept, args.seed), args.draws)))
     todo = [(index, draw) for index, draw in draws if index not in done]
-    data = thinned(TrainingData.of(dataset), args.every)
+    data = every_nth_image(TrainingData.from_dataset(dataset), args.every)
     workers = open_workers(data, [pick_device(args.device)], num=args.workers if args.device == "cpu" else 1)
     jobs = [
         Job(key=index, architecture=candidate.architecture, recipe=candidate.recipe, seed=index)
@@ -96,8 +96,8 @@ def row_of(judgement: Judgement, candidate: Candidate, history: Sequence[EpochMe
     reached = [metrics.val_accuracy for metrics in history]
     whole = len(reached) == epochs
     return {
-        "objective": round(objective(reached, CONSISTENCY), 6) if whole else None,
-        "lowest": round(consistent_accuracy(reached, CONSISTENCY), 6) if whole else None,
+        "objective": round(objective(reached, NUM_LAST_EPOCHS), 6) if whole else None,
+        "lowest": round(consistent_accuracy(reached, NUM_LAST_EPOCHS), 6) if whole else None,
         "params": judgement.cost.params,
         "macs": judgement.cost.macs,
         "receptive_field": judgement.cost.receptive_field,

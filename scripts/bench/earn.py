@@ -49,7 +49,7 @@ from nas.errors import ShapeError, TrainingDiverged
 from nas.resources import default_space
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
-from nas.space.portfolio import portfolio
+from nas.space.portfolio import portfolio_candidates
 from nas.space.search_space import SearchSpace
 from nas.training.data import TrainingData
 from nas.workers.backend import Compute
@@ -209,9 +209,9 @@ class Run:
 
     def objective(self, candidate: Candidate, seed: int) -> float:
         """Trains a candidate and returns its mean val accuracy of the last epochs; raises `TrainingDiverged`."""
-        data = TrainingData.of(self.setting.data())
+        data = TrainingData.from_dataset(self.setting.data())
         job = Job(key=0, architecture=candidate.architecture, recipe=candidate.recipe, seed=seed)
-        with closing(Compute(device="cpu", workers=1).place().open(data)) as workers:
+        with closing(Compute(device="cpu", workers=1).backend().open(data)) as workers:
             ((_, history, end),) = run_all(workers, [job])
         if end.outcome == "failed":
             raise SystemExit(end.reason)
@@ -223,7 +223,7 @@ class Run:
 Result = tuple[dict[str, float], Candidate]
 
 
-def ours(run: Run, *, drawn: bool = False) -> Result:
+def nas_search(run: Run, *, drawn: bool = False) -> Result:
     """Runs `nas search`; with `drawn` all candidates are drawn at random, without the portfolio."""
     setting = run.setting
     options: dict[str, Any] = {"sampler": "random", "portfolio": False} if drawn else {}
@@ -292,11 +292,11 @@ def plain(run: Run) -> Result:
     return summary(clock.trained, study.best_value, clock.spent), candidate
 
 
-def known(run: Run) -> Result:
+def portfolio_in_turn(run: Run) -> Result:
     """Trains the designs of the portfolio in turn, with a new seed each time."""
     setting, clock = run.setting, run.clock()
     space = setting.space("")
-    starts, _ = portfolio(space.portfolio, space, setting.limits(space), seed=run.seed)
+    starts, _ = portfolio_candidates(space.portfolio, space, setting.limits(space), seed=run.seed)
     if not starts:
         raise SystemExit(f"{run.folder}: no known design keeps the limits")
     reached: dict[str, list[float]] = read(run.folder / "reached.json") or {start.source: [] for start in starts}
@@ -316,10 +316,10 @@ def known(run: Run) -> Result:
 
 
 ARMS: dict[str, Callable[[Run], Result]] = {
-    "default": ours,
-    "random": partial(ours, drawn=True),
+    "default": nas_search,
+    "random": partial(nas_search, drawn=True),
     "plain": plain,
-    "portfolio": known,
+    "portfolio": portfolio_in_turn,
 }
 
 
@@ -445,7 +445,7 @@ def main() -> None:
     if args.together and not args.table:
         setting = runs[0].setting
         test = datasets.load_test(setting.dataset, data_root=setting.data_root)
-        splits = [TrainingData.of(setting.data()), TrainingData.on_test(setting.data(), test)]
+        splits = [TrainingData.from_dataset(setting.data()), TrainingData.with_test_split(setting.data(), test)]
         tasks = [partial(both, run) for run in runs if run.confirmed is None]
         run_together(tasks, splits, device=torch.device(args.together), group=args.group)
     elif not args.table:

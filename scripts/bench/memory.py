@@ -18,7 +18,7 @@ import optuna
 
 from nas import search
 from nas.commands.events import Event, TrialFinished
-from nas.study.database import DATABASE
+from nas.study.database import DATABASE_FILE
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ class Watch:
         if not isinstance(event, TrialFinished) or event.tally.num_trained % self.every:
             return
         now, trials = time.monotonic(), event.tally.num_trained
-        size = sum(path.stat().st_size for path in self.results.glob(f"{DATABASE}*"))
+        size = sum(path.stat().st_size for path in self.results.glob(f"{DATABASE_FILE}*"))
         found = {
             "trials": trials,
             "loop_mb": megabytes(os.getpid(), "VmRSS"),

@@ -44,7 +44,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     device = pick_device(args.device)
-    data = TrainingData.of(datasets.load(args.dataset, data_root=args.data_root))
+    data = TrainingData.from_dataset(datasets.load(args.dataset, data_root=args.data_root))
     recipe = Recipe(epochs=args.epochs, rotation=7.0)
     wanted = {"dataset": args.dataset, "epochs": args.epochs}
     for seed in range(args.first_seed, args.first_seed + args.seeds):

@@ -59,14 +59,14 @@ from scripts.bench.ranking import (
     gain,
     kendall,
     more,
-    remaining,
+    partial_correlation,
     spearman,
     top_lost,
     within,
 )
 from scripts.bench.search_table import TABLE, cell_value, space_of
 
-CONSISTENCY, BATCH = 5, 64
+NUM_LAST_EPOCHS, BATCH = 5, 64
 WEIGHTED = (nn.Conv2d, nn.Linear)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish)
 
@@ -207,7 +207,7 @@ def read_table(path: Path, space: SearchSpace) -> Trained:
             num_diverged += seed == 0
             continue
         values[index] = {name: cell_value(domain, row[name]) for name, domain in space.domains.items()}
-        reached.setdefault(index, {})[seed] = objective([float(row[name]) for name in epochs], CONSISTENCY)
+        reached.setdefault(index, {})[seed] = objective([float(row[name]) for name in epochs], NUM_LAST_EPOCHS)
     kept = sorted(index for index in reached if 0 in reached[index])
     most = max(map(len, reached.values()))
     repeated = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in reached.values() if len(by_seed) == most > 1]
@@ -238,8 +238,8 @@ def print_correlations(scores: Scores, target: Array, resampling: Resampling) ->
                 name,
                 resampling.cell(partial(spearman, column, target)),
                 resampling.cell(partial(kendall, column, target)),
-                "" if name in GIVEN else resampling.cell(partial(remaining, given, column, target)),
-                "" if name in BASELINES else resampling.cell(partial(remaining, every, column, target)),
+                "" if name in GIVEN else resampling.cell(partial(partial_correlation, given, column, target)),
+                "" if name in BASELINES else resampling.cell(partial(partial_correlation, every, column, target)),
                 *(f"{spearman(column, other, resampling.once)[0]:+.2f}" for other in given),
             ]
         )

@@ -34,7 +34,7 @@ def spearman(scores: Array, target: Array, counts: Array) -> Array:
     return rank_correlations((scores, target), counts)[:, 0, 1]
 
 
-def remaining(given: Sequence[Array], scores: Array, target: Array, counts: Array) -> Array:
+def partial_correlation(given: Sequence[Array], scores: Array, target: Array, counts: Array) -> Array:
     """Returns the partial rank correlation of `scores` and `target`, controlled for `given`."""
     precision = np.linalg.inv(rank_correlations((scores, target, *given), counts))
     return np.asarray(-precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1]))
@@ -54,7 +54,7 @@ def within(groups: NDArray[np.str_], scores: Array, target: Array, counts: Array
     return np.asarray(np.average(rhos, axis=0, weights=sizes))
 
 
-def kept_shares(scores: Array, counts: Array) -> Array:
+def selection_probabilities(scores: Array, counts: Array) -> Array:
     """Returns the probability that each candidate is kept as the best of DRAWN random draws, (resamples, candidates).
 
     Ties are broken at random.
@@ -71,7 +71,7 @@ def kept_shares(scores: Array, counts: Array) -> Array:
 
 def gain(scores: Array, target: Array, counts: Array) -> Array:
     """Returns the mean objective of the kept candidate minus that of all candidates."""
-    return np.asarray(kept_shares(scores, counts) @ target - counts @ target / counts.sum(1))
+    return np.asarray(selection_probabilities(scores, counts) @ target - counts @ target / counts.sum(1))
 
 
 def more(than: Array, scores: Array, target: Array, counts: Array) -> Array:
@@ -84,7 +84,7 @@ def top_lost(scores: Array, target: Array, counts: Array) -> Array:
     top = target >= np.quantile(target, 1 - TOP)
     among = counts[:, top].sum(1) / counts.sum(1)
     drawn = np.where(among > 0, 1 - (1 - among) ** DRAWN, np.nan)
-    return np.asarray((1 - kept_shares(scores, counts)[:, top].sum(1) / drawn).clip(0))
+    return np.asarray((1 - selection_probabilities(scores, counts)[:, top].sum(1) / drawn).clip(0))
 
 
 @dataclass(frozen=True, slots=True)

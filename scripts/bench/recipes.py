@@ -23,16 +23,16 @@ sys.path.append(str(Path(__file__).parents[2]))
 import nas
 from nas.data import datasets
 from nas.resources import default_space
-from nas.space.portfolio import SOURCE, portfolio
+from nas.space.portfolio import SOURCE_PREFIX, portfolio_candidates
 from nas.space.search_space import SearchSpace
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
-from nas.training.results import CONSISTENCY, objective
+from nas.training.results import NUM_LAST_EPOCHS, objective
 from nas.workers.backend import open_workers
 from nas.workers.protocol import Job
 from nas.workers.run_all import run_all
 from scripts.bench.earn import difference
-from scripts.bench.tasks import TASKS, thinned
+from scripts.bench.tasks import TASKS, every_nth_image
 
 OWN = "own"
 LIGHT = {"rotation": 4.0, "translation": 0.02, "scale": 0.04, "shear": 2.0}
@@ -78,13 +78,13 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
     name = task.dataset(args.data_root, args.images)
     dataset = datasets.load(name, data_root=args.data_root)
     test = datasets.load_test(name, data_root=args.data_root)
-    data = thinned(TrainingData.on_test(dataset, test), args.every)
+    data = every_nth_image(TrainingData.with_test_split(dataset, test), args.every)
     space = SearchSpace.load(default_space(dataset.input_shape)).bind(
         input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=args.epochs or task.epochs
     )
     kept = nas.limits(space.input_shape, max_params=task.max_params)
-    starts, _ = portfolio(args.designs or space.portfolio, space, kept, seed=0)
-    candidates = {start.source.removeprefix(SOURCE): space.candidate(start.values) for start in starts}
+    starts, _ = portfolio_candidates(args.designs or space.portfolio, space, kept, seed=0)
+    candidates = {start.source.removeprefix(SOURCE_PREFIX): space.candidate(start.values) for start in starts}
     setting = {"images": len(data.train_labels), "epochs": space.epochs}
     for row in rows:
         if found := {key: row[key] for key in setting if row.get(key, setting[key]) != setting[key]}:
@@ -113,7 +113,7 @@ def train(args: argparse.Namespace, rows: list[Row]) -> None:
             reached = [metrics.val_accuracy for metrics in history]
             row = {
                 **{"design": each.design, "change": each.change, "seed": each.seed, **setting},
-                "accuracy": round(objective(reached, CONSISTENCY), 6) if end.outcome == "trained" else 0.0,
+                "accuracy": round(objective(reached, NUM_LAST_EPOCHS), 6) if end.outcome == "trained" else 0.0,
                 "train_accuracy": round(history[-1].train_accuracy, 6) if history else 0.0,
             }
             rows.append(row)

@@ -23,18 +23,18 @@ from random import Random
 
 from sqlalchemy import create_engine, text
 
-from nas.commands.search_loop import Loop, Task
+from nas.commands.search_loop import SearchLoop, SearchTask
 from nas.space.constraints import Constraint
 from nas.space.search_space import SearchSpace
 from nas.study.budget import Budget
 from nas.study.database import default_storage, quiet_optuna
-from nas.study.locks import locks
+from nas.study.locks import open_locks
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 from nas.study.writer import StudyWriter
 from nas.training.metrics import EpochMetrics
-from nas.workers.protocol import Ended, Job, Progress, Report
+from nas.workers.protocol import EndReport, Job, EpochReport, Report
 
 WEIGHTS = bytes(40_000)
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
@@ -44,7 +44,7 @@ class Sleepers:
     """Workers whose training runs all take the same wall time and no processor time."""
 
     def __init__(self, num: int, seconds: float, epochs: int) -> None:
-        self.capacity = self.most = num
+        self.capacity = self.max_capacity = num
         self.seconds, self.epochs = seconds, epochs
         self.begun: list[tuple[float, float]] = []  # wall and processor time at each start
         self._due: list[tuple[float, int, int]] = []
@@ -62,9 +62,9 @@ class Sleepers:
         found: list[Report] = []
         while self._due and self._due[0][0] <= time.perf_counter():
             _, key, epoch = heapq.heappop(self._due)
-            found.append(Progress(key=key, metrics=metrics(key, epoch, self.epochs)))
+            found.append(EpochReport(key=key, metrics=metrics(key, epoch, self.epochs)))
             if epoch == self.epochs:
-                found.append(Ended(key=key, outcome="trained", weights=WEIGHTS))
+                found.append(EndReport(key=key, outcome="trained", weights=WEIGHTS))
         return found
 
     def stop(self, key: int) -> None:
@@ -110,7 +110,7 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
         seed=0,
         sampler="evolution",
         num_startup=10,
-        choices=4,
+        num_choices=4,
     )
     notes = StudyNotes(
         dataset_note="none",
@@ -130,10 +130,10 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, float]
 
     def run(name: str, seconds: float, budget: int) -> Sleepers:
         records, space = open_study(name, folder, args.storage, args.epochs)
-        writer = StudyWriter(records, locks(StudyRef(folder, args.storage, name)))
+        writer = StudyWriter(records, open_locks(StudyRef(folder, args.storage, name)))
         workers = Sleepers(args.workers, seconds, args.epochs)
-        task = Task(space=space, constraints=LIMITS, keep_discards=0)
-        Loop(writer, task, workers, on_event=lambda event: None).run(Budget(trials=budget).admits)
+        task = SearchTask(space=space, constraints=LIMITS, keep_discards=0)
+        SearchLoop(writer, task, workers, on_event=lambda event: None).run(Budget(trials=budget).admits)
         return workers
 
     if args.trials:

@@ -36,8 +36,8 @@ from nas.architecture.cost import cost_of
 from nas.architecture.layers import AvgPool, Conv, Convolution, Dropout
 from nas.sampling.candidate_view import CandidateView
 from nas.sampling.feasible import FeasibleSampler
-from nas.sampling.pruners import CandidatePruner, pruner
-from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, proposer
+from nas.sampling.pruners import CandidatePruner, pruner_named
+from nas.sampling.samplers import NUM_CHOICES, NUM_STARTUP, sampler_named
 from nas.space.candidate import Candidate
 from nas.space.constraints import limits
 from nas.space.domains import Choice, IntRange, Value
@@ -45,7 +45,7 @@ from nas.space.search_space import SearchSpace
 from nas.training.results import objective
 from scripts.bench.search_table import EPOCHS, TABLE, cell_value, space_of
 
-CONSISTENCY = 5
+NUM_LAST_EPOCHS = 5
 
 
 def main() -> None:
@@ -186,14 +186,14 @@ class Table:
         return Model(forest, targets - forest.oob_prediction_)
 
     def objectives(self) -> list[float]:
-        return [objective(curve, CONSISTENCY) for curve in self.curves.tolist()]
+        return [objective(curve, NUM_LAST_EPOCHS) for curve in self.curves.tolist()]
 
     def lines(self) -> list[str]:
         """Returns a report: objectives, seed noise, quality of the model, and the objective by parameter value."""
         found = np.array(self.objectives())
         model = self.model()
-        predicted = 1 - np.exp(model.forest.oob_prediction_[:, -CONSISTENCY:]).mean(1)
-        within = [runs[:, -CONSISTENCY:].mean(1) for runs in self.repeats]
+        predicted = 1 - np.exp(model.forest.oob_prediction_[:, -NUM_LAST_EPOCHS:]).mean(1)
+        within = [runs[:, -NUM_LAST_EPOCHS:].mean(1) for runs in self.repeats]
         noise = math.sqrt(fmean(each.var(ddof=1) for each in within)) if within else math.nan
         quantiles = np.quantile(found, [0, 0.25, 0.5, 0.75, 0.9, 1])
         lines = [
@@ -284,15 +284,15 @@ class Replay:
         sampler = FeasibleSampler(
             space,
             limits((1, 28, 28), max_params=8000),
-            propose=proposer(self.sampler),
+            propose=sampler_named(self.sampler),
             seed=self.seed,
             num_startup=self.startup,
-            choices=self.choices,
+            num_choices=self.choices,
         )
         view = CandidateView(
             lambda: {trial.number: trial for trial in study.get_trials(deepcopy=False)}, study.directions
         )
-        asked = CandidatePruner(pruner(self.pruner, EPOCHS), view)
+        asked = CandidatePruner(pruner_named(self.pruner, EPOCHS), view)
         seen: set[str] = set()
         spent, index = 0, 0
         trained: list[float] = []
@@ -305,11 +305,11 @@ class Replay:
             for epoch, accuracy in enumerate(curve, start=1):
                 trial.report(accuracy, epoch)
                 spent += 1
-                if epoch < EPOCHS and asked.hopeless(trial.number, index):
+                if epoch < EPOCHS and asked.should_prune(trial.number, index):
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                     break
             else:
-                found = objective(curve, CONSISTENCY)
+                found = objective(curve, NUM_LAST_EPOCHS)
                 study.tell(trial, found)
                 trained.append(found)
             index += 1

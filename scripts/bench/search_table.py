@@ -43,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = datasets.load(args.dataset)
-    full = TrainingData.of(dataset)
+    full = TrainingData.from_dataset(dataset)
     data = TrainingData(
         train_images=full.train_images[::5].contiguous(),
         train_labels=full.train_labels[::5].contiguous(),

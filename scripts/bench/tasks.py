@@ -54,7 +54,7 @@ class Task:
         return f"folder:{place}"
 
 
-def thinned(data: "TrainingData", every: int) -> "TrainingData":
+def every_nth_image(data: "TrainingData", every: int) -> "TrainingData":
     """Returns the data with one in `every` training images."""
     images, labels = data.train_images[::every].contiguous(), data.train_labels[::every].contiguous()
     return replace(data, train_images=images, train_labels=labels)

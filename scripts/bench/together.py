@@ -16,7 +16,7 @@ import torch
 from nas.training.data import TrainingData
 from nas.workers.backend import Compute
 from nas.workers.in_process import InProcess
-from nas.workers.protocol import Ended, Job, Report, Workers
+from nas.workers.protocol import EndReport, Job, Report, Workers
 
 Split = tuple[int, int]
 
@@ -37,7 +37,7 @@ class Client:
     _running: set[int] = field(default_factory=set)
 
     @property
-    def most(self) -> int:
+    def max_capacity(self) -> int:
         return self.capacity
 
     def submit(self, job: Job) -> None:
@@ -49,7 +49,7 @@ class Client:
         if not self._running:
             return []
         report: Report = self.connection.recv()
-        if isinstance(report, Ended):
+        if isinstance(report, EndReport):
             self._running.discard(report.key)
         return [report]
 
@@ -61,7 +61,7 @@ class Client:
 
 
 @dataclass
-class There:
+class RemoteBackend:
     """Place to train at the other end of a connection; `of_search` is the `split` of a search's data."""
 
     connection: Connection
@@ -103,16 +103,16 @@ def run_together(
     processes = []
     for task in tasks:
         here, there = context.Pipe()
-        processes.append(context.Process(target=_run, args=(task, There(there, split(splits[0]))), daemon=True))
+        processes.append(context.Process(target=_run, args=(task, RemoteBackend(there, split(splits[0]))), daemon=True))
         processes[-1].start()
         there.close()
         connections.append(here)
-    engines = {split(data): InProcess(data, device, exact=False, group=group) for data in splits}
+    engines = {split(data): InProcess(data, device, exact=False, group_size=group) for data in splits}
     waiting: dict[Split, list[Job]] = {each: [] for each in engines}
     running = dict.fromkeys(engines, 0)
     senders: list[tuple[Connection, int]] = []  # connection and original key of each job, by its number here
     while connections:
-        busy = any(engine.busy or waiting[where] for where, engine in engines.items())
+        busy = any(engine.is_busy or waiting[where] for where, engine in engines.items())
         for connection in wait(connections, timeout=0 if busy else None):
             assert isinstance(connection, Connection)
             try:
@@ -126,11 +126,11 @@ def run_together(
             while waiting[where] and running[where] < engine.capacity:
                 engine.submit(waiting[where].pop(0))
                 running[where] += 1
-            if not engine.busy:
+            if not engine.is_busy:
                 continue
             for report in engine.reports():
                 connection, key = senders[report.key]
-                running[where] -= isinstance(report, Ended)
+                running[where] -= isinstance(report, EndReport)
                 with suppress(OSError):  # its search has died; reported after `join`
                     connection.send(replace(report, key=key))
     for process in processes:
@@ -141,7 +141,7 @@ def run_together(
         raise SystemExit(f"{failed} of {len(tasks)} tasks failed: why is said above")
 
 
-def _run(task: Callable[[], object], there: There) -> None:
+def _run(task: Callable[[], object], there: RemoteBackend) -> None:
     """Runs the task with `there` as the only place to train."""
-    Compute.place = lambda _: there  # type: ignore[method-assign,assignment]
+    Compute.backend = lambda _: there  # type: ignore[method-assign,assignment]
     task()

@@ -69,7 +69,7 @@ class Plan:
         """Returns the fields that a row of this plan has."""
         return {"device": self.device, "dataset": self.dataset, "share": self.share}
 
-    def kept(self) -> list[Row]:
+    def stored_rows(self) -> list[Row]:
         """Returns the file's rows of this plan; skips lines that were cut off."""
         if self.output is None or not self.output.exists():
             return []
@@ -85,7 +85,7 @@ class Plan:
 
     def measure(self, data_root: str) -> list[Row]:
         """Makes the measurements that the file lacks; returns all rows."""
-        rows = self.kept()
+        rows = self.stored_rows()
         wanted = [("ceiling", self.networks[0], 0)]
         wanted += [(way, network, pair) for network in self.networks for pair in range(self.pairs) for way in self.ways]
         for way, network, pair in wanted:

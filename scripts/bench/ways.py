@@ -36,7 +36,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.select import train
 from nas.workers.backend import open_workers
 from nas.workers.in_process import InProcess
-from nas.workers.protocol import Ended, Job, Progress, Workers
+from nas.workers.protocol import EndReport, Job, EpochReport, Workers
 from scripts.bench.ceiling import ceiling
 
 EPOCHS = 15
@@ -75,7 +75,7 @@ class Task:
 
     def data(self) -> TrainingData:
         """Returns the splits of a search, with one in `share` of their images."""
-        full = TrainingData.of(datasets.load(self.dataset, data_root=self.data_root))
+        full = TrainingData.from_dataset(datasets.load(self.dataset, data_root=self.data_root))
         return TrainingData(
             train_images=full.train_images[:: self.share].contiguous(),
             train_labels=full.train_labels[:: self.share].contiguous(),
@@ -94,7 +94,7 @@ class Scans(Dataset[tuple[Any, int]]):
 
     def __init__(self, data_root: str, transform: Callable[[Any], Tensor]) -> None:
         loaded = datasets.load("digits", data_root=data_root)
-        self.images, self.labels = datasets.merged(loaded).images[:, 0].numpy(), datasets.merged(loaded).labels.tolist()
+        self.images, self.labels = datasets.merge_train_and_val(loaded).images[:, 0].numpy(), datasets.merge_train_and_val(loaded).labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -207,7 +207,7 @@ def packed(task: Task) -> Measured:
     data, on_gpu = task.data(), task.device.type != "cpu"
     workers = open_workers(data, [task.device], num=1 if on_gpu else num_cores())
     set_up = time.perf_counter() - began
-    wanted = max(1, workers.most // task.share) if on_gpu else workers.most
+    wanted = max(1, workers.max_capacity // task.share) if on_gpu else workers.max_capacity
     length = task.epochs(EPOCHS if on_gpu else 3)
     start = time.perf_counter()
     done = trained(workers, task, wanted, length)
@@ -236,9 +236,9 @@ def trained(workers: Workers, task: Task, wanted: int, length: int) -> list[list
             running[seed] = []
             workers.submit(Job(key=seed, architecture=task.architecture, recipe=task.recipe(length), seed=seed))
         for report in workers.reports():
-            if isinstance(report, Progress):
+            if isinstance(report, EpochReport):
                 running[report.key].append(report.metrics)
-            elif isinstance(report, Ended):
+            elif isinstance(report, EndReport):
                 if report.outcome != "trained":
                     raise SystemExit(f"a training ended as {report.outcome}: {report.reason}")
                 done.append(running.pop(report.key))

@@ -31,8 +31,8 @@ from support.postgres import Server, find_programs, why_none
 
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from scripts.faults.checks import deviations, num_orphans, of_export, outcome
-from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, described
+from scripts.faults.checks import deviations, num_orphans, export_deviations, outcome
+from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, describe_end
 from scripts.faults.search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 
 EXPORTS_EVERY = 11  # runs whose index is a multiple of this also export the best network
@@ -68,13 +68,13 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 print(f"{index:>4} {database:<10} {fault.name}: {'; '.join(row['deviations']) or 'well'}", flush=True)
 
-    def no_more(signum: int, frame: object) -> None:
+    def drop_waiting_runs(signum: int, frame: object) -> None:
         with suppress(queue.Empty):
             while True:
                 waiting.get_nowait()
 
-    signal.signal(signal.SIGINT, no_more)
-    signal.signal(signal.SIGTERM, no_more)
+    signal.signal(signal.SIGINT, drop_waiting_runs)
+    signal.signal(signal.SIGTERM, drop_waiting_runs)
     # No threads if no run is left: each would begin with undisturbed searches.
     workers = [threading.Thread(target=work) for _ in range(0 if waiting.empty() else args.jobs)]
     for worker in workers:
@@ -129,7 +129,7 @@ class Campaign:
         place = self.measure_search(None)
         export = place.export()
         if export.wait() != 0:
-            raise RuntimeError(f"an undisturbed export: {described(export)}")
+            raise RuntimeError(f"an undisturbed export: {describe_end(export)}")
         self.export_length = export.length()
 
     def measure_search(self, server: Server | None) -> Place:
@@ -138,7 +138,7 @@ class Campaign:
         attempt = place.search()
         status, ended = attempt.wait(), time.monotonic()
         if status != 0:
-            raise RuntimeError(f"an undisturbed search: {described(attempt)}")
+            raise RuntimeError(f"an undisturbed search: {describe_end(attempt)}")
         self.lengths = {event: ended - attempt.reached[event] for event in (BEGUN, SEARCHING)}
         found = outcome(StudyRecords.open(StudyRef(**place.of_study)))
         if self.wanted not in ({}, found):
@@ -189,7 +189,7 @@ class Campaign:
             for attempt in attempts:
                 attempt.wait()
                 if not (fault.allows(attempt) or attempt.status == 0):
-                    row["deviations"].append(f"struck by {fault.name}: {described(attempt)}")
+                    row["deviations"].append(f"struck by {fault.name}: {describe_end(attempt)}")
             if all(attempt.status == 0 for attempt in attempts):
                 break
         row["alone"] = all(attempt.status == 0 for attempt in attempts)
@@ -201,7 +201,7 @@ class Campaign:
             attempts = [place.search()]
             row["resumed"] += 1
             if attempts[0].wait() != 0:
-                row["deviations"].append(f"run again: {described(attempts[0])}")
+                row["deviations"].append(f"run again: {describe_end(attempts[0])}")
         row["statuses"] = [attempt.status for attempt in place.attempts]
 
     def _check(self, place: Place, row: dict[str, Any], *, same: bool) -> None:
@@ -223,11 +223,11 @@ class Campaign:
         if first.lives_at(BEGUN, place.rng.uniform(0, self.export_length)):
             first.kill()
         first.wait()
-        found = of_export(place.exported, allow_none=first.status != 0)
+        found = export_deviations(place.exported, allow_none=first.status != 0)
         second = place.export()
         if second.wait() != 0:
-            found.append(f"export: {described(second)}")
-        return found + of_export(place.exported, allow_none=False)
+            found.append(f"export: {describe_end(second)}")
+        return found + export_deviations(place.exported, allow_none=False)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

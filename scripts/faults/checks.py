@@ -22,7 +22,7 @@ from scripts.faults.search import EPOCHS, TRIALS
 
 Event = Mapping[str, Any]
 TRAINED = {outcome for outcome in Outcome if outcome.is_whole_training}
-SHOWN = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}
+ARTIFACT_NAMES = {"weights.pt", "architecture.svg", "architecture.json", "epochs.csv"}
 
 
 def outcome(records: StudyRecords) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def outcome(records: StudyRecords) -> dict[str, Any]:
 
 def deviations(records: StudyRecords, told: Sequence[Event], *, wanted: Mapping[str, Any] | None) -> list[str]:
     """Returns everything that is wrong; `wanted` is the expected outcome, None if it is not determined."""
-    found = [*_promises(records, told), *_settled(records), *_run_again(records, told), *_files(records)]
+    found = [*_check_events(records, told), *_check_all_ended(records), *_check_retries(records, told), *_check_artifacts(records)]
     if wanted is not None:
         there = outcome(records)
         found += [f"{what} are not those of an undisturbed search" for what in wanted if there[what] != wanted[what]]
     return found
 
 
-def _promises(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
+def _check_events(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
     """Checks that trials and epochs that were reported as finished are stored with the reported values."""
     trials = records.study.get_trials(deepcopy=False)
     for event in told:
@@ -70,7 +70,7 @@ def _promises(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
                 yield f"epoch {event['epoch']} of trial {number} is not as it was told"
 
 
-def _settled(records: StudyRecords) -> Iterator[str]:
+def _check_all_ended(records: StudyRecords) -> Iterator[str]:
     """Checks that the budget is spent exactly, every trial has ended, and completed trials have all epochs."""
     trials = records.study.get_trials(deepcopy=False)
     for trial in trials:
@@ -91,7 +91,7 @@ def _settled(records: StudyRecords) -> Iterator[str]:
     yield from (f"candidate {fingerprint[:8]} was trained twice" for fingerprint, n in twice.items() if n > 1)
 
 
-def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
+def _check_retries(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
     """Checks that each interrupted candidate was retried once, with the same parameters, seed and metrics."""
     trials = records.study.get_trials(deepcopy=False)
     again: dict[int, list[FrozenTrial]] = {}
@@ -121,7 +121,7 @@ def _run_again(records: StudyRecords, told: Sequence[Event]) -> Iterator[str]:
                         yield f"epoch {event['epoch']} of trial {retry.number} is not that of trial {trial.number}"
 
 
-def _files(records: StudyRecords) -> Iterator[str]:
+def _check_artifacts(records: StudyRecords) -> Iterator[str]:
     """Checks that every artifact of a trial is valid and no partly written file is left."""
     yield from (f"{path.name} was left" for path in records.artifacts.folder.glob(".*"))
     for trial in records.study.get_trials(deepcopy=False):
@@ -132,8 +132,8 @@ def _files(records: StudyRecords) -> Iterator[str]:
                 _check_file(records, trial, meta.filename, records.artifacts.folder / meta.artifact_id)
             except (OSError, ValueError, LookupError, ElementTree.ParseError, NasError) as error:
                 yield f"{meta.filename} of trial {trial.number}: {type(error).__name__}: {error}"
-        if trial.state == TrialState.COMPLETE and names != SHOWN:
-            yield f"trial {trial.number} has no {', '.join(sorted(SHOWN - names))}"
+        if trial.state == TrialState.COMPLETE and names != ARTIFACT_NAMES:
+            yield f"trial {trial.number} has no {', '.join(sorted(ARTIFACT_NAMES - names))}"
 
 
 def _check_file(records: StudyRecords, trial: FrozenTrial, name: str, path: Path) -> None:
@@ -161,7 +161,7 @@ def num_orphans(records: StudyRecords) -> int:
     return sum(path.name not in named for path in records.artifacts.folder.iterdir())
 
 
-def of_export(folder: Path, *, allow_none: bool) -> list[str]:
+def export_deviations(folder: Path, *, allow_none: bool) -> list[str]:
     """Returns what is wrong with an export folder, which must be complete or, with `allow_none`, may be missing."""
     if not folder.exists():
         return [] if allow_none else ["the export is missing"]

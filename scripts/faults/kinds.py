@@ -107,7 +107,7 @@ class WorkerKilled(Fault):
         workers: list[int] = []
 
         def there() -> bool:
-            workers[:] = [pid for pid, command in attempt.family().items() if "nas.workers.process_main" in command]
+            workers[:] = [pid for pid, command in attempt.process_tree().items() if "nas.workers.process_main" in command]
             return bool(workers)
 
         if attempt.lives_until(there):
@@ -152,7 +152,7 @@ class DiskFull(Fault):
             again = self.place.search()
             again.wait()
             if not self.allows(again):
-                raise AssertionError(f"tried again while the disk was full: {described(again)}")
+                raise AssertionError(f"tried again while the disk was full: {describe_end(again)}")
         self.end()
 
     def end(self) -> None:
@@ -184,7 +184,7 @@ class ServerRestarted(Fault):
 
     def allows(self, attempt: Attempt) -> bool:
         # A search that has not started may fail instead of waiting for the server: it has nothing to lose.
-        return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.heard(SEARCHING))
+        return attempt.status == 0 or (attempt.ended_with_one_line() and not attempt.has_printed(SEARCHING))
 
 
 class ServerKilled(ServerRestarted):
@@ -317,7 +317,7 @@ FAULTS: tuple[type[Fault], ...] = (
 )
 
 
-def described(attempt: Attempt) -> str:
+def describe_end(attempt: Attempt) -> str:
     """Returns how a command ended, in words."""
     if attempt.status is None:
         return "it hung"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "tests" / "fixtures" / "tiny.toml"
 TRIALS, EPOCHS, WORKERS = 6, 3, 2
 BEGUN, SEARCHING = "Begun", "SearchStarted"  # events from which the time of a strike is counted
-LIMIT = 300.0  # seconds after which a command counts as hung
+HANG_SECONDS = 300.0  # seconds after which a command counts as hung
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -114,13 +114,13 @@ class Attempt:
             except json.JSONDecodeError:
                 self.foreign.append(line)
 
-    def heard(self, name: str) -> bool:
+    def has_printed(self, name: str) -> bool:
         """Returns whether the command has printed an event of that name."""
         return name in self.reached
 
     def lives_until(self, happened: Callable[[], bool]) -> bool:
         """Waits until `happened()` is true; returns False if the command ends or hangs first."""
-        end = time.monotonic() + LIMIT
+        end = time.monotonic() + HANG_SECONDS
         while self.process.poll() is None and time.monotonic() < end:
             if happened():
                 return True
@@ -135,7 +135,7 @@ class Attempt:
         """Returns the seconds since an event."""
         return time.monotonic() - self.reached[event]
 
-    def family(self) -> dict[int, str]:
+    def process_tree(self) -> dict[int, str]:
         """Returns the command lines of its process and all descendants by process ID, parents before children."""
         parents: dict[int, list[int]] = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -154,7 +154,7 @@ class Attempt:
 
     def kill(self) -> None:
         """Kills its process and all descendants."""
-        for pid in self.family():
+        for pid in self.process_tree():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -162,7 +162,7 @@ class Attempt:
         """Waits for the end and returns the exit status; None if the command hung and was killed."""
         status: int | None
         try:
-            status = self.process.wait(LIMIT)
+            status = self.process.wait(HANG_SECONDS)
         except subprocess.TimeoutExpired:
             status = None
             self.kill()

@@ -11,7 +11,7 @@ from nas.training.native import functions
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_name_identifies_each_module(name):
-    assert activation_name(Activation(function=name).module((1, 2, 2)).build()) == name
+    assert activation_name(Activation(function=name).module_call((1, 2, 2)).build()) == name
 
 
 def test_activation_name_of_other_modules_is_none():

@@ -8,7 +8,7 @@ from support.architectures import architectures, draw_architecture
 from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks
+from nas.architecture.blocks import split_into_blocks
 from nas.architecture.cost import cost_of, layer_table
 from nas.architecture.layers import Activation, Conv, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool
 from nas.architecture.summary import summarise
@@ -17,7 +17,7 @@ from nas.errors import ShapeError
 
 @given(architectures())
 def test_blocks_hold_every_layer_once_and_costs_add_up(architecture):
-    parts = blocks(architecture)
+    parts = split_into_blocks(architecture)
     assert tuple(layer for part in parts for layer in part.layers) == architecture.layers
     assert [part.start for part in parts] == [sum(len(p.layers) for p in parts[:i]) for i in range(len(parts))]
     cost = cost_of(architecture)
@@ -34,7 +34,7 @@ def test_summary_rows_match_layer_table_blocks_and_receptive_field(architecture)
     rows = summarise(architecture).rows
     assert [row.layer for row in rows] == layer_table(architecture)
     assert {row.layer.position: row.block for row in rows if row.block} == {
-        str(part.start): part.name for part in blocks(architecture)
+        str(part.start): part.name for part in split_into_blocks(architecture)
     }
     seen = [(row.layer.receptive_field, row.receptive_field) for row in rows if not row.layer.depth]
     features = [field for _, field in seen if field is not None]
@@ -45,7 +45,7 @@ def test_summary_rows_match_layer_table_blocks_and_receptive_field(architecture)
 
 @pytest.mark.parametrize("seed", seeds(20))
 def test_only_head_ends_feature_map(seed):
-    for part in blocks(draw_architecture(Random(seed))):
+    for part in split_into_blocks(draw_architecture(Random(seed))):
         assert part.layers[0].ends_features == (part.name == "head")
         assert not any(layer.ends_features for layer in part.layers) or part.name == "head"
 
@@ -60,7 +60,7 @@ def test_pools_end_blocks_and_strided_convolutions_begin_them():
         *(conv(stride=2), Activation(), conv()),
         *(GlobalAvgPool(), Flatten(), Linear(out_features=10)),
     )
-    parts = blocks(Architecture(input_shape=(1, 28, 28), layers=layers))
+    parts = split_into_blocks(Architecture(input_shape=(1, 28, 28), layers=layers))
     assert [(part.name, len(part.layers)) for part in parts] == [
         ("block1", 3),
         ("block2", 2),
@@ -73,6 +73,6 @@ def test_pools_end_blocks_and_strided_convolutions_begin_them():
 
 def test_blocks_raise_shape_error_naming_misfit_layer():
     with pytest.raises(ShapeError, match=r"^layers\[1\]: "):
-        blocks(
+        split_into_blocks(
             Architecture(input_shape=(1, 8, 8), layers=(Conv(out_channels=2, kernel_size=3), Linear(out_features=2)))
         )

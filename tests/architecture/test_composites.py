@@ -5,8 +5,8 @@ import torch
 from support.architectures import LOCAL, draw_layers
 from torch import nn
 
-from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual, sequential
-from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, MaxPool, Measure, chain
+from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual, sequential_call
+from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, MaxPool, Measure, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
 
 CONV = Conv(out_channels=2, kernel_size=3, padding=1)
@@ -16,7 +16,7 @@ def test_depthwise_separable_equals_hand_computed_measure_and_modules():
     layer = DepthwiseSeparable(out_channels=5, kernel_size=3, stride=2, padding=1)
     # 2x6x6 -> 2x3x3 -> 5x3x3: 72 + 18 elements, then 18 + 45; with the input kept alive 72 + 18 + 45.
     assert layer.measure((2, 6, 6)) == Measure((5, 3, 3), 20 + 15, 162 + 90, 0, 90, 3, 2, held_peak_elements=135)
-    call = layer.module((2, 6, 6))
+    call = layer.module_call((2, 6, 6))
     assert call.source() == "DepthwiseSeparable(2, 5, 3, stride=2, padding=1)"
     depthwise, pointwise = call.build()
     assert str(depthwise) == "Conv2d(2, 2, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2)"
@@ -51,24 +51,24 @@ def test_repeat_equals_unrolled_layers():
         layers, times = draw_layers(rng, shape, LOCAL, rng.randint(1, 3), depth=1), rng.randint(1, 3)
         repeat = Repeat(layers=layers, times=times)
         try:
-            written_out = chain(layers * times, shape)
+            written_out = measure_sequence(layers * times, shape)
         except ShapeError:
             with pytest.raises(ShapeError):
                 repeat.measure(shape)
         else:
             assert repeat.measure(shape) == written_out
-            assert repeat.module(shape) == sequential(layers * times, shape)
+            assert repeat.module_call(shape) == sequential_call(layers * times, shape)
 
 
 def test_shared_repeat_counts_params_once_and_macs_each_time():
     layer = Repeat(layers=(CONV, BatchNorm()), times=3, shared=True)
     # 38 + 4 parameters and 24 bytes of buffers once, 3 * 576 multiply-accumulates, windows of 3, 5 and 7.
     assert layer.measure((2, 4, 4)) == Measure((2, 4, 4), 42, 1728, 24, 64, 7, 1, held_peak_elements=96)
-    assert Repeat(layers=(CONV,), times=1, shared=True).measure((2, 4, 4)) == chain((CONV,), (2, 4, 4))
+    assert Repeat(layers=(CONV,), times=1, shared=True).measure((2, 4, 4)) == measure_sequence((CONV,), (2, 4, 4))
 
 
 def test_shared_repeat_applies_same_weights_each_time():
-    built = Repeat(layers=(CONV, Activation()), times=3, shared=True).module((2, 4, 4)).build()
+    built = Repeat(layers=(CONV, Activation()), times=3, shared=True).module_call((2, 4, 4)).build()
     x = torch.rand(1, 2, 4, 4)
     expected = x
     for _ in range(3):
@@ -78,9 +78,9 @@ def test_shared_repeat_applies_same_weights_each_time():
 
 def test_residual_adds_branch_and_shortcut():
     x = torch.rand(1, 2, 4, 4)
-    identity = Residual(layers=(CONV,)).module((2, 4, 4)).build()
+    identity = Residual(layers=(CONV,)).module_call((2, 4, 4)).build()
     assert torch.equal(identity(x), identity.branch(x) + x)
-    projected = Residual(layers=(MaxPool(kernel_size=2),), projection=True).module((2, 4, 4)).build()
+    projected = Residual(layers=(MaxPool(kernel_size=2),), projection=True).module_call((2, 4, 4)).build()
     weight = projected.shortcut.weight
     assert weight.shape == (2, 2, 1, 1)
     expected = nn.functional.max_pool2d(x, 2) + nn.functional.conv2d(x, weight, stride=2)

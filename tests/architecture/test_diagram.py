@@ -9,10 +9,10 @@ from support.architectures import architectures
 from support.effort import examples
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.blocks import blocks
+from nas.architecture.blocks import split_into_blocks
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.cost import cost_of
-from nas.architecture.diagram import layer_lines, picture
+from nas.architecture.diagram import layer_lines, architecture_svg
 from nas.architecture.layers import Activation, AvgPool, BatchNorm, Conv, Dropout, Linear, MaxPool, SqueezeExcite
 from nas.errors import ShapeError
 
@@ -23,24 +23,24 @@ def texts(svg):
 
 def test_picture_shows_blocks_shapes_params_and_receptive_fields():
     architecture = Architecture.load("mnist-7825")
-    svg = picture(architecture, title="Trial 7 <of> $many$ & more")
+    svg = architecture_svg(architecture, title="Trial 7 <of> $many$ & more")
     shown = texts(svg)
     assert "Trial 7 <of> $many$ & more" in shown
     assert "7,825 parameters, 1,302,433 MACs, receptive field 32" in shown
-    for part in blocks(architecture):
+    for part in split_into_blocks(architecture):
         assert part.name in shown
         assert "x".join(map(str, part.output_shape)) in shown
         assert f"{part.params:,}" in shown
         assert str(part.receptive_field) in shown
         assert set(layer_lines(part.layers)) <= set(shown)
-    assert picture(architecture, title="Trial 7 <of> $many$ & more") == svg
+    assert architecture_svg(architecture, title="Trial 7 <of> $many$ & more") == svg
     assert len(svg) < 30_000
 
 
 @settings(max_examples=examples(30))
 @given(architectures())
 def test_any_picture_shows_params_and_holds_no_scripts_or_links(architecture):
-    svg = picture(architecture)
+    svg = architecture_svg(architecture)
     assert f"{cost_of(architecture).params:,} parameters, " in " ".join(texts(svg))
     names = {element.tag.rpartition("}")[2] for element in ET.fromstring(svg).iter()}
     assert not names & {"script", "image", "foreignObject", "a"}
@@ -79,4 +79,4 @@ def test_layer_lines_group_units_and_indent_composites():
 
 def test_picture_of_misfitting_network_raises_shape_error():
     with pytest.raises(ShapeError):
-        picture(Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=2),)))
+        architecture_svg(Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=2),)))

@@ -22,7 +22,7 @@ from nas.architecture.layers import (
     MaxPool,
     Measure,
     SqueezeExcite,
-    chain,
+    measure_sequence,
 )
 from nas.errors import ArchitectureError, ShapeError
 
@@ -66,7 +66,7 @@ def test_chain_sums_costs_and_keeps_largest_peak():
     row = (Conv(out_channels=2, kernel_size=3, stride=2), BatchNorm(), MaxPool(kernel_size=2))
     # 1x9x9 -> 2x4x4 -> 2x4x4 -> 2x2x2. At the convolution: 81 + 32 elements. At the norm, with the input kept alive:
     # 32 + 32 + 81. Windows: 3, then 2 with stride 2.
-    assert chain(row, (1, 9, 9)) == Measure((2, 2, 2), 24, 288, 24, 113, 5, 4, held_peak_elements=145)
+    assert measure_sequence(row, (1, 9, 9)) == Measure((2, 2, 2), 24, 288, 24, 113, 5, 4, held_peak_elements=145)
 
 
 @pytest.mark.parametrize("kind", ["conv", "max_pool", "avg_pool"])
@@ -80,7 +80,7 @@ def test_window_output_shapes_and_errors_match_torch(kind):
             continue
         shape = (rng.randint(1, 4), rng.randint(1, 7), rng.randint(1, 7))
         try:
-            by_torch = tuple(layer.module(shape).build()(torch.zeros(1, *shape)).shape[1:])
+            by_torch = tuple(layer.module_call(shape).build()(torch.zeros(1, *shape)).shape[1:])
         except (RuntimeError, ValueError):
             by_torch = None
         try:
@@ -104,7 +104,7 @@ def test_equivalent_padding_and_stride_are_normalised():
 def test_every_activation_preserves_shape():
     x = torch.linspace(-2, 2, 9)
     for name in ACTIVATIONS:
-        assert Activation(function=name).module((9,)).build()(x).shape == x.shape
+        assert Activation(function=name).module_call((9,)).build()(x).shape == x.shape
 
 
 COUNT = "an integer from 1 to 1e12"
@@ -217,9 +217,9 @@ def test_call_source_equals_expected_python():
         "GlobalAvgPool()": GlobalAvgPool(),
         "SqueezeExcite(4, 2)": SqueezeExcite(reduction=2),
     }
-    assert {layer.module(shape).source(): layer for layer in written.values()} == written
-    assert Linear(out_features=2, bias=False).module((5,)).source() == "nn.Linear(5, 2, bias=False)"
-    assert BatchNorm().module((5,)).source() == "nn.BatchNorm1d(5)"
+    assert {layer.module_call(shape).source(): layer for layer in written.values()} == written
+    assert Linear(out_features=2, bias=False).module_call((5,)).source() == "nn.Linear(5, 2, bias=False)"
+    assert BatchNorm().module_call((5,)).source() == "nn.BatchNorm1d(5)"
 
 
 def test_executed_call_source_equals_built_module(tmp_path):
@@ -228,7 +228,7 @@ def test_executed_call_source_equals_built_module(tmp_path):
     for architecture in architectures:
         calls, shape = [], architecture.input_shape
         for layer in architecture.layers:
-            calls.append(layer.module(shape))
+            calls.append(layer.module_call(shape))
             shape = layer.measure(shape).output_shape
         sources.append(Call("nn.Sequential", tuple(calls)).source())
     assert all("\n" not in source for source in sources)

@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nas as package
-from nas.cli.dashes import dashed
+from nas.cli.dashes import with_option_names
 from nas.cli.main import app
-from nas.errors import NasError, argument
+from nas.errors import NasError, argument_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -290,7 +290,7 @@ def test_dashboard_rejects_port_in_use(nas, study_folder):
 
 
 def dashes(text, command="search"):
-    return dashed(text, SimpleNamespace(command=COMMANDS[command]))
+    return with_option_names(text, SimpleNamespace(command=COMMANDS[command]))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ ODD = ["", "-", "a b", "it's", '"', "`ls`", "$HOME", "\\", "\\'", "a\nb", "\x1b[
 @example("`sampler='tea'`")
 @example("x` `y")
 def test_any_value_becomes_one_shell_word_on_one_line(value):
-    text = dashes(f"{argument('study', value)}: expected another")
+    text = dashes(f"{argument_text('study', value)}: expected another")
     assert text.isprintable()
     assert text.startswith("--study ")
     word = text.removeprefix("--study ").removesuffix(": expected another")
@@ -347,11 +347,11 @@ def test_any_value_becomes_one_shell_word_on_one_line(value):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_reads_quoted_value_back():
-    words = [dashes(argument("study", value)).removeprefix("--study ") for value in ODD]
+    words = [dashes(argument_text("study", value)).removeprefix("--study ") for value in ODD]
     script = "printf '%s\\0' " + " ".join(words)
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
     assert done.stdout.decode().split("\0") == [*ODD, ""]
 
 
 def test_non_utf8_byte_is_shown_as_shell_escape():
-    assert dashes(argument("study", "a\udcff")) == r"--study $'a\xff'"
+    assert dashes(argument_text("study", "a\udcff")) == r"--study $'a\xff'"

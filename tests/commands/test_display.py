@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from nas.cli.events import print_json
-from nas.commands.display import LivePanel, NotebookPanel, Plain, showing
+from nas.commands.display import LivePanel, NotebookPanel, PlainDisplay, event_display
 from nas.commands.events import EpochFinished, FinalRunFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
 from nas.study.budget import Budget
@@ -103,12 +103,12 @@ def test_notebook_panel_escapes_html_and_truncates_lines(events, notebook):
 
 def test_event_is_displayed_before_callback_runs(events, capsys):
     heard = []
-    with showing(lambda event: heard.append((event, capsys.readouterr().out)), progress=True) as show:
+    with event_display(lambda event: heard.append((event, capsys.readouterr().out)), progress=True) as show:
         for event in events:
             show(event)
     assert [event for event, _ in heard] == events
     assert all(text for _, text in heard)
-    with showing(heard.append, progress=False) as show:
+    with event_display(heard.append, progress=False) as show:
         show(events[0])
     assert heard[-1] is events[0]
     assert capsys.readouterr().out == ""
@@ -124,7 +124,7 @@ def test_time_left_is_extrapolated_from_finished_work(events, monkeypatch):
     panel(next(event for event in events if isinstance(event, TrialStarted)))
     panel(EpochFinished(number=epoch.number, metrics=replace(epoch.metrics, seconds=90.0)))
     assert panel.time_left() == "about 1 h 0 min"
-    panel.worked, panel.spent_before = 140.0, 5.0
+    panel.session_seconds, panel.spent_before = 140.0, 5.0
     panel.tally = Tally(num_trained=6, num_pruned=2, spent=7.0)  # two of them in this session: 70 s each
     assert panel.time_left() == "about 3 min"
     panel.tally = Tally(num_trained=9, num_pruned=2, spent=10.0)
@@ -135,7 +135,7 @@ def test_time_left_includes_runs_of_finalists(events, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     panel = LivePanel(Console(file=io.StringIO()))
     panel(replace(next(event for event in events if isinstance(event, SearchStarted)), budget=Budget(trials=20)))
-    panel.worked, panel.num_parallel = 16 * 120.0, 2
+    panel.session_seconds, panel.num_parallel = 16 * 120.0, 2
     panel.tally = Tally(num_trained=16, num_pruned=0, spent=16.0)
     assert panel.time_left() == "about 4 min"  # four runs of two minutes, two at a time
     tally = Tally(num_trained=16, num_further=2, num_pruned=0, spent=18.0)
@@ -160,7 +160,7 @@ def test_time_left_of_budget_in_minutes_counts_shared_gpu_time_once(events, monk
 
 
 def test_plain_display_prints_one_line_per_event(events, capsys):
-    plain = Plain()
+    plain = PlainDisplay()
     for event in events:
         plain(event)
     lines = capsys.readouterr().out.splitlines()

@@ -8,7 +8,7 @@ from optuna.artifacts import upload_artifact
 from support.serving import serving
 
 from nas.commands.report import report
-from nas.reports.overview import note, refresh
+from nas.reports.overview import note, update_note_and_figures
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -116,7 +116,7 @@ def test_study_strings_are_not_rendered_as_markup(monkeypatch, study_folder, tmp
     evil = "x` ``y`` \n\n# Heading\n<img src=x onerror=alert(1)> [a](javascript:alert(1)) www.evil.example **bold**|"
     records.study.set_user_attr("command", evil)
     records.study.set_user_attr("machine", "`")
-    refresh(records)
+    update_note_and_figures(records)
     assert "\n#" not in note(records)
     page = new_page()
     with serving(monkeypatch, folder) as address:

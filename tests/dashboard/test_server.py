@@ -12,10 +12,10 @@ from optuna.artifacts import upload_artifact
 from support.serving import request, serving
 
 from nas.commands.trials import trials
-from nas.dashboard.security import names_for
+from nas.dashboard.security import allowed_host_names
 from nas.dashboard.server import serve_dashboard
 from nas.errors import NasError, StudyError
-from nas.study.database import default_storage, usable
+from nas.study.database import default_storage, errors_on_use
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -167,12 +167,12 @@ def test_publicly_reachable_host_requires_allow_hosts(study_folder, host):
 
 
 def test_allowed_hosts_match_whole_names(monkeypatch, study_folder):
-    assert names_for("127.0.0.2", ()) == {"127.0.0.1", "localhost", "[::1]", "127.0.0.2"}
+    assert allowed_host_names("127.0.0.2", ()) == {"127.0.0.1", "localhost", "[::1]", "127.0.0.2"}
     for name in ("*", "a b", "nas.lan:80", "http://nas.lan", "", "nas.lan/x", "nas,lan"):
         with pytest.raises(
             NasError, match=r"^`allow_hosts=\['.*'\]`: expected a host name or an address, without a port$"
         ):
-            names_for("0.0.0.0", [name])
+            allowed_host_names("0.0.0.0", [name])
     with serving(monkeypatch, study_folder, host="0.0.0.0", allow_hosts=["NAS.lan"]) as address:
         assert address.startswith("http://NAS.lan:")
         here = address.replace("NAS.lan", "127.0.0.1")
@@ -184,10 +184,10 @@ def test_unwritable_study_is_shown_and_stays_unchanged(monkeypatch, own_study):
     with closing(sqlite3.connect(own_study / "studies.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = (own_study / "studies.db").read_bytes()
-    monkeypatch.setattr("nas.study.database._unwritable", lambda database: True)  # root may write anywhere
+    monkeypatch.setattr("nas.study.database._is_read_only", lambda database: True)  # root may write anywhere
     with serving(monkeypatch, own_study) as address:
         assert len(study_data(address)["trials"]) == len(trials(results=own_study))
-    with pytest.raises(StudyError, match="readonly database"), usable(default_storage(own_study)):
+    with pytest.raises(StudyError, match="readonly database"), errors_on_use(default_storage(own_study)):
         StudyRecords.open(StudyRef(own_study)).study.set_user_attr("a", 1)
     assert (own_study / "studies.db").read_bytes() == before
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from support.data import (
-    ELSEWHERE,
+    DATA_ROOT_HINT,
     ENDINGS,
     GZ,
     archive,
@@ -23,7 +23,7 @@ from support.data import (
 )
 
 from nas.data import datasets
-from nas.data.datasets import Split, load, load_test, merged, resolve
+from nas.data.datasets import Split, load, load_test, merge_train_and_val, resolve
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_archives_are_unpacked_and_read(name, kind, tmp_path, monkeypatch):
     assert dataset.input_shape == (1, 5, 4)
     assert dataset.split_id == "val 20 of 120, stratified, seed 0"
     images, labels = (torch.from_numpy(array) for array in examples(120, seed=120))
-    assert rows(merged(dataset)) == rows(Split(images=images.to(torch.uint8).unsqueeze(1), labels=labels))
+    assert rows(merge_train_and_val(dataset)) == rows(Split(images=images.to(torch.uint8).unsqueeze(1), labels=labels))
     images, labels = (torch.from_numpy(array) for array in examples(20, seed=20))
     test = load_test(name, data_root=root)
     assert torch.equal(test.images[:, 0], images)
@@ -57,7 +57,7 @@ def test_download_sets_socket_timeout_and_restores_it(small_mnist, tmp_path, mon
     sentence = f"MNIST is not in {root}/MNIST/raw yet and will be downloaded to it"
     assert resolve(data_root=root) == ("mnist", sentence)
     assert load(data_root=root).fingerprint == load("mnist", data_root=small_mnist).fingerprint
-    assert timeouts[:4] == [datasets.SILENCE_SECONDS] * 4
+    assert timeouts[:4] == [datasets.DOWNLOAD_TIMEOUT_SECONDS] * 4
     assert socket.getdefaulttimeout() is None
 
 
@@ -70,7 +70,7 @@ def test_interrupted_download_can_be_repeated(small_mnist, tmp_path, monkeypatch
     root = tmp_path / "new"
     text = error_of(load, "mnist", data_root=root)  # then torchvision's reason, worded by its version
     assert text.startswith(f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked (")
-    assert text.endswith(f"), expected a writable folder; {ELSEWHERE}")
+    assert text.endswith(f"), expected a writable folder; {DATA_ROOT_HINT}")
     assert [path.name for path in (root / "MNIST" / "raw").glob("*.gz")] == [GZ[0]]
     (mirror / GZ[1]).write_bytes(whole)
     assert load("mnist", data_root=root).split_id == "val 20 of 120, stratified, seed 0"
@@ -121,7 +121,7 @@ def test_data_root_that_is_a_file_is_rejected(small_mnist, tmp_path, monkeypatch
     root.touch()
     assert error_of(load, "mnist", data_root=root) == (
         f"{root}/MNIST/raw: mnist cannot be downloaded and unpacked ([Errno 20] Not a directory:"
-        f" '{root}/MNIST'), expected a writable folder; {ELSEWHERE}"
+        f" '{root}/MNIST'), expected a writable folder; {DATA_ROOT_HINT}"
     )
 
 
@@ -134,7 +134,7 @@ def test_read_only_data_root_is_rejected(small_mnist, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", lambda *_, **__: refuse(raw))
     assert error_of(load, "mnist", data_root=small_mnist) == (
         f"{raw}: mnist cannot be downloaded and unpacked ([Errno 13] Permission denied: '{raw}'),"
-        f" expected a writable folder; {ELSEWHERE}"
+        f" expected a writable folder; {DATA_ROOT_HINT}"
     )
 
 
@@ -158,14 +158,14 @@ def test_emnist_images_are_transposed(tmp_path):
     assert dataset.input_shape == (1, 4, 5)
     images, labels = (torch.from_numpy(array) for array in examples(60, seed=60))
     upright = images.transpose(1, 2).to(torch.uint8).unsqueeze(1)
-    assert rows(merged(dataset)) == rows(Split(images=upright, labels=labels))
+    assert rows(merge_train_and_val(dataset)) == rows(Split(images=upright, labels=labels))
     images, _ = examples(10, seed=10)
     assert torch.equal(load_test("emnist-digits", data_root=tmp_path).images[:, 0], torch.from_numpy(images).mT)
 
 
 def test_missing_emnist_error_names_archive(tmp_path):
     assert error_of(load, "emnist-digits", data_root=tmp_path, download=False) == (
-        f"emnist-digits: not found in {tmp_path}, and downloads are off; expected EMNIST/raw/gzip.zip; {ELSEWHERE}"
+        f"emnist-digits: not found in {tmp_path}, and downloads are off; expected EMNIST/raw/gzip.zip; {DATA_ROOT_HINT}"
     )
 
 

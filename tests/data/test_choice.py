@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.data import ELSEWHERE, GZ, UNRESOLVED, error_of
+from support.data import DATA_ROOT_HINT, GZ, UNRESOLVED, error_of
 
 from nas.data import datasets
 from nas.data.datasets import load, load_test, resolve
@@ -35,14 +35,14 @@ def test_default_dataset_is_digits_if_mnist_is_unavailable(tmp_path):
 
 def test_explicit_mnist_never_falls_back_to_digits(tmp_path):
     files = ", ".join(f"MNIST/raw/{name}" for name in GZ)
-    text = f"mnist: not found in {tmp_path}, and {UNRESOLVED}; expected {files}; {ELSEWHERE}"
+    text = f"mnist: not found in {tmp_path}, and {UNRESOLVED}; expected {files}; {DATA_ROOT_HINT}"
     assert error_of(load, "mnist", data_root=tmp_path) == text
     assert error_of(load_test, "mnist", data_root=tmp_path) == text
 
 
 def test_data_root_follows_search_order(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache, mnist = tmp_path / "nas" / "data", datasets.PUBLISHED["mnist"]
+    cache, mnist = tmp_path / "nas" / "data", datasets.TORCHVISION_DATASETS["mnist"]
     assert datasets._data_root(None, mnist) == cache
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert datasets._data_root(None, mnist) == Path.home() / ".cache" / "nas" / "data"
@@ -76,7 +76,7 @@ def test_unreachable_mirror_reports_reason(raised, reason, monkeypatch):
         raise raised
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    assert datasets._unreachable("https://example.org/x.gz") == reason
+    assert datasets._why_unreachable("https://example.org/x.gz") == reason
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.data import DIGITS_FINGERPRINT, ENDINGS, MNIST_FINGERPRINT, check, 
 from support.effort import examples
 
 from nas.data import datasets
-from nas.data.datasets import Dataset, Split, load, load_test, merged
+from nas.data.datasets import Dataset, Split, load, load_test, merge_train_and_val
 
 
 def test_mnist_split_follows_protocol(mnist):
@@ -29,8 +29,8 @@ def test_mnist_split_follows_protocol(mnist):
 def test_mnist_train_and_val_hold_torchvision_train_examples(mnist, mnist_root):
     theirs = torchvision.datasets.MNIST(mnist_root, train=True)
     assert rows(mnist.train, mnist.val) == rows(Split(images=theirs.data.unsqueeze(1), labels=theirs.targets))
-    assert len(merged(mnist).labels) == 60_000
-    assert rows(merged(mnist)) == rows(mnist.train, mnist.val)
+    assert len(merge_train_and_val(mnist).labels) == 60_000
+    assert rows(merge_train_and_val(mnist)) == rows(mnist.train, mnist.val)
 
 
 def test_mnist_test_split_matches_torchvision(mnist, mnist_root):
@@ -90,7 +90,7 @@ def test_dataset_has_no_attribute_for_test_split(digits):
 def test_held_out_split_is_stratified(counts, parts):
     labels = torch.repeat_interleave(torch.tensor(counts))
     names = tuple(map(str, range(len(counts))))
-    kept, held_out = datasets._hold_out(labels, names, parts=parts, where="here")
+    kept, held_out = datasets._stratified_split(labels, names, parts=parts, where="here")
     assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(len(labels)))
     assert len(held_out) == math.ceil(len(labels) / parts)
     for label, count in enumerate(counts):

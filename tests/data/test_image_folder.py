@@ -10,7 +10,7 @@ from PIL import Image
 from support.data import check, error_of, rows, write_images
 
 from nas.data.datasets import Split, load, load_test
-from nas.data.image_folder import pixels
+from nas.data.image_folder import read_pixels
 
 
 def test_test_folder_becomes_test_split(folder):
@@ -67,7 +67,7 @@ def test_transparent_pixels_are_white(mode, folder):
     image.putpixel((0, 0), (0, 255) if mode == "LA" else (0, 0, 0, 255))
     file = folder / "train" / "a" / "000.png"
     image.save(file)
-    found = pixels(file, "L")
+    found = read_pixels(file, "L")
     assert found[0, 0, 0] == 0
     assert found.flatten()[1:].unique().tolist() == [255]
 

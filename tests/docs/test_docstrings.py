@@ -58,7 +58,7 @@ def test_documented_defaults_match_signature(name):
 
 def test_search_documents_every_sampler_pruner_and_dataset():
     told = {head.split()[0]: text for head, text in section(nas.search.__doc__, "Args")}
-    sets = {"sampler": SAMPLERS, "pruner": PRUNERS, "dataset": (*datasets.PUBLISHED, "digits")}
+    sets = {"sampler": SAMPLERS, "pruner": PRUNERS, "dataset": (*datasets.TORCHVISION_DATASETS, "digits")}
     for argument, names in sets.items():
         assert set(re.findall(r'"([a-z0-9-]+)"', told[argument])) == set(names), argument
 

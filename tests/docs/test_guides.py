@@ -27,7 +27,7 @@ def small_mnist(tmp_path_factory):
     """Data root whose MNIST is a few of scikit-learn's digits, in torchvision's unpacked format."""
     folder = tmp_path_factory.mktemp("data") / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    pool = datasets.merged(datasets.load("digits"))
+    pool = datasets.merge_train_and_val(datasets.load("digits"))
     for stem, part in (("train", slice(NUM_TRAIN)), ("t10k", slice(NUM_TRAIN, NUM_TRAIN + NUM_TEST))):
         for name, values in (("images-idx3", pool.images[part, 0]), ("labels-idx1", pool.labels[part])):
             array = values.numpy().astype(np.uint8)

@@ -13,7 +13,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.exporters.export import evenly_spaced
-from nas.exporters.folder import EXTRA, FILES
+from nas.exporters.folder import OPTIONAL_FILES, FILES
 from nas.exporters.graphs import exported_program, write_onnx, write_pt2
 from nas.exporters.model_source import model_source
 from nas.study.reader import StudyRecords
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_folder_holds_expected_files_without_local_paths(exported):
-    assert {path.name for path in exported.folder.iterdir()} == {*FILES, *EXTRA}
+    assert {path.name for path in exported.folder.iterdir()} == {*FILES, *OPTIONAL_FILES}
     assert {path.stat().st_mode & 0o777 for path in exported.folder.iterdir()} == {0o644}
     for path in exported.folder.iterdir():  # no paths of this machine
         text = path.read_bytes().partition(b"The search that found")[0]  # the user's command may contain paths

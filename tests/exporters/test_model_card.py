@@ -23,7 +23,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Conv, Flatten, GlobalAvgPool, Linear
 from nas.data import datasets
 from nas.exporters.export import export
-from nas.exporters.model_card import Written, card
+from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.provenance import Evidence
 from nas.exporters.verify import Proof
 from nas.study.reader import StudyRecords
@@ -98,7 +98,7 @@ def test_card_describes_input_images_and_classes(exported):
 def test_names_in_card_are_escaped():
     name = "a|b<script>`x`\n# Heading\n"
     origin = origin_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
-    text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
+    text = render_card(small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
     escaped = "a\\|b\\<script\\>\\`x\\`\\\\n\\# Heading\\\\n"
     assert text.startswith(f"# {escaped} in 33 parameters\n")
     assert f"\n- {escaped}\n" in text
@@ -110,7 +110,7 @@ def test_names_in_card_are_escaped():
 def test_card_states_polarity_unless_mean_pixel_is_half(tmp_path):
     for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 on a scale of 0 to 1)"), (0.5, "")):
         origin = origin_of(small(), mean=(mean,))
-        text = card(small(), origin, Written(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
+        text = render_card(small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
         assert words in text
         assert ("on dark" in text or "on light" in text) == bool(words)
 

@@ -144,7 +144,7 @@ def test_card_marks_c_source_as_not_verified_without_compiler(tmp_path, monkeypa
 def test_unreadable_weights_error_names_path_and_reason(study_folder, tmp_path):
     results = shutil.copytree(study_folder, tmp_path / "own")
     (best,) = StudyRecords.open(StudyRef(results)).best(1)
-    artifact = results / "artifacts" / StudyRecords.open(StudyRef(results)).stored()[best.number].weights
+    artifact = results / "artifacts" / StudyRecords.open(StudyRef(results)).stored_trials()[best.number].weights
     artifact.unlink()
     artifact.mkdir()
     with pytest.raises(StudyError) as caught:

@@ -11,7 +11,7 @@ from support.effort import seeds
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import Activation
-from nas.reports.figures import accuracy_against, discards_over_candidates, learning_curves, params_by_layer
+from nas.reports.figures import accuracy_against_cost, discards_over_candidates, learning_curves, params_by_layer
 from nas.study.trial import TrialRecord
 from nas.training.metrics import EpochMetrics
 
@@ -39,13 +39,13 @@ TRIALS = [trial(0, 0.98, 900), trial(1, 0.97, 1000), trial(2, 0.99, 1200), trial
 
 
 def test_accuracy_figure_shows_trials_front_and_confirmed_trials():
-    dots, best, again = accuracy_against(TRIALS, confirmed={2: (0.985, 0.002), 77: (0.1, 0.1)}).data
+    dots, best, again = accuracy_against_cost(TRIALS, confirmed={2: (0.985, 0.002), 77: (0.1, 0.1)}).data
     assert list(dots.x) == [500, 900, 1000, 1200]
     assert list(dots.y) == pytest.approx([95, 98, 97, 99])
     assert list(best.x) == [500, 900, 1200]
     assert (again.x, again.y, again.error_y.array) == ((1200,), (98.5,), (0.2,))
     assert "1,200 parameters, 12,000 MACs, receptive field 30" in dots.text[3]
-    assert list(accuracy_against(TRIALS, metric="macs").data[0].x) == [5000, 9000, 10000, 12000]
+    assert list(accuracy_against_cost(TRIALS, metric="macs").data[0].x) == [5000, 9000, 10000, 12000]
 
 
 def test_learning_curves_keep_order_of_trials():
@@ -73,7 +73,7 @@ def test_parameter_shares_sum_to_hundred_percent(seed):
 def test_empty_figures_show_message():
     nothing = Architecture(input_shape=(1, 4, 4), layers=(Activation(),))
     figures = (
-        accuracy_against([]),
+        accuracy_against_cost([]),
         learning_curves([]),
         discards_over_candidates([{}]),
         params_by_layer(nothing),

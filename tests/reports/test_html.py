@@ -23,7 +23,7 @@ from nas.reports import importances
 from nas.reports.importances import importances as importances_of
 from nas.reports.summary import answer, question
 from nas.seed_stats import TestResult
-from nas.space.feasibility import meanings
+from nas.space.feasibility import reason_meanings
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -126,7 +126,7 @@ def test_page_shows_contents_of_study(study):
     ]
     discards = page.tables["discards"][1:]
     assert {row[0]: row[1] for row in discards} == {reason: f"{n:,}" for reason, n in records.discards().items()}
-    assert {row[0]: row[2] for row in discards} == meanings(records.discards())
+    assert {row[0]: row[2] for row in discards} == reason_meanings(records.discards())
     layers = page.tables["layers"][1:]
     assert [row[0] for row in layers] == [row.module for row in layer_table(best.architecture)]
     assert [row[4] for row in layers] == [str(row.receptive_field or "") for row in summarise(best.architecture).rows]

@@ -17,7 +17,7 @@ from nas.architecture.cost import cost_of
 from nas.errors import NasError
 from nas.sampling import feasible, samplers
 from nas.sampling.candidate_view import CandidateView
-from nas.sampling.feasible import FeasibleSampler, NothingNewError
+from nas.sampling.feasible import FeasibleSampler, NoNewCandidateError
 from nas.sampling.samplers import SAMPLERS
 from nas.space.constraints import Constraint, limits
 from nas.space.feasibility import judge
@@ -69,7 +69,7 @@ def run(study, sampler, number, objective=closeness, *, seen=None, keep=0):
     seen = set() if seen is None else seen
     draws, view = [], view_of(study)
     for _ in range(number):
-        drawn = sampler.draw(view, seen, keep=keep)
+        drawn = sampler.draw(view, seen, max_discards=keep)
         result = objective(drawn.candidate)
         trial = create_trial(
             params=drawn.values,
@@ -93,7 +93,7 @@ def check(space, constraints, draws):
         cost = cost_of(drawn.candidate.architecture)
         assert [str(c) for c in constraints if c.violation(cost) > 0] == []
         assert drawn.values.keys() == space.domains.keys()
-        assert [key for key, value in drawn.values.items() if not space.domains[key].holds(value)] == []
+        assert [key for key, value in drawn.values.items() if not space.domains[key].accepts(value)] == []
         assert drawn.candidate == space.candidate(drawn.values)
         assert (drawn.cost, drawn.fingerprint) == (cost, drawn.candidate.fingerprint())
     assert len({drawn.fingerprint for drawn in draws}) == len(draws)
@@ -154,7 +154,7 @@ class TestContract:
             return run(new_study(), self.sampler(small, propose, max_lag=4), self.NUMBER, objective)[-1]
 
         counted = iter(range(100))
-        needed = self.sampler(small, propose, max_lag=4).num_needed(self.NUMBER - 1)
+        needed = self.sampler(small, propose, max_lag=4).num_results_needed(self.NUMBER - 1)
 
         def changed(candidate):
             return closeness(candidate) + (next(counted) >= needed)
@@ -199,12 +199,12 @@ class TestContract:
 )
 def test_draws_need_startup_and_at_least_half_of_earlier_candidates(small, max_lag, needed):
     sampler = FeasibleSampler(small, WITHIN, seed=0, max_lag=max_lag, num_startup=9)
-    assert [sampler.num_needed(index) for index in (0, 8, 9, 10, 18, 90)] == needed
+    assert [sampler.num_results_needed(index) for index in (0, 8, 9, 10, 18, 90)] == needed
 
 
 def test_random_draws_need_no_results(small):
     sampler = FeasibleSampler(small, WITHIN, propose=SAMPLERS["random"], seed=0, max_lag=2, num_startup=2)
-    assert [sampler.num_needed(index) for index in (0, 2, 90)] == [0, 0, 0]
+    assert [sampler.num_results_needed(index) for index in (0, 2, 90)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_MARKS if name != "random"])
@@ -252,15 +252,15 @@ def test_seen_candidates_are_not_drawn_again(mnist):
     trained = tiny().candidate({"block1.conv1.channels": 4})
     draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0), 2, seen={trained.fingerprint()})
     assert sorted(drawn.values["block1.conv1.channels"] for drawn in draws) == [6, 8]
-    assert {reason for drawn in draws for reason in drawn.counts} <= {"duplicate"}
+    assert {reason for drawn in draws for reason in drawn.discard_counts} <= {"duplicate"}
 
 
 def test_every_discard_is_counted_once(mnist):
     constraints = limits((1, 28, 28), max_params=2000)
     draws = run(new_study(), FeasibleSampler(mnist, constraints, seed=0, num_startup=6), 12)
     assert all(drawn.discards == () for drawn in draws)  # `keep` is 0
-    assert all(drawn.num_draws == sum(drawn.counts.values()) + 1 for drawn in draws)
-    counts = sum((Counter(drawn.counts) for drawn in draws), Counter())
+    assert all(drawn.num_draws == sum(drawn.discard_counts.values()) + 1 for drawn in draws)
+    counts = sum((Counter(drawn.discard_counts) for drawn in draws), Counter())
     assert counts.keys() == {"params", "receptive_field", "impossible_shape"}
 
 
@@ -282,8 +282,8 @@ def test_all_discards_below_keep_limit_are_returned(mnist):
     sampler = FeasibleSampler(mnist, limits((1, 28, 28), max_params=30_000), seed=0)
     draws = run(new_study(), sampler, 5, keep=10_000)
     for drawn in draws:
-        assert Counter(discard.judgement.reason for discard in drawn.discards) == drawn.counts
-    assert any(drawn.counts for drawn in draws)
+        assert Counter(discard.judgement.reason for discard in drawn.discards) == drawn.discard_counts
+    assert any(drawn.discard_counts for drawn in draws)
 
 
 @pytest.mark.parametrize("num_startup", [1, 20])
@@ -293,7 +293,7 @@ def test_tiny_space_is_drawn_completely_then_raises(monkeypatch, num_startup):
     sampler, study, seen = FeasibleSampler(tiny(), (), seed=0, num_startup=num_startup), new_study(), set()
     draws = run(study, sampler, 3, seen=seen)
     assert sorted(drawn.values["block1.conv1.channels"] for drawn in draws) == [4, 6, 8]
-    with pytest.raises(NothingNewError) as caught:
+    with pytest.raises(NoNewCandidateError) as caught:
         sampler.draw(view_of(study), seen)
     num_draws = 3_000 if num_startup == 20 else 3_004  # 4 proposals of TPE, then thousands of changes
     assert str(caught.value) == f"none of {num_draws:,} further draws is feasible and new"
@@ -306,7 +306,7 @@ def test_tiny_space_yields_only_feasible_candidates_then_raises(monkeypatch):
     study, seen = new_study(), set()
     widths = [drawn.values["block1.conv1.channels"] for drawn in run(study, sampler, 6, seen=seen)]
     assert sorted(widths) == [4, 5, 6, 7, 8, 9]  # 9 w + 2 w + 10 w parameters
-    with pytest.raises(NothingNewError):
+    with pytest.raises(NoNewCandidateError):
         run(study, sampler, 1, seen=seen)
 
 
@@ -334,9 +334,9 @@ def test_sampler_improves_objective_over_startup(mnist):
 
 
 def test_first_candidate_is_largest_of_four_feasible_draws(mnist):
-    (chosen,) = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, choices=4), 1, keep=10_000)
+    (chosen,) = run(new_study(), FeasibleSampler(mnist, MAIN, seed=0, num_choices=4), 1, keep=10_000)
     smaller = [discard for discard in chosen.discards if discard.judgement.reason == "smaller"]
-    assert chosen.counts["smaller"] == len(smaller) == 3
+    assert chosen.discard_counts["smaller"] == len(smaller) == 3
     assert chosen.cost.params >= max(discard.judgement.cost.params for discard in smaller)
     assert all(judge(mnist, MAIN, discard.values).reason == "" for discard in smaller)
     # The four are the first four feasible draws of this seed.
@@ -351,7 +351,7 @@ def test_first_candidate_is_largest_of_four_feasible_draws(mnist):
 
 
 def test_tiny_space_yields_largest_candidates_first():
-    draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0, choices=4), 3)
+    draws = run(new_study(), FeasibleSampler(tiny(), (), seed=0, num_choices=4), 3)
     assert [drawn.values["block1.conv1.channels"] for drawn in draws] == [8, 6, 4]
 
 
@@ -366,9 +366,9 @@ def test_view_stops_at_missing_trial_number(small):
     for number in (0, 2):
         trials[number] = done[number]
         trials[number].number = number
-    assert len(view.below(3).get_trials()) == 1
+    assert len(view.study_before(3).get_trials()) == 1
     trials[1] = done[1]
-    assert [trial.number for trial in view.below(3).get_trials()] == [0, 1, 2]
+    assert [trial.number for trial in view.study_before(3).get_trials()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["elite", "tpe", "nsga2", "random"])
@@ -382,7 +382,7 @@ def test_candidates_of_space_with_joint_widths_fill_limits(name):
 
 def test_candidates_for_pareto_front_spread_over_sizes():
     grey = SearchSpace.load("grey")
-    draws = run(new_study(), FeasibleSampler(grey, MAIN, seed=0, num_startup=40, smallest=0.05), 40)
+    draws = run(new_study(), FeasibleSampler(grey, MAIN, seed=0, num_startup=40, min_share=0.05), 40)
     check(grey, MAIN, draws)
     sizes = sorted(drawn.cost.params for drawn in draws)
     assert 300 < sizes[0] < 800
@@ -399,7 +399,7 @@ class TestElite:
         return study
 
     def proposals(self, space, study, number=100):
-        proposals = islice(samplers.elite(space, view_of(study).below(100), Random(0)), number)
+        proposals = islice(samplers.elite(space, view_of(study).study_before(100), Random(0)), number)
         return [proposal.values for proposal in proposals]
 
     def test_proposals_change_one_or_two_parameters_of_best_trials(self, small):
@@ -443,7 +443,7 @@ class TestElite:
         probed = [index for index in range(6, 16) if networks[index] in networks[:6]]
         assert probed[:4] == [6, 7, 8, 9]
         assert len(probed) < 10
-        assert sum(drawn.counts["duplicate"] for drawn in draws) == 0
+        assert sum(drawn.discard_counts["duplicate"] for drawn in draws) == 0
 
     def test_proposals_for_pareto_front_continue_after_probes(self):
         grey = SearchSpace.load("grey")
@@ -452,7 +452,7 @@ class TestElite:
             return closeness(candidate), cost_of(candidate.architecture).params
 
         study = optuna.create_study(directions=["maximize", "minimize"])
-        sampler = FeasibleSampler(grey, MAIN, propose=samplers.elite, seed=0, num_startup=6, smallest=0.05)
+        sampler = FeasibleSampler(grey, MAIN, propose=samplers.elite, seed=0, num_startup=6, min_share=0.05)
         draws = run(study, sampler, 18, accuracy_and_params)
         networks = [drawn.candidate.architecture for drawn in draws]
         assert networks[6] in networks[:6]

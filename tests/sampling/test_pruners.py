@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from support.studies import new_study, view_of
 
 from nas.errors import NasError
-from nas.sampling.pruners import PRUNERS, CandidatePruner, pruner
+from nas.sampling.pruners import PRUNERS, CandidatePruner, pruner_named
 
 EPOCHS = 15
 
@@ -27,7 +27,7 @@ def train(study, asked, curve, index, *, until=EPOCHS):
     trial.set_user_attr("candidate", index)
     for epoch, accuracy in enumerate(curve[:until], start=1):
         trial.report(accuracy, epoch)
-        if epoch < EPOCHS and asked.hopeless(trial.number, index):
+        if epoch < EPOCHS and asked.should_prune(trial.number, index):
             study.tell(trial, state=TrialState.PRUNED)
             return epoch
     if until == EPOCHS:
@@ -37,7 +37,7 @@ def train(study, asked, curve, index, *, until=EPOCHS):
 
 def epochs_of(name, every, lag=0):
     study = new_study()
-    asked = CandidatePruner(pruner(name, EPOCHS), view_of(study), lag=lag)
+    asked = CandidatePruner(pruner_named(name, EPOCHS), view_of(study), lag=lag)
     return [train(study, asked, curve, index) for index, curve in enumerate(every)]
 
 
@@ -87,7 +87,7 @@ def test_discards_and_interruptions_do_not_change_pruning(name):
     for index, curve in enumerate(every):
         if rng.random() < 0.5:  # a stored discard
             study.add_trial(optuna.create_trial(state=TrialState.PRUNED))
-        asked = CandidatePruner(pruner(name, EPOCHS), view_of(study))  # a new session
+        asked = CandidatePruner(pruner_named(name, EPOCHS), view_of(study))  # a new session
         if rng.random() < 0.4:  # interrupted: its trial fails and the candidate runs again
             train(study, asked, curve, index, until=rng.randrange(1, 5))
             running = study.trials[-1]
@@ -104,7 +104,7 @@ def test_discards_and_interruptions_do_not_change_pruning(name):
 def test_parallel_candidates_do_not_change_pruning(name):
     every = curves(24, seed=3)
     study, lag = new_study(), 2
-    asked = CandidatePruner(pruner(name, EPOCHS), view_of(study), lag=lag)
+    asked = CandidatePruner(pruner_named(name, EPOCHS), view_of(study), lag=lag)
     rng = Random(1)
     running, taken, started = {}, {}, 0
     while len(taken) < len(every):
@@ -121,7 +121,7 @@ def test_parallel_candidates_do_not_change_pruning(name):
         epoch += 1
         trial.report(every[index][epoch - 1], epoch)
         running[index] = trial, epoch
-        if epoch < EPOCHS and asked.hopeless(trial.number, index):
+        if epoch < EPOCHS and asked.should_prune(trial.number, index):
             study.tell(trial, state=TrialState.PRUNED)
         elif epoch == EPOCHS:
             study.tell(trial, every[index][-1])
@@ -134,7 +134,7 @@ def test_parallel_candidates_do_not_change_pruning(name):
 
 def test_unknown_pruner_error_lists_names():
     with pytest.raises(NasError) as caught:
-        pruner("meadian", EPOCHS)
+        pruner_named("meadian", EPOCHS)
     assert str(caught.value) == "`pruner='meadian'`: expected one of none, median, asha, hyperband"
 
 
@@ -142,11 +142,11 @@ def test_unknown_pruner_error_lists_names():
 @pytest.mark.parametrize("name", PRUNERS)
 def test_pruners_return_bool_for_any_number_of_epochs(name, epochs):
     study = new_study()
-    asked = CandidatePruner(pruner(name, epochs), view_of(study))
+    asked = CandidatePruner(pruner_named(name, epochs), view_of(study))
     for index in range(8):
         trial = study.ask()
         trial.set_user_attr("candidate", index)
         for epoch in range(1, epochs + 1):
             trial.report(0.5 + 0.01 * index, epoch)
-            assert asked.hopeless(trial.number, index) in ((False,) if name == "none" else (False, True))
+            assert asked.should_prune(trial.number, index) in ((False,) if name == "none" else (False, True))
         study.tell(trial, 0.5)

@@ -13,7 +13,7 @@ from nas.study.reference import StudyRef
 sys.path.append(str(ROOT))
 
 from scripts.faults.campaign import Campaign, table
-from scripts.faults.checks import deviations, of_export
+from scripts.faults.checks import deviations, export_deviations
 from scripts.faults.kinds import POSTGRESQL, SQLITE, DiskFull, LoopKilled, ServerKilled
 
 pytestmark = pytest.mark.faults
@@ -96,11 +96,11 @@ def test_checks_report_falsified_events_files_and_trials(undisturbed, campaign):
 
 def test_missing_or_incomplete_export_is_reported(tmp_path):
     folder = tmp_path / "model"
-    assert of_export(folder, allow_none=True) == []
-    assert of_export(folder, allow_none=False) == ["the export is missing"]
+    assert export_deviations(folder, allow_none=True) == []
+    assert export_deviations(folder, allow_none=False) == ["the export is missing"]
     folder.mkdir()
     (folder / "model.py").write_text("x")
-    assert of_export(folder, allow_none=True) == ["the export holds model.py"]
+    assert export_deviations(folder, allow_none=True) == ["the export holds model.py"]
 
 
 def test_table_sums_runs_by_fault():

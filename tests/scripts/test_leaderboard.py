@@ -54,14 +54,14 @@ class TestRow:
 
     def test_folder_is_full_export_only_if_row_is_unbeaten(self, row):
         files = {path.name for path in (ROOT / "results" / "models" / row["name"]).iterdir()}
-        if row in leaderboard.unbeaten(FOUND):
-            assert {"model.py", "weights.pt", "model.onnx", "README.md"} | leaderboard.KEPT <= files
+        if row in leaderboard.non_dominated(FOUND):
+            assert {"model.py", "weights.pt", "model.onnx", "README.md"} | leaderboard.KEPT_FILES <= files
         else:
-            assert files == leaderboard.KEPT
+            assert files == leaderboard.KEPT_FILES
 
     def test_results_page_lists_row_and_readme_only_if_unbeaten(self, row):
         opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
-        assert opening == (row in leaderboard.unbeaten(FOUND))
+        assert opening == (row in leaderboard.non_dominated(FOUND))
         assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
 
 
@@ -105,7 +105,7 @@ def test_opening_lists_unbeaten_rows_largest_first_by_dataset():
             ("large", "mnist", 7000, 0.99),
         ]
     ]
-    lines = leaderboard.opening(found).splitlines()[2:]
+    lines = leaderboard.readme_table(found).splitlines()[2:]
     assert [line.split("`")[1] for line in lines] == ["large", "small", "other"]
 
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.seed_results import accuracies, result_of, results
 
-from nas.seed_stats import Finalist, Ranking, Verdict, spread_text
+from nas.seed_stats import Finalist, Ranking, StoredConfirmation, spread_text
 
 
 @given(results, accuracies, st.integers(1, 9))
 def test_final_and_consistent_accuracies_and_verdict_match_numpy(rows, target, consistency):
     result = result_of(rows, target=target, consistency=consistency)
     table = np.array(rows)
-    assert result.finals == table[:, -1].tolist()
-    assert result.consistent == table[:, max(0, table.shape[1] - consistency) :].min(axis=1).tolist()
+    assert result.final_accuracies == table[:, -1].tolist()
+    assert result.lowest_accuracies == table[:, max(0, table.shape[1] - consistency) :].min(axis=1).tolist()
     reached = (table[:, max(0, table.shape[1] - consistency) :] >= target).all(axis=1)
     assert result.num_met == reached.sum()
     assert result.verdict == ("met" if reached.all() else "met by some" if reached.any() else "missed")
@@ -41,7 +41,7 @@ def test_only_last_epochs_count_for_verdict():
 
 def test_single_epoch_is_final_and_consistent_accuracy():
     result = result_of([[0.95], [0.85]], target=0.9)
-    assert result.finals == result.consistent == [0.95, 0.85]
+    assert result.final_accuracies == result.lowest_accuracies == [0.95, 0.85]
     assert result.verdict == "met by some"
 
 
@@ -121,7 +121,7 @@ def test_verdict_lines_equal_expected_text(result, lines):
 def test_lines_and_json_agree_with_result(rows, target, num_images):
     result = result_of(rows, target=target, num_images=num_images)
     data = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    finals, lowest = np.array(result.finals), np.array(result.consistent)
+    finals, lowest = np.array(result.final_accuracies), np.array(result.lowest_accuracies)
     assert data["verdict"] == result.verdict
     assert (data["target"], data["num_seeds"], data["num_met"]) == (target, len(rows), result.num_met)
     assert data["final_accuracy_mean"] == pytest.approx(finals.mean())
@@ -133,8 +133,8 @@ def test_lines_and_json_agree_with_result(rows, target, num_images):
     assert (data["accuracies"], data["num_images"]) == (rows, num_images)
     first, second, _, last = result.lines()
     assert first.startswith(f"Target {result.verdict}: {result.num_met} of {len(rows)} seeds keep ")
-    assert spread_text(result.finals) in second
-    assert spread_text(result.consistent) in second
+    assert spread_text(result.final_accuracies) in second
+    assert spread_text(result.lowest_accuracies) in second
     low, high = result.on_new_images()
     assert (" below that: " in last, " within that: " in last, " above that: " in last) == (
         target < low,
@@ -162,18 +162,18 @@ STORED = {
 
 
 def test_stored_verdict_loads():
-    verdict = Verdict.from_json(json.loads(json.dumps(STORED)), 2)
+    verdict = StoredConfirmation.from_json(json.loads(json.dumps(STORED)), 2)
     assert (verdict.trial, verdict.num_openings) == (7, 1)
     assert verdict.test == result_of([[0.875, 0.9375], [0.75, 1.0]], target=0.9, consistency=2, num_images=500)
     assert verdict.ranking == Ranking(finalists=FINALISTS, standard_error=0.125)
-    assert verdict.spreads() == {7: (0.625, pytest.approx(0.125 * math.sqrt(2))), 3: (0.5, 0.0)}
-    assert verdict.arguments == {"top": 2, "seeds": 2, "target": 0.9}
+    assert verdict.mean_and_sd_by_trial() == {7: (0.625, pytest.approx(0.125 * math.sqrt(2))), 3: (0.5, 0.0)}
+    assert verdict.confirm_arguments == {"top": 2, "seeds": 2, "target": 0.9}
     assert verdict.openings_text == "The test split was opened once for this study."
 
 
 def test_verdict_without_ranking_has_one_finalist():
-    verdict = Verdict.from_json(STORED | {"ranking": None, "num_openings": 2}, 2)
+    verdict = StoredConfirmation.from_json(STORED | {"ranking": None, "num_openings": 2}, 2)
     assert verdict.ranking is None
-    assert verdict.spreads() == {}
-    assert verdict.arguments == {"top": 1, "seeds": 2, "target": 0.9}
+    assert verdict.mean_and_sd_by_trial() == {}
+    assert verdict.confirm_arguments == {"top": 1, "seeds": 2, "target": 0.9}
     assert verdict.openings_text == "The test split was opened 2 times: its figures are biased."

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nas.architecture.cost import METRICS, Cost
 from nas.errors import ConstraintError
-from nas.space.constraints import Constraint, combine, limits, worst
+from nas.space.constraints import Constraint, tightest_per_metric, limits, most_violated
 
 COST = Cost(params=6000, macs=300_000, receptive_field=21, peak_activation_bytes=40_000, weight_bytes=25_000)
 NAMES = "params, macs, receptive_field, peak_activation_bytes, weight_bytes"
@@ -109,7 +109,7 @@ def test_violation_grows_by_inverse_bound_per_unit(constraint, cost):
 @given(st.lists(constraints, max_size=6), costs)
 def test_worst_has_largest_violation(several, cost):
     missed = [constraint for constraint in several if not keeps(cost, constraint)]
-    found = worst(several, cost)
+    found = most_violated(several, cost)
     if found is None:
         assert missed == []
     else:
@@ -119,9 +119,9 @@ def test_worst_has_largest_violation(several, cost):
 
 def test_worst_of_examples_is_expected_constraint_or_none():
     missed = [Constraint.parse(text) for text in ("macs<=200000", "params<=3000", "receptive_field>=28")]
-    assert worst(missed, COST) == Constraint("params", "<=", 3000)
-    assert worst([], COST) is None
-    assert worst([Constraint("params", "<=", 6000)], COST) is None
+    assert most_violated(missed, COST) == Constraint("params", "<=", 3000)
+    assert most_violated([], COST) is None
+    assert most_violated([Constraint("params", "<=", 6000)], COST) is None
 
 
 @given(st.lists(constraints, max_size=8), st.lists(costs, max_size=20))
@@ -138,12 +138,12 @@ def test_combined_limits_admit_same_networks(several, some):
     )
     if contradictory:
         with pytest.raises(ConstraintError, match=r"^limits contradict: "):
-            combine(several)
+            tightest_per_metric(several)
         return
-    combined = combine(several)
+    combined = tightest_per_metric(several)
     assert len({(c.metric, c.relation) for c in combined}) == len(combined)
     assert set(combined) <= set(several)
-    assert combine(combined) == combined
+    assert tightest_per_metric(combined) == combined
     for cost in some:
         assert all(keeps(cost, c) for c in combined) == all(keeps(cost, c) for c in several)
 
@@ -157,15 +157,15 @@ def test_combine_keeps_tightest_limits():
         "params<=8500",
         "params>=100",
     ]
-    combined = combine([Constraint.parse(text) for text in texts])
+    combined = tightest_per_metric([Constraint.parse(text) for text in texts])
     assert [str(constraint) for constraint in combined] == ["params<=8000", "receptive_field>=28", "params>=100"]
 
 
 def test_contradictory_limits_raise_error_naming_both():
     equal = (Constraint("params", "<=", 100), Constraint("params", ">=", 100))
-    assert combine(equal) == equal
+    assert tightest_per_metric(equal) == equal
     with pytest.raises(ConstraintError) as caught:
-        combine([*equal, Constraint("params", ">=", 101)])
+        tightest_per_metric([*equal, Constraint("params", ">=", 101)])
     assert str(caught.value) == "limits contradict: params>=101 and params<=100"
     with pytest.raises(ConstraintError) as caught:
         limits((1, 28, 28), constraints=["receptive_field<=20"])

@@ -11,12 +11,12 @@ from optuna.trial import FixedTrial
 from support.effort import examples
 
 from nas.errors import SearchSpaceError
-from nas.schema import COUNT, RATE, Flag, Interval, Words
-from nas.space.domains import Choice, FloatRange, IntRange, read
+from nas.schema import COUNT, RATE, Flag, Interval, OneOf
+from nas.space.domains import Choice, FloatRange, IntRange, parse_domain
 
 NUMBER = Interval(float, 0)
 FLAG = Flag()
-WORDS = Words(("full", "separable"))
+WORDS = OneOf(("full", "separable"))
 
 
 @st.composite
@@ -47,7 +47,7 @@ def domains(draw):
         | st.tuples(st.just([False, True]), st.just(FLAG))
         | st.tuples(st.just(["separable", "full"]), st.just(WORDS))
     )
-    return read(data, allowed, "here")
+    return parse_domain(data, allowed, "here")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def domains(draw):
     ],
 )
 def test_read_returns_value_choice_or_range(data, allowed, expected):
-    found = read(data, allowed, "here")
+    found = parse_domain(data, allowed, "here")
     assert found == expected
     assert type(found) is type(expected)
     assert repr(found) == repr(expected)  # 0 == 0.0, but Optuna distinguishes them
@@ -155,7 +155,7 @@ AT_LEAST_1, RATES, LOW_HIGH = (
 )
 def test_read_error_names_key_value_and_expected(data, expected, error):
     with pytest.raises(SearchSpaceError) as caught:
-        read(data, expected, "space.toml: table.key")
+        parse_domain(data, expected, "space.toml: table.key")
     assert str(caught.value) == f"space.toml: table.key{error}"
 
 
@@ -179,7 +179,7 @@ def test_draws_belong_to_domain_and_optuna_distribution(domain, rng):
     distribution = domain.distribution()
     for _ in range(20):
         value = domain.draw(rng)
-        assert domain.holds(value)
+        assert domain.accepts(value)
         assert distribution._contains(distribution.to_internal_repr(value))
         assert domain.suggest(FixedTrial({"x": value}), "x") == value
         assert type(value) in (bool, int, float, str)  # no NumPy scalar
@@ -227,7 +227,7 @@ def test_log_draws_are_uniform_over_decades(domain):
 @given(domains())
 def test_grid_holds_both_ends_and_unique_domain_values(domain):
     grid = domain.grid()
-    assert all(domain.holds(value) for value in grid)
+    assert all(domain.accepts(value) for value in grid)
     assert len(set(grid)) == len(grid)
     if not isinstance(domain, Choice):
         assert (grid[0], grid[-1]) == (domain.low, domain.high)
@@ -255,15 +255,15 @@ def test_grid_thins_wide_ranges():
     ],
 )
 def test_short_rounds_to_step_or_significant_digits(domain, value, short):
-    assert domain.short(value) == short
+    assert domain.rounded_value(value) == short
 
 
-@given(float_ranges().map(lambda data: read(data, NUMBER, "here")), st.randoms(use_true_random=False))
+@given(float_ranges().map(lambda data: parse_domain(data, NUMBER, "here")), st.randoms(use_true_random=False))
 def test_short_value_stays_in_domain_and_close(domain, rng):
     value = domain.draw(rng)
-    short = domain.short(value)
-    assert domain.holds(short)
-    assert short == domain.short(short)
+    short = domain.rounded_value(value)
+    assert domain.accepts(short)
+    assert short == domain.rounded_value(short)
     assert short == pytest.approx(value, rel=0.005)
 
 
@@ -279,8 +279,8 @@ def test_short_value_stays_in_domain_and_close(domain, rng):
     ],
 )
 def test_holds_accepts_only_domain_values(domain, held, not_held):
-    assert all(domain.holds(value) for value in held)
-    assert not any(domain.holds(value) for value in not_held)
+    assert all(domain.accepts(value) for value in held)
+    assert not any(domain.accepts(value) for value in not_held)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_holds_accepts_only_domain_values(domain, held, not_held):
 def test_nearest_returns_closest_domain_value(domain, value, nearest):
     found = domain.nearest(value)
     assert (found, type(found)) == (nearest, type(nearest))
-    assert domain.holds(found)
+    assert domain.accepts(found)
 
 
 @given(domains(), st.integers(0, 2**32))
@@ -315,29 +315,29 @@ def test_step_leads_to_different_domain_value(domain, seed):
     rng = Random(seed)
     value = domain.draw(rng)
     for _ in range(5):
-        stepped = domain.step_from(value, rng)
-        assert domain.holds(stepped)
+        stepped = domain.random_neighbour(value, rng)
+        assert domain.accepts(stepped)
         assert stepped != value
         value = stepped
 
 
 def test_steps_are_small():
     rng = Random(0)
-    assert {IntRange(1, 100).step_from(10, rng) for _ in range(100)} == {8, 9, 11, 12}
-    assert {IntRange(1, 3).step_from(3, rng) for _ in range(20)} == {2}
-    assert {IntRange(8, 800, 8).step_from(80, rng) for _ in range(100)} == {64, 72, 88, 96}
-    assert {FloatRange(0.0, 1.0, 0.25).step_from(0.5, rng) for _ in range(100)} == {0.25, 0.75}
-    factors = [FloatRange(1e-6, 1e-2, log=True).step_from(1e-4, rng) / 1e-4 for _ in range(200)]
+    assert {IntRange(1, 100).random_neighbour(10, rng) for _ in range(100)} == {8, 9, 11, 12}
+    assert {IntRange(1, 3).random_neighbour(3, rng) for _ in range(20)} == {2}
+    assert {IntRange(8, 800, 8).random_neighbour(80, rng) for _ in range(100)} == {64, 72, 88, 96}
+    assert {FloatRange(0.0, 1.0, 0.25).random_neighbour(0.5, rng) for _ in range(100)} == {0.25, 0.75}
+    factors = [FloatRange(1e-6, 1e-2, log=True).random_neighbour(1e-4, rng) / 1e-4 for _ in range(200)]
     assert all(10**0.4 <= max(x, 1 / x) <= 10 ** (0.33 * 4) for x in factors)
     assert {x > 1 for x in factors} == {True, False}
-    assert {Choice(("a", "b", "c")).step_from("b", rng) for _ in range(50)} == {"a", "c"}
+    assert {Choice(("a", "b", "c")).random_neighbour("b", rng) for _ in range(50)} == {"a", "c"}
     numbers = Choice((64, 16, 32, 128))
-    assert {numbers.step_from(32, rng) for _ in range(50)} == {16, 64}
-    assert numbers.step_from(128, rng) == 64
+    assert {numbers.random_neighbour(32, rng) for _ in range(50)} == {16, 64}
+    assert numbers.random_neighbour(128, rng) == 64
 
 
 def test_weights_change_draws_but_not_distribution_or_repr():
-    domain = read({"values": ["separable", "full"], "weights": [3, 1]}, WORDS, "here")
+    domain = parse_domain({"values": ["separable", "full"], "weights": [3, 1]}, WORDS, "here")
     rng = Random(0)
     counts = Counter(domain.draw(rng) for _ in range(4000))
     assert abs(counts["separable"] - 3000) < 120
@@ -359,5 +359,5 @@ def test_weights_change_draws_but_not_distribution_or_repr():
 )
 def test_invalid_weights_error_names_value_and_expected(data, message):
     with pytest.raises(SearchSpaceError) as error:
-        read(data, WORDS, "here")
+        parse_domain(data, WORDS, "here")
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""`values_of` returns the values that reproduce a network, or names the layers and values outside the space."""
+"""`encode_architecture` returns the values that reproduce a network, or names the layers and values outside the space."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from nas.architecture.layers import (
 )
 from nas.errors import ArchitectureError, ShapeError
 from nas.space.domains import FloatRange
-from nas.space.encoding import values_of
+from nas.space.encoding import encode_architecture
 from nas.space.search_space import HEADS, ORDERS, SearchSpace
 
 NUM_DRAWS = 300
@@ -69,9 +69,9 @@ def test_values_of_drawn_network_reproduce_it(name):
     possible = [(network, filling) for network, filling in zip(networks, fillings, strict=True) if network]
     assert len(possible) > NUM_DRAWS / 4
     for network, filling in possible:
-        values = values_of(space, network)
+        values = encode_architecture(space, network)
         for key, value in values.items():
-            assert space.domains[key].holds(value), key
+            assert space.domains[key].accepts(value), key
             assert type(value) is type(filling[key]), key
         for ignored in (filling, *draws(space, 3, seed=2)):
             assert space.architecture({**ignored, **values}) == network
@@ -86,12 +86,12 @@ def test_values_omit_unused_parameters():
     own = ("num_convs", "kernel_size", "padding", "convolution", "shared_repeats", "dropout", "conv1.channels")
     network = {"num_blocks", "activation", "order", "pool", "head"}
     first = {f"block1.{key}" for key in (*own, "conv2.channels", "transition")}
-    assert values_of(space, space.architecture(drawn)).keys() == network | first | {f"block2.{key}" for key in own}
+    assert encode_architecture(space, space.architecture(drawn)).keys() == network | first | {f"block2.{key}" for key in own}
 
 
 @pytest.mark.parametrize(("name", "space"), [("7825", "mnist"), ("7825", "mnist_wide"), ("6136", "mnist_wide")])
 def test_values_of_published_networks_equal_expected_values(name, space):
-    values = values_of(SPACES[space], Architecture.load(f"mnist-{name}"))
+    values = encode_architecture(SPACES[space], Architecture.load(f"mnist-{name}"))
     expected = PUBLISHED[f"mnist-{name}"]
     last = f"block{expected['num_blocks']}.transition"
     unread = {key for key in expected if key.startswith(last)} | ({"residual"} if name == "6136" else set())
@@ -150,7 +150,7 @@ def unit(width, *others, **changes):
 
 def error_of(space, architecture):
     with pytest.raises(ArchitectureError) as caught:
-        values_of(space, architecture)
+        encode_architecture(space, architecture)
     return str(caught.value)
 
 
@@ -260,7 +260,7 @@ def test_error_names_first_layer_that_space_cannot_produce(layers, error):
 
 def test_misfitting_layers_raise_shape_error():
     with pytest.raises(ShapeError):
-        values_of(small_space(), network(*unit(6, kernel_size=11, padding=0), *HEAD))
+        encode_architecture(small_space(), network(*unit(6, kernel_size=11, padding=0), *HEAD))
 
 
 # Values outside the space
@@ -316,7 +316,7 @@ def test_error_names_every_value_outside_space(space, layers, error):
 def test_fixed_values_are_omitted_or_named_in_error():
     space = small_space(block={"kernel_size": 3, "dropout": 0.1})
     dropped = NORM, RELU, Dropout(rate=0.1)
-    values = values_of(space, network(*unit(6, *dropped), *HEAD))
+    values = encode_architecture(space, network(*unit(6, *dropped), *HEAD))
     assert values == {"num_blocks": 1, "block1.num_convs": 1, "block1.conv1.channels": 6}
     large = network(*unit(6, NORM, RELU, kernel_size=5, padding=2), *HEAD)
     assert error_of(space, large) == "block1.kernel_size is 5, expected 3; block1.dropout is 0.0, expected 0.1"
@@ -356,7 +356,7 @@ def test_fixed_values_are_omitted_or_named_in_error():
 )
 def test_ambiguous_layers_are_read_as_values_inside_space(block, layers, expected):
     space = small_space(block={"transition_channels": 8, **block})
-    values = values_of(space, network(*layers, *HEAD))
+    values = encode_architecture(space, network(*layers, *HEAD))
     found = {key.removeprefix("block1."): value for key, value in values.items() if key.startswith("block1.")}
     assert {key: found[key] for key in expected} == expected
     for drawn in draws(space, 5):
@@ -366,7 +366,7 @@ def test_ambiguous_layers_are_read_as_values_inside_space(block, layers, expecte
 def test_unpadded_block_needs_no_residual_in_residual_space():
     space = small_space({"residual": True}, {"padding": ["same", "valid"], "kernel_size": [1, 3]})
     layers = (*unit(6, kernel_size=1, padding=0), POOL, Residual(layers=unit(6)), *HEAD)
-    values = values_of(space, network(*layers))
+    values = encode_architecture(space, network(*layers))
     assert (values["block1.padding"], values["block2.padding"]) == ("valid", "same")
 
 
@@ -375,12 +375,12 @@ def test_valid_conv_head_equals_conv_gap_layers_on_map_of_height_1():
     classify = Conv(out_channels=4, kernel_size=1, bias=False)
     layers = (*unit(6), classify, GlobalAvgPool(), Flatten())
     architecture = Architecture(input_shape=(2, 1, 9), layers=layers)
-    assert row.architecture({**draws(row, 1)[0], **values_of(row, architecture)}) == architecture
+    assert row.architecture({**draws(row, 1)[0], **encode_architecture(row, architecture)}) == architecture
     assert error_of(small_space({"head": "valid_conv"}), network(*layers)) == "head is conv_gap, expected valid_conv"
 
 
 def test_dropout_rate_matches_step_despite_rounding():
     space = small_space(block={"dropout": {"low": 0.0, "high": 0.2, "step": 0.05}})
     assert isinstance(space.domains["block1.dropout"], FloatRange)
-    values = values_of(space, network(*unit(6, NORM, RELU, Dropout(rate=0.15)), *HEAD))
+    values = encode_architecture(space, network(*unit(6, NORM, RELU, Dropout(rate=0.15)), *HEAD))
     assert values["block1.dropout"] == 0.15

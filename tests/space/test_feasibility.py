@@ -12,8 +12,8 @@ from support.draws import draws
 from nas.architecture.cost import METRICS, Cost, cost_of
 from nas.errors import ShapeError
 from nas.space import survey as surveying
-from nas.space.constraints import Constraint, limits, worst
-from nas.space.feasibility import judge, meanings
+from nas.space.constraints import Constraint, limits, most_violated
+from nas.space.feasibility import judge, reason_meanings
 from nas.space.search_space import SearchSpace
 from nas.space.survey import LimitReport, SpaceReport, survey
 
@@ -71,7 +71,7 @@ def test_judgement_matches_constraints():
         assert verdict.cost == cost
         missed = [c.violation(cost) for c in constraints if c.violation(cost) > 0]
         assert verdict.violation == pytest.approx(sum(missed))
-        binding = worst(constraints, cost)
+        binding = most_violated(constraints, cost)
         assert verdict.reason == (binding.metric if binding else "")
         assert (verdict.reason == "") == (not missed)
     assert reasons.keys() == {"", "params", "receptive_field", "macs", "impossible_shape"}
@@ -92,7 +92,7 @@ def test_impossible_shape_has_infinite_violation():
 
 
 def test_meanings_explain_each_reason():
-    assert meanings(["macs", "duplicate", "impossible_shape", "smaller"]) == {
+    assert reason_meanings(["macs", "duplicate", "impossible_shape", "smaller"]) == {
         "macs": "misses the limit on macs, and no other limit by more",
         "duplicate": "was drawn before in this study",
         "impossible_shape": "cannot be built: a feature map would be smaller than its window",
@@ -131,7 +131,7 @@ def test_survey_counts_equal_direct_counts(name):
 def test_survey_share_approximates_share_of_whole_space(small_costs, texts):
     constraints = parse(*texts)
     # All combinations are equally likely, so the true share is the share of combinations.
-    kept = sum(cost is not None and worst(constraints, cost) is None for cost in small_costs)
+    kept = sum(cost is not None and most_violated(constraints, cost) is None for cost in small_costs)
     share = kept / len(small_costs)
     report = survey(SMALL, constraints, num_draws=4_000)
     assert report.feasible_share == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 4_000))
@@ -148,7 +148,7 @@ def test_survey_share_approximates_share_of_whole_space(small_costs, texts):
     ],
 )
 def test_suggested_limit_is_tightest_that_admits_one_percent(monkeypatch, texts):
-    monkeypatch.setattr(surveying, "_smallest", lambda *_: None)  # slow, and tested elsewhere
+    monkeypatch.setattr(surveying, "_smallest_cost", lambda *_: None)  # slow, and tested elsewhere
     space, number = SearchSpace.load("mnist"), 500
     constraints = parse(*texts)
     seen = Counter()
@@ -176,7 +176,7 @@ def test_survey_finds_smallest_networks(small_costs):
     assert report.smallest_within_limits is None
     assert report.limits == ()
     for texts in [("receptive_field>=5",), ("params<=40", "receptive_field>=14"), ("params<=7", "macs<=3000")]:
-        within = [cost for cost in possible if worst(parse(*texts[-1:]), cost) is None]
+        within = [cost for cost in possible if most_violated(parse(*texts[-1:]), cost) is None]
         report = survey(SMALL, parse(*texts), num_draws=200)
         assert report.smallest.params == 31
         assert report.smallest_within_limits in within
@@ -200,7 +200,7 @@ def test_smallest_networks_of_mnist_space_belong_to_it_and_run(monkeypatch):
     assert report.smallest_within_limits.receptive_field >= 28
     for cost in (report.smallest, report.smallest_within_limits):
         values = judged[cost]
-        assert all(domain.holds(values[name]) for name, domain in space.domains.items())
+        assert all(domain.accepts(values[name]) for name, domain in space.domains.items())
         module = space.architecture(values).build()
         assert sum(p.numel() for p in module.parameters()) == cost.params
         assert module(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

@@ -9,10 +9,10 @@ from nas.architecture.cost import cost_of
 from nas.errors import ArchitectureError, RecipeError
 from nas.resources import shipped_designs, spaces_folder
 from nas.space.constraints import Constraint, limits
-from nas.space.encoding import values_of
+from nas.space.encoding import encode_architecture
 from nas.space.feasibility import judge
-from nas.space.fill import filled
-from nas.space.portfolio import SOURCE, Design, portfolio
+from nas.space.fill import with_filled_widths
+from nas.space.portfolio import SOURCE_PREFIX, Design, portfolio_candidates
 from nas.space.search_space import SearchSpace
 
 FOLDER = spaces_folder() / "portfolio"
@@ -35,7 +35,7 @@ def test_spaces_name_six_to_ten_designs_and_together_all_shipped(space):
 
 def test_space_reproduces_each_design(space):
     for design in designs(space):
-        values = values_of(space, design.architecture)
+        values = encode_architecture(space, design.architecture)
         assert space.architecture({**space.draw(Random(0)), **values}) == design.architecture, design.name
         assert design.about
 
@@ -56,9 +56,9 @@ def test_space_reproduces_each_design(space):
 def test_designs_scale_to_limits_and_image_shapes(shape, classes, max_params, max_macs):
     space = SearchSpace.load(SPACES[shape[0] == 3]).bind(input_shape=shape, num_classes=classes, epochs=3)
     kept = limits(shape, max_params=max_params, max_macs=max_macs)
-    starts, unfit = portfolio(space.portfolio, space, kept, seed=0)
+    starts, unfit = portfolio_candidates(space.portfolio, space, kept, seed=0)
     assert unfit == ()
-    assert [start.source.removeprefix(SOURCE) for start in starts] == list(space.portfolio)
+    assert [start.source.removeprefix(SOURCE_PREFIX) for start in starts] == list(space.portfolio)
     assert len({start.fingerprint for start in starts}) == len(starts)
     for start in starts:
         candidate = space.candidate(start.values)
@@ -68,12 +68,12 @@ def test_designs_scale_to_limits_and_image_shapes(shape, classes, max_params, ma
         assert candidate.architecture.output_shape == (classes,)
         assert candidate.recipe.epochs == 3
         assert candidate.fingerprint() == start.fingerprint
-        assert [name for name, value in start.values.items() if not space.domains[name].holds(value)] == []
+        assert [name for name, value in start.values.items() if not space.domains[name].accepts(value)] == []
 
 
 def test_scaled_design_keeps_layers_receptive_field_and_recipe():
     space = SearchSpace.load("grey")
-    (start,), _ = portfolio(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
+    (start,), _ = portfolio_candidates(("nas-7230",), space, limits((1, 28, 28), max_params=8000), seed=0)
     design = Design.load(FOLDER / "nas-7230.json")
     scaled = space.architecture(start.values)
     assert [layer.kind for layer in scaled.layers] == [layer.kind for layer in design.architecture.layers]
@@ -83,7 +83,7 @@ def test_scaled_design_keeps_layers_receptive_field_and_recipe():
 
 def test_designs_that_cannot_keep_limits_are_left_out():
     space = SearchSpace.load("grey")
-    fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0)
+    fitting, unfit = portfolio_candidates(space.portfolio, space, limits((1, 28, 28), max_params=20), seed=0)
     assert fitting == []
     assert unfit[0] == "known design nas-3686 is left out: it cannot keep params<=20"
     assert len(unfit) == len(space.portfolio)
@@ -94,7 +94,7 @@ def test_designs_outside_narrower_space_are_left_out(tmp_path):
     narrow = tmp_path / "narrow.toml"
     narrow.write_text(text.replace("num_convs = { low = 1, high = 3 }", "num_convs = { low = 1, high = 2 }"))
     space = SearchSpace.load(narrow)
-    fitting, unfit = portfolio(space.portfolio, space, limits((1, 28, 28), max_params=8000), seed=0)
+    fitting, unfit = portfolio_candidates(space.portfolio, space, limits((1, 28, 28), max_params=8000), seed=0)
     assert 0 < len(fitting) < len(space.portfolio) == len(fitting) + len(unfit)
     assert all("is left out: " in line for line in unfit)
 
@@ -104,7 +104,7 @@ def test_receptive_field_limit_does_not_change_filled_widths():
     kept = (*limits((1, 28, 28), max_params=8000), Constraint("receptive_field", "<=", 40))
     rng = Random(1)
     drawn = [space.draw(rng) for _ in range(30)]
-    both = [(filled(space, kept, values), filled(space, kept[:-1], values)) for values in drawn]
+    both = [(with_filled_widths(space, kept, values), with_filled_widths(space, kept[:-1], values)) for values in drawn]
     small = [(limited, free) for limited, free in both if not judge(space, kept, free).reason]
     assert small
     assert all(limited == free for limited, free in small)

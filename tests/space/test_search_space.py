@@ -12,7 +12,7 @@ from support.paths import ROOT
 from nas.errors import ShapeError
 from nas.resources import spaces_folder
 from nas.space.domains import FloatRange
-from nas.space.search_space import BLOCK, SearchSpace
+from nas.space.search_space import BLOCK_PARAMETERS, SearchSpace
 from nas.space.widths import is_width
 
 FOLDER = ROOT / "search_spaces"
@@ -123,7 +123,7 @@ def test_draws_fit_optuna_distributions_and_cover_all_options(space):
     for values in draws(space, NUM_DRAWS):
         assert values.keys() == distributions.keys()
         for name, value in values.items():
-            assert space.domains[name].holds(value)
+            assert space.domains[name].accepts(value)
             assert distributions[name]._contains(distributions[name].to_internal_repr(value))
             seen[name].add(value)
     for name, domain in space.domains.items():  # every option of every parameter is drawn
@@ -140,7 +140,7 @@ def inactive(space, values):
     last = f"block{v['num_blocks']}."
     active = {name for name in v if "block" not in name} | {"num_blocks"}
     for block in (f"block{number}." for number in blocks):
-        active |= {block + key for key in BLOCK}
+        active |= {block + key for key in BLOCK_PARAMETERS}
         active |= {f"{block}conv{conv}.channels" for conv in range(1, v[block + "num_convs"] + 1)}
         if v[block + "transition"] == "none":
             active.discard(block + "transition_channels")
@@ -169,7 +169,7 @@ def test_only_active_parameters_change_candidate(space):
         other = space.draw(rng)
         assert space.candidate({**values, **{name: other[name] for name in ignored}}) == candidate
         for name in space.domains.keys() - ignored:
-            if space._short(name, other) == space._short(name, values):
+            if space._rounded_value(name, other) == space._rounded_value(name, values):
                 continue
             checked[name] += 1
             changed = {**values, name: other[name]}

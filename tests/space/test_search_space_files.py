@@ -15,7 +15,7 @@ from nas.errors import SearchSpaceError
 from nas.recipe import Recipe
 from nas.schema import ImageShape
 from nas.space.domains import Choice
-from nas.space.search_space import BLOCK, NETWORK, RECIPE, SearchSpace
+from nas.space.search_space import BLOCK_PARAMETERS, NETWORK_PARAMETERS, RECIPE_PARAMETERS, SearchSpace
 
 SMALL = """
 num_classes = 4
@@ -53,9 +53,9 @@ def test_omitted_keys_are_fixed_at_defaults(small):
     assert small.fixed["block2.dropout"] == 0.1
     assert small.fixed["recipe.batch_size"] == 128
     assert small.fixed.keys() | small.domains.keys() == {
-        *NETWORK,
-        *(f"block{n}.{key}" for n in (1, 2) for key in (*BLOCK, *(f"conv{c}.channels" for c in (1, 2, 3)))),
-        *(f"recipe.{key}" for key in RECIPE),
+        *NETWORK_PARAMETERS,
+        *(f"block{n}.{key}" for n in (1, 2) for key in (*BLOCK_PARAMETERS, *(f"conv{c}.channels" for c in (1, 2, 3)))),
+        *(f"recipe.{key}" for key in RECIPE_PARAMETERS),
     }
     assert small.input_shape == (2, 9, 9)
     assert small.num_classes == 4
@@ -309,15 +309,15 @@ def table(keys):
 
 
 FILES = st.dictionaries(st.text(max_size=5), VALUES, max_size=4) | st.fixed_dictionaries(
-    {"network": table(NETWORK), "block": table(BLOCK), "conv": table(["channels"])},
-    optional={"recipe": table(RECIPE), "input_shape": VALUES, "num_classes": VALUES},
+    {"network": table(NETWORK_PARAMETERS), "block": table(BLOCK_PARAMETERS), "conv": table(["channels"])},
+    optional={"recipe": table(RECIPE_PARAMETERS), "input_shape": VALUES, "num_classes": VALUES},
 )
 # A valid file with one changed value passes the first check and reaches the later ones.
 CHANGES = st.sampled_from(
-    [("network", key) for key in NETWORK]
-    + [("block", key) for key in BLOCK]
+    [("network", key) for key in NETWORK_PARAMETERS]
+    + [("block", key) for key in BLOCK_PARAMETERS]
     + [("conv", "channels")]
-    + [("recipe", key) for key in RECIPE]
+    + [("recipe", key) for key in RECIPE_PARAMETERS]
 )
 
 
@@ -327,7 +327,7 @@ def check_usable_unless_rejected(data):
     except SearchSpaceError:
         return
     values = space.draw(Random(0))
-    assert all(space.domains[name].holds(value) for name, value in values.items())
+    assert all(space.domains[name].accepts(value) for name, value in values.items())
     assert len(space.fingerprint()) == 16
 
 

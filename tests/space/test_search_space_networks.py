@@ -31,7 +31,7 @@ FOLDER = ROOT / "search_spaces"
 def networks(space, values):
     """Returns twenty networks with the given values; the other parameters are drawn at random."""
     for name, value in values.items():
-        assert space.domains[name].holds(value), name
+        assert space.domains[name].accepts(value), name
     return [space.architecture({**drawn, **values}) for drawn in draws(space, 20)]
 
 

@@ -14,7 +14,7 @@ from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
 from nas.space.constraints import limits
 from nas.space.search_space import SearchSpace
-from nas.space.warm_start import recipe_values, starts
+from nas.space.warm_start import recipe_values, known_candidates
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -27,17 +27,17 @@ def mnist():
 
 
 def test_start_reproduces_published_network_with_default_recipe(mnist):
-    (start,), unfit = starts(["mnist-7825"], mnist, KEPT, seed=0)
+    (start,), unfit = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
     assert unfit == ()
     assert start.source == "mnist-7825"
     candidate = mnist.candidate(start.values)
     assert candidate.architecture == Architecture.load("mnist-7825")
     assert candidate.fingerprint() == start.fingerprint
     assert start.values.keys() == mnist.domains.keys()
-    assert all(domain.holds(start.values[name]) for name, domain in mnist.domains.items())
+    assert all(domain.accepts(start.values[name]) for name, domain in mnist.domains.items())
     # No recipe file: the default recipe, with the smallest weight decay and averaging that the space allows.
     assert candidate.recipe == Recipe(weight_decay=1e-6, average_epochs=0.5)
-    assert starts(["mnist-7825"], mnist, KEPT, seed=0)[0] == [start]
+    assert known_candidates(["mnist-7825"], mnist, KEPT, seed=0)[0] == [start]
 
 
 def test_recipe_beside_architecture_file_is_used(mnist, tmp_path):
@@ -45,7 +45,7 @@ def test_recipe_beside_architecture_file_is_used(mnist, tmp_path):
     recipe = Recipe(optimizer="adamw", learning_rate=0.0123, rotation=6.0, label_smoothing=0.04, batch_size=64)
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
     for named in (tmp_path, tmp_path / "architecture.json"):
-        (start,), _ = starts([named], mnist, KEPT, seed=0)
+        (start,), _ = known_candidates([named], mnist, KEPT, seed=0)
         found = mnist.candidate(start.values).recipe
         assert (found.optimizer, found.learning_rate, found.rotation) == ("adamw", 0.0123, 6.0)
         assert (found.label_smoothing, found.batch_size) == (0.04, 64)
@@ -61,23 +61,23 @@ def test_recipe_values_are_nearest_in_space(mnist):
 
 
 def test_networks_outside_space_or_limits_are_left_out_with_reason(mnist):
-    fitting, unfit = starts(["mnist-26756", "mnist-7825", "mnist-6136"], mnist, KEPT, seed=0)
+    fitting, unfit = known_candidates(["mnist-26756", "mnist-7825", "mnist-6136"], mnist, KEPT, seed=0)
     assert [start.source for start in fitting] == ["mnist-7825"]
     assert [line.split(" is left out: ")[0] for line in unfit] == ["mnist-26756", "mnist-6136"]
     assert unfit[1] == "mnist-6136 is left out: block2.num_convs is 4, expected an integer from 1 to 3"
-    _, unfit = starts(["mnist-7825"], mnist, limits((1, 28, 28), max_params=7000), seed=0)
+    _, unfit = known_candidates(["mnist-7825"], mnist, limits((1, 28, 28), max_params=7000), seed=0)
     assert unfit == ("mnist-7825 is left out: params is 7825, expected params<=7000 (such a network is not scaled)",)
 
 
 def test_folder_is_expanded_to_its_architecture_files(mnist, tmp_path):
     for name in ("mnist-7825", "mnist-3928"):
         (tmp_path / f"{name}.json").write_text(Architecture.load(name).dumps())
-    fitting, unfit = starts([tmp_path], mnist, KEPT, seed=0)
+    fitting, unfit = known_candidates([tmp_path], mnist, KEPT, seed=0)
     assert [start.source for start in fitting] == [str(tmp_path / "mnist-7825.json")]
     assert len(unfit) == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError) as caught:
-        starts([tmp_path / "empty"], mnist, KEPT, seed=0)
+        known_candidates([tmp_path / "empty"], mnist, KEPT, seed=0)
     assert (
         str(caught.value)
         == f"`start_from=['{tmp_path / 'empty'}']`: no architecture file (*.json) found in this folder"
@@ -90,23 +90,23 @@ def test_unreadable_folder_error_names_folder(mnist, tmp_path):
     if os.access(folder, os.R_OK):
         pytest.skip("root may read everything")
     with pytest.raises(StudyError, match=r"^`start_from=\[.*closed\'\]`: Permission denied$"):
-        starts([folder], mnist, KEPT, seed=0)
+        known_candidates([folder], mnist, KEPT, seed=0)
 
 
 def test_recipe_json_is_no_network_and_applies_only_in_its_folder(mnist, tmp_path, monkeypatch):
     (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
     (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=8.0).to_json()))
-    (start,), _ = starts([tmp_path], mnist, KEPT, seed=0)
+    (start,), _ = known_candidates([tmp_path], mnist, KEPT, seed=0)
     assert mnist.candidate(start.values).recipe.rotation == 8.0
     monkeypatch.chdir(tmp_path)
-    (start,), _ = starts(["mnist-7825"], mnist, KEPT, seed=0)
+    (start,), _ = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
     assert mnist.candidate(start.values).recipe.rotation == 0.0
 
 
 def test_network_with_other_input_shape_raises():
     space = SearchSpace.load("colour")
     with pytest.raises(StudyError) as caught:
-        starts(["mnist-7825"], space, (), seed=0)
+        known_candidates(["mnist-7825"], space, (), seed=0)
     assert (
         str(caught.value) == "`start_from=['mnist-7825']`: input_shape is 1x28x28, expected 3x32x32 as in the dataset"
     )
@@ -115,7 +115,7 @@ def test_network_with_other_input_shape_raises():
 def test_damaged_architecture_file_raises(mnist, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ArchitectureError):
-        starts([tmp_path / "broken.json"], mnist, KEPT, seed=0)
+        known_candidates([tmp_path / "broken.json"], mnist, KEPT, seed=0)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from nas.errors import SearchSpaceError
 from nas.space.search_space import SearchSpace
-from nas.space.widths import is_width, scaled
+from nas.space.widths import is_width, scale_widths
 
 TOGETHER = {
     "network": {"num_blocks": 3},
@@ -66,10 +66,10 @@ def test_scaled_changes_only_widths_and_stays_in_domains():
     space = SearchSpace.load("grey")
     values = space.draw(Random(2))
     for factor in (0.001, 0.5, 1.0, 3.0, 1000.0):
-        changed = scaled(values, space.domains, factor)
+        changed = scale_widths(values, space.domains, factor)
         assert {name for name in values if values[name] != changed[name]} <= {n for n in values if is_width(n)}
-        assert [name for name in changed if not space.domains[name].holds(changed[name])] == []
-    assert scaled(values, space.domains, 1.0) == values
+        assert [name for name in changed if not space.domains[name].accepts(changed[name])] == []
+    assert scale_widths(values, space.domains, 1.0) == values
 
 
 @pytest.mark.parametrize(

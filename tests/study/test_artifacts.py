@@ -64,7 +64,7 @@ def put(stored, tmp_path):
 
     def read(data):
         (artifacts.folder / stored[0]).write_bytes(data)
-        return artifacts.download(stored[0], "the weights", stored[3])
+        return artifacts.read_state_dict(stored[0], "the weights", stored[3])
 
     return read
 
@@ -145,7 +145,7 @@ def test_compressed_archive_is_rejected(put):
 @pytest.mark.parametrize("name", ["", ".", "..", "a\0b", "x" * 300, "missing"])
 def test_invalid_or_missing_artifact_name_raises_study_error(stored, tmp_path, name):
     with pytest.raises(StudyError, match="the weights"):
-        Artifacts(tmp_path).download(name, "the weights", stored[3])
+        Artifacts(tmp_path).read_state_dict(name, "the weights", stored[3])
 
 
 @pytest.mark.parametrize("name", ["../outside", "{root}/outside", "below/inside"])
@@ -154,4 +154,4 @@ def test_artifact_name_with_path_is_rejected_although_valid_file_is_there(put, s
     for place in ("outside", "artifacts/below/inside"):
         (tmp_path / place).write_bytes(stored[1])
     with pytest.raises(StudyError, match="expected the name of a file in this folder"):
-        Artifacts(tmp_path).download(name.format(root=tmp_path), "the weights", stored[3])
+        Artifacts(tmp_path).read_state_dict(name.format(root=tmp_path), "the weights", stored[3])

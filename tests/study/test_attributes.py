@@ -30,7 +30,7 @@ HISTORY = [
     )
     for epoch in (1, 2)
 ]
-BEGUN = attributes.begun(CANDIDATE, COST, index=3, seed=7, num_draws=5, fingerprint="f", session="s")
+BEGUN = attributes.begin_attrs(CANDIDATE, COST, index=3, seed=7, num_draws=5, fingerprint="f", session="s")
 
 
 def stored(*several, state=TrialState.RUNNING, value=None, **options):
@@ -64,14 +64,14 @@ def test_begun_trial_stores_candidate_cost_and_session():
     trial = stored(BEGUN)
     assert (trial.number, trial.state, trial.is_complete, trial.outcome) == (4, TrialState.RUNNING, False, None)
     assert (trial.fingerprint, trial.index, trial.num_draws, trial.session) == ("f", 3, 5, "s")
-    assert [trial.figure(name) for name in ("seed", "params", "macs", "receptive_field")] == [7, 10, 8, 1]
+    assert [trial.numeric_attr(name) for name in ("seed", "params", "macs", "receptive_field")] == [7, 10, 8, 1]
     assert (trial.stored_architecture, trial.stored_recipe) == (
         CANDIDATE.architecture.to_json(),
         CANDIDATE.recipe.to_json(),
     )
-    assert trial.has_begun
+    assert trial.has_candidate
     assert not trial.is_from_queue
-    assert trial.notes().keys() == {"architecture", "recipe", "session"}
+    assert trial.own_system_attrs().keys() == {"architecture", "recipe", "session"}
 
 
 def test_trial_of_another_program_has_only_defaults():
@@ -89,18 +89,18 @@ def test_trial_of_another_program_has_only_defaults():
     )
     assert {name: getattr(trial, name) for name in nothing} == dict.fromkeys(nothing)
     assert (trial.reason, trial.source, trial.seconds, trial.num_draws, trial.num_epochs) == ("", "", 0.0, 1, 0)
-    assert (trial.stored_history, trial.discards, trial.params, trial.notes()) == ((), {}, {}, {})
-    assert (trial.stored_architecture, trial.stored_recipe, trial.figure("params")) == (None, None, None)
-    assert not trial.has_begun
+    assert (trial.stored_history, trial.discards, trial.params, trial.own_system_attrs()) == ((), {}, {}, {})
+    assert (trial.stored_architecture, trial.stored_recipe, trial.numeric_attr("params")) == (None, None, None)
+    assert not trial.has_candidate
     assert not trial.is_from_queue
 
 
 def test_trained_trial_reads_back_stored_values():
-    end = attributes.ended(Outcome.TRAINED, HISTORY) | attributes.trained(0.5, "artifact")
+    end = attributes.end_attrs(Outcome.TRAINED, HISTORY) | attributes.completion_attrs(0.5, "artifact")
     trial = stored(BEGUN, end, state=TrialState.COMPLETE, value=0.75)
     assert (trial.outcome, trial.objective, trial.weights, trial.num_epochs) == (Outcome.TRAINED, 0.75, "artifact", 2)
     assert (trial.reason, trial.seconds) == ("", 3.0), "seconds are rounded"
-    assert trial.rank() == (-0.75, 10)
+    assert trial.sort_key() == (-0.75, 10)
     record = read_trained(trial)
     assert (record.objective, record.consistent_accuracy, record.mean_objective) == (0.75, 0.5, 0.75)
     assert (record.architecture, record.recipe) == (CANDIDATE.architecture, CANDIDATE.recipe)
@@ -111,7 +111,7 @@ def test_trained_trial_reads_back_stored_values():
 
 
 def test_pruned_trial_is_read_as_plain_trial_record():
-    end = attributes.ended(Outcome.PRUNED, HISTORY[:1], reason="stopped after epoch 1")
+    end = attributes.end_attrs(Outcome.PRUNED, HISTORY[:1], reason="stopped after epoch 1")
     record = read_trial(stored(BEGUN, end, state=TrialState.PRUNED))
     assert type(record) is TrialRecord
     assert (record.outcome, record.reason, record.objective) == ("pruned", "stopped after epoch 1", None)
@@ -119,29 +119,29 @@ def test_pruned_trial_is_read_as_plain_trial_record():
 
 
 def test_discard_stores_reason_and_cost():
-    discard = attributes.discarded("params", COST) | attributes.drawn_for(6) | attributes.drawn_before({"params": 2})
+    discard = attributes.discard_attrs("params", COST) | attributes.drawn_for_attrs(6) | attributes.discard_count_attrs({"params": 2})
     trial = stored(discard, state=TrialState.PRUNED)
     assert (trial.outcome, trial.reason, trial.drawn_for) == (Outcome.DISCARDED, "params", 6)
-    assert (trial.figure("macs"), trial.discards) == (8, {"params": 2})
-    impossible = stored(attributes.discarded("impossible_shape", None), state=TrialState.PRUNED)
-    assert impossible.figure("macs") is None
+    assert (trial.numeric_attr("macs"), trial.discards) == (8, {"params": 2})
+    impossible = stored(attributes.discard_attrs("impossible_shape", None), state=TrialState.PRUNED)
+    assert impossible.numeric_attr("macs") is None
     record = read_trial(impossible)
     assert (record.architecture, record.recipe, record.history, record.params) == (None, None, (), None)
     assert record.to_json()["architecture"] is record.to_json()["recipe"] is None
 
 
 def test_queued_trial_stores_source_and_parameter_values():
-    queued = attributes.enqueued("portfolio a", "f") | Attributes(system={"fixed_params": {"width": 3}})
+    queued = attributes.enqueue_attrs("portfolio a", "f") | Attributes(system={"fixed_params": {"width": 3}})
     trial = stored(queued, state=TrialState.WAITING)
-    assert (trial.source, trial.started_as, trial.params) == ("portfolio a", "f", {"width": 3})
+    assert (trial.source, trial.enqueued_fingerprint, trial.params) == ("portfolio a", "f", {"width": 3})
     assert trial.is_from_queue
-    assert trial.has_begun
+    assert trial.has_candidate
     assert read_trial(trial).source == "portfolio a"
 
 
 def test_retry_copies_candidate_and_source_of_original_trial():
-    trial = stored(BEGUN, attributes.enqueued("portfolio a", "f"), attributes.ended(Outcome.INTERRUPTED, ()))
-    assert attributes.again(trial).user == {
+    trial = stored(BEGUN, attributes.enqueue_attrs("portfolio a", "f"), attributes.end_attrs(Outcome.INTERRUPTED, ()))
+    assert attributes.retry_attrs(trial).user == {
         "retry_of": 4,
         "fingerprint": "f",
         "candidate": 3,
@@ -149,7 +149,7 @@ def test_retry_copies_candidate_and_source_of_original_trial():
         "started_from": "portfolio a",
         "started_as": "f",
     }
-    assert attributes.again(stored()).user == {"retry_of": 4}
+    assert attributes.retry_attrs(stored()).user == {"retry_of": 4}
 
 
 def test_unknown_outcome_error_names_trial_and_value():
@@ -172,7 +172,7 @@ def test_damaged_attribute_error_names_trial_and_attribute(note, value, error):
 
 
 def test_finalist_reports_mean_over_all_its_runs():
-    end = attributes.ended(Outcome.TRAINED, HISTORY) | attributes.trained(0.5, "artifact")
+    end = attributes.end_attrs(Outcome.TRAINED, HISTORY) | attributes.completion_attrs(0.5, "artifact")
     record = read_trained(stored(BEGUN, end, state=TrialState.COMPLETE, value=0.75))
     assert runs_text(record) == ""
     values = {name: getattr(record, name) for name in TrialRecord.__dataclass_fields__} | {"further": (0.25, 0.5)}

@@ -66,22 +66,22 @@ def test_trainings_of_zero_seconds_exhaust_time_budget():
 def test_finals_get_at_most_a_fifth_of_trials_and_use_up_budget(trials, finalists, runs):
     budget = Budget(trials=trials)
     candidates = simulated(budget.admits_candidate)
-    assert budget.finals(tally(candidates)) == (finalists, runs)
+    assert budget.finalist_counts(tally(candidates)) == (finalists, runs)
     assert candidates + runs == trials
 
 
 def test_unknown_or_spent_budget_allows_no_finals():
-    assert Budget(minutes=1).finals(tally(0)) == (0, 0)
-    assert Budget(minutes=1).finals(tally(16, 960.0)) == (0, 0)
-    assert Budget(trials=20).finals(tally(20)) == (0, 0)
-    assert Budget(trials=20).finals(tally(20, further=4)) == (0, 0)
+    assert Budget(minutes=1).finalist_counts(tally(0)) == (0, 0)
+    assert Budget(minutes=1).finalist_counts(tally(16, 960.0)) == (0, 0)
+    assert Budget(trials=20).finalist_counts(tally(20)) == (0, 0)
+    assert Budget(trials=20).finalist_counts(tally(20, further=4)) == (0, 0)
 
 
 def test_finals_get_a_fifth_of_time_budget():
     budget = Budget(minutes=10)
     candidates = simulated(budget.admits_candidate, 10.0)
     assert candidates == 48
-    assert budget.finals(tally(candidates, 480.0)) == (5, 12)
+    assert budget.finalist_counts(tally(candidates, 480.0)) == (5, 12)
 
 
 @given(st.floats(0.5, 30), st.floats(5, 60))
@@ -89,7 +89,7 @@ def test_finals_get_a_fifth_of_time_budget():
 def test_candidates_and_finals_leave_less_than_two_trainings(minutes, each):
     budget = Budget(minutes=minutes)
     candidates = simulated(budget.admits_candidate, each)
-    _, runs = budget.finals(tally(candidates, candidates * each))
+    _, runs = budget.finalist_counts(tally(candidates, candidates * each))
     spent = candidates + runs
     assert candidates >= 1
     assert spent == 1 or spent * each <= 60 * minutes * (1 + 1e-6)
@@ -106,16 +106,16 @@ def test_resumed_study_reserves_only_missing_further_runs():
 
 
 def test_resumed_finals_are_limited_to_remaining_budget():
-    assert Budget(trials=30).finals(tally(28, further=4)) == (3, 6)
-    assert Budget(trials=30).finals(tally(29, further=4)) == (2, 5)
-    assert Budget(trials=30).finals(tally(29.5, further=4)) == (2, 4)
+    assert Budget(trials=30).finalist_counts(tally(28, further=4)) == (3, 6)
+    assert Budget(trials=30).finalist_counts(tally(29, further=4)) == (2, 5)
+    assert Budget(trials=30).finalist_counts(tally(29.5, further=4)) == (2, 4)
 
 
 def test_share_is_larger_of_trial_and_time_shares():
     budget = Budget(trials=4, minutes=10)
-    assert budget.share(tally(1, 60.0)) == 0.25
-    assert budget.share(tally(1, 300.0)) == 0.5
-    assert budget.share(tally(3, 60.0)) == 0.75
-    assert Budget(minutes=10, workers=2).share(tally(1, 300.0)) == 0.25
-    assert Budget(trials=4).share(tally(1, 300.0)) == 0.25
-    assert budget.share(tally(5, 60.0)) == budget.share(tally(1, 601.0)) == 1.0
+    assert budget.spent_share(tally(1, 60.0)) == 0.25
+    assert budget.spent_share(tally(1, 300.0)) == 0.5
+    assert budget.spent_share(tally(3, 60.0)) == 0.75
+    assert Budget(minutes=10, workers=2).spent_share(tally(1, 300.0)) == 0.25
+    assert Budget(trials=4).spent_share(tally(1, 300.0)) == 0.25
+    assert budget.spent_share(tally(5, 60.0)) == budget.spent_share(tally(1, 601.0)) == 1.0

@@ -18,7 +18,7 @@ from nas.exporters.model_source import model_source
 from nas.reports.dataframe import trials_frame
 from nas.reports.overview import figures, note
 from nas.reports.summary import answer, best_rows, commands, question
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.database import default_storage
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
@@ -67,9 +67,9 @@ def read_all(results, output):
         records.discards()
 
     def judged():
-        kept = ConfirmedRecords(StudyRecords.open(StudyRef(results)))
+        kept = ConfirmationRecords(StudyRecords.open(StudyRef(results)))
         kept.openings()
-        kept.keep_test(1, "")
+        kept.record_test_split(1, "")
         kept.num_images()
         found = kept.records.study.user_attrs.get("confirmed")
         if found is not None:

@@ -8,15 +8,15 @@ from contextlib import closing
 import pytest
 
 from nas.study import locks as sharing
-from nas.study.locks import LockLostError, locks
+from nas.study.locks import LockLostError, open_locks
 from nas.study.reference import StudyRef
 
 HOLD = """
 import sys
-from nas.study.locks import locks
+from nas.study.locks import open_locks
 from nas.study.reference import StudyRef
-held = locks(StudyRef(sys.argv[3], sys.argv[1], sys.argv[2]))
-print(held.hold("mine"), flush=True)
+held = open_locks(StudyRef(sys.argv[3], sys.argv[1], sys.argv[2]))
+print(held.try_acquire("mine"), flush=True)
 sys.stdin.read()
 """
 
@@ -44,14 +44,14 @@ def holder(database, study, folder):
 def test_lock_is_held_until_process_exits_or_is_killed(database, study, tmp_path, settled):
     for end in ("kill", "terminate", "stdin"):
         other = holder(database, study, tmp_path)
-        with closing(locks(StudyRef(tmp_path, database, study))) as mine:
+        with closing(open_locks(StudyRef(tmp_path, database, study))) as mine:
             assert mine.is_held("mine")
-            assert not mine.hold("mine")
+            assert not mine.try_acquire("mine")
             assert not mine.is_held("theirs")
             other.stdin.close() if end == "stdin" else getattr(other, end)()
             other.wait()
             settled(lambda mine=mine: not mine.is_held("mine"))
-            assert mine.hold("mine")
+            assert mine.try_acquire("mine")
             assert not mine.is_held("mine"), "our own"
         other.stdout.close()
         other.stdin.close()
@@ -59,11 +59,11 @@ def test_lock_is_held_until_process_exits_or_is_killed(database, study, tmp_path
 
 def test_locks_of_different_studies_are_independent(database, study, tmp_path):
     with (
-        closing(locks(StudyRef(tmp_path, database, study))) as here,
-        closing(locks(StudyRef(tmp_path, database, f"{study} 2"))) as there,
+        closing(open_locks(StudyRef(tmp_path, database, study))) as here,
+        closing(open_locks(StudyRef(tmp_path, database, f"{study} 2"))) as there,
     ):
-        assert here.hold("a")
-        assert there.hold("a")
+        assert here.try_acquire("a")
+        assert there.try_acquire("a")
         assert not there.is_held("a")
 
 
@@ -73,7 +73,7 @@ def test_exclusive_section_runs_one_thread_at_a_time(database, study, tmp_path):
     count.write_text("0")
 
     def work():
-        with closing(locks(StudyRef(tmp_path, database, study))) as held:
+        with closing(open_locks(StudyRef(tmp_path, database, study))) as held:
             for _ in range(20):
                 with held.exclusively("begin") as check:
                     inside.append(1)
@@ -92,15 +92,15 @@ def test_exclusive_section_runs_one_thread_at_a_time(database, study, tmp_path):
 
 
 def test_released_lock_leaves_no_lock_file(tmp_path):
-    with closing(locks(StudyRef(tmp_path))) as held:
-        held.hold("session")
+    with closing(open_locks(StudyRef(tmp_path))) as held:
+        held.try_acquire("session")
         assert [path.name for path in tmp_path.iterdir()] == ["studies.db.search.session.lock"]
     assert not list(tmp_path.iterdir())
 
 
 def test_lock_survives_postgres_restart(postgres, study, tmp_path, monkeypatch, settled):
     other = holder(postgres.url, study, tmp_path)
-    with closing(locks(StudyRef(tmp_path, postgres.url, study))) as mine:
+    with closing(open_locks(StudyRef(tmp_path, postgres.url, study))) as mine:
         postgres.stop()
         postgres.start()
         monkeypatch.setattr(sharing, "GRACE", 3600)
@@ -115,7 +115,7 @@ def test_lock_survives_postgres_restart(postgres, study, tmp_path, monkeypatch, 
 
 
 def test_lock_lost_by_postgres_restart_raises_lock_lost_error(postgres, study, tmp_path):
-    with closing(locks(StudyRef(tmp_path, postgres.url, study))) as held:
+    with closing(open_locks(StudyRef(tmp_path, postgres.url, study))) as held:
         with held.exclusively("begin") as check:
             check()
             postgres.stop()

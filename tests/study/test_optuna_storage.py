@@ -104,12 +104,12 @@ def test_concurrent_storages_see_each_others_trials(study, storage, database):
     for _ in range(60):
         (mine, my_storage, running), (theirs, their_storage, _) = rng.sample(sides, 2)
         step(rng, mine, my_storage, running)
-        their_storage.look(theirs._study_id)
+        their_storage.read_changes(theirs._study_id)
         seen = their_storage.trials(theirs._study_id)
         assert {number: trial.state for number, trial in seen.items()} == {
             trial.number: trial.state for trial in mine.get_trials(deepcopy=False)
         }
-    second.look(other._study_id)
+    second.read_changes(other._study_id)
     assert [trial.number for trial in other.trials] == list(range(len(other.trials)))
     ended = [trial for trial in other.trials if trial.state.is_finished()]
     assert [trial.user_attrs for trial in ended] == [
@@ -155,8 +155,8 @@ def test_trial_ended_by_another_storage_rejects_writes(study, storage, database)
         with pytest.raises(UpdateFinishedTrialError):
             write()
     assert storage.trials(study_id(study))[0].state == TrialState.RUNNING, "it is ours until it is given up"
-    storage.give_up(trial_id)
-    storage.look(study_id(study))
+    storage.release_trial(trial_id)
+    storage.read_changes(study_id(study))
     assert storage.trials(study_id(study))[0].state == TrialState.FAIL
     assert "outcome" not in fresh(study, database)[0].user_attrs
 
@@ -166,7 +166,7 @@ def test_repeated_write_is_stored_once(study, storage, database):
     for _ in range(2):
         storage.report([(trial_id, 7, 0.5)])
         storage.end(trial_id, TrialState.COMPLETE, [0.5], user_attrs={"outcome": "trained"}, system_attrs={"b": 1})
-        storage._ours.add(trial_id)
+        storage._own_trial_ids.add(trial_id)
     (trial,) = fresh(study, database)
     assert (trial.value, trial.intermediate_values[7], trial.system_attrs["b"]) == (0.5, 0.5, 1)
 

@@ -46,14 +46,14 @@ def records(tmp_path):
 def add(records, outcome, accuracy=0.5, *, params=10, macs=8, index=0, discards=None, weights="w"):
     """Stores a trial with the given outcome; returns its number."""
     cost = Cost(params=params, macs=macs, receptive_field=1, peak_activation_bytes=32, weight_bytes=4 * params)
-    attrs = attributes.ended(outcome, history(accuracy, accuracy))
+    attrs = attributes.end_attrs(outcome, history(accuracy, accuracy))
     if outcome is Outcome.DISCARDED:
-        attrs = attributes.discarded("params", cost)
+        attrs = attributes.discard_attrs("params", cost)
     elif outcome is not Outcome.UNUSED:
-        attrs |= attributes.begun(CANDIDATE, cost, index=index, seed=0, num_draws=1, fingerprint="f", session="s")
+        attrs |= attributes.begin_attrs(CANDIDATE, cost, index=index, seed=0, num_draws=1, fingerprint="f", session="s")
     if outcome is Outcome.TRAINED:
-        attrs |= attributes.trained(accuracy, weights)
-    attrs |= attributes.drawn_before(discards) if discards else Attributes()
+        attrs |= attributes.completion_attrs(accuracy, weights)
+    attrs |= attributes.discard_count_attrs(discards) if discards else Attributes()
     records.study.add_trial(
         create_trial(
             state=outcome.state,
@@ -62,12 +62,12 @@ def add(records, outcome, accuracy=0.5, *, params=10, macs=8, index=0, discards=
             system_attrs=attrs.system,
         )
     )
-    return len(records.stored()) - 1
+    return len(records.stored_trials()) - 1
 
 
 def final(records, trial, seed, accuracy):
     run = Run(trial=trial, judged_on="val", seed=1_000_000 + seed)
-    records.runs.keep(run, history(0.125, accuracy) if accuracy else ())
+    records.runs.store_history(run, history(0.125, accuracy) if accuracy else ())
 
 
 def numbers(trials):
@@ -76,7 +76,7 @@ def numbers(trials):
 
 def test_created_study_is_found_with_its_settings_and_notes(records):
     found = StudyRecords.find(records.ref)
-    assert (found.settings, found.notes, found.name, found.verdict) == (SETTINGS, NOTES, "search", None)
+    assert (found.settings, found.notes, found.name, found.stored_confirmation) == (SETTINGS, NOTES, "search", None)
     assert (found.trials(), found.best(3), found.pareto()) == ([], [], [])
     assert found.study.metric_names == ["mean val accuracy, last 1 epochs"]
     assert StudyRecords.find(StudyRef(records.ref.results, study="other")) is None
@@ -91,7 +91,7 @@ def test_best_trials_rank_by_accuracy_then_params(records):
         (Outcome.DIVERGED, 0.875, 10),
     ):
         add(records, outcome, accuracy, params=params)
-    assert numbers(records.best(2)) == numbers(records.contenders(2)) == [3, 1]
+    assert numbers(records.best(2)) == numbers(records.best_by_mean(2)) == [3, 1]
     assert numbers(records.best(9)) == [3, 1, 0]
 
 
@@ -103,7 +103,7 @@ def test_best_ranks_finalists_first_by_mean_over_runs(records):
     final(records, 3, 0, 0.625)  # mean 0.625
     assert numbers(records.best(4)) == [3, 1, 0, 2]
     assert [trial.mean_objective for trial in records.best(4)] == [0.625, 0.5, 0.875, 0.5]
-    assert numbers(records.contenders(4)) == [0, 3, 1, 2]
+    assert numbers(records.best_by_mean(4)) == [0, 3, 1, 2]
     assert [trial.further for trial in records.trials()] == [(), (0.25, 0.5), (), (0.625,)]
 
 
@@ -130,7 +130,7 @@ def test_second_objective_is_minimised_and_named_in_optuna(tmp_path):
 def test_trial_lookup_by_number_rejects_untrained_and_unknown_trials(records):
     add(records, Outcome.TRAINED, 0.75)
     add(records, Outcome.PRUNED)
-    assert records.trial(0) == records.trained(0)
+    assert records.trial(0) == records.trained_trial(0)
     assert records.trial(1).outcome == "pruned"
     records.study.add_trial(create_trial(state=TrialState.RUNNING))
     for number, error in (
@@ -140,7 +140,7 @@ def test_trial_lookup_by_number_rejects_untrained_and_unknown_trials(records):
         (-1, "no trial -1 found, expected 0 to 2"),
     ):
         with pytest.raises(StudyError) as caught:
-            records.trained(number)
+            records.trained_trial(number)
         assert str(caught.value) == error
 
 

@@ -6,7 +6,7 @@ from support.studies import new_study
 
 from nas.errors import StudyError
 from nas.study.optuna_storage import set_system_attr, system_attrs
-from nas.study.runs import Finals, Run, StudyRuns
+from nas.study.runs import FinalistChoice, Run, StudyRuns
 from nas.training.metrics import EpochMetrics
 
 FIRST_SEED = 1_000_000
@@ -31,8 +31,8 @@ def final(trial, seed):
 def test_run_round_trips_through_its_key():
     run = Run(trial=12, judged_on="test", seed=3)
     assert run.key == "nas:run:12:test:3"
-    assert Run.of_key(run.key) == run
-    assert Run.of_key("nas:run:0:val:1000000") == final(0, 0)
+    assert Run.from_key(run.key) == run
+    assert Run.from_key("nas:run:0:val:1000000") == final(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_run_round_trips_through_its_key():
     ],
 )
 def test_invalid_key_is_not_parsed_as_run(key):
-    assert Run.of_key(key) is None
+    assert Run.from_key(key) is None
 
 
 def test_further_runs_alternate_between_finalists():
-    finals = Finals(trials=(7, 3), num_runs=5, num_candidates=20)
+    finals = FinalistChoice(trials=(7, 3), num_runs=5, num_candidates=20)
     assert finals.runs() == [final(7, 0), final(3, 0), final(7, 1), final(3, 1), final(7, 2)]
-    assert Finals().runs() == []
+    assert FinalistChoice().runs() == []
 
 
 def test_history_is_none_until_run_is_stored(runs):
-    runs.keep(final(1, 0), history(1, 2))
-    runs.keep(final(1, 1), ())
+    runs.store_history(final(1, 0), history(1, 2))
+    runs.store_history(final(1, 1), ())
     assert runs.history(final(1, 0)) == history(1, 2)
     assert runs.history(final(1, 1)) == (), "it diverged"
     assert runs.history(final(1, 2)) is None
@@ -84,21 +84,21 @@ def test_damaged_runs_are_rejected(runs):
     for key, value in ((final(1, 0).key, {}), (final(2, 0).key, [{"epoch": 1}])):
         set_system_attr(runs.study, key, value)
         with pytest.raises(StudyError, match=f"^study '.*': {key}"):
-            runs.history(Run.of_key(key))
+            runs.history(Run.from_key(key))
 
 
 def test_finalists_are_ranked_after_all_their_runs_end(runs):
-    assert runs.chosen() == Finals()
-    assert not runs.ranked()
-    finals = Finals(trials=(4, 2), num_runs=3, num_candidates=9)
-    runs.choose(finals)
-    assert runs.chosen() == finals
+    assert runs.finalist_choice() == FinalistChoice()
+    assert not runs.has_ranked_finalists()
+    finals = FinalistChoice(trials=(4, 2), num_runs=3, num_candidates=9)
+    runs.store_finalist_choice(finals)
+    assert runs.finalist_choice() == finals
     for run in finals.runs():
-        assert runs.missing(finals)[0] == run
-        assert not runs.ranked()
-        runs.keep(run, history(1, 2))
-    assert runs.missing(finals) == []
-    assert runs.ranked()
+        assert runs.missing_runs(finals)[0] == run
+        assert not runs.has_ranked_finalists()
+        runs.store_history(run, history(1, 2))
+    assert runs.missing_runs(finals) == []
+    assert runs.has_ranked_finalists()
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_finalists_are_ranked_after_all_their_runs_end(runs):
 def test_damaged_finalists_are_rejected(runs, value):
     set_system_attr(runs.study, "nas:finals", value)
     with pytest.raises(StudyError, match="nas:finals"):
-        runs.chosen()
+        runs.finalist_choice()
 
 
 def test_finals_exclude_confirmation_and_test_runs(runs):
-    runs.keep(Run(trial=1, judged_on="val", seed=FIRST_SEED - 1), history(1, 2))  # of a confirmation
-    runs.keep(Run(trial=1, judged_on="test", seed=FIRST_SEED), history(1, 2))
-    runs.keep(final(5, 1), ())
-    runs.keep(final(5, 0), history(1, 2))
-    runs.keep(final(2, 2), history(1, 2))
-    assert runs.finals() == {2: [history(1, 2)], 5: [history(1, 2), ()]}
+    runs.store_history(Run(trial=1, judged_on="val", seed=FIRST_SEED - 1), history(1, 2))  # of a confirmation
+    runs.store_history(Run(trial=1, judged_on="test", seed=FIRST_SEED), history(1, 2))
+    runs.store_history(final(5, 1), ())
+    runs.store_history(final(5, 0), history(1, 2))
+    runs.store_history(final(2, 2), history(1, 2))
+    assert runs.finalist_histories() == {2: [history(1, 2)], 5: [history(1, 2), ()]}
 
 
 def test_chosen_finalists_are_read_from_database(tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     study = optuna.create_study(study_name="search", storage=url)
-    finals = Finals(trials=(4,), num_runs=2, num_candidates=9)
-    StudyRuns(study, 2).choose(finals)
-    assert StudyRuns(optuna.load_study(study_name="search", storage=url), 2).chosen() == finals
+    finals = FinalistChoice(trials=(4,), num_runs=2, num_candidates=9)
+    StudyRuns(study, 2).store_finalist_choice(finals)
+    assert StudyRuns(optuna.load_study(study_name="search", storage=url), 2).finalist_choice() == finals

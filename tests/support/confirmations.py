@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from nas.commands.confirm import Ranked, RunFinished
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.runs import Run
@@ -43,7 +43,7 @@ def runs_in(events):
 
 
 def openings(folder):
-    return ConfirmedRecords(StudyRecords.open(StudyRef(folder))).openings()
+    return ConfirmationRecords(StudyRecords.open(StudyRef(folder))).openings()
 
 
 def finalists_of(folder, top=TOP):
@@ -74,11 +74,11 @@ def epochs_of(*accuracies):
 
 def keep(folder, judged_on, accuracies):
     """Stores ended runs. `accuracies`: by trial, for each seed the accuracy of all epochs; None: diverged."""
-    kept = ConfirmedRecords(StudyRecords.open(StudyRef(folder)))
+    kept = ConfirmationRecords(StudyRecords.open(StudyRef(folder)))
     for trial, seeds in accuracies.items():
         for seed, accuracy in enumerate(seeds):
             history = [] if accuracy is None else epochs_of(*[accuracy] * EPOCHS)
-            kept.keep(Run(trial=trial, judged_on=judged_on, seed=seed), history)
+            kept.store_history(Run(trial=trial, judged_on=judged_on, seed=seed), history)
 
 
 class Stop(KeyboardInterrupt):

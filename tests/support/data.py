@@ -9,7 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from nas.data.datasets import merged
+from nas.data.datasets import merge_train_and_val
 from nas.errors import DatasetError
 
 MNIST_FINGERPRINT = "91911860c092df3a"
@@ -21,7 +21,7 @@ DIGITS_FINGERPRINT = "e3079e25bc4ca1e3"
 UNRESOLVED = "could not resolve host ossci-datasets.s3.amazonaws.com: [Errno -2] Name or service not known"
 
 
-ELSEWHERE = "name another folder with `data_root` or the environment variable NAS_DATA"
+DATA_ROOT_HINT = "name another folder with `data_root` or the environment variable NAS_DATA"
 
 
 GZ = tuple(name for name, _ in torchvision.datasets.MNIST.resources)
@@ -49,7 +49,7 @@ def check(dataset):
     std, mean = torch.std_mean(pixels, dim=(0, 2, 3), correction=0)
     assert dataset.mean == pytest.approx(mean.tolist(), rel=1e-4)
     assert dataset.std == pytest.approx(std.tolist(), rel=1e-4)
-    counts = [torch.bincount(split.labels).double() for split in (dataset.val, merged(dataset))]
+    counts = [torch.bincount(split.labels).double() for split in (dataset.val, merge_train_and_val(dataset))]
     share = len(dataset.val.labels) / (len(dataset.val.labels) + len(dataset.train.labels))
     assert (counts[0] - counts[1] * share).abs().max() < 1
 

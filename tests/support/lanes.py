@@ -13,7 +13,7 @@ from nas.recipe import Recipe
 from nas.training import reference
 from nas.training.cuda.engine import CudaGroup
 from nas.training.cuda.lane import Lane
-from nas.training.cuda.runner import Eager
+from nas.training.cuda.runner import EagerRunner
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise
@@ -79,7 +79,7 @@ def run_lane(
     architecture: Architecture, recipe: Recipe = RECIPE, *, seed: int = 7, warm_up: int = 0, device: torch.device = CPU
 ) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     module = initialise(architecture, seed=0)
-    lane = Lane(module, recipe, noise(150).to(device), seed=seed, runner=Eager())
+    lane = Lane(module, recipe, noise(150).to(device), seed=seed, runner=EagerRunner())
     lane.warm_up(warm_up)
     metrics = []
     for _ in range(recipe.epochs):
@@ -130,7 +130,7 @@ def broken(at: int) -> nn.Module:
 
 
 def group(size: int = 4, data: TrainingData | None = None) -> CudaGroup:
-    return CudaGroup(data or noise(150), CPU, exact=True, size=size)
+    return CudaGroup(data or noise(150), CPU, exact=True, max_networks=size)
 
 
 ARCHITECTURES = [small(), small(width=3, dropout=0.2), small(width=9, dropout=0.4, per="channel")]

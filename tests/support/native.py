@@ -13,7 +13,7 @@ from nas.training.native.emit import Machine
 from nas.training.native.graph import lower
 from nas.training.native.optimizer import NUM_RATES
 from nas.training.native.program import Program
-from nas.training.native.trainer import blocks, in_lanes
+from nas.training.native.trainer import blocks, split_into_lanes
 from nas.training.reference import initialise
 
 HOST = Machine.host()
@@ -42,7 +42,7 @@ def program_of(
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    on = (on or HOST).dividing(count)
+    on = (on or HOST).with_lanes_dividing(count)
     recipe = recipe or Recipe(momentum=0.0)
     return Program(module, lower(module, shape), recipe, batch_size=count, machine=on), module
 
@@ -62,7 +62,7 @@ def take_steps(
     lanes = program.machine.lanes
     whole, inside = blocks(program.image_layout, steps, count // lanes)
     for place, batch in zip(inside, images, strict=True):
-        place.copy_(in_lanes(batch, lanes))
+        place.copy_(split_into_lanes(batch, lanes))
     results = torch.zeros(steps, 2, dtype=torch.float64)
     keys = torch.zeros(steps, program.num_keys, dtype=torch.int32) if keys is None else keys
     table = torch.zeros(steps, NUM_RATES) if table is None else table

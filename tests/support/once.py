@@ -36,7 +36,7 @@ def computed_once():
     from nas.training.native import program
 
     codes, reports = OrderedDict(), OrderedDict()
-    compiled, survey = program.Compiled, searching.survey
+    compiled, survey = program.MachineCode, searching.survey
 
     def code(module, machine):
         text = str(module)
@@ -47,6 +47,6 @@ def computed_once():
         return kept(reports, key, lambda: survey(space, constraints, **options))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "Compiled", code)
+        patch.setattr(program, "MachineCode", code)
         patch.setattr(searching, "survey", report)
         yield

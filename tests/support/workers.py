@@ -7,7 +7,7 @@ import torch
 
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
-from nas.workers.protocol import Ended, Job, Progress
+from nas.workers.protocol import EndReport, Job, EpochReport
 
 CPU = torch.device("cpu")
 
@@ -48,11 +48,11 @@ def run(workers, *jobs):
 
 
 def ended(reports):
-    return bool(reports) and isinstance(reports[-1], Ended)
+    return bool(reports) and isinstance(reports[-1], EndReport)
 
 
 def numbers(reports):
-    return [replace(report.metrics, seconds=0.0) for report in reports if isinstance(report, Progress)]
+    return [replace(report.metrics, seconds=0.0) for report in reports if isinstance(report, EpochReport)]
 
 
 def weights(report):

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as oracle
 
 from nas.recipe import Recipe
-from nas.training.augmentation import affine, augment, draws
+from nas.training.augmentation import affine, augment, draw_uniforms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +26,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    return augment(images, recipe, draws(recipe, len(images), generator=generator))
+    return augment(images, recipe, draw_uniforms(recipe, len(images), generator=generator))
 
 
 def moved(

@@ -15,7 +15,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Activation, BatchNorm, Conv, Dropout, Flatten, GlobalAvgPool
 from nas.recipe import Recipe
 from nas.training import reference
-from nas.training.averaging import Average, averaging_share, kept_weights
+from nas.training.averaging import AverageWeights, averaging_share, weight_tracker
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise, state_dict_on_cpu
 
@@ -47,7 +47,7 @@ def test_averaging_share_starts_at_one_and_never_grows(average_epochs: float, st
 
 def test_average_matches_torch_averaged_model() -> None:
     module = initialise(NETWORK, seed=0)
-    average = Average(module)
+    average = AverageWeights(module)
 
     def averaged(before: Tensor, current: Tensor, number: Tensor) -> Tensor:
         return before + averaging_share(RECIPE, int(number), 10) * (current - before)
@@ -75,12 +75,12 @@ def test_trained_module_holds_average_of_weights_of_all_steps(monkeypatch: pytes
     """Averaging does not change the training: train losses and last weights stay equal."""
     passed: list[list[Tensor]] = []
 
-    class Watching(Average):
+    class Watching(AverageWeights):
         def update(self, share: float | Tensor) -> None:
             super().update(share)
             passed.append([tensor.clone() for tensor in self.current])
 
-    monkeypatch.setattr("nas.training.reference.kept_weights", lambda module, recipe: Watching(module))
+    monkeypatch.setattr("nas.training.reference.weight_tracker", lambda module, recipe: Watching(module))
     found, module = train(RECIPE)
     monkeypatch.undo()
     plain, trained = train(replace(RECIPE, average_epochs=0.0))
@@ -99,7 +99,7 @@ def test_trained_module_holds_average_of_weights_of_all_steps(monkeypatch: pytes
 
 def test_zero_average_epochs_leaves_weights_unchanged() -> None:
     module = initialise(NETWORK, seed=0)
-    kept = kept_weights(module, replace(RECIPE, average_epochs=0.0))
+    kept = weight_tracker(module, replace(RECIPE, average_epochs=0.0))
     before = state_dict_on_cpu(module)
     kept.update(0.5)
     kept.swap()

@@ -31,7 +31,7 @@ from nas.workers import backend
 from nas.workers.backend import Compute, open_workers
 from nas.workers.in_process import InProcess
 from nas.workers.process_pool import ProcessPool
-from nas.workers.protocol import RETRIES, Ended, Progress
+from nas.workers.protocol import RETRIES, EndReport, EpochReport
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,13 +40,13 @@ WORKER = "nas.workers.process_main"
 
 @pytest.fixture(scope="module")
 def data():
-    return TrainingData.of(datasets.load("digits"))
+    return TrainingData.from_dataset(datasets.load("digits"))
 
 
 @pytest.fixture(scope="module")
 def two_processes(data):
     """A pool of two processes, shared by several tests."""
-    workers = ProcessPool(data, [CPU, CPU], exact=False, most=1)
+    workers = ProcessPool(data, [CPU, CPU], exact=False, max_per_device=1)
     yield workers
     workers.close()
 
@@ -58,7 +58,7 @@ def workers(request, data):
 
 def test_job_reports_epochs_and_weights_of_direct_training(workers, data):
     reports = run(workers, job(1))[1]
-    assert [type(report) for report in reports] == [Progress, Progress, Ended]
+    assert [type(report) for report in reports] == [EpochReport, EpochReport, EndReport]
     module = initialise(NETWORK, seed=1)
     alone = [replace(metrics, seconds=0.0) for metrics in train(module, RECIPE, data, seed=1, device=CPU)]
     assert numbers(reports) == alone
@@ -105,7 +105,7 @@ def test_failed_job_reports_reason_and_affects_no_other_job(workers):
 
 def test_stopped_job_reports_nothing_more_and_frees_its_slot(workers):
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
-    assert isinstance(workers.reports()[0], Progress)
+    assert isinstance(workers.reports()[0], EpochReport)
     workers.stop(1)
     workers.stop(1)
     workers.stop(77)
@@ -121,7 +121,7 @@ def started():
 
 @pytest.mark.slow
 def test_killed_process_is_replaced_and_its_job_runs_again(data, started):
-    with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
+    with closing(ProcessPool(data, [CPU], exact=False, max_per_device=1)) as workers:
         long = job(1, recipe=replace(RECIPE, epochs=40))
         undisturbed = run(workers, long)[1]
         workers.submit(long)
@@ -136,7 +136,7 @@ def test_killed_process_is_replaced_and_its_job_runs_again(data, started):
 
 @pytest.mark.slow
 def test_job_fails_after_too_many_killed_processes(data, started):
-    with closing(ProcessPool(data, [CPU], exact=False, most=1)) as workers:
+    with closing(ProcessPool(data, [CPU], exact=False, max_per_device=1)) as workers:
         workers.submit(job(1, recipe=replace(RECIPE, epochs=100_000)))
         killed, epochs = set(), []
         while not ended(found := workers.reports()):
@@ -147,14 +147,14 @@ def test_job_fails_after_too_many_killed_processes(data, started):
         assert len(killed) == RETRIES + 1
         assert epochs == list(range(1, len(epochs) + 1))
         reason = "4 worker processes died while they trained it, the last one by SIGKILL"
-        assert found == [Ended(key=1, outcome="failed", reason=reason)]
+        assert found == [EndReport(key=1, outcome="failed", reason=reason)]
         assert run(workers, job(2))[2][-1].outcome == "trained"
 
 
 def test_close_leaves_no_process_and_no_file(data, started, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     workers = open_workers(data, [CPU], num=2)
-    assert workers.capacity == workers.most == 2
+    assert workers.capacity == workers.max_capacity == 2
     workers.submit(job(1, recipe=replace(RECIPE, epochs=1000)))
     workers.reports()
     assert len(started()) == 1  # the second would be idle
@@ -170,14 +170,14 @@ def test_processes_are_distributed_over_gpus(data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     given = []
     monkeypatch.setattr(backend, "ProcessPool", lambda data, devices, **options: given.extend(devices))
-    place = Compute(device="cuda").place()
+    place = Compute(device="cuda").backend()
     assert place.num_workers == 2
     place.open(data)
     assert given == [torch.device("cuda", index) for index in (0, 1)]
     given.clear()
-    Compute(device="cuda", workers=3).place().open(data)
+    Compute(device="cuda", workers=3).backend().open(data)
     assert given == [torch.device("cuda", index) for index in (0, 1, 0)]
-    assert Compute(device="cuda:1").place().num_workers == Compute(device="cuda:1", workers=1).place().num_workers == 1
+    assert Compute(device="cuda:1").backend().num_workers == Compute(device="cuda:1", workers=1).backend().num_workers == 1
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_worker_process_ends_when_parent_exits():
         from support.processes import below
         from support.workers import CPU, RECIPE, job
 
-        workers = ProcessPool(TrainingData.of(datasets.load("digits")), [CPU], exact=False, most=1)
+        workers = ProcessPool(TrainingData.from_dataset(datasets.load("digits")), [CPU], exact=False, max_per_device=1)
         workers.submit(job(1, recipe=replace(RECIPE, epochs=1_000_000)))
         workers.reports()
         print(*below(os.getpid(), {WORKER!r}), flush=True)
@@ -260,10 +260,10 @@ def test_interrupted_search_with_two_workers_equals_uninterrupted_search(tmp_pat
 
 
 def test_killed_idle_process_is_replaced_for_next_job(data):
-    with closing(ProcessPool(data, [CPU, CPU], exact=False, most=1)) as pool:
+    with closing(ProcessPool(data, [CPU, CPU], exact=False, max_per_device=1)) as pool:
         pool.submit(job(1))
         pool.submit(job(2, recipe=replace(RECIPE, epochs=200)))
-        while not any(isinstance(report, Ended) for report in pool.reports()):
+        while not any(isinstance(report, EndReport) for report in pool.reports()):
             pass
         (idle,) = [worker for worker in pool._workers if not worker.jobs]
         idle.process.kill()

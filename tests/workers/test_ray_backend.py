@@ -28,8 +28,8 @@ from nas.training.reference import initialise
 from nas.training.select import train
 from nas.workers import ray_backend as ray_cluster
 from nas.workers.backend import Compute
-from nas.workers.protocol import RETRIES, Ended, Progress
-from nas.workers.ray_task import SPLITS, packed, unpacked
+from nas.workers.protocol import RETRIES, EndReport, EpochReport
+from nas.workers.ray_task import SPLITS, data_to_arrays, arrays_to_data
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smallnas[ray]'")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
@@ -39,13 +39,13 @@ LONG = replace(RECIPE, epochs=100_000)
 
 @pytest.fixture(scope="module")
 def data():
-    return TrainingData.of(datasets.load("digits"))
+    return TrainingData.from_dataset(datasets.load("digits"))
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with Compute(device="cpu", workers=2, ray="local").place() as place:
-        yield place
+    with Compute(device="cpu", workers=2, ray="local").backend() as backend:
+        yield backend
 
 
 @pytest.fixture
@@ -63,20 +63,20 @@ def trainer_of(key):
 
 
 def wait_until_ended(tasks, reports):
-    while not (reports and isinstance(reports[-1], Ended)):
+    while not (reports and isinstance(reports[-1], EndReport)):
         reports += tasks.reports()
     return reports
 
 
 def test_job_reports_epochs_and_weights_of_direct_training(cluster, tasks, data):
     assert cluster.description == "Ray local (1 node, 2 CPUs)"
-    assert cluster.num_workers == tasks.capacity == tasks.most == 2
+    assert cluster.num_workers == tasks.capacity == tasks.max_capacity == 2
     found = run(tasks, job(1), job(2), job(3))
     for key in (1, 2, 3):
         module = initialise(NETWORK, seed=key)
         alone = [replace(metrics, seconds=0.0) for metrics in train(module, RECIPE, data, seed=key, device=CPU)]
         assert numbers(found[key]) == alone
-        assert [type(report) for report in found[key]] == [Progress, Progress, Ended]
+        assert [type(report) for report in found[key]] == [EpochReport, EpochReport, EndReport]
         stored = weights(found[key][-1])
         assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
 
@@ -94,7 +94,7 @@ def test_failed_job_reports_reason_and_affects_no_other_job(tasks):
 
 def test_stopped_job_reports_nothing_more_and_keeps_its_process_alive(tasks):
     tasks.submit(job(1, recipe=LONG))
-    assert isinstance(tasks.reports()[0], Progress)
+    assert isinstance(tasks.reports()[0], EpochReport)
     pid = trainer_of(1)
     tasks.stop(1)
     tasks.stop(1)
@@ -143,12 +143,12 @@ def test_job_without_retries_fails_when_its_process_dies(cluster, data, monkeypa
 def lose_node(cluster, monkeypatch):
     """Makes the cluster report its node as lost once, and then as alive again."""
     looks, nodes = [], ray.nodes
-    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(ray_cluster, "NODE_CHECK_SECONDS", 0.05)
     monkeypatch.setattr(ray, "nodes", lambda: [node | {"Alive": looks.pop(0) if looks else True} for node in nodes()])
 
     def lose(tasks, reports):
         looks.extend([False, True])
-        while looks and not isinstance(reports[-1], Ended):
+        while looks and not isinstance(reports[-1], EndReport):
             reports += tasks.reports()
 
     return lose
@@ -179,9 +179,9 @@ def test_job_fails_after_too_many_lost_nodes(lose_node, tasks):
     reports = []
     for _ in range(RETRIES + 1):
         wait_for_epochs(tasks, reports, 1)
-        assert isinstance(reports[-1], Progress)
+        assert isinstance(reports[-1], EpochReport)
         lose_node(tasks, reports)
-    assert reports[-1] == Ended(key=1, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
+    assert reports[-1] == EndReport(key=1, outcome="failed", reason=f"{RETRIES + 1} nodes died while they trained it")
     assert tasks.reports() == []
 
 
@@ -203,12 +203,12 @@ def test_tasks_read_images_from_shared_memory(cluster, data):
 
     @ray.remote
     def mapped(arrays):
-        addresses = [getattr(unpacked(arrays), name).data_ptr() for name in SPLITS]
+        addresses = [getattr(arrays_to_data(arrays), name).data_ptr() for name in SPLITS]
         maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
         spans = [(*(int(end, 16) for end in span.split("-")), file) for span, *_, file in maps if len(_) == 4]
         return [[file for low, high, file in spans if low <= address < high] for address in addresses]
 
-    names = ray.get(mapped.remote(ray.put(packed(data))))
+    names = ray.get(mapped.remote(ray.put(data_to_arrays(data))))
     assert all(len(files) == 1 and "plasma" in files[0] for files in names), names
 
 
@@ -297,13 +297,13 @@ def test_interrupted_search_leaves_no_process(tmp_path, tiny_space):
 )
 def test_inconsistent_ray_options_are_rejected(options, message):
     with pytest.raises(NasError, match=re.escape(message)):
-        Compute(**options).place()
+        Compute(**options).backend()
 
 
 def test_missing_ray_error_names_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(NasError, match=re.escape("`ray`: Ray is not installed; run pip install 'smallnas[ray]'")):
-        Compute(ray="auto").place()
+        Compute(ray="auto").backend()
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def no_cluster(cluster, monkeypatch):
 )
 def test_unreachable_cluster_raises_one_line_error(no_cluster, monkeypatch, address, message):
     monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 4.0)
-    with pytest.raises(NasError, match=re.escape(message)) as caught, Compute(ray=address).place():
+    with pytest.raises(NasError, match=re.escape(message)) as caught, Compute(ray=address).backend():
         pass
     assert "\n" not in str(caught.value)
 
@@ -359,12 +359,12 @@ CPUS, GPUS = {"CPU": 16.0}, {"CPU": 16.0, "GPU": 4.0}
 )
 def test_number_of_parallel_trials_follows_from_cluster_resources(cluster_of, resources, options, trials_at_once, gpus):
     cluster_of(*resources)
-    with Compute(ray="auto", **options).place() as place:
-        assert (place.num_workers, place.gpus_per_trial) == (trials_at_once, gpus)
+    with Compute(ray="auto", **options).backend() as backend:
+        assert (backend.num_workers, backend.gpus_per_trial) == (trials_at_once, gpus)
 
 
 def test_cluster_without_required_gpu_is_rejected(cluster_of):
     cluster_of(CPUS)
     message = "`ray='auto'`: 16 CPUs and 0 GPUs found, expected at least 1 CPU and 1 GPU for each trial; "
-    with pytest.raises(NasError, match=re.escape(message)), Compute(ray="auto", device="cuda").place():
+    with pytest.raises(NasError, match=re.escape(message)), Compute(ray="auto", device="cuda").backend():
         pass

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, shape_text, size
+from nas.architecture.layers import Shape, shape_text, num_elements
 from nas.exporters.c.ir import (
     Activation,
     Add,
@@ -23,7 +23,7 @@ from nas.exporters.c.ir import (
     Value,
     Window,
 )
-from nas.exporters.c.kernels import MATHEMATICAL, with_needs
+from nas.exporters.c.kernels import MATHEMATICAL, kernel_sources
 from nas.exporters.c.literals import c_array, c_comment, c_string
 from nas.exporters.c.lowering import lower
 from nas.exporters.c.memory_plan import MemoryPlan, plan_memory
@@ -58,8 +58,8 @@ def c_files(
         NotImplementedError: A kind of layer has no inference step.
     """
     inference = lower(architecture, weights, mean=mean, std=std)
-    if len(classes) != size(inference.output.shape):
-        raise ValueError(f"{len(classes)} classes for {size(inference.output.shape)} logits")
+    if len(classes) != num_elements(inference.output.shape):
+        raise ValueError(f"{len(classes)} classes for {num_elements(inference.output.shape)} logits")
     plan = plan_memory(inference)
     about = c_comment(facts)
     return {
@@ -68,7 +68,7 @@ def c_files(
     }
 
 
-def c_bytes(header: str) -> tuple[int, int]:
+def stated_c_bytes(header: str) -> tuple[int, int]:
     """Returns the bytes of constants and of static memory that the text of a `network.h` states."""
     constants, scratch = re.findall(r"^#define NETWORK_(?:PARAMETER|SCRATCH)_BYTES (\d+)", header, re.M)
     return int(constants), int(scratch)
@@ -121,10 +121,10 @@ def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], abou
             f"{about}\n",
             "\n".join(includes) + "\n",
             f"const char *const network_classes[NETWORK_CLASSES] = {{\n{names}}};\n",
-            *_arrays(inference),
+            *_array_definitions(inference),
             "/* Intermediate results. They share memory: a result may overwrite one that no later step needs. */\n"
             f"static float scratch[{plan.length}];\n",
-            *with_needs(kernels),
+            *kernel_sources(kernels),
             f"{FUNCTION}\n{{",
             *(line for step, call in zip(inference.steps, calls, strict=True) for line in _statement(step, call)),
             "    for (int i = 0; i < NETWORK_CLASSES; i++) {",
@@ -136,14 +136,14 @@ def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], abou
     )
 
 
-def _arrays(inference: Inference) -> Iterator[str]:
+def _array_definitions(inference: Inference) -> Iterator[str]:
     for name, parameters in inference.parameters.items():
-        yield c_array(_array("weight", name), parameters.weight)
+        yield c_array(_array_name("weight", name), parameters.weight)
         if parameters.bias is not None:
-            yield c_array(_array("bias", name), parameters.bias)
+            yield c_array(_array_name("bias", name), parameters.bias)
 
 
-def _array(part: str, name: str) -> str:
+def _array_name(part: str, name: str) -> str:
     return f"{part}_{name.replace('.', '_')}"
 
 
@@ -158,48 +158,48 @@ def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
 
 def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # one return per kind of step
     """Returns the kernel's name and groups of its arguments."""
-    inputs, output = [_place(value, plan) for value in step.inputs], _place(step.output, plan)
+    inputs, output = [_scratch_pointer(value, plan) for value in step.inputs], _scratch_pointer(step.output, plan)
     shape = step.output.shape
     places = ", ".join([*inputs, output])
-    planes = f"{shape[0]}, {size(shape) // shape[0]}"
+    planes = f"{shape[0]}, {num_elements(shape) // shape[0]}"
     match step:
         case Normalise():
-            return "normalise", f"pixels, {output}, {planes}", _parameters(step, inference)
+            return "normalise", f"pixels, {output}, {planes}", _parameter_arguments(step, inference)
         case Convolution():
-            options = f"{_window(step.window)}, {step.groups}, {_parameters(step, inference)}"
-            return "convolve", f"{inputs[0]}, {_shape(step.inputs[0])}, {output}, {_shape(step.output)}", options
+            options = f"{_window_literal(step.window)}, {step.groups}, {_parameter_arguments(step, inference)}"
+            return "convolve", f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}", options
         case Linear():
-            sizes = f"{inputs[0]}, {size(step.inputs[0].shape)}, {output}, {size(shape)}"
-            return "linear", sizes, _parameters(step, inference)
+            sizes = f"{inputs[0]}, {num_elements(step.inputs[0].shape)}, {output}, {num_elements(shape)}"
+            return "linear", sizes, _parameter_arguments(step, inference)
         case Scale():
-            return "scale_channels", f"{places}, {planes}", _parameters(step, inference)
+            return "scale_channels", f"{places}, {planes}", _parameter_arguments(step, inference)
         case Activation():
-            return step.function, f"{places}, {size(shape)}"
+            return step.function, f"{places}, {num_elements(shape)}"
         case Pool():
-            maps = f"{inputs[0]}, {_shape(step.inputs[0])}, {output}, {_shape(step.output)}"
-            return f"{step.kind}_pool", maps, _window(step.window)
+            maps = f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}"
+            return f"{step.kind}_pool", maps, _window_literal(step.window)
         case Mean():
-            return "channel_means", f"{places}, {shape[0]}, {size(step.inputs[0].shape) // shape[0]}"
+            return "channel_means", f"{places}, {shape[0]}, {num_elements(step.inputs[0].shape) // shape[0]}"
         case Gate():
             return "gate_channels", f"{places}, {planes}"
         case Add():
-            return "add", f"{places}, {size(shape)}"
+            return "add", f"{places}, {num_elements(shape)}"
     raise AssertionError(f"no kernel for {step}")
 
 
-def _place(value: Value, plan: MemoryPlan) -> str:
+def _scratch_pointer(value: Value, plan: MemoryPlan) -> str:
     offset = plan.offsets[value.index]
     return f"scratch + {offset}" if offset else "scratch"
 
 
-def _parameters(step: Affine, inference: Inference) -> str:
+def _parameter_arguments(step: Affine, inference: Inference) -> str:
     bias = inference.parameters[step.parameters].bias
-    return f"{_array('weight', step.parameters)}, {'0' if bias is None else _array('bias', step.parameters)}"
+    return f"{_array_name('weight', step.parameters)}, {'0' if bias is None else _array_name('bias', step.parameters)}"
 
 
-def _shape(value: Value) -> str:
+def _shape_literal(value: Value) -> str:
     return f"(struct shape){{{', '.join(map(str, value.shape))}}}"
 
 
-def _window(window: Window) -> str:
+def _window_literal(window: Window) -> str:
     return f"(struct window){{{window.size}, {window.stride}, {window.padding}, {window.dilation}}}"

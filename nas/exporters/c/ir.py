@@ -27,7 +27,7 @@ class Parameters:
     weight: Tensor
     bias: Tensor | None
 
-    def then(self, scale: "Parameters") -> "Parameters":
+    def followed_by(self, scale: "Parameters") -> "Parameters":
         """Returns one map that equals this map followed by `scale`, which scales and shifts each channel."""
         assert scale.bias is not None
         bias = scale.bias if self.bias is None else self.bias * scale.weight + scale.bias

@@ -12,22 +12,22 @@ class Kernel:
     """C source, and the names of the kernels that must be defined before it."""
 
     text: str
-    needs: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()
 
 
-def with_needs(names: Iterable[str]) -> list[str]:
+def kernel_sources(names: Iterable[str]) -> list[str]:
     """Returns the source of the named kernels and of those that they need, in the order of `KERNELS`."""
-    needed = set(_needs(names))
+    needed = set(_with_dependencies(names))
     return [kernel.text for name, kernel in KERNELS.items() if name in needed]
 
 
-def _needs(names: Iterable[str]) -> Iterator[str]:
+def _with_dependencies(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         yield name
-        yield from _needs(KERNELS[name].needs)
+        yield from _with_dependencies(KERNELS[name].dependencies)
 
 
-def _of_each_number(name: str, comment: str, expression: str) -> Kernel:
+def _elementwise_kernel(name: str, comment: str, expression: str) -> Kernel:
     """Returns an elementwise kernel; the C `expression` gives the output for an element `x`."""
     return Kernel(f"""\
 /* {comment} */
@@ -41,7 +41,7 @@ static void {name}(const float *input, float *output, int count)
 """)
 
 
-def _pool(name: str, comment: str, start: str, each: str, result: str) -> Kernel:
+def _pooling_kernel(name: str, comment: str, start: str, each: str, result: str) -> Kernel:
     """Returns a pooling kernel: C text for the initial `value`, its update per element, and the output."""
     return Kernel(
         f"""\
@@ -69,7 +69,7 @@ static void {name}(const float *restrict input, struct shape in,
     }}
 }}
 """,
-        needs=("shape", "window", "clip"),
+        dependencies=("shape", "window", "clip"),
     )
 
 
@@ -100,7 +100,7 @@ static int steps_before(int position, int stride, int count)
     return position <= 0 ? 0 : clip((position + stride - 1) / stride, count);
 }
 """,
-        needs=("clip",),
+        dependencies=("clip",),
     ),
     "normalise": Kernel("""\
 /* Scales and shifts pixels 0 to 255 per channel. */
@@ -154,7 +154,7 @@ static void convolve(const float *restrict input, struct shape in, float *restri
     }
 }
 """,
-        needs=("shape", "window", "steps_before"),
+        dependencies=("shape", "window", "steps_before"),
     ),
     "linear": Kernel("""\
 /* Fully connected layer; weight[out feature][in feature], bias may be a null pointer. */
@@ -182,28 +182,28 @@ static void scale_channels(const float *input, float *output, int channels, int 
     }
 }
 """),
-    "relu": _of_each_number("relu", "Rectified linear unit.", "x > 0.0f ? x : 0.0f"),
-    "leaky_relu": _of_each_number(
+    "relu": _elementwise_kernel("relu", "Rectified linear unit.", "x > 0.0f ? x : 0.0f"),
+    "leaky_relu": _elementwise_kernel(
         "leaky_relu", "Leaky rectified linear unit, slope 0.01 below 0.", "x > 0.0f ? x : 0.01f * x"
     ),
-    "gelu": _of_each_number(
+    "gelu": _elementwise_kernel(
         "gelu", "x times the normal distribution function at x.", "0.5f * x * (1.0f + erff(x * 0.70710678f))"
     ),
-    "silu": _of_each_number("silu", "x times the logistic sigmoid of x.", "x / (1.0f + expf(-x))"),
-    "hardswish": _of_each_number(
+    "silu": _elementwise_kernel("silu", "x times the logistic sigmoid of x.", "x / (1.0f + expf(-x))"),
+    "hardswish": _elementwise_kernel(
         "hardswish",
         "x times a ramp from 0 at -3 to 1 at 3.",
         "x <= -3.0f ? 0.0f : x >= 3.0f ? x : x * (x + 3.0f) / 6.0f",
     ),
-    "sigmoid": _of_each_number("sigmoid", "Logistic sigmoid.", "1.0f / (1.0f + expf(-x))"),
-    "max_pool": _pool(
+    "sigmoid": _elementwise_kernel("sigmoid", "Logistic sigmoid.", "1.0f / (1.0f + expf(-x))"),
+    "max_pool": _pooling_kernel(
         "max_pool",
         "Maximum of each window, without padding; every window overlaps the map.",
         "map[first_row * in.width + first]",
         "value = map[y * in.width + x] > value ? map[y * in.width + x] : value;",
         "value",
     ),
-    "average_pool": _pool(
+    "average_pool": _pooling_kernel(
         "average_pool",
         "Mean of each window; padding counts as 0.",
         "0.0f",

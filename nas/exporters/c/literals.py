@@ -21,11 +21,11 @@ def c_string(text: str) -> str:
 
 def c_comment(lines: Iterable[str]) -> str:
     """Returns a comment with the given lines, escaped so that they cannot end or nest it or join two lines."""
-    inside = [f" * {_harmless(part)}".rstrip() for line in lines for part in line.splitlines() or [""]]
+    inside = [f" * {_escape_comment(part)}".rstrip() for line in lines for part in line.splitlines() or [""]]
     return "\n".join(["/*", *inside, " */"])
 
 
-def _harmless(line: str) -> str:
+def _escape_comment(line: str) -> str:
     line = line.replace("±", "+-")
     line = "".join(x if " " <= x <= "~" else ascii(x)[1:-1] for x in line).rstrip()
     line = re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)  # */, /* and ??/, which is a backslash

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nas.architecture import modules
 from nas.architecture.activations import activation_name
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, size
+from nas.architecture.layers import Shape, num_elements
 from nas.exporters.c.ir import (
     Activation,
     Add,
@@ -58,10 +58,10 @@ def lower(
     lowering = _Lowering()
     output = lowering.add(module, "", lowering.normalise(architecture.input_shape, mean, std))
     steps, parameters = lowering.steps, lowering.parameters
-    while pair := next(_foldable(steps, output), None):
+    while pair := next(_foldable_scales(steps, output), None):
         affine, scale = pair
-        parameters[affine] = parameters[affine].then(parameters[scale])
-        steps = list(_without_scale(steps, affine))
+        parameters[affine] = parameters[affine].followed_by(parameters[scale])
+        steps = list(_with_folded_scales(steps, affine))
     used = {step.parameters: parameters[step.parameters].rounded() for step in steps if isinstance(step, Affine)}
     return Inference(steps=tuple(steps), parameters=used, output=output)
 
@@ -95,7 +95,7 @@ class _Lowering:
             case nn.Identity() | nn.Dropout() | nn.Dropout2d():
                 return value
             case nn.Flatten():
-                return replace(value, shape=(size(value.shape),))
+                return replace(value, shape=(num_elements(value.shape),))
             case modules.Residual():
                 left = self.add(module.branch, f"{name}.branch", value)
                 right = self.add(module.shortcut, f"{name}.shortcut", value)
@@ -108,8 +108,8 @@ class _Lowering:
             case modules.GlobalAvgPool():
                 return self._mean(layers, value)
             case nn.Conv2d():
-                self._keep(name, module.weight, module.bias)
-                window, shape = _convolved(module, value.shape)
+                self._add_parameters(name, module.weight, module.bias)
+                window, shape = _window_and_output_shape(module, value.shape)
                 out = Convolution(
                     layers=layers,
                     inputs=inputs,
@@ -119,14 +119,14 @@ class _Lowering:
                     groups=module.groups,
                 )
             case nn.Linear():
-                self._keep(name, module.weight, module.bias)
+                self._add_parameters(name, module.weight, module.bias)
                 shape = (module.out_features,)
                 out = Linear(layers=layers, inputs=inputs, output=self._value(shape), parameters=name)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
                 assert module.running_mean is not None
                 assert module.running_var is not None
                 scale = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
-                self._keep(name, scale, module.bias.double() - module.running_mean.double() * scale)
+                self._add_parameters(name, scale, module.bias.double() - module.running_mean.double() * scale)
                 out = Scale(layers=layers, inputs=inputs, output=self._value(value.shape), parameters=name)
             case nn.MaxPool2d() | nn.AvgPool2d():
                 side, stride, padding = map(_side, (module.kernel_size, module.stride, module.padding))
@@ -134,7 +134,7 @@ class _Lowering:
                 out = Pool(
                     layers=layers,
                     inputs=inputs,
-                    output=self._value(_slid(window, value.shape, value.shape[0], 2 * padding)),
+                    output=self._value(_output_shape(window, value.shape, value.shape[0], 2 * padding)),
                     kind="max" if isinstance(module, nn.MaxPool2d) else "average",
                     window=window,
                 )
@@ -148,7 +148,7 @@ class _Lowering:
     def _value(self, shape: Shape) -> Value:
         return Value(index=len(self.steps), shape=shape)  # index of the step that will write it
 
-    def _keep(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+    def _add_parameters(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
         doubled = None if bias is None else bias.detach().cpu().double()
         self.parameters[name] = Parameters(weight=weight.detach().cpu().double(), bias=doubled)
 
@@ -163,16 +163,16 @@ class _Lowering:
         return output
 
 
-def _convolved(module: nn.Conv2d, shape: Shape) -> tuple[Window, Shape]:
+def _window_and_output_shape(module: nn.Conv2d, shape: Shape) -> tuple[Window, Shape]:
     dilation = _side(module.dilation)
     reach = dilation * (_side(module.kernel_size) - 1)
     # for odd totals, torch's "same" pads one more on the right and at the bottom
     total = reach if module.padding == "same" else 2 * _side(module.padding)
     window = Window(size=_side(module.kernel_size), stride=_side(module.stride), padding=total // 2, dilation=dilation)
-    return window, _slid(window, shape, module.out_channels, total)
+    return window, _output_shape(window, shape, module.out_channels, total)
 
 
-def _slid(window: Window, shape: Shape, out_channels: int, total_padding: int) -> Shape:
+def _output_shape(window: Window, shape: Shape, out_channels: int, total_padding: int) -> Shape:
     reach = window.dilation * (window.size - 1)
     return (out_channels, *((side + total_padding - reach - 1) // window.stride + 1 for side in shape[1:]))
 
@@ -183,7 +183,7 @@ def _side(sides: int | str | tuple[int, ...]) -> int:
     return sides if isinstance(sides, int) else sides[0]
 
 
-def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
+def _foldable_scales(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
     """Yields names of parameters and of a scale that can be folded into them.
 
     In every use of the parameters this scale, and no other step, must read the output.
@@ -207,7 +207,7 @@ def _foldable(steps: list[Step], output: Value) -> Iterator[tuple[str, str]]:
                 yield affine, scale
 
 
-def _without_scale(steps: list[Step], affine: str) -> Iterator[Step]:
+def _with_folded_scales(steps: list[Step], affine: str) -> Iterator[Step]:
     """Yields the steps without the scales that follow uses of `affine`, whose steps take over the outputs."""
     scales = {step.inputs[0].index: step for step in steps if isinstance(step, Scale)}
     folded = {step.output.index for step in steps if isinstance(step, Affine) and step.parameters == affine}

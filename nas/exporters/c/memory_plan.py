@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.architecture.layers import size
+from nas.architecture.layers import num_elements
 from nas.exporters.c.ir import Inference
 
 
@@ -61,8 +61,8 @@ def _buffers(inference: Inference) -> dict[int, _Buffer]:
     last_read[inference.output.index] = len(inference.steps)
     buffers: dict[int, _Buffer] = {}
     for time, step in enumerate(inference.steps):
-        length = size(step.output.shape)
-        dying = [x for x in step.inputs if last_read[x.index] == time and size(x.shape) == length]
+        length = num_elements(step.output.shape)
+        dying = [x for x in step.inputs if last_read[x.index] == time and num_elements(x.shape) == length]
         if step.is_elementwise and dying:
             buffer = buffers[dying[0].index]
         else:

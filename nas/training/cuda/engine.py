@@ -8,12 +8,12 @@ from torch import nn
 
 from nas.recipe import Recipe
 from nas.training.cuda.lane import Lane
-from nas.training.cuda.runner import Gpu, Processor, numerics
+from nas.training.cuda.runner import CudaDevice, CpuDevice, precision_settings
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
 
-GROUP = 16
+DEFAULT_MAX_NETWORKS = 16
 """Default limit of lanes. On an H200, total steps a second stop growing at 8 to 16 lanes (results/performance.md)."""
 
 USABLE = 0.9
@@ -31,7 +31,7 @@ class CudaGroup:
         data: on any device.
         device: a CUDA device, or the CPU, which trains the lanes one after another.
         exact: use deterministic algorithms.
-        size: largest number of lanes; memory may allow fewer.
+        max_networks: largest number of lanes; memory may allow fewer.
 
     Attributes:
         capacity: number of networks for which there is room, including those in training, at least 1; may change with
@@ -40,16 +40,16 @@ class CudaGroup:
         build_seconds: time for warm-up and capture of each lane that was built, by key.
     """
 
-    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, size: int) -> None:
+    def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, max_networks: int) -> None:
         self.notes: list[str] = []
         self.build_seconds: dict[int, float] = {}
         self.capacity = 1
-        self._place = Gpu(device) if device.type == "cuda" else Processor()
+        self._device = CudaDevice(device) if device.type == "cuda" else CpuDevice()
         self._exact = exact
         self._data = data.to(device)
         self._lanes: dict[int, Lane] = {}
         self._failed: dict[int, Exception] = {}
-        self._size = size
+        self._max_networks = max_networks
         self._lane_bytes = 1  # of the largest lane so far
         self._set_capacity()
 
@@ -64,14 +64,14 @@ class CudaGroup:
         """
         if key in self._lanes or key in self._failed:
             raise ValueError(f"lane {key} is there already")
-        held = self._place.reserved_bytes()
-        with numerics(exact=self._exact), warnings.catch_warnings(record=True) as said:
+        bytes_before = self._device.reserved_bytes()
+        with precision_settings(exact=self._exact), warnings.catch_warnings(record=True) as caught_warnings:
             warnings.simplefilter("always")
             try:
-                lane = self._lane_or_none(key, module, recipe, seed) or self._lane(key, module, recipe, seed)
+                lane = self._build_lane_or_none(key, module, recipe, seed) or self._build_lane(key, module, recipe, seed)
             except torch.OutOfMemoryError as error:
                 if self._lanes:
-                    self._size = len(self._lanes)
+                    self._max_networks = len(self._lanes)
                     raise GroupFullError(f"no memory for lane {key} beside {len(self._lanes)} others") from error
                 self._failed[key] = error  # does not fit even alone on the device
             except Exception as error:
@@ -79,10 +79,10 @@ class CudaGroup:
             else:
                 self._lanes[key] = lane
                 self.build_seconds[key] = lane.build_seconds
-                self._lane_bytes = max(self._lane_bytes, self._place.reserved_bytes() - held)
+                self._lane_bytes = max(self._lane_bytes, self._device.reserved_bytes() - bytes_before)
             finally:
                 self._set_capacity()
-        for warning in said:
+        for warning in caught_warnings:
             if "deterministic" in str(warning.message):
                 self._note(str(warning.message))
             else:  # has another cause: passed on to the caller
@@ -93,7 +93,7 @@ class CudaGroup:
         self._failed.pop(key, None)
         if lane := self._lanes.pop(key, None):
             lane.finish()
-            self._place.take_back(lane.runner)
+            self._device.release_stream(lane.runner)
 
     def advance(self) -> list[tuple[int, EpochMetrics | Exception]]:
         """Trains every lane for one epoch; returns the metrics, or the exception, of each by key.
@@ -106,9 +106,9 @@ class CudaGroup:
         self._failed.clear()
         lanes = dict(self._lanes)
         start = time.perf_counter()
-        with numerics(exact=self._exact):
+        with precision_settings(exact=self._exact):
             errors = _queue_epoch(lanes)
-            self._place.synchronize()  # the only synchronisation of the epoch
+            self._device.synchronize()  # the only synchronisation of the epoch
         seconds = time.perf_counter() - start
         for key, lane in lanes.items():
             try:
@@ -122,33 +122,33 @@ class CudaGroup:
         return outcomes
 
     def _set_capacity(self) -> None:
-        room = int(USABLE * self._place.free_bytes()) // self._lane_bytes
-        self.capacity = max(1, min(self._size, len(self._lanes) + room))
+        room = int(USABLE * self._device.free_bytes()) // self._lane_bytes
+        self.capacity = max(1, min(self._max_networks, len(self._lanes) + room))
 
-    def _lane_or_none(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane | None:
+    def _build_lane_or_none(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane | None:
         """Returns the lane; if memory runs out, frees unused memory and returns None."""
         try:
-            return self._lane(key, module, recipe, seed)
+            return self._build_lane(key, module, recipe, seed)
         except torch.OutOfMemoryError:
             pass
-        self._place.drop_caches()  # after the except block: the exception referred to the lane's tensors
+        self._device.drop_caches()  # after the except block: the exception referred to the lane's tensors
         return None
 
-    def _lane(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane:
+    def _build_lane(self, key: int, module: nn.Module, recipe: Recipe, seed: int) -> Lane:
         """Returns the lane on the first runner that works; raises when memory runs out or the last runner fails."""
-        *fast, slow = self._place.runners()
+        *fast, slow = self._device.runners()
         for runner in fast:
             try:
                 return Lane(module, recipe, self._data, seed=seed, runner=runner)
             except torch.OutOfMemoryError:
-                self._place.take_back(runner)
+                self._device.release_stream(runner)
                 raise
             except Exception as error:
                 self._note(f"lane {key} trains without a CUDA graph: {type(error).__name__}: {error}")
         try:
             return Lane(module, recipe, self._data, seed=seed, runner=slow)
         except Exception:
-            self._place.take_back(slow)
+            self._device.release_stream(slow)
             raise
 
     def _note(self, text: str) -> None:
@@ -163,7 +163,7 @@ def _queue_epoch(lanes: dict[int, Lane]) -> dict[int, Exception]:
     while waiting:
         for key, launches in list(waiting.items()):
             try:
-                with lanes[key].runner.here():
+                with lanes[key].runner.on_stream():
                     next(launches)
             except StopIteration:
                 del waiting[key]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.recipe import Recipe
-from nas.training.augmentation import augment, draws
-from nas.training.averaging import averaging_share, kept_weights
+from nas.training.augmentation import augment, draw_uniforms
+from nas.training.averaging import averaging_share, weight_tracker
 from nas.training.batches import batch_size_and_steps
-from nas.training.cuda.runner import Eager, Work
+from nas.training.cuda.runner import EagerRunner, Work
 from nas.training.data import TrainingData, per_channel
 from nas.training.metrics import EpochMetrics
 from nas.training.optimizers import make_optimizer
@@ -25,7 +25,7 @@ from nas.training.schedule import learning_rate
 EVALUATION_BATCH = 1000
 """Batch size of evaluations, that of the reference trainer."""
 
-LONGEST_PIECE = 16
+MAX_STEPS_PER_GRAPH = 16
 """Maximum number of training steps in a CUDA graph."""
 
 BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
@@ -42,18 +42,18 @@ class Lane:
     has made it. No step reads a value from the device. `build_seconds` is the time for warm-up and capture.
     """
 
-    def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, runner: Eager) -> None:
+    def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, runner: EagerRunner) -> None:
         start = time.perf_counter()
         self.module, self.recipe, self.data, self.runner = module, recipe, data, runner
         self.batch_size, self.num_steps = batch_size_and_steps(recipe, len(data.train_images))
         self.epoch = 0
         device = data.train_images.device
-        with runner.here():
+        with runner.on_stream():
             # NCHW, unlike the reference: without TF32, cuDNN's float32 kernels use NCHW internally; torch's depthwise
             # convolutions support only NCHW; few channels leave nothing to vectorise.
             module.to(device).to(memory_format=torch.contiguous_format)
             self._generators = generators(seed, device)
-            self._network = _sharing_tensors(module, self._generators[1])
+            self._network = _copy_sharing_tensors(module, self._generators[1])
             self._mean, self._std = per_channel(data.mean, device), per_channel(data.std, device)
             num_steps = recipe.epochs * self.num_steps
             rates = [learning_rate(recipe, step, self.num_steps) for step in range(num_steps)]
@@ -65,10 +65,10 @@ class Lane:
             self._order = torch.arange(len(data.train_images), device=device)
             self._batches = self._order[: self.num_steps * self.batch_size].view(self.num_steps, self.batch_size)
             self._step = torch.zeros(1, dtype=torch.int64, device=device)
-            self._numbers = torch.arange(LONGEST_PIECE, device=device)
+            self._numbers = torch.arange(MAX_STEPS_PER_GRAPH, device=device)
             self._steps_written = 0  # steps that Python ran: those captured in graphs or, without graphs, all
             self._optimizer = make_optimizer(module, recipe, learning_rate=self._rates[:1].clone())
-            self._kept = kept_weights(module, recipe)
+            self._tracker = weight_tracker(module, recipe)
             self._loss, self._val_loss = torch.zeros((), device=device), torch.zeros((), device=device)
             self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
             self._num_val_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -108,7 +108,7 @@ class Lane:
     def finish(self) -> None:
         """Leaves the module as the reference trainer does, but without gradients, which may be in a graph's memory."""
         self._optimizer.zero_grad()
-        self._kept.swap()
+        self._tracker.swap()
         self.module.eval()
         for count, written in zip(_counts(self.module), _counts(self._network), strict=True):
             count.add_(written // max(1, self._steps_written) * self.epoch * self.num_steps)
@@ -121,21 +121,21 @@ class Lane:
         """
         data, recipe = self.data, self.recipe
         self._network.train()
-        places = self._step + self._numbers[:number]
-        chosen = self._batches.index_select(0, places).view(-1)
-        drawn = [draws(recipe, self.batch_size, generator=self._generators[0]) for _ in range(number)]
+        step_indices = self._step + self._numbers[:number]
+        chosen = self._batches.index_select(0, step_indices).view(-1)
+        drawn = [draw_uniforms(recipe, self.batch_size, generator=self._generators[0]) for _ in range(number)]
         of_all = {name: torch.cat([of_step[name] for of_step in drawn]) for name in drawn[0]}
         pixels = data.train_images.index_select(0, chosen).float().div_(255)
         x = (augment(pixels, recipe, of_all) - self._mean) / self._std
         y = data.train_labels.index_select(0, chosen)
-        rates, shares = self._rates.index_select(0, places), self._shares.index_select(0, places)
+        rates, shares = self._rates.index_select(0, step_indices), self._shares.index_select(0, step_indices)
         size = self.batch_size
         batches = zip(torch.split(x, size), torch.split(y, size), torch.split(rates, 1), shares, strict=True)
-        logits = [self._step_of(*batch) for batch in batches]
+        logits = [self._train_step(*batch) for batch in batches]
         self._num_correct += (torch.cat(logits).argmax(1) == y).sum()
         self._step += number
 
-    def _step_of(self, x: Tensor, y: Tensor, rate: Tensor, share: Tensor) -> Tensor:
+    def _train_step(self, x: Tensor, y: Tensor, rate: Tensor, share: Tensor) -> Tensor:
         """Trains one step and returns the logits. Shapes: rate (1,), share ()."""
         logits: Tensor = self._network(x)
         loss = functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
@@ -144,7 +144,7 @@ class Lane:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self._kept.update(share)
+        self._tracker.update(share)
         self._loss += loss.detach()
         self._steps_written += 1
         return logits.detach()
@@ -153,7 +153,7 @@ class Lane:
         """Adds up loss and correct predictions of the kept weights over the val split."""
         images, labels = self.data.val_images, self.data.val_labels
         self._network.eval()
-        self._kept.swap()
+        self._tracker.swap()
         with torch.no_grad():
             for start in range(0, len(images), EVALUATION_BATCH):
                 x = (images[start : start + EVALUATION_BATCH].float().div_(255) - self._mean) / self._std
@@ -161,7 +161,7 @@ class Lane:
                 logits = self._network(x)
                 self._val_loss += functional.cross_entropy(logits, y, reduction="sum")
                 self._num_val_correct += (logits.argmax(1) == y).sum()
-        self._kept.swap()
+        self._tracker.swap()
 
     def warm_up(self, steps: int) -> None:
         """Runs `steps` training steps, each followed by an evaluation, and restores all state, even after an error."""
@@ -183,7 +183,7 @@ class Lane:
                 for state in self._optimizer.state.values():
                     for value in state.values():
                         value.zero_()
-            self._kept.restart()
+            self._tracker.restart()
             self._steps_written = 0
             for count in _counts(self._network):
                 count.zero_()
@@ -200,31 +200,31 @@ class Lane:
 
     def _cut(self) -> list[Work]:
         """Returns the pieces of an epoch in order: groups of steps, the remaining steps one by one, the evaluation."""
-        several = steps_a_piece(self.num_steps)
+        several = num_steps_per_graph(self.num_steps)
         repeats, rest = divmod(self.num_steps, several)
-        pieces = [self._repeatable(partial(self.steps, several))] * repeats
+        pieces = [self._make_repeatable(partial(self.steps, several))] * repeats
         if rest:
-            pieces += [self._repeatable(partial(self.steps, 1))] * rest
-        return [*pieces, self._repeatable(self.evaluate)]
+            pieces += [self._make_repeatable(partial(self.steps, 1))] * rest
+        return [*pieces, self._make_repeatable(self.evaluate)]
 
-    def _repeatable(self, work: Work) -> Work:
-        piece = self.runner.repeatable(work, self._generators)
+    def _make_repeatable(self, work: Work) -> Work:
+        piece = self.runner.make_repeatable(work, self._generators)
         self._optimizer.zero_grad()  # gradients of a capture lie in memory that the next graph shares
         return piece
 
 
-def steps_a_piece(num_steps: int) -> int:
-    """Returns the number of steps in a graph: from 8 to `LONGEST_PIECE`, the one with the smallest remainder.
+def num_steps_per_graph(num_steps: int) -> int:
+    """Returns the number of steps in a graph: from 8 to `MAX_STEPS_PER_GRAPH`, the one with the smallest remainder.
 
     A shorter epoch is one graph. A replay of any length takes tens of microseconds on the CPU. A step of a tiny network
     takes as long on a device that several lanes share, so with 8 steps or more the device is the bottleneck. Each
     further step costs milliseconds of capture, once for each lane.
     """
-    longest = min(num_steps, LONGEST_PIECE)
+    longest = min(num_steps, MAX_STEPS_PER_GRAPH)
     return min(range(longest, min(num_steps, 8) - 1, -1), key=lambda several: num_steps % several)
 
 
-class DropoutOf(nn.Module):
+class GeneratorDropout(nn.Module):
     """Dropout that draws from its own generator; torch's layers draw only from the global generator of the device."""
 
     def __init__(self, rate: float, generator: torch.Generator, *, per_channel: bool) -> None:
@@ -255,7 +255,7 @@ class _Masked(torch.autograd.Function):
         return torch.ops.aten.native_dropout_backward(gradients[0], kept, ctx.scale), None, None
 
 
-def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module:
+def _copy_sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Returns a copy that shares the module's parameters and buffers and whose dropouts draw from `generator`.
 
     The copy's batch norms count their batches on the CPU, which saves a kernel for each batch norm in each step. These
@@ -267,7 +267,7 @@ def _sharing_tensors(module: nn.Module, generator: torch.Generator) -> nn.Module
         for name, child in parent.named_children():
             if isinstance(child, nn.Dropout | nn.Dropout2d):
                 per_channel = isinstance(child, nn.Dropout2d)
-                setattr(parent, name, DropoutOf(child.p, generator, per_channel=per_channel))
+                setattr(parent, name, GeneratorDropout(child.p, generator, per_channel=per_channel))
     for child in network.modules():
         if isinstance(child, BATCH_NORMS):
             child.num_batches_tracked = torch.zeros((), dtype=torch.int64)

@@ -13,7 +13,7 @@ import torch
 Work = Callable[[], None]
 
 
-class Eager:
+class EagerRunner:
     """Runs work without a graph, on its own stream or, without a stream, on the CPU."""
 
     warm_up_steps = 0
@@ -21,17 +21,17 @@ class Eager:
     def __init__(self, stream: torch.cuda.Stream | None = None) -> None:
         self.stream = stream
 
-    def here(self) -> AbstractContextManager[object]:
+    def on_stream(self) -> AbstractContextManager[object]:
         """Returns a context in which the lane's stream and device are the current ones."""
         return torch.cuda.stream(self.stream)
 
-    def repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
+    def make_repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
         """Returns a function that does `work` at each call; `work` may draw random numbers only from `generators`."""
         del generators
         return work
 
 
-class Captured(Eager):
+class GraphRunner(EagerRunner):
     """Captures work once as a CUDA graph and replays it with one launch."""
 
     # The first step creates what a capture must not create: handles, workspaces, the optimizer's state. The second is
@@ -43,7 +43,7 @@ class Captured(Eager):
         # All graphs of a lane share memory: they never run at the same time and exchange only static tensors.
         self._pool = torch.cuda.graph_pool_handle()
 
-    def repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
+    def make_repeatable(self, work: Work, generators: Sequence[torch.Generator]) -> Work:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
@@ -69,14 +69,14 @@ class Captured(Eager):
                 torch.zeros(1, device="cuda")
 
 
-class Processor:
+class CpuDevice:
     """The CPU as the device of a group: no streams, no graphs, and memory is not counted."""
 
-    def runners(self) -> Sequence[Eager]:
+    def runners(self) -> Sequence[EagerRunner]:
         """Returns ways to run one lane, the fastest first; each is tried when the one before it fails."""
-        return (Eager(),)
+        return (EagerRunner(),)
 
-    def take_back(self, runner: Eager) -> None:
+    def release_stream(self, runner: EagerRunner) -> None:
         """Takes the stream of a lane that has ended, so that another lane can use it."""
 
     def synchronize(self) -> None:
@@ -95,7 +95,7 @@ class Processor:
         return sys.maxsize
 
 
-class Gpu(Processor):
+class CudaDevice(CpuDevice):
     """A CUDA device. Sets two environment variables, which take effect only if the process has not used CUDA before."""
 
     def __init__(self, device: torch.device) -> None:
@@ -107,12 +107,12 @@ class Gpu(Processor):
         # torch cycles through 32 streams, and cuBLAS keeps a workspace for each, so lanes reuse streams.
         self._idle: list[torch.cuda.Stream] = []
 
-    def runners(self) -> Sequence[Eager]:
+    def runners(self) -> Sequence[EagerRunner]:
         with torch.cuda.device(self.device):
             stream = self._idle.pop() if self._idle else torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            return (Captured(stream), Eager(stream))
+            return (GraphRunner(stream), EagerRunner(stream))
 
-    def take_back(self, runner: Eager) -> None:
+    def release_stream(self, runner: EagerRunner) -> None:
         if runner.stream is not None:
             self._idle.append(runner.stream)
 
@@ -132,7 +132,7 @@ class Gpu(Processor):
 
 
 @contextmanager
-def numerics(*, exact: bool) -> Iterator[None]:
+def precision_settings(*, exact: bool) -> Iterator[None]:
     """Context with full float32 precision and, with `exact`, bitwise repeatable results; restores torch's settings.
 
     Without `exact`, cuDNN may use algorithms that add in no fixed order. With it, an operation that has no

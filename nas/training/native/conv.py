@@ -94,7 +94,7 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
     to_output, to_input = correlation.strides
     taps = kernel_size**2
     # Pixel loads count twice: every tile of channels reads the map again, and a large map exceeds the L1 cache.
-    most_columns, most_channels = _tile(
+    most_columns, most_channels = _tile_shape(
         machine.registers * 3 // 4, output.width, outs, lambda columns, channels: 1 / columns + 2 / channels
     )
 
@@ -106,7 +106,7 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
                 if correlation.accumulate:
                     start = e.load(target, output.index(e, e.affine((first, 1), (i, 1)), y, e.affine((x, 1), (j, 1))))
                 elif correlation.has_bias:
-                    start = e.spread(bias, e.affine((first, 1), (i, 1)))
+                    start = e.load_splat(bias, e.affine((first, 1), (i, 1)))
                 else:
                     start = e.const(0)
                 sums.append(e.variable(e.vector, start))
@@ -122,13 +122,13 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
             for kx in range(kernel_size):
                 for i in range(num_channels):
                     tap = taps - 1 - kx if mirrored else kx
-                    weight = e.spread(weights, e.affine((across, 1), (i * to_output + tap, 1)))
+                    weight = e.load_splat(weights, e.affine((across, 1), (i * to_output + tap, 1)))
                     for j in range(num_columns):
                         e.add_product(sums[i * num_columns + j], columns[j + kx], weight)
         for i in range(num_channels):
             for j in range(num_columns):
                 place = output.index(e, e.affine((first, 1), (i, 1)), y, e.affine((x, 1), (j, 1)))
-                e.store(e.value(sums[i * num_columns + j]), target, place)
+                e.store(e.load_variable(sums[i * num_columns + j]), target, place)
 
     with e.loop(groups) as group:
         for num_channels, first_channel, channel_tiles in tiles(outs, most_channels):
@@ -141,7 +141,7 @@ def _correlate(module: ir.Module, machine: Machine, name: str, correlation: Corr
     return e.finish()
 
 
-def _tile(room: int, first: int, second: int, loads: Callable[[int, int], float]) -> tuple[int, int]:
+def _tile_shape(room: int, first: int, second: int, loads: Callable[[int, int], float]) -> tuple[int, int]:
     """Returns the sides of a tile of at most `room` sums in a range of `first` by `second`: few loads, little code.
 
     `loads` gives the number of loads for each product. A cycle has room for two loads and two products, so arithmetic
@@ -169,21 +169,21 @@ def weight_gradient(
     It adds to the last two.
     """
     e = Emitter(module, machine, name, [POINTER] * 4)
-    source, upper, weights, bias = e.args
+    source, output_gradient, weights, bias = e.args
     size, groups = geometry.kernel_size, geometry.groups
     ins, outs = input_.channels // groups, gradient.channels // groups
     room = machine.registers - 4
     rows = size if size**2 <= room else max(1, room // size)  # of the convolution kernel at a time
     num_taps = rows * size
     each = max(1, room // num_taps)  # a single row may exceed the room
-    most_outs, most_ins = _tile(each, outs, ins, lambda o, i: 1 / (num_taps * i) + 1 / o)
+    most_outs, most_ins = _tile_shape(each, outs, ins, lambda o, i: 1 / (num_taps * i) + 1 / o)
 
     def tile(group: Index, o: Index, i: Index, top: Index, num_rows: int, num_outs: int, num_ins: int) -> None:
         taps = [(a, ky, kx) for a in range(num_ins) for ky in range(num_rows) for kx in range(size)]
         sums = [e.variable(e.vector, e.const(0)) for _ in range(num_outs * len(taps))]
         with e.loop(gradient.height) as y, e.loop(gradient.width) as x:
             above = [
-                e.load(upper, gradient.index(e, e.affine((group, outs), (o, 1), (b, 1)), y, x)) for b in range(num_outs)
+                e.load(output_gradient, gradient.index(e, e.affine((group, outs), (o, 1), (b, 1)), y, x)) for b in range(num_outs)
             ]
             for t, (a, ky, kx) in enumerate(taps):
                 row = e.affine((y, 1), (top, 1), (ky - geometry.padding, 1))
@@ -196,7 +196,7 @@ def weight_gradient(
                 out_channel = e.affine((group, outs), (o, 1), (b, 1))
                 in_channel = e.affine((i, 1), (a, 1))
                 place = e.affine((out_channel, ins * size**2), (in_channel, size**2), (top, size), (ky * size + kx, 1))
-                e.add_scalar(e.total(e.value(sums[b * len(taps) + t])), weights, place)
+                e.add_scalar(e.sum_lanes(e.load_variable(sums[b * len(taps) + t])), weights, place)
 
     with e.loop(groups) as group:
         for num_outs, first_out, out_tiles in tiles(outs, most_outs):
@@ -213,6 +213,6 @@ def weight_gradient(
         with e.loop(gradient.channels) as c:
             total = e.variable(e.vector, e.const(0))
             with e.loop(gradient.height) as y, e.loop(gradient.width) as x:
-                e.add_to(total, e.load(upper, gradient.index(e, c, y, x)))
-            e.add_scalar(e.total(e.value(total)), bias, c)
+                e.add_to(total, e.load(output_gradient, gradient.index(e, c, y, x)))
+            e.add_scalar(e.sum_lanes(e.load_variable(total)), bias, c)
     return e.finish()

@@ -36,7 +36,7 @@ class Machine:
     lanes: int
     registers: int
 
-    def dividing(self, batch_size: int) -> "Machine":
+    def with_lanes_dividing(self, batch_size: int) -> "Machine":
         """Returns this machine with a number of lanes that divides the batch. A single lane is correct, but slow."""
         return replace(self, lanes=math.gcd(self.lanes, batch_size))
 
@@ -136,7 +136,7 @@ class Emitter:
     def scalar(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
         return self.builder.load(self.at(pointer, index), typ=F32, align=4)
 
-    def spread(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
+    def load_splat(self, pointer: ir.Value, index: Index = 0) -> ir.Value:
         """Returns the float at `pointer[index]` in every lane."""
         return self.splat(self.scalar(pointer, index))
 
@@ -149,7 +149,7 @@ class Emitter:
     def const(self, value: float) -> ir.Value:
         return ir.Constant(self.vector, [F32(value)] * self.machine.lanes)
 
-    def each(self, *values: float) -> tuple[ir.Value, ...]:
+    def constants(self, *values: float) -> tuple[ir.Value, ...]:
         return tuple(self.const(value) for value in values)
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -168,23 +168,23 @@ class Emitter:
         """Returns, lane by lane, `yes` where the comparison of a and b holds, else `no`; it never holds for NaN."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
 
-    def value(self, variable: ir.Value) -> ir.Value:
+    def load_variable(self, variable: ir.Value) -> ir.Value:
         return self.builder.load(variable, typ=self.vector)
 
     def add_to(self, variable: ir.Value, value: ir.Value) -> None:
         """Writes variable += value."""
-        self.builder.store(self.builder.fadd(self.value(variable), value), variable)
+        self.builder.store(self.builder.fadd(self.load_variable(variable), value), variable)
 
     def add_product(self, variable: ir.Value, a: ir.Value, b: ir.Value) -> None:
         """Writes variable += a * b."""
-        self.builder.store(self.fma(a, b, self.value(variable)), variable)
+        self.builder.store(self.fma(a, b, self.load_variable(variable)), variable)
 
     def add_scalar(self, value: ir.Value, pointer: ir.Value, index: Index) -> None:
         """Writes pointer[index] += value for one float."""
         place = self.at(pointer, index)
         self.builder.store(self.builder.fadd(self.builder.load(place, typ=F32, align=4), value), place, align=4)
 
-    def total(self, vector: ir.Value) -> ir.Value:
+    def sum_lanes(self, vector: ir.Value) -> ir.Value:
         """Returns the sum of the lanes, added pairwise."""
         name = f"llvm.vector.reduce.fadd.v{self.machine.lanes}f32"
         module = self.function.module
@@ -193,9 +193,9 @@ class Emitter:
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Returns a * b + c, rounded once."""
-        return self.call("llvm.fma", a, b, c)
+        return self.call_intrinsic("llvm.fma", a, b, c)
 
-    def call(self, intrinsic: str, *values: ir.Value) -> ir.Value:
+    def call_intrinsic(self, intrinsic: str, *values: ir.Value) -> ir.Value:
         """Calls an intrinsic function of LLVM on floats, or on vectors lane by lane."""
         kind = values[0].type
         suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
@@ -207,7 +207,7 @@ class Emitter:
         return self.builder.call(declared, values)
 
 
-class Compiled:
+class MachineCode:
     """Machine code in memory, valid as long as this object exists."""
 
     def __init__(self, module: ir.Module, machine: Machine) -> None:
@@ -229,7 +229,7 @@ class Compiled:
         for function in parsed.functions:
             if not function.is_declaration:
                 passes.run(function, builder)
-        self._kept = target, parsed
+        self._references = target, parsed
         self._engine = llvm.create_mcjit_compiler(parsed, target)
         self._engine.finalize_object()
 

@@ -25,7 +25,7 @@ def exp(e: Emitter, x: ir.Value) -> ir.Value:
     b = e.builder
     bounded = e.choose("<", x, e.const(-87.0), e.const(-87.0), x)
     bounded = e.choose(">", bounded, e.const(88.0), e.const(88.0), bounded)
-    n = e.call("llvm.roundeven", e.mul(bounded, e.const(1.4426950408889634)))
+    n = e.call_intrinsic("llvm.roundeven", e.mul(bounded, e.const(1.4426950408889634)))
     # ln 2 in two parts; the first has few bits, so that its product with n is exact.
     r = e.fma(n, e.const(-0.693359375), bounded)
     r = e.fma(n, e.const(2.12194440054690583e-4), r)
@@ -68,7 +68,7 @@ def erf(e: Emitter, x: ir.Value) -> ir.Value:
 
     M. Abramowitz and I. Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
-    size = e.call("llvm.fabs", x)
+    size = e.call_intrinsic("llvm.fabs", x)
     t = e.div(e.const(1), e.fma(size, e.const(0.3275911), e.const(1)))
     series = polynomial(e, t, [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0])
     positive = e.sub(e.const(1), e.mul(series, exp(e, e.sub(e.const(0), e.mul(x, x)))))
@@ -80,7 +80,7 @@ def _relu(e: Emitter, x: ir.Value) -> ir.Value:
 
 
 def _relu_slope(e: Emitter, x: ir.Value) -> ir.Value:
-    return e.choose(">", x, *e.each(0, 1, 0))
+    return e.choose(">", x, *e.constants(0, 1, 0))
 
 
 def _leaky_relu(e: Emitter, x: ir.Value) -> ir.Value:
@@ -88,7 +88,7 @@ def _leaky_relu(e: Emitter, x: ir.Value) -> ir.Value:
 
 
 def _leaky_relu_slope(e: Emitter, x: ir.Value) -> ir.Value:
-    return e.choose(">", x, *e.each(0, 1, 0.01))
+    return e.choose(">", x, *e.constants(0, 1, 0.01))
 
 
 def _silu(e: Emitter, x: ir.Value) -> ir.Value:
@@ -121,7 +121,7 @@ def _gelu_slope(e: Emitter, x: ir.Value) -> ir.Value:
 
 
 def _normal_cdf(e: Emitter, x: ir.Value) -> ir.Value:
-    return e.fma(erf(e, e.mul(x, e.const(0.7071067811865476))), *e.each(0.5, 0.5))
+    return e.fma(erf(e, e.mul(x, e.const(0.7071067811865476))), *e.constants(0.5, 0.5))
 
 
 ACTIVATIONS: dict[str, tuple[Unary, Unary]] = {

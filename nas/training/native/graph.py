@@ -169,7 +169,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
 class _Lowering:
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.kept: list[Value] = []  # read again later, so no stage may be fused into them
+        self.reused_values: list[Value] = []  # read again later, so no stage may be fused into them
 
     def add(self, module: nn.Module, value: Value) -> Value:
         """Appends the operations that `module` applies to `value`; returns the output."""
@@ -182,9 +182,9 @@ class _Lowering:
                 value = self.add(module.body, value)
             return value
         if isinstance(module, modules.Residual):
-            self.kept.append(value)
+            self.reused_values.append(value)
             left = self.add(module.branch, value)
-            self.kept.append(left)
+            self.reused_values.append(left)
             right = self.add(module.shortcut, value)
             output = Value(left.shape)
             self.operations.append(Add(left=left, right=right, output=output))
@@ -254,7 +254,7 @@ class _Lowering:
         fits = (
             isinstance(last, Pointwise)
             and last.output is value
-            and value not in self.kept
+            and value not in self.reused_values
             and last.output.shape[1:] == last.input.shape[1:]
             and last.pool.size == 1
             and not (isinstance(stage, Norm) and last.norm)
@@ -284,13 +284,13 @@ def _stage(module: nn.Module) -> Stage | Pool:
     if isinstance(module, nn.Dropout | nn.Dropout2d):
         return Dropout(module.p, isinstance(module, nn.Dropout2d))
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        size = _number(module.kernel_size)
-        if size is not None and _number(module.stride) == size and _number(module.padding) == 0:
+        size = _common_side(module.kernel_size)
+        if size is not None and _common_side(module.stride) == size and _common_side(module.padding) == 0:
             return Pool("max" if isinstance(module, nn.MaxPool2d) else "avg", size)
     raise UnsupportedError(str(module))
 
 
-def _number(sides: int | Sequence[int]) -> int | None:
+def _common_side(sides: int | Sequence[int]) -> int | None:
     """Returns the common value of all sides, or None if they differ."""
     if isinstance(sides, int):
         return sides

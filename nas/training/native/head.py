@@ -17,19 +17,19 @@ def mean(module: ir.Module, machine: Machine, name: str, input_: Layout, output:
         with e.loop(input_.height) as y, e.loop(input_.width) as x:
             e.add_to(total, e.load(source, input_.index(e, c, y, x)))
         share = e.const(1 / (input_.height * input_.width))
-        e.store(e.mul(e.value(total), share), target, output.index(e, c, 0, 0))
+        e.store(e.mul(e.load_variable(total), share), target, output.index(e, c, 0, 0))
     return e.finish()
 
 
 def mean_gradient(
-    module: ir.Module, machine: Machine, name: str, upper: Layout, target_layout: Layout, *, accumulate: bool
+    module: ir.Module, machine: Machine, name: str, source_layout: Layout, target_layout: Layout, *, accumulate: bool
 ) -> ir.Function:
     """Writes f(gradient of the output, gradient of the input): the backward pass of `mean`."""
     e = Emitter(module, machine, name, [POINTER, POINTER])
     source, target = e.args
     share = e.const(1 / (target_layout.height * target_layout.width))
     with e.loop(target_layout.channels) as c:
-        gradient = e.mul(e.load(source, upper.index(e, c, 0, 0)), share)
+        gradient = e.mul(e.load(source, source_layout.index(e, c, 0, 0)), share)
         with e.loop(target_layout.height) as y, e.loop(target_layout.width) as x:
             _put(e, gradient, target, target_layout.index(e, c, y, x), accumulate=accumulate)
     return e.finish()
@@ -106,7 +106,7 @@ def loss(
     chosen = b.and_(chosen, real)
     for index, vector in ((0, b.select(real, sums, e.const(0))), (1, b.select(chosen, e.const(1), e.const(0)))):
         place = b.gep(results, [I64(index)], source_etype=F64)
-        b.store(b.fadd(b.load(place, typ=F64), b.fpext(e.total(vector), F64)), place)
+        b.store(b.fadd(b.load(place, typ=F64), b.fpext(e.sum_lanes(vector), F64)), place)
     return e.finish()
 
 
@@ -174,7 +174,7 @@ def norm_running(module: ir.Module, machine: Machine, name: str, *, channels: in
     b = e.builder
     weight, bias, running_mean, running_variance, norm = e.args
     with e.loop(channels) as c:
-        root = e.call("llvm.sqrt", b.fadd(e.scalar(running_variance, c), ir.Constant(F32, eps)))
+        root = e.call_intrinsic("llvm.sqrt", b.fadd(e.scalar(running_variance, c), ir.Constant(F32, eps)))
         scale = b.fdiv(ir.Constant(F32, 1.0), root)
         kept = {MEAN: e.scalar(running_mean, c), SCALE: scale, GAMMA: e.scalar(weight, c), BETA: e.scalar(bias, c)}
         for kind, value in kept.items():

@@ -20,7 +20,7 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
     """
     e = Emitter(module, machine, name, [POINTER] * 5)
     parameters, gradients, first, second, rates = e.args
-    rate, decay_factor, step_size, root_factor = (e.spread(rates, i) for i in range(4))
+    rate, decay_factor, step_size, root_factor = (e.load_splat(rates, i) for i in range(4))
     with e.loop(size, machine.lanes) as i:
         value, gradient = e.load(parameters, i), e.load(gradients, i)
         if recipe.optimizer == "adamw":
@@ -39,7 +39,7 @@ def update(module: ir.Module, machine: Machine, name: str, recipe: Recipe, size:
             squares = e.mul(e.load(second, i), e.const(_SECOND_BETA))
             squares = e.fma(e.mul(gradient, gradient), e.const(1 - _SECOND_BETA), squares)
             e.store(squares, second, i)
-            size_ = e.fma(e.call("llvm.sqrt", squares), root_factor, e.const(_EPS))
+            size_ = e.fma(e.call_intrinsic("llvm.sqrt", squares), root_factor, e.const(_EPS))
             value = e.sub(value, e.div(e.mul(step_size, mean), size_))
         e.store(value, parameters, i)
     return e.finish()
@@ -49,7 +49,7 @@ def average(module: ir.Module, machine: Machine, name: str, size: int) -> ir.Fun
     """Writes f(values, averages, rates): updates the running average after a step; `size` as for `update`."""
     e = Emitter(module, machine, name, [POINTER] * 3)
     values, averages, rates = e.args
-    share = e.spread(rates, NUM_RATES - 1)
+    share = e.load_splat(rates, NUM_RATES - 1)
     with e.loop(size, machine.lanes) as i:
         before = e.load(averages, i)
         e.store(e.fma(e.sub(e.load(values, i), before), share, before), averages, i)

@@ -35,15 +35,15 @@ class Plan:
     The dictionaries with offsets, buffers and key positions have `id(object)` as their keys.
 
     Attributes:
-        parameters, gradients, first, second: arrays of `num_parameters` floats: the weights, their gradients and the
+        parameters, gradients, first_moments, second_moments: arrays of `num_parameters` floats: weights, gradients and
             moments of the optimizer. Each is contiguous, so that one loop updates all weights.
-        parameter_at: a parameter's offset within each of these arrays.
-        buffer_at: offset of a running statistic.
+        parameter_offset: a parameter's offset within each of these arrays.
+        buffer_offset: offset of a running statistic.
         state: array of `num_state` floats: the weights (at `parameters`), followed by the running statistics.
         average: array of `num_state` floats for the running average of `state`.
-        norm_at: offset of the stored values of an operation's norm (see `pointwise`).
-        statistics_at: offset of the block statistics of an operation's norm.
-        values, gradient_of: buffers of a value and of its gradient.
+        norm_offset: offset of the stored values of an operation's norm (see `pointwise`).
+        statistics_offset: offset of the block statistics of an operation's norm.
+        value_buffers, gradient_buffers: buffers of a value and of its gradient.
         first_key: position of an operation's first dropout key among the `num_keys` of a step.
         kernels: those written so far, by function and arguments.
     """
@@ -52,26 +52,26 @@ class Plan:
         self.machine, self.graph, self.batch_size = machine, graph, batch_size
         self.num_blocks = batch_size // machine.lanes
         self.size = 0
-        self.parameter_at: dict[int, int] = {}
+        self.parameter_offset: dict[int, int] = {}
         count = 0
         for parameter in module.parameters():
-            self.parameter_at[id(parameter)] = count
+            self.parameter_offset[id(parameter)] = count
             count += parameter.numel()
         self.num_parameters = -(-count // ALIGN) * ALIGN
-        self.parameters = self.state = self._take(count)
+        self.parameters = self.state = self._allocate(count)
 
         pointwise_operations = [op for op in graph.operations if isinstance(op, Pointwise)]
         norms = [(op, op.norm) for op in pointwise_operations if op.norm is not None]
-        self.buffer_at: dict[int, int] = {}
+        self.buffer_offset: dict[int, int] = {}
         for norm in {id(norm): norm for _, norm in norms}.values():
             for running in (norm.running_mean, norm.running_var):
                 assert running is not None
-                self.buffer_at[id(running)] = self._take(running.numel())
+                self.buffer_offset[id(running)] = self._allocate(running.numel())
         self.num_state = self.size - self.state
-        self.average = self._take(self.num_state)
-        self.gradients, self.first, self.second = (self._take(count) for _ in range(3))
-        self.norm_at = {id(op): self._take(pointwise.NUM_KEPT * op.input.shape[0]) for op, _ in norms}
-        self.statistics_at = {id(op): self._take(2 * op.input.shape[0] * self.num_blocks) for op, _ in norms}
+        self.average = self._allocate(self.num_state)
+        self.gradients, self.first_moments, self.second_moments = (self._allocate(count) for _ in range(3))
+        self.norm_offset = {id(op): self._allocate(pointwise.NUM_NORM_VALUES * op.input.shape[0]) for op, _ in norms}
+        self.statistics_offset = {id(op): self._allocate(2 * op.input.shape[0] * self.num_blocks) for op, _ in norms}
 
         self.first_key: dict[int, int] = {}
         self.num_keys = 0
@@ -80,9 +80,9 @@ class Plan:
             self.num_keys += sum(isinstance(stage, Dropout) for stage in op.stages)
 
         outputs = [operation.output for operation in graph.operations]
-        self.values = {id(value): self._place(self.layout(value)) for value in outputs}
-        self.gradient_of = {
-            id(operation.output): self._place_gradient(operation, following)
+        self.value_buffers = {id(value): self._allocate_buffer(self.layout(value)) for value in outputs}
+        self.gradient_buffers = {
+            id(operation.output): self._allocate_gradient_buffer(operation, following)
             for operation, following in zip(graph.operations, [*graph.operations[1:], None], strict=True)
         }
 
@@ -102,15 +102,15 @@ class Plan:
             self.kernels[key] = function
         return self.kernels[key]
 
-    def _take(self, count: int) -> int:
+    def _allocate(self, count: int) -> int:
         offset = self.size
         self.size += -(-count // ALIGN) * ALIGN
         return offset
 
-    def _place(self, layout: Layout) -> Buffer:
-        return Buffer(layout, self._take(layout.size * self.num_blocks), layout.size)
+    def _allocate_buffer(self, layout: Layout) -> Buffer:
+        return Buffer(layout, self._allocate(layout.size * self.num_blocks), layout.size)
 
-    def _place_gradient(self, operation: Operation, following: Operation | None) -> Buffer:
+    def _allocate_gradient_buffer(self, operation: Operation, following: Operation | None) -> Buffer:
         """Returns a buffer for the gradient of the operation's output, if possible the buffer of the output itself."""
         value = operation.output
         readers = self.graph.consumers(value)
@@ -118,12 +118,12 @@ class Plan:
         if not isinstance(operation, Conv):
             if isinstance(reader, Conv):
                 # The backward pass of its only reader reads the value for the last time, then writes the gradient.
-                return self.values[id(value)]
-            return self._place(self.layout(value))
+                return self.value_buffers[id(value)]
+            return self._allocate_buffer(self.layout(value))
         # The backward pass of this convolution correlates the gradient with a padding of `halo`.
         halo = operation.geometry.kernel_size - 1 - operation.geometry.padding
         layout = Layout(*value.shape, halo, self.machine.lanes)
         if reader is not None and reader is following:
             # Written and read within one phase: one block at a time is enough, and it never leaves the cache.
-            return Buffer(layout, self._take(layout.size), 0)
-        return self._place(layout)
+            return Buffer(layout, self._allocate(layout.size), 0)
+        return self._allocate_buffer(layout)

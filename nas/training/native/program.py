@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from nas.recipe import Recipe
 from nas.training.native import optimizer
-from nas.training.native.emit import F32, F64, I64, POINTER, Compiled, Emitter, Machine
+from nas.training.native.emit import F32, F64, I64, POINTER, MachineCode, Emitter, Machine
 from nas.training.native.graph import Graph, Pointwise
 from nas.training.native.layout import Layout
 from nas.training.native.plan import Plan
-from nas.training.native.step import Phases, Step
+from nas.training.native.step import Phases, StepWriter
 
 
 class Program:
@@ -36,30 +36,30 @@ class Program:
         _write_training(plan, recipe)
         _write_evaluation(plan)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._compiled = Compiled(plan.module, machine)
-        self._train = self._compiled.function("train", *[pointer] * 5, number, pointer)
-        self._evaluate = self._compiled.function("evaluate", *[pointer] * 3, number, pointer)
+        self._machine_code = MachineCode(plan.module, machine)
+        self._train = self._machine_code.function("train", *[pointer] * 5, number, pointer)
+        self._evaluate = self._machine_code.function("evaluate", *[pointer] * 3, number, pointer)
 
         self.memory = torch.zeros(plan.size)
         self._state, self._average = (self.memory[at : at + plan.num_state] for at in (plan.state, plan.average))
-        self._averages = recipe.average_epochs > 0
+        self._has_average = recipe.average_epochs > 0
         self.parameters: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         for name, parameter in module.named_parameters():
-            at = plan.parameter_at[id(parameter)]
+            at = plan.parameter_offset[id(parameter)]
             self.parameters[name] = self._view(plan.parameters + at, parameter)
             self.gradients[name] = self._view(plan.gradients + at, parameter)
         for name, buffer in module.named_buffers():
-            if id(buffer) in plan.buffer_at:
-                self.buffers[name] = self._view(plan.buffer_at[id(buffer)], buffer)
+            if id(buffer) in plan.buffer_offset:
+                self.buffers[name] = self._view(plan.buffer_offset[id(buffer)], buffer)
         # A norm counts the batches that it has seen. In shared layers it sees each batch several times.
         norms = [op.norm for op in graph.operations if isinstance(op, Pointwise) and op.norm is not None]
         self.counts: dict[str, Tensor] = {}
-        self._met: dict[str, int] = {}
+        self._batches_per_step: dict[str, int] = {}
         for name, buffer in module.named_buffers():
             if times := sum(norm.num_batches_tracked is buffer for norm in norms):
-                self.counts[name], self._met[name] = torch.zeros_like(buffer), times
+                self.counts[name], self._batches_per_step[name] = torch.zeros_like(buffer), times
         self.load(module)
 
     def load(self, module: nn.Module) -> None:
@@ -75,10 +75,10 @@ class Program:
             state[name].copy_(view)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def evaluation_state(self) -> Iterator[None]:
         """Context in which the program holds what the recipe keeps: with averaging, the average of its state."""
         last = self._state.clone()
-        if self._averages:
+        if self._has_average:
             self._state.copy_(self._average)
         try:
             yield
@@ -97,7 +97,7 @@ class Program:
         """
         arrays = (self.memory, images, labels, keys, rates)
         self._train(*(array.data_ptr() for array in arrays), len(images), results.data_ptr())
-        for name, times in self._met.items():
+        for name, times in self._batches_per_step.items():
             self.counts[name] += times * len(images)
 
     def run_evaluation(self, images: Tensor, labels: Tensor, results: Tensor) -> None:
@@ -116,7 +116,7 @@ def _write_training(plan: Plan, recipe: Recipe) -> None:
     with e.loop(num_steps) as number:
         with e.loop(plan.num_parameters) as i:
             e.builder.store(ir.Constant(F32, 0.0), e.at(memory, e.affine((i, 1), (plan.gradients, 1))))
-        step = Step(
+        step = StepWriter(
             plan=plan,
             e=e,
             memory=memory,
@@ -131,7 +131,7 @@ def _write_training(plan: Plan, recipe: Recipe) -> None:
         step.loss(recipe.label_smoothing)
         step.backward()
         kernel = plan.kernel(optimizer.update, recipe, plan.num_parameters)
-        arrays = [e.at(memory, at) for at in (plan.parameters, plan.gradients, plan.first, plan.second)]
+        arrays = [e.at(memory, at) for at in (plan.parameters, plan.gradients, plan.first_moments, plan.second_moments)]
         numbers = e.at(rates, e.affine((number, optimizer.NUM_RATES)))
         e.builder.call(kernel, [*arrays, numbers])
         if recipe.average_epochs:
@@ -144,7 +144,7 @@ def _write_evaluation(plan: Plan) -> None:
     """Writes evaluate(memory, images, labels, number of blocks, results)."""
     e = Emitter(plan.module, plan.machine, "evaluate", [*[POINTER] * 3, I64, POINTER])
     memory, images, labels, num_blocks, results = e.args
-    step = Step(
+    step = StepWriter(
         plan=plan,
         e=e,
         memory=memory,

@@ -11,7 +11,7 @@ from functools import partial
 from llvmlite import ir
 from torch import Tensor, nn
 
-from nas.training.native import conv, head, pointwise
+from nas.training.native import conv, reductions, pointwise
 from nas.training.native.emit import POINTER, Emitter, Index
 from nas.training.native.graph import Add, Conv, Dropout, Mean, Pointwise, Value
 from nas.training.native.plan import Plan
@@ -27,7 +27,7 @@ class Phases:
     num_blocks: Index
     pending: list[PerBlock] = field(default_factory=list)
 
-    def each(self, call: PerBlock) -> None:
+    def add_call(self, call: PerBlock) -> None:
         self.pending.append(call)
 
     def flush(self) -> None:
@@ -39,7 +39,7 @@ class Phases:
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class StepWriter:
     """Writes one step.
 
     Attributes:
@@ -66,42 +66,42 @@ class Step:
 
     # -- addresses ---------------------------------------------------------------------------------------------
 
-    def value(self, value: Value, block: ir.Value) -> ir.Value:
+    def value_pointer(self, value: Value, block: ir.Value) -> ir.Value:
         if value.is_image:
             return self.e.at(self.images, self.e.affine((block, self.plan.layout(value).size)))
-        buffer = self.plan.values[id(value)]
+        buffer = self.plan.value_buffers[id(value)]
         # An evaluation has no backward pass: all blocks use the memory of the first.
         stride = buffer.stride if self.train else 0
         return self.e.at(self.memory, self.e.affine((block, stride), (buffer.offset, 1)))
 
-    def gradient(self, value: Value, block: ir.Value) -> ir.Value:
-        buffer = self.plan.gradient_of[id(value)]
+    def gradient_pointer(self, value: Value, block: ir.Value) -> ir.Value:
+        buffer = self.plan.gradient_buffers[id(value)]
         stride = buffer.stride if self.train else 0
         return self.e.at(self.memory, self.e.affine((block, stride), (buffer.offset, 1)))
 
-    def parameter(self, parameter: nn.Parameter | None) -> ir.Value:
+    def parameter_pointer(self, parameter: nn.Parameter | None) -> ir.Value:
         if parameter is None:
             return ir.Constant(POINTER, None)
-        return self.e.at(self.memory, self.plan.parameters + self.plan.parameter_at[id(parameter)])
+        return self.e.at(self.memory, self.plan.parameters + self.plan.parameter_offset[id(parameter)])
 
-    def parameter_gradient(self, parameter: nn.Parameter | None) -> ir.Value:
+    def parameter_gradient_pointer(self, parameter: nn.Parameter | None) -> ir.Value:
         if parameter is None:
             return ir.Constant(POINTER, None)
-        return self.e.at(self.memory, self.plan.gradients + self.plan.parameter_at[id(parameter)])
+        return self.e.at(self.memory, self.plan.gradients + self.plan.parameter_offset[id(parameter)])
 
-    def norm(self, operation: Pointwise) -> ir.Value:
-        return self.e.at(self.memory, self.plan.norm_at.get(id(operation), 0))
+    def norm_values_pointer(self, operation: Pointwise) -> ir.Value:
+        return self.e.at(self.memory, self.plan.norm_offset.get(id(operation), 0))
 
-    def running(self, buffer: Tensor | None) -> ir.Value:
-        return self.e.at(self.memory, self.plan.buffer_at[id(buffer)])
+    def running_statistic_pointer(self, buffer: Tensor | None) -> ir.Value:
+        return self.e.at(self.memory, self.plan.buffer_offset[id(buffer)])
 
-    def first_key(self, operation: Pointwise) -> ir.Value:
+    def first_key_pointer(self, operation: Pointwise) -> ir.Value:
         return self.e.at(self.keys, self.plan.first_key[id(operation)])
 
-    def first_element(self, operation: Pointwise, block: ir.Value) -> ir.Value:
+    def num_maps_before(self, operation: Pointwise, block: ir.Value) -> ir.Value:
         return self.e.index(self.e.affine((block, operation.input.shape[0] * self.plan.machine.lanes)))
 
-    def accumulate(self, value: Value) -> bool:
+    def must_accumulate(self, value: Value) -> bool:
         """Returns whether `value` has a gradient already, to which others are added; records that it has one now."""
         again = id(value) in self.written
         self.written.add(id(value))
@@ -114,7 +114,7 @@ class Step:
             if isinstance(operation, Pointwise):
                 self._forward_pointwise(operation)
             else:
-                self.phases.each(self._forward_call(operation))
+                self.phases.add_call(self._forward_call(operation))
 
     def _call(self, kernel: ir.Function, *arguments: ir.Value) -> None:
         self.e.builder.call(kernel, arguments)
@@ -126,14 +126,14 @@ class Step:
             function = kernel(conv.forward, operation.geometry, layout(operation.input), layout(output))
             return lambda block: self._call(
                 function,
-                self.value(operation.input, block),
-                self.parameter(operation.weight),
-                self.parameter(operation.bias),
-                self.value(output, block),
+                self.value_pointer(operation.input, block),
+                self.parameter_pointer(operation.weight),
+                self.parameter_pointer(operation.bias),
+                self.value_pointer(output, block),
             )
-        name = head.mean if isinstance(operation, Mean) else head.add
+        name = reductions.mean if isinstance(operation, Mean) else reductions.add
         function = kernel(name, *(layout(value) for value in (*operation.inputs, output)))
-        return lambda block: self._call(function, *(self.value(value, block) for value in (*operation.inputs, output)))
+        return lambda block: self._call(function, *(self.value_pointer(value, block) for value in (*operation.inputs, output)))
 
     def _chain(self, operation: Pointwise) -> pointwise.Chain:
         stages = (s for s in operation.stages if self.train or not isinstance(s, Dropout))
@@ -142,33 +142,33 @@ class Step:
 
     def _forward_pointwise(self, operation: Pointwise) -> None:
         chain = self._chain(operation)
-        common = self.norm(operation), self.first_key(operation)
+        common = self.norm_values_pointer(operation), self.first_key_pointer(operation)
         if operation.norm:
             module = operation.norm
             channels = operation.input.shape[0]
             held = (
-                self.parameter(module.weight),
-                self.parameter(module.bias),
-                self.running(module.running_mean),
-                self.running(module.running_var),
+                self.parameter_pointer(module.weight),
+                self.parameter_pointer(module.bias),
+                self.running_statistic_pointer(module.running_mean),
+                self.running_statistic_pointer(module.running_var),
             )
             if self.train:
-                at = self.plan.statistics_at[id(operation)]
+                at = self.plan.statistics_offset[id(operation)]
                 statistics = self.e.at(self.memory, at)
                 kernel = self.plan.kernel(chain.statistics)
-                self.phases.each(
+                self.phases.add_call(
                     lambda block: self._call(
                         kernel,
-                        self.value(operation.input, block),
+                        self.value_pointer(operation.input, block),
                         *common,
-                        self.first_element(operation, block),
+                        self.num_maps_before(operation, block),
                         self.e.at(statistics, self.e.affine((block, 2 * channels))),
                     )
                 )
                 self.phases.flush()
                 _, height, width = operation.input.shape
                 collect = self.plan.kernel(
-                    head.norm_statistics,
+                    reductions.norm_statistics,
                     channels=channels,
                     num_blocks=self.plan.num_blocks,
                     block_count=height * width * self.plan.machine.lanes,
@@ -178,16 +178,16 @@ class Step:
                 self._call(collect, statistics, *held, common[0])
             else:
                 # Written at once, so before the only phase of an evaluation.
-                running = self.plan.kernel(head.norm_running, channels=channels, eps=module.eps)
+                running = self.plan.kernel(reductions.norm_running, channels=channels, eps=module.eps)
                 self._call(running, *held, common[0])
         forward = self.plan.kernel(chain.forward)
-        self.phases.each(
+        self.phases.add_call(
             lambda block: self._call(
                 forward,
-                self.value(operation.input, block),
+                self.value_pointer(operation.input, block),
                 *common,
-                self.first_element(operation, block),
-                self.value(operation.output, block),
+                self.num_maps_before(operation, block),
+                self.value_pointer(operation.output, block),
             )
         )
 
@@ -195,18 +195,18 @@ class Step:
         logits = self.plan.graph.logits
         layout = self.plan.layout(logits)
         kernel = self.plan.kernel(
-            head.loss,
+            reductions.loss,
             layout,
-            self.plan.gradient_of[id(logits)].layout,
+            self.plan.gradient_buffers[id(logits)].layout,
             label_smoothing=label_smoothing,
             num_examples=self.plan.batch_size,
         )
-        self.phases.each(
+        self.phases.add_call(
             lambda block: self._call(
                 kernel,
-                self.value(logits, block),
+                self.value_pointer(logits, block),
                 self.e.at(self.labels, self.e.affine((block, layout.lanes))),
-                self.gradient(logits, block),
+                self.gradient_pointer(logits, block),
                 self.results,
             )
         )
@@ -223,72 +223,72 @@ class Step:
 
     def _backward_conv(self, operation: Conv) -> None:
         layout, kernel = self.plan.layout, self.plan.kernel
-        upper = self.plan.gradient_of[id(operation.output)].layout
-        weights = kernel(conv.weight_gradient, operation.geometry, layout(operation.input), upper)
-        self.phases.each(
+        output_gradient_layout = self.plan.gradient_buffers[id(operation.output)].layout
+        weights = kernel(conv.weight_gradient, operation.geometry, layout(operation.input), output_gradient_layout)
+        self.phases.add_call(
             lambda block: self._call(
                 weights,
-                self.value(operation.input, block),
-                self.gradient(operation.output, block),
-                self.parameter_gradient(operation.weight),
-                self.parameter_gradient(operation.bias),
+                self.value_pointer(operation.input, block),
+                self.gradient_pointer(operation.output, block),
+                self.parameter_gradient_pointer(operation.weight),
+                self.parameter_gradient_pointer(operation.bias),
             )
         )
         if operation.input.is_image:
             return
-        lower = self.plan.gradient_of[id(operation.input)].layout
+        input_gradient_layout = self.plan.gradient_buffers[id(operation.input)].layout
         inputs = kernel(
             conv.input_gradient,
             operation.geometry,
-            upper,
-            lower,
-            accumulate=self.accumulate(operation.input),
+            output_gradient_layout,
+            input_gradient_layout,
+            accumulate=self.must_accumulate(operation.input),
         )
-        self.phases.each(
+        self.phases.add_call(
             lambda block: self._call(
                 inputs,
-                self.gradient(operation.output, block),
-                self.parameter(operation.weight),
-                self.parameter(None),
-                self.gradient(operation.input, block),
+                self.gradient_pointer(operation.output, block),
+                self.parameter_pointer(operation.weight),
+                self.parameter_pointer(None),
+                self.gradient_pointer(operation.input, block),
             )
         )
 
     def _backward_pointwise(self, operation: Pointwise) -> None:
         chain = self._chain(operation)
-        common = self.norm(operation), self.first_key(operation)
+        common = self.norm_values_pointer(operation), self.first_key_pointer(operation)
 
         def arguments(block: ir.Value) -> tuple[ir.Value, ...]:
-            values = self.value(operation.input, block), self.gradient(operation.output, block)
-            return (*values, *common, self.first_element(operation, block))
+            values = self.value_pointer(operation.input, block), self.gradient_pointer(operation.output, block)
+            return (*values, *common, self.num_maps_before(operation, block))
 
-        upper = self.plan.gradient_of[id(operation.output)].layout
+        output_gradient_layout = self.plan.gradient_buffers[id(operation.output)].layout
         if operation.norm:
-            sums = self.plan.kernel(chain.gradient_sums, upper)
-            self.phases.each(lambda block: self._call(sums, *arguments(block)))
+            sums = self.plan.kernel(chain.gradient_sums, output_gradient_layout)
+            self.phases.add_call(lambda block: self._call(sums, *arguments(block)))
             self.phases.flush()
             module = operation.norm
-            gradients = self.plan.kernel(head.norm_gradients, channels=operation.input.shape[0])
-            held = self.parameter_gradient(module.weight), self.parameter_gradient(module.bias)
+            gradients = self.plan.kernel(reductions.norm_gradients, channels=operation.input.shape[0])
+            held = self.parameter_gradient_pointer(module.weight), self.parameter_gradient_pointer(module.bias)
             self._call(gradients, common[0], *held)
-        lower = self.plan.gradient_of[id(operation.input)].layout
+        input_gradient_layout = self.plan.gradient_buffers[id(operation.input)].layout
         inputs = self.plan.kernel(
             chain.gradient,
-            upper,
-            lower,
+            output_gradient_layout,
+            input_gradient_layout,
             num_examples=self.plan.batch_size,
-            accumulate=self.accumulate(operation.input),
+            accumulate=self.must_accumulate(operation.input),
         )
-        self.phases.each(lambda block: self._call(inputs, *arguments(block), self.gradient(operation.input, block)))
+        self.phases.add_call(lambda block: self._call(inputs, *arguments(block), self.gradient_pointer(operation.input, block)))
 
     def _backward_small(self, operation: Mean | Add) -> None:
-        layouts = {id(v): self.plan.gradient_of[id(v)].layout for v in (*operation.inputs, operation.output)}
-        write = head.mean_gradient if isinstance(operation, Mean) else head.copy
+        layouts = {id(v): self.plan.gradient_buffers[id(v)].layout for v in (*operation.inputs, operation.output)}
+        write = reductions.mean_gradient if isinstance(operation, Mean) else reductions.copy
         for value in operation.inputs:
             kernel = self.plan.kernel(
-                write, layouts[id(operation.output)], layouts[id(value)], accumulate=self.accumulate(value)
+                write, layouts[id(operation.output)], layouts[id(value)], accumulate=self.must_accumulate(value)
             )
-            self.phases.each(partial(self._copy_back, kernel, operation.output, value))
+            self.phases.add_call(partial(self._copy_back, kernel, operation.output, value))
 
     def _copy_back(self, kernel: ir.Function, from_: Value, to: Value, block: ir.Value) -> None:
-        self._call(kernel, self.gradient(from_, block), self.gradient(to, block))
+        self._call(kernel, self.gradient_pointer(from_, block), self.gradient_pointer(to, block))

@@ -41,7 +41,7 @@ class NativeTrainer:
         machine = Machine.host()
         if machine is None:
             raise UnsupportedError("this processor")
-        machine = machine.dividing(self.batch_size)
+        machine = machine.with_lanes_dividing(self.batch_size)
         graph = lower(module, data.train_images.shape[1:])
         if max(labels.max().item() for labels in (data.train_labels, data.val_labels)) >= graph.logits.shape[0]:
             raise ValueError(f"{graph.logits.shape[0]} outputs are fewer than the classes")
@@ -54,7 +54,7 @@ class NativeTrainer:
         for epoch in range(1, self.recipe.epochs + 1):
             start = time.perf_counter() - (self.build_seconds if epoch == 1 else 0.0)
             losses, num_correct = self._train_epoch((epoch - 1) * self.num_steps)
-            with self.program.kept():
+            with self.program.evaluation_state():
                 val_loss, val_accuracy = self._evaluate()
                 self.program.save(self.module)
             self.module.eval()
@@ -84,7 +84,7 @@ class NativeTrainer:
         for start in range(0, self.num_steps, steps):
             count = 0
             for count, (x, y) in enumerate(islice(epoch, steps), start=1):
-                interior[count - 1].copy_(in_lanes(x, program.machine.lanes))
+                interior[count - 1].copy_(split_into_lanes(x, program.machine.lanes))
                 labels[count - 1] = y
             rows = slice(start, start + count)
             program.run_training(images[:count], labels[:count], keys[rows], table[rows], results[rows])
@@ -104,7 +104,7 @@ class NativeTrainer:
                 x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
                 labels = torch.cat([labels, labels.new_full((missing,), -1)])
             used = len(x) // lanes
-            interior[0, :used].copy_(in_lanes(x, lanes))
+            interior[0, :used].copy_(split_into_lanes(x, lanes))
             program.run_evaluation(images[0, :used], labels, results)
         loss, num_correct = results.tolist()
         return loss / len(data.val_images), num_correct / len(data.val_images)
@@ -118,6 +118,6 @@ def blocks(layout: Layout, steps: int, num_blocks: int) -> tuple[Tensor, Tensor]
     return whole, whole[(slice(None), slice(None), slice(None), *inside)]
 
 
-def in_lanes(images: Tensor, lanes: int) -> Tensor:
+def split_into_lanes(images: Tensor, lanes: int) -> Tensor:
     """Returns a view (N / lanes, C, H, W, lanes) of images (N, C, H, W)."""
     return images.view(-1, lanes, *images.shape[1:]).permute(0, 2, 3, 4, 1)

@@ -9,7 +9,7 @@ from nas.commands.confirm import RunFinished, confirm
 from nas.commands.search import search
 from nas.commands.train import train
 from nas.data import datasets
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.workers import in_process
@@ -88,10 +88,10 @@ def confirmed(whole, tmp_path):
 @pytest.fixture
 def ranked(study, whole):
     """A copy of the study with all runs of the first stage (val) and none of the second (test)."""
-    kept = ConfirmedRecords(StudyRecords.open(StudyRef(study)))
+    kept = ConfirmationRecords(StudyRecords.open(StudyRef(study)))
     for event in whole[2]:
         if isinstance(event, RunFinished) and event.run.judged_on == "val":
-            kept.keep(event.run, event.history)
+            kept.store_history(event.run, event.history)
     return study
 
 

@@ -14,7 +14,7 @@ from support.confirmations import (
     untimed,
 )
 
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.workers import in_process
@@ -96,7 +96,7 @@ def test_interrupted_command_exits_130_and_keeps_finished_runs(study, whole, nas
     status, _, err = nas(*command(study))
     assert (status, err) == (130, "Interrupted: runs that have ended are kept, the same command goes on.\n")
     first, second = runs_in(whole[2])[:2]
-    kept = ConfirmedRecords(StudyRecords.open(StudyRef(study)))
+    kept = ConfirmationRecords(StudyRecords.open(StudyRef(study)))
     assert untimed(kept.history(first)) == untimed(whole[2][1].history)
     assert kept.history(second) is None
 

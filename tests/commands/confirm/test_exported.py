@@ -25,7 +25,7 @@ def test_export_contains_weights_and_accuracy_of_first_seed(confirmed, whole, fi
     for name in ("model.py", "README.md"):
         text = (exported.folder / name).read_text()
         assert f"Trial {whole[1].winner.number} of study 'search', confirmed with {SEEDS} seeds." in text
-        assert f"fixed beforehand: {whole[1].test.finals[0]:.2%} on the test split." in text
+        assert f"fixed beforehand: {whole[1].test.final_accuracies[0]:.2%} on the test split." in text
         assert "The test split was opened once for this study." in text
     assert f"nas.confirm(top={len(whole[1].ranking.finalists)}, seeds={SEEDS}, target=" in text
     assert f"results='{confirmed}')\n```\n" in text

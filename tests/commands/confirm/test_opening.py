@@ -87,7 +87,7 @@ def test_repeated_call_trains_nothing_and_returns_same_result(confirmed, whole, 
 
 
 def test_other_target_changes_verdict_without_training(confirmed, whole, jobs):
-    lowest = whole[1].test.consistent
+    lowest = whole[1].test.lowest_accuracies
     for target in (min(lowest), max(lowest), 1.0):
         found = confirm(**{**ASKED, "target": target}, results=confirmed)
         assert found.test == replace(whole[1].test, target=target)

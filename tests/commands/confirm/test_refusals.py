@@ -8,7 +8,7 @@ from support.confirmations import ASKED, TOP, Stop, openings
 
 from nas.commands.confirm import confirm
 from nas.errors import NasError, StudyError
-from nas.study.locks import locks
+from nas.study.locks import open_locks
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 
@@ -75,8 +75,8 @@ def test_missing_study_is_rejected_and_not_created(study, tmp_path, nas):
 
 def test_study_locked_by_other_confirmation_is_rejected(study, jobs, nas):
     text = f"sqlite:///{study / 'studies.db'}: another process is confirming study 'search'; wait until it ends"
-    with closing(locks(StudyRef(study))) as other:
-        assert other.hold("confirm")
+    with closing(open_locks(StudyRef(study))) as other:
+        assert other.try_acquire("confirm")
         with pytest.raises(StudyError) as caught:
             confirm(**ASKED, results=study)
         assert str(caught.value) == text

@@ -28,7 +28,7 @@ from nas.data import datasets
 from nas.seed_stats import Finalist, Ranking
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.study.runs import Finals, Run
+from nas.study.runs import FinalistChoice, Run
 from nas.workers import in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +94,7 @@ def test_finalists_are_ranked_by_mean_val_accuracy(whole, fits):
         )
         for trial in finalists_of(folder)
     ]
-    assert found.ranking == Ranking.of(finalists)
+    assert found.ranking == Ranking.from_finalists(finalists)
     assert found.winner.number == found.ranking.winner.trial
     assert [event.ranking for event in events if isinstance(event, Ranked)] == [found.ranking]
 
@@ -106,7 +106,7 @@ def test_test_accuracies_equal_single_trainings_on_train_and_val(whole, fits):
     assert found.test.accuracies == tuple(table)
     assert found.test.num_images == len(datasets.load_test("digits").labels)
     assert (found.test.consistency, found.test.target) == (5, TARGET)
-    assert found.test.consistent == [min(row) for row in table]
+    assert found.test.lowest_accuracies == [min(row) for row in table]
     data = json.loads(json.dumps(found.to_json()))
     assert data["final_accuracy_mean"] == pytest.approx(fmean(row[-1] for row in table))
     assert data["final_accuracy_sd"] == pytest.approx(stdev(row[-1] for row in table))
@@ -165,13 +165,13 @@ def test_default_top_skips_ranking_if_search_ranked_finalists(study, jobs):
     assert {finalist.trial for finalist in ranked[-1].ranking.finalists} == {trial.number for trial in records.best(5)}
     assert len(records.best(5)) == 3
     (best,) = finalists_of(study, 1)
-    finals = Finals(trials=(best.number,), num_runs=1, num_candidates=3)
-    records.runs.choose(finals)
+    finals = FinalistChoice(trials=(best.number,), num_runs=1, num_candidates=3)
+    records.runs.store_finalist_choice(finals)
     ranked.clear()
     with pytest.raises(Stop):
         confirm(**asked, results=study, on_event=lambda e: (ranked.append(e), stop_at(is_ranked)(e)))
     assert len(ranked[-1].ranking.finalists) == 3, "a run is missing"
-    records.runs.keep(finals.runs()[0], best.history)
+    records.runs.store_history(finals.runs()[0], best.history)
     jobs.clear()
     found = confirm(**asked, results=study)
     assert (found.winner.number, found.ranking, len(jobs)) == (best.number, None, SEEDS)
@@ -197,7 +197,7 @@ def test_diverged_run_counts_as_zero_and_other_runs_continue(study, monkeypatch)
     (found,) = [finalist for finalist in ranking.finalists if finalist.trial == best.number]
     assert found.objectives == (0.5, 0.0)
     (other,) = [finalist for finalist in ranking.finalists if finalist.trial != best.number]
-    assert ranking.standard_error == pytest.approx(Ranking.of([other]).standard_error)
+    assert ranking.standard_error == pytest.approx(Ranking.from_finalists([other]).standard_error)
 
 
 def test_smaller_finalist_wins_if_all_val_runs_diverged(study):

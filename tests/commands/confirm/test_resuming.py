@@ -9,7 +9,7 @@ from support.confirmations import ASKED, SEEDS, TOP, Stop, finalists_of, is_rank
 
 from nas.commands.confirm import RunFinished, StageStarted, confirm
 from nas.errors import StudyError
-from nas.study.confirmation import ConfirmedRecords
+from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.runs import Run
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def interrupt_and_resume(folder, num_ended, jobs, whole):
     """Interrupts a confirmation after `num_ended` runs, repeats the call and compares it with an uninterrupted one."""
-    before = ConfirmedRecords(StudyRecords.open(StudyRef(folder)))
+    before = ConfirmationRecords(StudyRecords.open(StudyRef(folder)))
     missing = [run for run in runs_in(whole[2]) if before.history(run) is None]
     events = []
     with pytest.raises(Stop):
@@ -92,7 +92,7 @@ def test_confirmation_killed_at_any_write_resumes_to_same_result(ranked, whole, 
     assert num_killed > 3
     assert found == whole[1]
     assert len(openings(ranked)) == 1
-    stored = ConfirmedRecords(StudyRecords.open(StudyRef(ranked))).weights(found.winner.number)
+    stored = ConfirmationRecords(StudyRecords.open(StudyRef(ranked))).weights(found.winner.number)
     wanted = fits[Run(trial=found.winner.number, judged_on="test", seed=0)].weights
     assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
 

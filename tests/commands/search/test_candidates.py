@@ -12,7 +12,7 @@ from nas.commands.search import search
 from nas.commands.trials import trials
 from nas.data import datasets
 from nas.errors import StudyError
-from nas.space.constraints import Constraint, worst
+from nas.space.constraints import Constraint, most_violated
 from nas.space.search_space import SearchSpace
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -42,7 +42,7 @@ def test_search_builds_only_feasible_networks_and_never_loads_test_split(tmp_pat
     result = search(**options(tmp_path, tiny_space, max_params=300, trials=2))
     assert sum(result.discards.values()) > 0
     assert len(built) == 2
-    assert all(worst(limits, cost_of(architecture)) is None for architecture in built)
+    assert all(most_violated(limits, cost_of(architecture)) is None for architecture in built)
 
 
 @pytest.mark.slow

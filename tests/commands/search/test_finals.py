@@ -12,7 +12,7 @@ from nas.commands.trials import trials
 from nas.errors import StudyError
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from nas.study.runs import FINAL_SEED, Run
+from nas.study.runs import FIRST_FINALIST_SEED, Run
 from nas.workers import in_process
 
 BUDGET = 20
@@ -36,7 +36,7 @@ def test_last_fifth_of_budget_retrains_two_best_trials(searched):
     assert started.trials == tuple(trial.number for trial in by_objective[:2])
     ended = [event for event in events if isinstance(event, FinalRunFinished)]
     assert [(event.num_done, event.num_runs) for event in ended] == [(n, 4) for n in (1, 2, 3, 4)]
-    expected = [(trial, FINAL_SEED + index) for index in (0, 1) for trial in started.trials]
+    expected = [(trial, FIRST_FINALIST_SEED + index) for index in (0, 1) for trial in started.trials]
     assert sorted((event.run.trial, event.run.seed) for event in ended) == sorted(expected)
     assert max(i for i, e in enumerate(events) if isinstance(e, TrialFinished)) < events.index(started)
 
@@ -98,7 +98,7 @@ def test_best_finalist_of_extended_study_has_highest_mean_of_all(tmp_path):
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
     best = records.best(1)[0]
     assert best.further
-    assert best.number == records.contenders(1)[0].number
+    assert best.number == records.best_by_mean(1)[0].number
 
 
 @pytest.mark.slow
@@ -110,13 +110,13 @@ def test_interrupted_finals_restart_with_finalists_of_larger_budget(tmp_path):
     given = options(tmp_path, SPACE, epochs=1)
     assert search(**given | {"trials": BUDGET}, on_event=stop).interrupted
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
-    assert not records.runs.ranked()
+    assert not records.runs.has_ranked_finalists()
     events = []
     result = search(**given | {"trials": 2 * BUDGET}, on_event=events.append)
     assert (result.tally.num_trained, result.tally.num_further) == (32, 8)
     (started,) = [event for event in events if isinstance(event, FinalsStarted)]
     assert started.num_runs == 7
-    assert records.runs.ranked()
+    assert records.runs.has_ranked_finalists()
     had = [len(trial.further) for trial in result.best if trial.number in started.trials]
     assert sorted(had) == [1, 2, 2, 2]
 
@@ -127,7 +127,7 @@ def fail_seeds(monkeypatch, *seeds):
 
     def fail(self, job):
         if job.seed in seeds:
-            self._reports.append(in_process._failed(job.key, MemoryError("no memory")))
+            self._reports.append(in_process._failure_report(job.key, MemoryError("no memory")))
         else:
             submit(self, job)
 
@@ -138,18 +138,18 @@ def fail_seeds(monkeypatch, *seeds):
 def test_failed_final_run_is_reported_and_frees_budget_for_candidates(tmp_path, monkeypatch):
     given = options(tmp_path, SPACE, trials=BUDGET, epochs=1)
     events = []
-    fail_seeds(monkeypatch, FINAL_SEED)
+    fail_seeds(monkeypatch, FIRST_FINALIST_SEED)
     tally = search(**given, on_event=events.append).tally
     assert (tally.num_trained, tally.num_further, tally.spent) == (18, 2, BUDGET)
     reasons = [event.reason for event in events if isinstance(event, FinalRunFinished)]
     assert reasons.count("MemoryError: no memory") == 2
     records = StudyRecords.open(StudyRef(tmp_path / "results"))
-    assert not records.runs.ranked()
+    assert not records.runs.has_ranked_finalists()
 
 
 @pytest.mark.slow
 def test_three_failed_final_runs_in_a_row_end_search(tmp_path, monkeypatch):
-    fail_seeds(monkeypatch, FINAL_SEED, FINAL_SEED + 1)
+    fail_seeds(monkeypatch, FIRST_FINALIST_SEED, FIRST_FINALIST_SEED + 1)
     with pytest.raises(StudyError, match="3 runs of finalists in a row failed, the last one: MemoryError: no memory"):
         search(**options(tmp_path, SPACE, trials=BUDGET, epochs=1))
 
@@ -163,6 +163,6 @@ def test_pareto_search_spends_whole_budget_on_candidates(tmp_path):
 
 def test_run_key_round_trips_and_other_keys_return_none():
     run = Run(trial=3, judged_on="val", seed=7)
-    assert Run.of_key(run.key) == run
+    assert Run.from_key(run.key) == run
     for key in ("nas:run:3:val", "nas:run:3:train:7", "other:run:3:val:7", "nas:run:x:val:7", "nas:openings"):
-        assert Run.of_key(key) is None
+        assert Run.from_key(key) is None

@@ -4,20 +4,20 @@ from random import Random
 
 import pytest
 
-from nas.commands.defaults import start_up
-from nas.commands.search_loop import Loop, Task
+from nas.commands.defaults import startup_plan
+from nas.commands.search_loop import SearchLoop, SearchTask
 from nas.sampling.samplers import SAMPLERS, elite
 from nas.space.constraints import limits
-from nas.space.portfolio import portfolio
+from nas.space.portfolio import portfolio_candidates
 from nas.space.search_space import SearchSpace
 from nas.study.budget import Budget
-from nas.study.locks import locks
+from nas.study.locks import open_locks
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 from nas.study.writer import StudyWriter
 from nas.training.metrics import EpochMetrics
-from nas.workers.protocol import Ended, Progress
+from nas.workers.protocol import EndReport, EpochReport
 
 SHAPE = (1, 28, 28)
 LIMITS = limits(SHAPE, max_params=8000)
@@ -28,7 +28,7 @@ class RandomOrder:
     """Workers whose jobs end in random order; the seed of a job determines its accuracy."""
 
     def __init__(self, most, order):
-        self.capacity = self.most = most
+        self.capacity = self.max_capacity = most
         self.order, self.jobs, self.largest = order, {}, 0
 
     def submit(self, job):
@@ -42,7 +42,7 @@ class RandomOrder:
             **{"epoch": 1, "train_loss": 0.1, "train_accuracy": accuracy, "val_loss": 0.1},
             **{"val_accuracy": accuracy, "learning_rate": 0.1, "seconds": 1.0},
         )
-        return [Progress(key=job.key, metrics=metrics), Ended(key=job.key, outcome="trained", weights=b"")]
+        return [EpochReport(key=job.key, metrics=metrics), EndReport(key=job.key, outcome="trained", weights=b"")]
 
     def stop(self, key):
         del self.jobs[key]
@@ -54,20 +54,20 @@ class RandomOrder:
 def run_search(folder, most, *, order, sampler="elite"):
     """Returns the candidates of a default search by number, and the largest number of jobs trained in parallel."""
     space = SearchSpace.load("grey").bind(input_shape=SHAPE, num_classes=10, epochs=1)
-    known, _ = portfolio(space.portfolio, space, LIMITS, seed=0)
+    known, _ = portfolio_candidates(space.portfolio, space, LIMITS, seed=0)
     settings = Settings(
         **{"dataset": "none", "data_fingerprint": "none", "split": "none", "epochs": 1, "consistency": 5, "seed": 0},
         **{"space": space.name, "space_fingerprint": space.fingerprint(), "sampler": sampler},
         constraints=tuple(str(limit) for limit in LIMITS),
-        **start_up(space, LIMITS, sampler=sampler, num_objectives=1, num_known=len(known))._asdict(),
+        **startup_plan(space, LIMITS, sampler=sampler, num_objectives=1, num_known=len(known))._asdict(),
     )
     notes = StudyNotes(dataset_note="", mean=(0.5,), std=(0.5,), classes=("0", "1"), command="", machine="")
     ref = StudyRef(folder)
     records = StudyRecords.create(ref, settings, notes)
     workers = RandomOrder(most, Random(order))
-    held = locks(ref)
-    task = Task(space=space, constraints=LIMITS, starts=known)
-    Loop(StudyWriter(records, held), task, workers, on_event=lambda event: None).run(
+    held = open_locks(ref)
+    task = SearchTask(space=space, constraints=LIMITS, known_candidates=known)
+    SearchLoop(StudyWriter(records, held), task, workers, on_event=lambda event: None).run(
         Budget(trials=NUM_CANDIDATES).admits
     )
     held.close()

@@ -28,7 +28,7 @@ from nas.architecture.layers import (
     Linear,
     MaxPool,
     SqueezeExcite,
-    size,
+    num_elements,
 )
 from nas.data.datasets import load
 from nas.exporters.c.codegen import c_files
@@ -127,7 +127,7 @@ def normalisation(channels):
 
 def files_of(architecture, weights, **given):
     options = {
-        "classes": [f"class {i}" for i in range(size(architecture.output_shape))],
+        "classes": [f"class {i}" for i in range(num_elements(architecture.output_shape))],
         "facts": ["Untrained."],
         **normalisation(architecture.input_shape[0]),
         **given,
@@ -301,7 +301,7 @@ def test_trained_network_classifies_digits_like_torch(tmp_path):
     torch.manual_seed(0)
     module = architecture.build()
     recipe = Recipe(epochs=8, batch_size=64)
-    *_, last = train(module, recipe, TrainingData.of(dataset), seed=0, device=torch.device("cpu"))
+    *_, last = train(module, recipe, TrainingData.from_dataset(dataset), seed=0, device=torch.device("cpu"))
     assert last.val_accuracy > 0.9
     weights = module.state_dict()
     normalised = {"mean": dataset.mean, "std": dataset.std}

@@ -17,7 +17,7 @@ from nas.architecture.layers import (
     GlobalAvgPool,
     MaxPool,
     SqueezeExcite,
-    size,
+    num_elements,
 )
 from nas.architecture.layers import Linear as LinearLayer
 from nas.exporters.c.lowering import lower
@@ -127,7 +127,7 @@ def run_through(inference, plan):
 
     def places(value):
         start = plan.offsets[value.index]
-        found = range(start, start + size(value.shape))
+        found = range(start, start + num_elements(value.shape))
         assert found.stop <= plan.length
         return found
 
@@ -150,7 +150,7 @@ def test_memory_plan_overwrites_no_live_value(architecture):
     inference = lowered(architecture, architecture.build().state_dict())
     plan = plan_memory(inference)
     run_through(inference, plan)
-    assert plan.scratch_bytes <= 4 * sum(size(step.output.shape) for step in inference.steps)
+    assert plan.scratch_bytes <= 4 * sum(num_elements(step.output.shape) for step in inference.steps)
     assert set(plan.offsets) == {step.output.index for step in inference.steps}
 
 
@@ -170,7 +170,7 @@ def test_published_networks_need_scratch_of_their_largest_step(name):
     architecture = Architecture.load(name)
     inference = lowered(architecture, architecture.build().state_dict())
     most = max(
-        4 * sum(size(v.shape) for v in (*step.inputs, step.output))
+        4 * sum(num_elements(v.shape) for v in (*step.inputs, step.output))
         for step in inference.steps
         if not step.is_elementwise
     )

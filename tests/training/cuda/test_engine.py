@@ -26,7 +26,7 @@ from nas.recipe import Recipe
 from nas.training.cuda import engine as cuda
 from nas.training.cuda import runner as cuda_runner
 from nas.training.cuda.lane import Lane
-from nas.training.cuda.runner import Eager, Gpu, Processor, numerics
+from nas.training.cuda.runner import EagerRunner, CudaDevice, CpuDevice, precision_settings
 from nas.training.protocol import GroupFullError
 from nas.training.reference import initialise
 
@@ -117,7 +117,7 @@ def test_out_of_memory_raises_group_full_but_fails_single_lane(monkeypatch: pyte
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(cuda, "Lane", full)
-    monkeypatch.setattr(Processor, "drop_caches", lambda _: dropped.append(1))
+    monkeypatch.setattr(CpuDevice, "drop_caches", lambda _: dropped.append(1))
     with pytest.raises(GroupFullError, match="no memory for lane 2 beside 2 others"):
         lanes.add(2, initialise(small(), seed=0), RECIPE, seed=7)
     assert (len(tried), len(dropped), lanes.capacity) == (2, 1, 2)
@@ -146,17 +146,17 @@ def test_lane_is_added_if_second_try_has_memory(monkeypatch: pytest.MonkeyPatch)
     assert [key for key, _ in lanes.advance()] == [0, 1]
 
 
-class Unrecordable(Eager):
+class Unrecordable(EagerRunner):
     """A runner like on a GPU, but its captures fail."""
 
     warm_up_steps = 2
 
-    def repeatable(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def make_repeatable(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
 
 def test_lane_trains_without_graph_after_failed_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processor, "runners", lambda _: (Unrecordable(), Eager()))
+    monkeypatch.setattr(CpuDevice, "runners", lambda _: (Unrecordable(), EagerRunner()))
     architecture = small(dropout=0.3)
     lanes = group()
     module = initialise(architecture, seed=0)
@@ -170,15 +170,15 @@ def test_lane_trains_without_graph_after_failed_capture(monkeypatch: pytest.Monk
 
 def test_capacity_is_limited_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter([1000, 1400, 1400, 1500, 1500])
-    monkeypatch.setattr(Processor, "reserved_bytes", lambda _: next(held))
+    monkeypatch.setattr(CpuDevice, "reserved_bytes", lambda _: next(held))
     lanes = group(size=8)
     assert lanes.capacity == 8
-    monkeypatch.setattr(Processor, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(CpuDevice, "free_bytes", lambda _: 1000)
     lanes.add(0, initialise(small(), seed=0), RECIPE, seed=7)
     assert lanes.capacity == 1 + 900 // 400
     lanes.add(1, initialise(small(), seed=0), RECIPE, seed=7)
     assert lanes.capacity == 2 + 900 // 400
-    monkeypatch.setattr(Processor, "free_bytes", lambda _: 0)
+    monkeypatch.setattr(CpuDevice, "free_bytes", lambda _: 0)
     lanes.advance()
     assert lanes.capacity == 2
     lanes.advance()
@@ -200,9 +200,9 @@ def test_numerics_context_restores_settings(exact: bool) -> None:
         ]
 
     before = settings()
-    with numerics(exact=exact):
+    with precision_settings(exact=exact):
         assert settings() == [exact, True, False, exact, False, False, False]
-    with pytest.raises(KeyError), numerics(exact=exact):
+    with pytest.raises(KeyError), precision_settings(exact=exact):
         raise KeyError
     assert settings() == before
 
@@ -210,7 +210,7 @@ def test_numerics_context_restores_settings(exact: bool) -> None:
 def test_only_gpu_sets_environment_and_keeps_values_of_user(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"CUDA_DEVICE_MAX_CONNECTIONS": "16"}
     monkeypatch.setattr(cuda_runner.os, "environ", environment)
-    Processor()
+    CpuDevice()
     assert environment == {"CUDA_DEVICE_MAX_CONNECTIONS": "16"}
-    Gpu(GPU)  # keeps the value that the user set
+    CudaDevice(GPU)  # keeps the value that the user set
     assert environment == {"CUDA_DEVICE_MAX_CONNECTIONS": "16", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

@@ -9,8 +9,8 @@ from support.images import noise
 from support.lanes import RECIPE, broken, drawn, run_lane, run_reference, same, small, timeless, weights
 from torch import Tensor, nn
 
-from nas.training.cuda.lane import DropoutOf, Lane, steps_a_piece
-from nas.training.cuda.runner import Eager
+from nas.training.cuda.lane import GeneratorDropout, Lane, num_steps_per_graph
+from nas.training.cuda.runner import EagerRunner
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise
 
@@ -75,7 +75,7 @@ def test_warm_up_does_not_change_results(optimizer: str, steps: int, average_epo
 def test_failed_warm_up_does_not_change_results() -> None:
     def trained(module: nn.Module, *, warm_up: bool) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
         before = weights(module)
-        lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
+        lane = Lane(module, RECIPE, noise(150), seed=7, runner=EagerRunner())
         if warm_up:
             with pytest.raises(ValueError, match="broken"):
                 lane.warm_up(3)
@@ -110,24 +110,24 @@ def test_dropout_draws_only_from_generator_of_lane(per: str) -> None:
 def test_dropout_keeps_mean_and_drops_whole_channels() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.ones(50, 20, 4, 4)
-    elements = DropoutOf(0.25, generator, per_channel=False)(x)
+    elements = GeneratorDropout(0.25, generator, per_channel=False)(x)
     assert elements.unique().tolist() == pytest.approx([0, 4 / 3])
     assert elements.mean().item() == pytest.approx(1, abs=0.03)
-    channels = DropoutOf(0.25, generator, per_channel=True)(x)
+    channels = GeneratorDropout(0.25, generator, per_channel=True)(x)
     assert (channels.amin((2, 3)) == channels.amax((2, 3))).all()
     assert channels.mean().item() == pytest.approx(1, abs=0.1)
-    vectors = DropoutOf(0.25, generator, per_channel=True)(torch.ones(50, 20))
+    vectors = GeneratorDropout(0.25, generator, per_channel=True)(torch.ones(50, 20))
     assert vectors.unique().tolist() == pytest.approx([0, 4 / 3])
     state = generator.get_state()
-    assert DropoutOf(0.0, generator, per_channel=False)(x) is x
-    assert DropoutOf(0.5, generator, per_channel=False).eval()(x) is x
+    assert GeneratorDropout(0.0, generator, per_channel=False)(x) is x
+    assert GeneratorDropout(0.5, generator, per_channel=False).eval()(x) is x
     assert torch.equal(generator.get_state(), state)
 
 
 def test_training_keeps_structure_and_tensors_of_module() -> None:
     module = initialise(small(dropout=0.3), seed=0)
     text, tensors = repr(module), [*module.parameters(), *module.buffers()]
-    lane = Lane(module, RECIPE, noise(150), seed=7, runner=Eager())
+    lane = Lane(module, RECIPE, noise(150), seed=7, runner=EagerRunner())
     list(lane.launches())
     assert repr(module) == text
     assert all(one is other for one, other in zip(tensors, [*module.parameters(), *module.buffers()], strict=True))
@@ -135,7 +135,7 @@ def test_training_keeps_structure_and_tensors_of_module() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 8, 9, 15, 16, 17, 97, 390, 468, 937])
 def test_piece_size_leaves_smallest_remainder_of_epoch(num_steps: int) -> None:
-    several = steps_a_piece(num_steps)
+    several = num_steps_per_graph(num_steps)
     assert min(num_steps, 8) <= several <= 16
     assert num_steps % several == min(num_steps % k for k in range(min(num_steps, 8), min(num_steps, 16) + 1))
 
@@ -143,7 +143,7 @@ def test_piece_size_leaves_smallest_remainder_of_epoch(num_steps: int) -> None:
 @pytest.mark.parametrize(("batch_size", "steps", "pieces"), [(16, 9, 1 + 1), (7, 21, 2 + 1 + 1), (5, 30, 2 + 1)])
 def test_lane_launches_epoch_in_few_pieces(batch_size: int, steps: int, pieces: int) -> None:
     recipe = replace(RECIPE, batch_size=batch_size)
-    lane = Lane(initialise(small(), seed=0), recipe, noise(150), seed=7, runner=Eager())
+    lane = Lane(initialise(small(), seed=0), recipe, noise(150), seed=7, runner=EagerRunner())
     for _ in range(2):
         assert len(list(lane.launches())) == pieces  # graphs of 9, 10 and 15 steps, the rest of one, evaluation
         assert lane.num_steps == steps

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 from nas.training.cuda.engine import CudaGroup
-from nas.training.cuda.runner import numerics
+from nas.training.cuda.runner import precision_settings
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 def gpu_group(size: int = 4, *, exact: bool = True) -> CudaGroup:
-    return CudaGroup(noise(150), GPU, exact=exact, size=size)
+    return CudaGroup(noise(150), GPU, exact=exact, max_networks=size)
 
 
 def train_on_gpu(
@@ -55,7 +55,7 @@ def test_graph_is_bit_identical_to_single_steps(optimizer: str) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=0.01, batch_size=8)  # 18 steps: 2 graphs of 9
     for architecture in ARCHITECTURES:
         lanes, found, trained = train_on_gpu([architecture], recipe=recipe)
-        with numerics(exact=True):
+        with precision_settings(exact=True):
             expected, expected_weights = run_lane(architecture, recipe, device=GPU)
         assert lanes.notes == []
         assert found[0] == expected
@@ -66,7 +66,7 @@ def test_remaining_single_steps_are_bit_identical() -> None:
     recipe = replace(RECIPE, batch_size=7)  # 21 steps: 2 graphs of 10 and one of 1
     architecture = small(dropout=0.2)
     _, found, trained = train_on_gpu([architecture], recipe=recipe)
-    with numerics(exact=True):
+    with precision_settings(exact=True):
         expected, expected_weights = run_lane(architecture, recipe, device=GPU)
     assert found[0] == expected
     assert same(trained[0], expected_weights)
@@ -75,7 +75,7 @@ def test_remaining_single_steps_are_bit_identical() -> None:
 @pytest.mark.usefixtures("contiguous")
 def test_gpu_matches_reference_trainer() -> None:
     _, found, trained = train_on_gpu([small()])
-    with numerics(exact=True):
+    with precision_settings(exact=True):
         expected, expected_weights = run_reference(small(), device=GPU)
     assert found[0][1].val_loss == pytest.approx(expected[1].val_loss, abs=1e-3)
     for name, tensor in trained[0].items():

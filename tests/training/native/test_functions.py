@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from nas.architecture.layers import Activation, BatchNorm, Dropout, Flatten, Linear, MaxPool
 from nas.training.native import functions
-from nas.training.native.emit import I32, I64, POINTER, Compiled, Emitter
+from nas.training.native.emit import I32, I64, POINTER, MachineCode, Emitter
 from nas.training.native.pointwise import hash32
 
 pytestmark = [
@@ -203,7 +203,7 @@ class Mapped:
             numbers = e.builder.bitcast(e.load(source, i), integers)
             e.store(e.builder.bitcast(hash32(e, numbers, e.splat(key)), e.vector), target, i)
         e.finish()
-        self.compiled = Compiled(module, HOST)
+        self.compiled = MachineCode(module, HOST)
 
     def __call__(self, name: str, numbers: object) -> np.ndarray:
         padded, count = self._padded(torch.as_tensor(numbers, dtype=torch.float32))

@@ -13,7 +13,7 @@ from nas.architecture.layers import Activation, BatchNorm, Dropout
 from nas.recipe import Recipe
 from nas.training.native.optimizer import NUM_RATES, rates
 from nas.training.native.program import Program
-from nas.training.native.trainer import blocks, in_lanes
+from nas.training.native.trainer import blocks, split_into_lanes
 from nas.training.optimizers import make_optimizer
 from nas.training.schedule import learning_rate
 
@@ -75,7 +75,7 @@ def test_evaluation_matches_torch(count: int, lanes: int, evaluated: dict[int, t
     whole, inside = blocks(program.image_layout, 1, (count + missing) // lanes)
     # Lanes without an example must not count.
     padded = torch.cat([images[0], torch.full((missing, 2, 12, 11), 1e3)])
-    inside[0].copy_(in_lanes(padded, lanes))
+    inside[0].copy_(split_into_lanes(padded, lanes))
     results = torch.zeros(2, dtype=torch.float64)
     program.run_evaluation(whole[0], torch.cat([labels[0], torch.full((missing,), -1)]).int(), results)
     with torch.no_grad():
