@@ -26,6 +26,6 @@ def conflict_text() -> str:
     ours = (found["Summary"] or "").startswith("Neural architecture search under hard constraints")
     which = f"an earlier version of {DISTRIBUTION_NAME}" if ours else "another project"
     return (
-        f"the distribution nas {found['Version']} is installed, too; it is {which} and overwrites files of {DISTRIBUTION_NAME}:"
-        f" pip uninstall --yes nas {DISTRIBUTION_NAME} && pip install {DISTRIBUTION_NAME}"
+        f"the distribution nas {found['Version']} is installed, too; it is {which} and overwrites files of"
+        f" {DISTRIBUTION_NAME}: pip uninstall --yes nas {DISTRIBUTION_NAME} && pip install {DISTRIBUTION_NAME}"
     )

@@ -83,7 +83,7 @@ def argument_text(name: str, value: object) -> str:
     """Returns an argument as Python code in backticks, such as "`sampler='tea'`", for messages.
 
     Messages of the library name arguments in this form, and a parameter alone as "`sampler`". The command line shows
-    both as its options (`nas.cli.dashes`). A backtick inside the value is escaped.
+    both as its options (`nas.cli.option_names`). A backtick inside the value is escaped.
     """
     text = _on_one_line(_LONG, os.fspath(value) if isinstance(value, os.PathLike) else value)
     return f"`{name}={text.replace('`', ESCAPED_BACKTICK)}`"

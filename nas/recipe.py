@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RecipeError
-from nas.schema import COUNT, RATE, ScalarSchema, Interval, OneOf, check_keys, mismatch_text
+from nas.schema import COUNT, RATE, Interval, OneOf, ScalarSchema, check_keys, mismatch_text
 from nas.text import read_json
 
 RECIPE_FIELDS: dict[str, ScalarSchema] = {

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.errors import NasError, short_repr, one_of
+from nas.errors import NasError, one_of, short_repr
 
 
 def spaces_folder() -> Path:

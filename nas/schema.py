@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import NasError, argument_text, short_repr, names_text, one_of
+from nas.errors import NasError, argument_text, names_text, one_of, short_repr
 
 MAX_COUNT = 10**12
 """Upper limit of sizes and counts. Larger than any machine needs; products of a few of them can still be printed."""
@@ -122,7 +122,9 @@ class ListOf:
 
     def __str__(self) -> str:
         if self.max_items == math.inf:
-            return f"a list of at least {self.min_items} item{'s' * (self.min_items != 1)}" if self.min_items else "a list"
+            return (
+                f"a list of at least {self.min_items} item{'s' * (self.min_items != 1)}" if self.min_items else "a list"
+            )
         least = f"{self.min_items} to " if self.min_items < self.max_items else ""
         return f"a list of {least}{self.max_items} item{'s' * (self.max_items != 1)}"
 
@@ -144,7 +146,9 @@ class ObjectOf:
     closed: bool = False
 
 
-def check(value: object, expected: ScalarSchema | ListOf | Nullable | ObjectOf, where: str, error: type[NasError]) -> None:
+def check(
+    value: object, expected: ScalarSchema | ListOf | Nullable | ObjectOf, where: str, error: type[NasError]
+) -> None:
     """Raises `error`, which names the place `where`, the value and what was expected, unless the value fits."""
     if isinstance(expected, Nullable):
         if value is not None:

@@ -61,6 +61,6 @@ def html_lines(lines: Iterable[str]) -> str:
 
 
 def last_epochs_text(num_last_epochs: int, epochs: int) -> str:
-    """Returns the epochs that an objective averages, in words: the last `num_last_epochs`, or all if there are fewer."""
+    """Returns the epochs that an objective averages, in words: the last ones, or all if there are fewer."""
     last = min(num_last_epochs, epochs)
     return f"the last {last} epochs" if last > 1 else "the last epoch"

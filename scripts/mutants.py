@@ -140,7 +140,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     from mutmut.mutation.mutators import mutation_operators
     from mutmut.mutation.pragma_handling import IgnoredCode
 
-    class Visitor(MutationVisitor):  # type: ignore[misc]
+    class Visitor(MutationVisitor):
         def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
             if isinstance(node, cst.FunctionDef):
                 return False  # mutmut leaves out properties and other functions with a decorator
@@ -174,7 +174,9 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         if 0 <= begin <= span.start and span.start + span.length <= begin + length:
             text = (encoded[:begin] + new.encode() + encoded[begin + length :]).decode()
         else:  # several lines, of which the code lacks the indentation; slow
-            text = module.deep_replace(mutation.original_node, mutation.mutated_node).code
+            changed = module.deep_replace(mutation.original_node, mutation.mutated_node)
+            assert isinstance(changed, cst.Module)
+            text = changed.code
         if text in known or not compiles(text):
             continue
         known.add(text)

@@ -54,7 +54,11 @@ def files_of_the_package():
 def test_source_distribution_contains_files_to_build_wheel(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
-    generated = {"PKG-INFO", "setup.cfg", *(name for name in names if name.startswith(f"{DISTRIBUTION_NAME}.egg-info/"))}
+    generated = {
+        "PKG-INFO",
+        "setup.cfg",
+        *(name for name in names if name.startswith(f"{DISTRIBUTION_NAME}.egg-info/")),
+    }
     assert names - generated == files_of_the_package() | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
 
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nas
-from nas.errors import argument_text, short_repr, names_text, one_of
+from nas.errors import argument_text, names_text, one_of, short_repr
 
 PACKAGE = Path(nas.__file__).parent
 

@@ -18,8 +18,8 @@ from nas.architecture.layers import (
     Measure,
     Shape,
     SqueezeExcite,
-    measure_sequence,
     feature_map_shape,
+    measure_sequence,
     num_elements,
 )
 from nas.architecture.module_call import ModuleCall

@@ -1,9 +1,9 @@
 """Layer kinds of an architecture: one frozen dataclass per kind, with the field names of torch.nn.
 
 A layer is a value without weights. For the shape of one example, `(channels, height, width)` or `(features,)`,
-`measure` returns its output shape and cost, and `module_call` the constructor call of its torch module. A new kind needs a
-class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`. The table in
-docs/architecture.md names the optional support in other modules.
+`measure` returns its output shape and cost, and `module_call` the constructor call of its torch module. A new kind
+needs a class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`. The
+table in docs/architecture.md names the optional support in other modules.
 """
 
 from abc import ABC, abstractmethod
@@ -165,7 +165,9 @@ class Convolution(Layer):
         elif self.padding == "same":
             self._check(self.stride == 1, "stride", '1 with padding "same"')
             self._check(
-                self.dilation * self.kernel_size <= MAX_COUNT, "dilation", f"at most {number_text(MAX_COUNT)} / kernel_size"
+                self.dilation * self.kernel_size <= MAX_COUNT,
+                "dilation",
+                f"at most {number_text(MAX_COUNT)} / kernel_size",
             )
             if self.dilation * (self.kernel_size - 1) % 2 == 0:
                 object.__setattr__(self, "padding", self.dilation * (self.kernel_size - 1) // 2)

@@ -20,7 +20,7 @@ import typer
 
 from nas.cli import networks
 from nas.cli import studies as study_commands
-from nas.cli.dashes import Command
+from nas.cli.option_names import Command
 from nas.cli.options import (
     SEARCH,
     Constraints,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.dashes import with_option_names
+from nas.cli.option_names import with_option_names
 from nas.cli.options import DataRoot, ExtraFormat, ReportFormat, Results, Storage, Study, TableFormat
 from nas.errors import NasError, argument_text
 

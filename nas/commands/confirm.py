@@ -26,7 +26,7 @@ from nas.text import count_text, html_lines
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.results import objective, val_accuracies
-from nas.workers.backend import Compute, Backend
+from nas.workers.backend import Backend, Compute
 from nas.workers.protocol import Workers
 
 
@@ -66,7 +66,7 @@ class Confirmation:
 
     def _repr_html_(self) -> str:
         """Returns the ranking, the accuracies by epoch and the verdict as HTML, for notebooks."""
-        from nas.tables import epoch_table, table_html, ranking_table
+        from nas.tables import epoch_table, ranking_table, table_html
 
         ranked = self.ranking
         ranking = table_html(ranking_table(ranked, self.cost)) + html_lines([f"{ranked.pick_text}."]) if ranked else ""
@@ -179,12 +179,16 @@ def confirm(
         if opened is not None:
             winner = opened.trial
         else:  # stored before the split is read, because reading it cannot be undone
-            confirmation_records.record_opening(Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat()))
+            confirmation_records.record_opening(
+                Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat())
+            )
         histories = trainer.train(
             "test",
             (winner,),
             range(seeds),
-            lambda: TrainingData.with_test_split(dataset, _load_unchanged_test_split(confirmation_records, dataset.name, data_root)),
+            lambda: TrainingData.with_test_split(
+                dataset, _load_unchanged_test_split(confirmation_records, dataset.name, data_root)
+            ),
         )
         confirmation = Confirmation(
             study=records.name,
@@ -222,7 +226,9 @@ def _numbers(finalists: Sequence[TrainedTrial]) -> tuple[int, ...]:
     return tuple(sorted(trial.number for trial in finalists))
 
 
-def _earlier_opening(confirmation_records: ConfirmationRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool) -> Opening | None:
+def _earlier_opening(
+    confirmation_records: ConfirmationRecords, finalists: Sequence[TrainedTrial], seeds: int, *, again: bool
+) -> Opening | None:
     """Returns the earlier opening of the test split for the same finalists and seeds, or None.
 
     Raises `StudyError` if it was opened only for others, unless `again`.
@@ -273,7 +279,9 @@ def _load_unchanged_dataset(settings: Settings, data_root: str | Path | None) ->
     return dataset
 
 
-def _load_unchanged_test_split(confirmation_records: ConfirmationRecords, name: str, data_root: str | Path | None) -> datasets.Split:
+def _load_unchanged_test_split(
+    confirmation_records: ConfirmationRecords, name: str, data_root: str | Path | None
+) -> datasets.Split:
     """Loads the test split; raises `StudyError` if earlier runs of this study were evaluated on another one."""
     test = datasets.load_test(name, data_root=data_root)
     if not confirmation_records.record_test_split(len(test.labels), datasets.fingerprint(test)):

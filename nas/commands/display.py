@@ -70,7 +70,9 @@ def start_lines(event: SearchStarted) -> list[str]:
 def event_line(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
     """Returns one line for an event that is not about a single trial."""
     if isinstance(event, OthersAwaited):
-        return f"waiting for {count_text(event.num_running, 'trial')} that other searches on this study have in training"
+        return (
+            f"waiting for {count_text(event.num_running, 'trial')} that other searches on this study have in training"
+        )
     if isinstance(event, FinalsStarted):
         runs, trials = count_text(event.num_runs, "further run"), ", ".join(map(str, event.trials))
         return f"finalists, {runs} with other seeds: trials {trials}"

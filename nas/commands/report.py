@@ -72,7 +72,9 @@ def _format_of(output: Path) -> str:
     ending = output.suffix.lower()
     if ending not in FORMAT_BY_SUFFIX:
         expected = f"{one_of(filter(None, FORMAT_BY_SUFFIX))}, or no ending"
-        raise NasError(f"{argument_text('output', output)}: ending is {ending}, expected {expected}; or give `format`, too")
+        raise NasError(
+            f"{argument_text('output', output)}: ending is {ending}, expected {expected}; or give `format`, too"
+        )
     return FORMAT_BY_SUFFIX[ending]
 
 

@@ -27,7 +27,7 @@ from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
 from nas.space.warm_start import distinct_candidates, known_candidates
 from nas.study.budget import Budget, tally_text
-from nas.study.database import masked_url, quiet_optuna, errors_on_use
+from nas.study.database import errors_on_use, masked_url, quiet_optuna
 from nas.study.locks import Locks, open_locks
 from nas.study.progress import Tally, discards_text
 from nas.study.reader import StudyNotes, StudyRecords
@@ -38,7 +38,7 @@ from nas.study.writer import StudyWriter
 from nas.text import call_text, html_lines
 from nas.training.data import TrainingData
 from nas.training.results import NUM_LAST_EPOCHS
-from nas.workers.backend import Compute, Backend
+from nas.workers.backend import Backend, Compute
 
 MINUTES = Interval(float, 0, open_low=True)
 
@@ -329,13 +329,18 @@ def _resolve(ref: StudyRef, arguments: _Arguments) -> _Plan:
         settings=settings,
         dataset=dataset,
         dataset_note=note,
-        task=SearchTask(space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards),
+        task=SearchTask(
+            space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards
+        ),
         unfit=(*unfit, *unfit_designs),
     )
 
 
 def _budget(trials: int | None, minutes: float | None, backend: Backend) -> Budget:
-    """Returns the budget, by default `NUM_TRIALS` trials. `backend` must be open: then its number of workers is known."""
+    """Returns the budget, by default `NUM_TRIALS` trials.
+
+    `backend` must be open: then its number of workers is known.
+    """
     if trials is None and minutes is None:
         trials = NUM_TRIALS
     return Budget(trials=trials, minutes=minutes, workers=backend.num_workers)
@@ -418,7 +423,9 @@ def _run(
             sampler=settings.sampler,
             pruner=settings.pruner,
             portfolio=tuple(
-                start.source.removeprefix(SOURCE_PREFIX) for start in plan.task.known_candidates if start.source.startswith(SOURCE_PREFIX)
+                start.source.removeprefix(SOURCE_PREFIX)
+                for start in plan.task.known_candidates
+                if start.source.startswith(SOURCE_PREFIX)
             ),
             seed=settings.seed,
             discards=progress.discards(),
@@ -474,7 +481,9 @@ def _objectives(text: str | None) -> tuple[str, ...] | None:
     parts = tuple(part.strip() for part in text.split(","))
     first, *costs = OBJECTIVES
     if parts[0] != first or len(parts) > 2 or any(part not in costs for part in parts[1:]):
-        raise NasError(f"{argument_text('objective', text)}: expected {first}, or {first},COST with COST {one_of(costs)}")
+        raise NasError(
+            f"{argument_text('objective', text)}: expected {first}, or {first},COST with COST {one_of(costs)}"
+        )
     return parts
 
 

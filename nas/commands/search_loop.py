@@ -27,7 +27,7 @@ from nas.study.locks import LockLostError
 from nas.study.progress import StudyProgress, Tally
 from nas.study.trial import RunningTrial, TrainedTrial, TrialRecord, read_trained, read_trial
 from nas.study.writer import StudyWriter
-from nas.workers.protocol import EndReport, Job, EpochReport, Report, Workers
+from nas.workers.protocol import EndReport, EpochReport, Job, Report, Workers
 
 MAX_FAILURES = 3
 MIN_LIMIT_SHARE = 0.05  # smallest share of the limits that a candidate for a Pareto front fills
@@ -61,7 +61,9 @@ class SearchTask:
 class SearchLoop:
     """Draws, trains and stores the candidates of one search; other searches may work on the same study."""
 
-    def __init__(self, writer: StudyWriter, task: SearchTask, workers: Workers, *, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, writer: StudyWriter, task: SearchTask, workers: Workers, *, on_event: Callable[[Event], None]
+    ) -> None:
         self.writer = writer
         self.space = task.space
         self.constraints = task.constraints
@@ -158,7 +160,8 @@ class SearchLoop:
         except (StorageInternalError, SQLAlchemyError) as error:
             if not is_server_unavailable(error):
                 raise
-        # The server was away and the lock is lost. If the trial was created, `_requeue_dead_trials` returns it to the queue.
+        # The server was unavailable and the lock is lost. If the trial was created, `_requeue_dead_trials` puts it into
+        # the queue again.
         self._read_changes()
         return True
 
@@ -170,7 +173,10 @@ class SearchLoop:
         if self.progress.num_queued or not self.running:
             return False
         index = len(self.progress.fingerprints)
-        needed = max(self.pruner.num_results_needed(index), 0 if self.known_candidates else self.sampler.num_results_needed(index))
+        needed = max(
+            self.pruner.num_results_needed(index),
+            0 if self.known_candidates else self.sampler.num_results_needed(index),
+        )
         return min(running.index for running in self.running.values()) < needed
 
     def _read_changes(self) -> None:
@@ -184,7 +190,10 @@ class SearchLoop:
 
     def _requeue_dead_trials(self) -> None:
         """Returns trials of dead searches to the queue; checks at most every `DEAD_SEARCH_CHECK_SECONDS` seconds."""
-        if self.progress.running - self.running.keys() and time.monotonic() > self._dead_search_check_time + DEAD_SEARCH_CHECK_SECONDS:
+        if (
+            self.progress.running - self.running.keys()
+            and time.monotonic() > self._dead_search_check_time + DEAD_SEARCH_CHECK_SECONDS
+        ):
             self.writer.requeue_dead_trials(self.running)
             self._update_counts()
             self._dead_search_check_time = time.monotonic()
@@ -192,7 +201,9 @@ class SearchLoop:
     def _start(self, check: Callable[[], None]) -> None:
         """Draws a candidate or takes a queued one, and submits it to the workers unless it is to be discarded."""
         writer = self.writer
-        self.known_candidates = writer.missing_from_study(self.known_candidates)  # another search may have begun some of them
+        self.known_candidates = writer.missing_from_study(
+            self.known_candidates
+        )  # another search may have begun some of them
         if self.known_candidates and not self.progress.num_queued:
             # One at a time, so that an interrupted trial returns to an empty queue and is the next one again.
             writer.enqueue(self.known_candidates.pop(0))

@@ -51,7 +51,9 @@ class Trials(tuple[T_co, ...]):
 
         shown = [trial for trial in self if trial.outcome != "discarded"] or list(self)
         left_out = len(self) - len(shown[:MAX_ROWS])
-        more = [f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
+        more = (
+            [f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
+        )
         return table_html(trial_table(shown[:MAX_ROWS], title=self._counts())) + html_lines(more) * bool(more)
 
     def _counts(self) -> str:

@@ -34,7 +34,9 @@ def allowed_host_names(host: str, allow_hosts: Collection[str]) -> frozenset[str
     """
     for name in allow_hosts:
         if not re.fullmatch(r"[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]", name):
-            raise NasError(f"{argument_text('allow_hosts', [name])}: expected a host name or an address, without a port")
+            raise NasError(
+                f"{argument_text('allow_hosts', [name])}: expected a host name or an address, without a port"
+            )
     if not is_loopback(host) and not allow_hosts:
         raise NasError(
             f"{argument_text('host', host)}: other machines can reach this address, and the dashboard has no password;"

@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from nas.dashboard.patches import with_large_pictures
-from nas.dashboard.security import Application, StartResponse, with_access_control, allowed_host_names
+from nas.dashboard.security import Application, StartResponse, allowed_host_names, with_access_control
 from nas.errors import NasError, StudyError, argument_text
 from nas.reports.overview import update_note_and_figures
 from nas.study.database import errors_on_use
@@ -104,7 +104,11 @@ def serve_dashboard(
         server = make_server(host, port, application, _IPv6Server if ":" in host else _Server, _QuietHandler)
     except (OSError, OverflowError) as error:
         free = "; `port=0` takes a free one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
-        where = argument_text("port", port) if host == HOST else f"{argument_text('host', host)}, {argument_text('port', port)}"
+        where = (
+            argument_text("port", port)
+            if host == HOST
+            else f"{argument_text('host', host)}, {argument_text('port', port)}"
+        )
         raise NasError(f"{where}: {getattr(error, 'strerror', None) or error}{free}") from None
     with server:
         name = f"[{host}]" if ":" in host else next(iter(allow_hosts), host)

@@ -173,7 +173,9 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
         raise DatasetError(f"{error.filename or name}: {error.strerror or first_line(error)}") from None
 
 
-def _stratified_split(labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str) -> tuple["Tensor", "Tensor"]:
+def _stratified_split(
+    labels: "Tensor", classes: tuple[str, ...], *, parts: int, where: str
+) -> tuple["Tensor", "Tensor"]:
     """Holds out 1/`parts` of the examples, stratified; returns ascending indices of the kept and the held-out ones.
 
     Raises `DatasetError` if a class has fewer than `parts` examples. This check, and rounding up the number of held-out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.errors import NasError, argument_text, one_of
-from nas.exporters.c.codegen import stated_c_bytes, c_files
+from nas.exporters.c.codegen import c_files, stated_c_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import INT8, MAX_CALIBRATION_IMAGES, exported_program, write_int8, write_onnx, write_pt2
 from nas.exporters.model_card import ExportedFiles, render_card
@@ -41,9 +41,11 @@ class Exported:
 
     def _repr_html_(self) -> str:
         """Returns the files, their verification and the remarks as HTML, for notebooks."""
-        from nas.tables import table_html, proof_table
+        from nas.tables import proof_table, table_html
 
-        return table_html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(self.remarks)
+        return table_html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(
+            self.remarks
+        )
 
 
 def export(
@@ -112,7 +114,9 @@ def export(
                 unverified.append(folder / "network.c")
                 said.append("network.c was not verified: the C compiler cc is not installed.")
         proofs = verify_files(folder, names, architecture, weights, origin, evidence)
-        written = ExportedFiles(formats=formats, proofs=proofs, quantised=quantised, c_bytes=c_bytes, unverified=unverified)
+        written = ExportedFiles(
+            formats=formats, proofs=proofs, quantised=quantised, c_bytes=c_bytes, unverified=unverified
+        )
         text = render_card(architecture, origin, written, evidence=evidence, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))

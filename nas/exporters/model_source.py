@@ -70,7 +70,9 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
 
 def state_names(architecture: Architecture) -> dict[int, str]:
     """Returns the state dict prefix in model.py of each layer index; the prefix of layer 9 may be "block2.0"."""
-    return {part.start + i: f"{part.name}.{i}" for part in split_into_blocks(architecture) for i in range(len(part.layers))}
+    return {
+        part.start + i: f"{part.name}.{i}" for part in split_into_blocks(architecture) for i in range(len(part.layers))
+    }
 
 
 def readable_shape(shape: Shape) -> str:

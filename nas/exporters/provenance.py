@@ -108,7 +108,8 @@ class Origin:
             result=f"{spread_text(test.final_accuracies)} test accuracy (mean and standard deviation of {seeds} seeds)",
             facts=(
                 f"Trial {record.number} of study {records.name!r}, confirmed with {seeds} seeds.",
-                f"The weights are those of seed 0, as fixed beforehand: {test.final_accuracies[0]:.2%} on the test split.",
+                "The weights are those of seed 0, as fixed beforehand:"
+                f" {test.final_accuracies[0]:.2%} on the test split.",
                 *test.lines(),
                 verdict.openings_text,
             ),

@@ -125,7 +125,9 @@ def discards_over_candidates(discards: Sequence[Mapping[str, int]]) -> "Figure":
         )
     ]
     figure = make_figure("Discarded draws by reason", traces, x="candidates so far", y="discarded draws so far")
-    return figure.update_xaxes(_integer_ticks(len(discards))).update_yaxes(_integer_ticks(max(map(max, totals.values()))))
+    return figure.update_xaxes(_integer_ticks(len(discards))).update_yaxes(
+        _integer_ticks(max(map(max, totals.values())))
+    )
 
 
 def params_by_layer(architecture: Architecture, *, title: str = "Parameters by layer") -> "Figure":

@@ -40,7 +40,9 @@ def _template_values(records: StudyRecords) -> dict[str, Any]:
     found = answer(records)
     shares, discards = importances(records), records.discards()
     figures = {
-        "accuracy": accuracy_against_cost(trials, metric=settings.cost, confirmed=verdict.mean_and_sd_by_trial() if verdict else {}),
+        "accuracy": accuracy_against_cost(
+            trials, metric=settings.cost, confirmed=verdict.mean_and_sd_by_trial() if verdict else {}
+        ),
         "curves": learning_curves(records.best(MAX_CURVES)),
     }
     if discards:

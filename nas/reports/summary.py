@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nas.architecture.cost import METRIC_LABELS
-from nas.seed_stats import TestResult, StoredConfirmation, spread_text
+from nas.seed_stats import StoredConfirmation, TestResult, spread_text
 from nas.space.constraints import Constraint
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial, TrialRecord
@@ -51,8 +51,8 @@ def answer(records: StudyRecords) -> Answer:
         trial, test = records.trial(verdict.trial), verdict.test
         return Answer(
             text=f"{f'{front} Confirmed: trial' if front else 'Trial'} {trial.number}: {_cost_text(trial, records)},"
-            f" {spread_text(test.final_accuracies)} test accuracy (mean ± standard deviation of {len(test.final_accuracies)} seeds);"
-            f" target {test.verdict}.",
+            f" {spread_text(test.final_accuracies)} test accuracy (mean ± standard deviation of"
+            f" {len(test.final_accuracies)} seeds); target {test.verdict}.",
             caveats=(*_pick_sentence(verdict), *test.lines(), verdict.openings_text),
             trial=trial,
             test=test,
@@ -104,7 +104,11 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
     verdict = records.stored_confirmation
     again = verdict.mean_and_sd_by_trial() if verdict else {}
     return [
-        {"trial": trial, "again": again.get(trial.number), "epochs": _spread_over_last_epochs(trial, records.settings.consistency)}
+        {
+            "trial": trial,
+            "again": again.get(trial.number),
+            "epochs": _spread_over_last_epochs(trial, records.settings.consistency),
+        }
         for trial in (records.pareto() if _has_two_objectives(records) else records.best(count))
     ]
 

@@ -123,7 +123,10 @@ class _Draw:
         self.discards: list[Discard] = []
 
     def select(self, proposals: Iterator[Proposal], num_choices: int) -> DrawnCandidate:
-        """Returns the largest of the first `num_choices` feasible, new proposals; if there is none, repairs the closest."""
+        """Returns the largest of the first `num_choices` feasible, new proposals.
+
+        If there is none, repairs the closest.
+        """
         found: list[_FeasibleDraw] = []
         least, closest = math.inf, self.space.draw(self.rng)
         for proposal in proposals:

@@ -80,7 +80,9 @@ def nsga2(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterato
 
 
 def evolution(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Yields mutations, in one parameter each, of the best of `TOURNAMENT_SIZE` trials sampled from the last `POPULATION_SIZE`.
+    """Yields mutations, in one parameter each, of the best of `TOURNAMENT_SIZE` trials.
+
+    These are sampled from the last `POPULATION_SIZE` trials.
 
     Aging evolution: Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv
     1802.01548).
@@ -105,7 +107,9 @@ def elite(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterato
     ranked = _ranked(ended_study)
     had = [trial.params for trial in _complete(ended_study)]
     for best in _of_different_networks([{name: trial.params[name] for name in space.domains} for trial in ranked]):
-        yield from (Proposal.from_parent(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had)
+        yield from (
+            Proposal.from_parent(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had
+        )
     parents = ranked[:NUM_ELITE] if len(ended_study.directions) == 1 else ranked
     for _ in range(NUM_GENETIC):
         parent = parents[int(rng.random() * len(parents))]
@@ -126,7 +130,11 @@ def small_change(space: SearchSpace, values: Values, rng: Random) -> Values:
         kind = rng.choices((recipe, widths, others), CHANGES)[0]
         if not kind:
             return values
-        return _change_block_widths(space, values, kind, rng) if kind is widths else _change_parameters(space, values, kind, rng)
+        return (
+            _change_block_widths(space, values, kind, rng)
+            if kind is widths
+            else _change_parameters(space, values, kind, rng)
+        )
 
     return _first_different(space, values, near)
 

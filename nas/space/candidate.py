@@ -25,6 +25,8 @@ class Candidate:
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits, equal for the same network with the same recipe."""
         # Fields in LATER are left out if they are off, so that candidates of older studies keep their fingerprints.
-        recipe = {name: value for name, value in self.recipe.to_json().items() if value or name not in NEWER_RECIPE_FIELDS}
+        recipe = {
+            name: value for name, value in self.recipe.to_json().items() if value or name not in NEWER_RECIPE_FIELDS
+        }
         text = self.architecture.fingerprint() + json.dumps(recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

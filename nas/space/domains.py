@@ -11,7 +11,18 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import SearchSpaceError, one_of
-from nas.schema import COUNT, MAX_COUNT, ScalarSchema, Flag, Interval, ListOf, check, check_keys, mismatch_text, number_text
+from nas.schema import (
+    COUNT,
+    MAX_COUNT,
+    Flag,
+    Interval,
+    ListOf,
+    ScalarSchema,
+    check,
+    check_keys,
+    mismatch_text,
+    number_text,
+)
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -168,7 +179,9 @@ class FloatRange:
         """Returns the number of the range that is closest to `value`."""
         inside = min(max(float(value), self.low), self.high)
         return (
-            inside if self.step is None else self.rounded_value(self.low + self.step * round((inside - self.low) / self.step))
+            inside
+            if self.step is None
+            else self.rounded_value(self.low + self.step * round((inside - self.low) / self.step))
         )
 
     def suggest(self, trial: "Trial", name: str) -> float:
@@ -217,7 +230,9 @@ def parse_domain(data: object, expected: ScalarSchema, where: str) -> Domain | V
         SearchSpaceError: the domain is not valid.
     """
     if isinstance(data, dict):
-        return _parse_weighted_choice(data, expected, where) if "values" in data else _parse_range(data, expected, where)
+        return (
+            _parse_weighted_choice(data, expected, where) if "values" in data else _parse_range(data, expected, where)
+        )
     if not isinstance(data, list):
         return _parse_value(data, expected, where)
     values = _parse_values(data, expected, where)

@@ -16,7 +16,7 @@ from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, shared_conv_unit, conv_unit
+from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, conv_unit, shared_conv_unit
 
 Layers = tuple[Layer, ...]
 Values = dict[str, Value]

@@ -30,7 +30,8 @@ REASON_MEANINGS = {
 def reason_meanings(reasons: Iterable[str]) -> dict[str, str]:
     """Returns the meaning of each discard reason."""
     return {
-        reason: REASON_MEANINGS.get(reason, f"misses the limit on {reason}, and no other limit by more") for reason in reasons
+        reason: REASON_MEANINGS.get(reason, f"misses the limit on {reason}, and no other limit by more")
+        for reason in reasons
     }
 
 
@@ -41,7 +42,8 @@ class Judgement(NamedTuple):
         architecture: the network; None if its shapes are impossible.
         cost: the cost; None if its shapes are impossible.
         reason: empty if the candidate is feasible, otherwise why it is discarded: the metric of the constraint with the
-            largest violation, or a key of `REASON_MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by `judge`.
+            largest violation, or a key of `REASON_MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by
+            `judge`.
         violation: sum of the violations of all constraints, each relative to its bound; infinite for impossible shapes.
     """
 

@@ -58,11 +58,13 @@ def with_filled_widths(
     return best
 
 
-def with_likely_feasible_widths(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Values:
+def with_likely_feasible_widths(
+    space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]
+) -> Values:
     """Returns the values with the widths that are most likely to satisfy the limits, the smallest or the largest.
 
-    These are the largest widths (`with_filled_widths`) if there is a lower limit on another metric than the receptive field, and
-    the smallest widths otherwise. The values are returned unchanged if the space has no `widths`.
+    These are the largest widths (`with_filled_widths`) if there is a lower limit on another metric than the receptive
+    field, and the smallest widths otherwise. The values are returned unchanged if the space has no `widths`.
     """
     if not space.widths:
         return dict(values)

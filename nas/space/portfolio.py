@@ -89,10 +89,14 @@ def portfolio_candidates(
     return fitting, tuple(unfit)
 
 
-def _design_candidate(design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> KnownCandidate:
+def _design_candidate(
+    design: Design, space: SearchSpace, constraints: Sequence[Constraint], seed: int
+) -> KnownCandidate:
     """Returns the design as a candidate; raises `ArchitectureError` if it does not fit the space or the limits."""
     shape, classes = design.architecture.input_shape, design.architecture.output_shape[0]
-    network = encode_architecture(space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture)
+    network = encode_architecture(
+        space.bind(input_shape=shape, num_classes=classes, epochs=space.epochs), design.architecture
+    )
     values = complete_values(space, design.architecture, network, design.recipe, seed=seed)
     values = with_filled_widths(space, constraints, _with_sufficient_receptive_field(space, constraints, values))
     if reason := judge(space, constraints, values).reason:

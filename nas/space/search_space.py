@@ -33,19 +33,19 @@ from nas.architecture.layers import (
     Shape,
     measure_sequence,
 )
-from nas.errors import SearchSpaceError, short_repr, one_of
+from nas.errors import SearchSpaceError, one_of, short_repr
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.resources import shipped_designs, shipped_or_file
 from nas.schema import (
     COUNT,
     RATE,
-    ScalarSchema,
-    ObjectOf,
     Flag,
     ImageShape,
     Interval,
     ListOf,
+    ObjectOf,
     OneOf,
+    ScalarSchema,
     check,
     check_keys,
     mismatch_text,
@@ -151,21 +151,30 @@ class SearchSpace:
         Raises:
             SearchSpaceError: a key or a value is not valid; the message names it and what is expected.
         """
-        tables = {"network": NETWORK_PARAMETERS, "block": BLOCK_PARAMETERS, "conv": CONV_PARAMETERS, "recipe": RECIPE_PARAMETERS}
+        tables = {
+            "network": NETWORK_PARAMETERS,
+            "block": BLOCK_PARAMETERS,
+            "conv": CONV_PARAMETERS,
+            "recipe": RECIPE_PARAMETERS,
+        }
         scaled = "widths" in data
         if scaled:
             tables |= {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
         own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
         keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths", "probes"))
         check_keys(data, (*keys, *own), where, SearchSpaceError)
-        values = {table: _parse_table(data, table, table_parameters, where) for table, table_parameters in tables.items()}
+        values = {
+            table: _parse_table(data, table, table_parameters, where) for table, table_parameters in tables.items()
+        }
         num_blocks = _max_value(values["network"]["num_blocks"])
         each = [f"block{number}" for number in range(1, num_blocks + 1)]
         if beyond := sorted(set(own) - set(each)):
             blocks_of = f"{one_of(each)} because num_blocks is at most {num_blocks}"
             raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
         # The table of one block, such as [block2], overrides [block].
-        blocks = {name: values["block"] | _parse_table(data, name, tables["block"], where, partly=True) for name in each}
+        blocks = {
+            name: values["block"] | _parse_table(data, name, tables["block"], where, partly=True) for name in each
+        }
         growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
         flat = dict(_flatten(values, blocks))
         shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
@@ -243,7 +252,14 @@ class SearchSpace:
             if last and head == "gap":
                 widths[-1] = self.num_classes
             kernel, padding = v[block + "kernel_size"], v[block + "padding"]
-            style = kernel, padding, v[block + "convolution"], order, activation, self._rounded_value(block + "dropout", v)
+            style = (
+                kernel,
+                padding,
+                v[block + "convolution"],
+                order,
+                activation,
+                self._rounded_value(block + "dropout", v),
+            )
             body: tuple[Layer, ...] = ()
             for width in widths:
                 body += conv_unit(width, *style)
@@ -347,7 +363,9 @@ def _parse_probes(data: object, domains: Mapping[str, Domain], where: str) -> tu
         check_keys(probe, drawn, place, SearchSpaceError)
         if not probe:
             raise SearchSpaceError(f"{place} is empty, expected {one_of(drawn)}")
-        probes.append({f"recipe.{key}": _checked_probe_value(domains, key, value, place) for key, value in probe.items()})
+        probes.append(
+            {f"recipe.{key}": _checked_probe_value(domains, key, value, place) for key, value in probe.items()}
+        )
     return tuple(probes)
 
 

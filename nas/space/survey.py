@@ -41,8 +41,7 @@ class LimitReport:
 class SpaceReport:
     """Result of a survey.
 
-    In a space with `widths`, a draw is judged with the widths of `with_likely_feasible_widths`, which are the most likely to satisfy the
-    limits.
+    In a space with `widths`, a draw is judged with the widths of `with_likely_feasible_widths`.
 
     Attributes:
         space: name of the space.
@@ -172,7 +171,9 @@ def survey(
         ),
         admitting_together=_relaxed_constraints(constraints, costs, math.ceil(num_draws / 100)),
         smallest=_smallest_cost(space, (), [values for _, values in starts[:3]]),
-        smallest_within_limits=_smallest_cost(space, others, [values for _, values in within[:3]]) if constraints else None,
+        smallest_within_limits=_smallest_cost(space, others, [values for _, values in within[:3]])
+        if constraints
+        else None,
     )
 
 
@@ -195,7 +196,9 @@ def _bound_admitting(index: int, constraints: Sequence[Constraint], costs: Seque
     return values[wanted - 1] if len(values) >= wanted else None
 
 
-def _relaxed_constraints(constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> tuple[Constraint, ...]:
+def _relaxed_constraints(
+    constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int
+) -> tuple[Constraint, ...]:
     factors = sorted(max((_factor(c, cost) for c in constraints), default=1.0) for cost in costs)
     if len(factors) < wanted or factors[wanted - 1] <= 1:
         return ()
@@ -214,7 +217,9 @@ def _factor(constraint: Constraint, cost: Cost) -> float:
     return value / constraint.bound if constraint.relation == "<=" else constraint.bound / max(value, 1)
 
 
-def _smallest_cost(space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]) -> Cost | None:
+def _smallest_cost(
+    space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]
+) -> Cost | None:
     """Returns the cost with the fewest parameters that coordinate descent finds from the given starts.
 
     One step changes one parameter of the network, or scales all widths.

@@ -104,7 +104,9 @@ def _architecture_files(named: str | Path) -> Sequence[str | Path]:
     if export in found:
         return [export]
     if not found:
-        raise StudyError(f"{argument_text('start_from', [str(named)])}: no architecture file (*.json) found in this folder")
+        raise StudyError(
+            f"{argument_text('start_from', [str(named)])}: no architecture file (*.json) found in this folder"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain
 from random import Random
 
-from nas.schema import ScalarSchema, Interval
+from nas.schema import Interval, ScalarSchema
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value
 
 FACTOR = Interval(float, 0.1, 10.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from optuna.artifacts import FileSystemArtifactStore
 
 from nas.architecture.architecture import Architecture
-from nas.errors import StudyError, first_line, short_repr, names_text
+from nas.errors import StudyError, first_line, names_text, short_repr
 from nas.study.optuna_storage import artifact_link
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class Artifacts:
         import torch
 
         if Path(name).name != name or not name.isprintable():  # a path could lead out of the folder
-            raise StudyError(f"{self.folder}: {what}: {short_repr(name)} found, expected the name of a file in this folder")
+            raise StudyError(
+                f"{self.folder}: {what}: {short_repr(name)} found, expected the name of a file in this folder"
+            )
         path = self.folder / name
         try:
             opened = path.open("rb")

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import StudyError
-from nas.schema import COUNT, INDEX, TEXT, ObjectOf, ListOf
+from nas.schema import COUNT, INDEX, TEXT, ListOf, ObjectOf
 from nas.study.attributes import PREFIX
 from nas.study.reader import StudyRecords
 from nas.study.runs import StudyRuns

@@ -4,8 +4,8 @@ Contract tests check these names. Optuna's tables have had the same columns sinc
 
 `StudyStorage` keeps a study's trials in memory, beside the database. Optuna's own storage writes each parameter and
 attribute in a separate transaction, and reads all unfinished trials again whenever trials are requested: with 64
-workers this takes seconds per trial. `StudyStorage` begins and ends a trial in one transaction each, and `read_changes` reads
-only what other processes have begun or ended since the last call.
+workers this takes seconds per trial. `StudyStorage` begins and ends a trial in one transaction each, and `read_changes`
+reads only what other processes have begun or ended since the last call.
 """
 
 import json
@@ -44,9 +44,9 @@ EPOCHS_PAUSE = 1.0  # minimum seconds between two writes of epochs: many workers
 class StudyStorage(_CachedStorage):
     """Optuna storage for a process that writes to a study, with the trials in memory beside the database.
 
-    It shows the study as of the last `read_changes`, and what this process has written since. The intermediate values of other
-    processes' trials are not updated while these run. While a database server is unavailable, `read_changes`, `end`, `write`,
-    `report` and the methods for study attributes retry, for up to `RETRY_SECONDS` seconds.
+    It shows the study as of the last `read_changes`, and what this process has written since. The intermediate values
+    of other processes' trials are not updated while these run. While a database server is unavailable, `read_changes`,
+    `end`, `write`, `report` and the methods for study attributes retry, for up to `RETRY_SECONDS` seconds.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -141,7 +141,9 @@ class StudyStorage(_CachedStorage):
             _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, template.values or ()))
             _insert_rows(session, models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs))
             _insert_rows(session, models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs))
-            _insert_rows(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values))
+            _insert_rows(
+                session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values)
+            )
         trial = _as_stored(template, number, trial_id)
         with self._lock:
             self._add_study(study_id)
@@ -180,7 +182,9 @@ class StudyStorage(_CachedStorage):
                 _insert_rows(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
                 _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
-            elif not _has_user_attrs(session, trial_id, user_attrs):  # otherwise an earlier try ended it, but its answer was lost
+            elif not _has_user_attrs(
+                session, trial_id, user_attrs
+            ):  # otherwise an earlier try ended it, but its answer was lost
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
         trial.user_attrs |= _json_round_trip(user_attrs)
         trial.system_attrs |= _json_round_trip(system_attrs)
@@ -345,7 +349,10 @@ def _has_user_attrs(session: Session, trial_id: int, attrs: Attrs) -> bool:
     """Returns whether the trial has these user attributes."""
     model = models.TrialUserAttributeModel
     query = sqlalchemy.select(model.key, model.value_json).where(model.trial_id == trial_id)
-    return _json_round_trip(attrs).items() <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
+    return (
+        _json_round_trip(attrs).items()
+        <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
+    )
 
 
 def _constraint_attrs(constraints: Attrs) -> dict[str, Any]:

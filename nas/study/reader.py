@@ -22,7 +22,7 @@ from nas.pareto import pareto_front
 from nas.seed_stats import StoredConfirmation
 from nas.study.artifacts import Artifacts
 from nas.study.attributes import StoredTrial, typed_trials
-from nas.study.database import errors_on_decode, file_exists, errors_on_open, open_storage, sqlite_file
+from nas.study.database import errors_on_decode, errors_on_open, file_exists, open_storage, sqlite_file
 from nas.study.progress import StudyProgress, Tally
 from nas.study.reference import StudyRef
 from nas.study.runs import StudyRuns

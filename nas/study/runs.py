@@ -7,7 +7,7 @@ from typing import Any, Literal
 import optuna
 
 from nas.errors import StudyError
-from nas.schema import ScalarSchema, ObjectOf, Interval, ListOf, check
+from nas.schema import Interval, ListOf, ObjectOf, ScalarSchema, check
 from nas.study.attributes import PREFIX
 from nas.study.optuna_storage import set_system_attr, system_attrs
 from nas.study.trial import epochs_of

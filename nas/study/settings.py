@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import StudyError
-from nas.schema import COUNT, INDEX, TEXT, ObjectOf, Interval, ListOf, OneOf, check
+from nas.schema import COUNT, INDEX, TEXT, Interval, ListOf, ObjectOf, OneOf, check
 
 OBJECTIVES = ("accuracy", "params", "macs", "peak_activation_bytes", "weight_bytes")
 """Objectives of a search: accuracy, and optionally one of the costs."""

@@ -11,8 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import METRICS
-from nas.errors import StudyError, short_repr, one_of
-from nas.schema import COUNT, INDEX, TEXT, ObjectOf, Interval, ListOf, Nullable, OneOf, check, mismatch_text
+from nas.errors import StudyError, one_of, short_repr
+from nas.schema import COUNT, INDEX, TEXT, Interval, ListOf, Nullable, ObjectOf, OneOf, check, mismatch_text
 from nas.study.attributes import Outcome, StoredTrial
 from nas.study.settings import OBJECTIVES, WHOLE_NUMBER, Settings
 
@@ -43,7 +43,10 @@ CONFIRMATION_FIELDS = ObjectOf(
         "target": FRACTION,
         "accuracies": ListOf(ListOf(FRACTION, 1), 2),
         "ranking": Nullable(
-            ObjectOf({"finalists": ListOf(FINALIST_FIELDS, 2), "standard_error": NUMBER}, required={"finalists", "standard_error"})
+            ObjectOf(
+                {"finalists": ListOf(FINALIST_FIELDS, 2), "standard_error": NUMBER},
+                required={"finalists", "standard_error"},
+            )
         ),
     },
     required={"study", "dataset", "trial", "num_openings", "num_images", "target", "accuracies", "ranking"},
@@ -87,8 +90,8 @@ def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directi
     settings = Settings.from_json(attrs["settings"], where=f"{where}: settings")
     if settings.objectives[0] != OBJECTIVES[0] or len(set(settings.objectives)) != directions:
         raise StudyError(
-            f"{where}: settings: objectives is {short_repr(settings.objectives)} with {directions} directions in Optuna,"
-            f" expected {OBJECTIVES[0]}, or {OBJECTIVES[0]} and {one_of(OBJECTIVES[1:])}"
+            f"{where}: settings: objectives is {short_repr(settings.objectives)} with {directions} directions in"
+            f" Optuna, expected {OBJECTIVES[0]}, or {OBJECTIVES[0]} and {one_of(OBJECTIVES[1:])}"
         )
     check(attrs, STUDY_USER_ATTRS, where, StudyError)
     for number, trial in enumerate(trials):
@@ -107,7 +110,9 @@ def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
     whole = trial.state == TrialState.COMPLETE or outcome == Outcome.TRAINED
     system_attrs = StoredTrial(trial).own_system_attrs()
     needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == Outcome.PRUNED else set()
-    check(trial.user_attrs, replace(TRIAL_USER_ATTRS, required=REQUIRED_IF_TRAINED if whole else set()), where, StudyError)
+    check(
+        trial.user_attrs, replace(TRIAL_USER_ATTRS, required=REQUIRED_IF_TRAINED if whole else set()), where, StudyError
+    )
     check(system_attrs, replace(TRIAL_SYSTEM_ATTRS, required=needed), where, StudyError)
     if needed and not system_attrs["history"]:
         raise StudyError(f"{where}: history is [], expected at least one epoch")

@@ -220,7 +220,9 @@ class StudyWriter:
             else {}
         )
         self._end(trial.number, outcome, trial.history, Attributes(), files=files, reason=reason)
-        return trial.ended_record(outcome, reason=reason, seconds=self.stored_trial(trial.number).numeric_attr("seconds"))
+        return trial.ended_record(
+            outcome, reason=reason, seconds=self.stored_trial(trial.number).numeric_attr("seconds")
+        )
 
     def abandon(self, number: int, outcome: Outcome, reason: str) -> None:
         """Ends a trial that was not trained in this process."""

@@ -28,7 +28,9 @@ def pick_devices(name: str = "auto") -> tuple[torch.device, ...]:
     kind = available[0].partition(":")[0] if name == "auto" else name
     picked = [one for one in available if one == kind or (kind == "cuda" and one.startswith("cuda:"))]
     if not picked:
-        raise DeviceError(f"{argument_text('device', name)}: not available on this machine, expected {one_of(available)}")
+        raise DeviceError(
+            f"{argument_text('device', name)}: not available on this machine, expected {one_of(available)}"
+        )
     return tuple(torch.device(one) for one in picked)
 
 

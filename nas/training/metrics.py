@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.errors import StudyError, TrainingDiverged
-from nas.schema import COUNT, ScalarSchema, ObjectOf, Interval, check
+from nas.schema import COUNT, Interval, ObjectOf, ScalarSchema, check
 
 EPOCH_FIELDS: dict[str, ScalarSchema] = {
     "epoch": COUNT,

@@ -26,7 +26,9 @@ def max_engine_capacity(device: torch.device, max_networks: int | None = None) -
     return CpuEngine.capacity
 
 
-def open_engine(data: TrainingData, device: torch.device, *, exact: bool = False, max_networks: int | None = None) -> Engine:
+def open_engine(
+    data: TrainingData, device: torch.device, *, exact: bool = False, max_networks: int | None = None
+) -> Engine:
     """Returns a training engine for a device.
 
     Args:

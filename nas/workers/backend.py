@@ -108,4 +108,6 @@ def open_workers(
     if num == 1:
         return InProcess(data, devices[0], exact=exact, group_size=group_size)
     each = [devices[index % len(devices)] for index in range(num)]
-    return ProcessPool(data, each, exact=exact, group_size=group_size, max_per_device=max_engine_capacity(devices[0], group_size))
+    return ProcessPool(
+        data, each, exact=exact, group_size=group_size, max_per_device=max_engine_capacity(devices[0], group_size)
+    )

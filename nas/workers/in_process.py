@@ -12,7 +12,7 @@ from nas.training.protocol import GroupFullError
 from nas.training.reference import initialise, state_dict_on_cpu
 from nas.training.select import max_engine_capacity, open_engine
 from nas.training.trial_files import files_of_training
-from nas.workers.protocol import EndReport, Job, EpochReport, Report
+from nas.workers.protocol import EndReport, EpochReport, Job, Report
 
 
 class InProcess:

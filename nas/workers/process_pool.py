@@ -89,14 +89,22 @@ class ProcessPool:
     """
 
     def __init__(
-        self, data: TrainingData, devices: list[torch.device], *, exact: bool, group_size: int | None = None, max_per_device: int
+        self,
+        data: TrainingData,
+        devices: list[torch.device],
+        *,
+        exact: bool,
+        group_size: int | None = None,
+        max_per_device: int,
     ) -> None:
         self.max_capacity = max_per_device * len(devices)
         self._folder = tempfile.TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True)
         shared = SharedData.write(data, Path(self._folder.name))
         # Messages with the worker that sent them; None when its process has ended.
         self._received: queue.Queue[tuple[_Worker, ReportBatch | None]] = queue.Queue()
-        self._to_start = [WorkerConfig(data=shared, device=device, exact=exact, group_size=group_size) for device in devices]
+        self._to_start = [
+            WorkerConfig(data=shared, device=device, exact=exact, group_size=group_size) for device in devices
+        ]
         self._workers: list[_Worker] = []
 
     @property

@@ -94,8 +94,8 @@ class RayCluster:
                 raise NasError(f"{share}: expected {wanted} with {argument_text('device', device)}")
         if address.startswith("ray://"):
             raise NasError(
-                f"{argument_text('ray', address)}: Ray's client cannot stream results; search on a machine of the cluster"
-                " with `ray='auto'` (docs/cluster.md), or submit the search with `ray job submit`"
+                f"{argument_text('ray', address)}: Ray's client cannot stream results; search on a machine of the"
+                " cluster with `ray='auto'` (docs/cluster.md), or submit the search with `ray job submit`"
             )
         ray_package()
         return cls(address, device=device, workers=workers, gpus_per_trial=gpus_per_trial)
@@ -152,8 +152,9 @@ class RayCluster:
         self.num_workers = workers or sum(_num_trials_that_fit(node, gpus) for node in alive)
         if not self.num_workers:
             raise NasError(
-                f"{argument_text('ray', self.address)}: {count_text(num_cpus, 'CPU')} and {count_text(num_gpus, 'GPU')} found,"
-                f" expected at least 1 CPU and {gpus:g} GPU for each trial; if an autoscaler adds nodes, give `workers`"
+                f"{argument_text('ray', self.address)}: {count_text(num_cpus, 'CPU')} and"
+                f" {count_text(num_gpus, 'GPU')} found, expected at least 1 CPU and {gpus:g} GPU for each trial;"
+                " if an autoscaler adds nodes, give `workers`"
             )
         parts = [count_text(len(alive), "node"), count_text(num_cpus, "CPU")]
         parts += [count_text(num_gpus, "GPU")] * bool(num_gpus) + [f"{gpus:g} GPU a trial"] * bool(gpus)
@@ -347,7 +348,9 @@ def _check_reachable(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise NasError(f"{argument_text('ray', address)}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s") from None
+        raise NasError(
+            f"{argument_text('ray', address)}: no Ray cluster answered within {ANSWER_SECONDS:.0f} s"
+        ) from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise NasError(f"{argument_text('ray', address)}: {said}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from llvmlite import ir
 
-from nas.training.native.emit import I64, POINTER, MachineCode, Emitter, Machine
+from nas.training.native.emit import I64, POINTER, Emitter, Machine, MachineCode
 
 PRODUCT, BYTES, TURNS = 8192, 2**30, 10_000_000  # matrix side and bytes copied on a GPU, loop iterations on a core
 

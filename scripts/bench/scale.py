@@ -34,7 +34,7 @@ from nas.study.reference import StudyRef
 from nas.study.settings import Settings
 from nas.study.writer import StudyWriter
 from nas.training.metrics import EpochMetrics
-from nas.workers.protocol import EndReport, Job, EpochReport, Report
+from nas.workers.protocol import EndReport, EpochReport, Job, Report
 
 WEIGHTS = bytes(40_000)
 LIMITS = (Constraint("params", "<=", 8_000), Constraint("receptive_field", ">=", 28))
@@ -110,7 +110,7 @@ def open_study(name: str, folder: Path, storage: str | None, epochs: int) -> tup
         seed=0,
         sampler="evolution",
         num_startup=10,
-        num_choices=4,
+        choices=4,
     )
     notes = StudyNotes(
         dataset_note="none",

@@ -36,7 +36,7 @@ from nas.training.metrics import EpochMetrics
 from nas.training.select import train
 from nas.workers.backend import open_workers
 from nas.workers.in_process import InProcess
-from nas.workers.protocol import EndReport, Job, EpochReport, Workers
+from nas.workers.protocol import EndReport, EpochReport, Job, Workers
 from scripts.bench.ceiling import ceiling
 
 EPOCHS = 15
@@ -94,7 +94,10 @@ class Scans(Dataset[tuple[Any, int]]):
 
     def __init__(self, data_root: str, transform: Callable[[Any], Tensor]) -> None:
         loaded = datasets.load("digits", data_root=data_root)
-        self.images, self.labels = datasets.merge_train_and_val(loaded).images[:, 0].numpy(), datasets.merge_train_and_val(loaded).labels.tolist()
+        self.images, self.labels = (
+            datasets.merge_train_and_val(loaded).images[:, 0].numpy(),
+            datasets.merge_train_and_val(loaded).labels.tolist(),
+        )
         self.transform = transform
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ from support.postgres import Server, find_programs, why_none
 
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
-from scripts.faults.checks import deviations, num_orphans, export_deviations, outcome
+from scripts.faults.checks import deviations, export_deviations, num_orphans, outcome
 from scripts.faults.kinds import FAULTS, POSTGRESQL, Fault, describe_end
 from scripts.faults.search import BEGUN, ROOT, SEARCHING, WORKERS, Place
 

@@ -42,7 +42,12 @@ def outcome(records: StudyRecords) -> dict[str, Any]:
 
 def deviations(records: StudyRecords, told: Sequence[Event], *, wanted: Mapping[str, Any] | None) -> list[str]:
     """Returns everything that is wrong; `wanted` is the expected outcome, None if it is not determined."""
-    found = [*_check_events(records, told), *_check_all_ended(records), *_check_retries(records, told), *_check_artifacts(records)]
+    found = [
+        *_check_events(records, told),
+        *_check_all_ended(records),
+        *_check_retries(records, told),
+        *_check_artifacts(records),
+    ]
     if wanted is not None:
         there = outcome(records)
         found += [f"{what} are not those of an undisturbed search" for what in wanted if there[what] != wanted[what]]

@@ -107,7 +107,9 @@ class WorkerKilled(Fault):
         workers: list[int] = []
 
         def there() -> bool:
-            workers[:] = [pid for pid, command in attempt.process_tree().items() if "nas.workers.process_main" in command]
+            workers[:] = [
+                pid for pid, command in attempt.process_tree().items() if "nas.workers.process_main" in command
+            ]
             return bool(workers)
 
         if attempt.lives_until(there):

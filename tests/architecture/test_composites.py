@@ -6,7 +6,17 @@ from support.architectures import LOCAL, draw_layers
 from torch import nn
 
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual, sequential_call
-from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, MaxPool, Measure, measure_sequence
+from nas.architecture.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Measure,
+    measure_sequence,
+)
 from nas.errors import ArchitectureError, ShapeError
 
 CONV = Conv(out_channels=2, kernel_size=3, padding=1)

@@ -12,7 +12,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import split_into_blocks
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.cost import cost_of
-from nas.architecture.diagram import layer_lines, architecture_svg
+from nas.architecture.diagram import architecture_svg, layer_lines
 from nas.architecture.layers import Activation, AvgPool, BatchNorm, Conv, Dropout, Linear, MaxPool, SqueezeExcite
 from nas.errors import ShapeError
 

@@ -13,7 +13,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.exporters.export import evenly_spaced
-from nas.exporters.folder import OPTIONAL_FILES, FILES
+from nas.exporters.folder import FILES, OPTIONAL_FILES
 from nas.exporters.graphs import exported_program, write_onnx, write_pt2
 from nas.exporters.model_source import model_source
 from nas.study.reader import StudyRecords

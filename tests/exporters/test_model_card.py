@@ -98,7 +98,9 @@ def test_card_describes_input_images_and_classes(exported):
 def test_names_in_card_are_escaped():
     name = "a|b<script>`x`\n# Heading\n"
     origin = origin_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
-    text = render_card(small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
+    text = render_card(
+        small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None
+    )
     escaped = "a\\|b\\<script\\>\\`x\\`\\\\n\\# Heading\\\\n"
     assert text.startswith(f"# {escaped} in 33 parameters\n")
     assert f"\n- {escaped}\n" in text
@@ -110,7 +112,9 @@ def test_names_in_card_are_escaped():
 def test_card_states_polarity_unless_mean_pixel_is_half(tmp_path):
     for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 on a scale of 0 to 1)"), (0.5, "")):
         origin = origin_of(small(), mean=(mean,))
-        text = render_card(small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None)
+        text = render_card(
+            small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None
+        )
         assert words in text
         assert ("on dark" in text or "on light" in text) == bool(words)
 

@@ -158,7 +158,9 @@ def test_smaller_of_two_equal_candidates_wins_at_expected_rate(seeds):
     """The smaller loses only if it is more than one standard error behind, i.e. Student's t is above 1."""
     runs = np.random.default_rng(seeds).normal(0.9, 0.01, (REPETITIONS, 2, seeds))
     picked = sum(
-        Ranking.from_finalists([Finalist(trial=n, cost=n + 1, objectives=tuple(pair[n].tolist())) for n in range(2)]).winner.trial
+        Ranking.from_finalists(
+            [Finalist(trial=n, cost=n + 1, objectives=tuple(pair[n].tolist())) for n in range(2)]
+        ).winner.trial
         == 0
         for pair in runs
     )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nas.architecture.cost import METRICS, Cost
 from nas.errors import ConstraintError
-from nas.space.constraints import Constraint, tightest_per_metric, limits, most_violated
+from nas.space.constraints import Constraint, limits, most_violated, tightest_per_metric
 
 COST = Cost(params=6000, macs=300_000, receptive_field=21, peak_activation_bytes=40_000, weight_bytes=25_000)
 NAMES = "params, macs, receptive_field, peak_activation_bytes, weight_bytes"

@@ -1,4 +1,4 @@
-"""`encode_architecture` returns the values that reproduce a network, or names the layers and values outside the space."""
+"""`encode_architecture` returns the values that reproduce a network, or names what lies outside the space."""
 
 from dataclasses import replace
 
@@ -86,7 +86,9 @@ def test_values_omit_unused_parameters():
     own = ("num_convs", "kernel_size", "padding", "convolution", "shared_repeats", "dropout", "conv1.channels")
     network = {"num_blocks", "activation", "order", "pool", "head"}
     first = {f"block1.{key}" for key in (*own, "conv2.channels", "transition")}
-    assert encode_architecture(space, space.architecture(drawn)).keys() == network | first | {f"block2.{key}" for key in own}
+    assert encode_architecture(space, space.architecture(drawn)).keys() == network | first | {
+        f"block2.{key}" for key in own
+    }
 
 
 @pytest.mark.parametrize(("name", "space"), [("7825", "mnist"), ("7825", "mnist_wide"), ("6136", "mnist_wide")])

@@ -45,7 +45,10 @@ def test_filled_candidates_keep_limits_and_come_close_to_them(grey, name):
 
 def test_filled_uses_requested_share_of_limit(grey):
     kept, values = UPPER["params"], grey.draw(Random(3))
-    shares = [cost_of(grey.architecture(with_filled_widths(grey, kept, values, share))).params / 8000 for share in (0.1, 0.3, 1.0)]
+    shares = [
+        cost_of(grey.architecture(with_filled_widths(grey, kept, values, share))).params / 8000
+        for share in (0.1, 0.3, 1.0)
+    ]
     assert 0.05 < shares[0] <= 0.1
     assert 0.2 < shares[1] <= 0.3
     assert 0.85 < shares[2] <= 1.0
@@ -90,7 +93,11 @@ def test_narrowed_returns_smallest_widths_unless_lower_limit_exists(grey):
     most, least = Constraint("params", "<=", 8000), Constraint("macs", ">=", 1000)
     assert with_likely_feasible_widths(grey, (), values) == smallest
     assert with_likely_feasible_widths(grey, (most, Constraint("receptive_field", ">=", 28)), values) == smallest
-    assert with_likely_feasible_widths(grey, (most, least), values) == with_filled_widths(grey, (most, least), values) != smallest
+    assert (
+        with_likely_feasible_widths(grey, (most, least), values)
+        == with_filled_widths(grey, (most, least), values)
+        != smallest
+    )
     mnist = SearchSpace.load("mnist")
     drawn = mnist.draw(Random(8))
     assert with_likely_feasible_widths(mnist, (most, least), drawn) == drawn

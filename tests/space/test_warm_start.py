@@ -14,7 +14,7 @@ from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
 from nas.space.constraints import limits
 from nas.space.search_space import SearchSpace
-from nas.space.warm_start import recipe_values, known_candidates
+from nas.space.warm_start import known_candidates, recipe_values
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 

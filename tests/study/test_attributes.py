@@ -119,7 +119,11 @@ def test_pruned_trial_is_read_as_plain_trial_record():
 
 
 def test_discard_stores_reason_and_cost():
-    discard = attributes.discard_attrs("params", COST) | attributes.drawn_for_attrs(6) | attributes.discard_count_attrs({"params": 2})
+    discard = (
+        attributes.discard_attrs("params", COST)
+        | attributes.drawn_for_attrs(6)
+        | attributes.discard_count_attrs({"params": 2})
+    )
     trial = stored(discard, state=TrialState.PRUNED)
     assert (trial.outcome, trial.reason, trial.drawn_for) == (Outcome.DISCARDED, "params", 6)
     assert (trial.numeric_attr("macs"), trial.discards) == (8, {"params": 2})

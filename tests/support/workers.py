@@ -7,7 +7,7 @@ import torch
 
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
-from nas.workers.protocol import EndReport, Job, EpochReport
+from nas.workers.protocol import EndReport, EpochReport, Job
 
 CPU = torch.device("cpu")
 

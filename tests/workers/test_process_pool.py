@@ -177,7 +177,9 @@ def test_processes_are_distributed_over_gpus(data, monkeypatch):
     given.clear()
     Compute(device="cuda", workers=3).backend().open(data)
     assert given == [torch.device("cuda", index) for index in (0, 1, 0)]
-    assert Compute(device="cuda:1").backend().num_workers == Compute(device="cuda:1", workers=1).backend().num_workers == 1
+    assert (
+        Compute(device="cuda:1").backend().num_workers == Compute(device="cuda:1", workers=1).backend().num_workers == 1
+    )
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from nas.training.select import train
 from nas.workers import ray_backend as ray_cluster
 from nas.workers.backend import Compute
 from nas.workers.protocol import RETRIES, EndReport, EpochReport
-from nas.workers.ray_task import SPLITS, data_to_arrays, arrays_to_data
+from nas.workers.ray_task import SPLITS, arrays_to_data, data_to_arrays
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smallnas[ray]'")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]

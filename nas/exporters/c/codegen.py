@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, shape_text, num_elements
+from nas.architecture.layers import Shape, num_elements, shape_text
 from nas.exporters.c.ir import (
     Activation,
     Add,
@@ -167,7 +167,11 @@ def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]
             return "normalise", f"pixels, {output}, {planes}", _parameter_arguments(step, inference)
         case Convolution():
             options = f"{_window_literal(step.window)}, {step.groups}, {_parameter_arguments(step, inference)}"
-            return "convolve", f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}", options
+            return (
+                "convolve",
+                f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}",
+                options,
+            )
         case Linear():
             sizes = f"{inputs[0]}, {num_elements(step.inputs[0].shape)}, {output}, {num_elements(shape)}"
             return "linear", sizes, _parameter_arguments(step, inference)

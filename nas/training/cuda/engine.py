@@ -8,7 +8,7 @@ from torch import nn
 
 from nas.recipe import Recipe
 from nas.training.cuda.lane import Lane
-from nas.training.cuda.runner import CudaDevice, CpuDevice, precision_settings
+from nas.training.cuda.runner import CpuDevice, CudaDevice, precision_settings
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.protocol import GroupFullError
@@ -68,7 +68,9 @@ class CudaGroup:
         with precision_settings(exact=self._exact), warnings.catch_warnings(record=True) as caught_warnings:
             warnings.simplefilter("always")
             try:
-                lane = self._build_lane_or_none(key, module, recipe, seed) or self._build_lane(key, module, recipe, seed)
+                lane = self._build_lane_or_none(key, module, recipe, seed) or self._build_lane(
+                    key, module, recipe, seed
+                )
             except torch.OutOfMemoryError as error:
                 if self._lanes:
                     self._max_networks = len(self._lanes)

@@ -42,7 +42,9 @@ class Lane:
     has made it. No step reads a value from the device. `build_seconds` is the time for warm-up and capture.
     """
 
-    def __init__(self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, runner: EagerRunner) -> None:
+    def __init__(
+        self, module: nn.Module, recipe: Recipe, data: TrainingData, *, seed: int, runner: EagerRunner
+    ) -> None:
         start = time.perf_counter()
         self.module, self.recipe, self.data, self.runner = module, recipe, data, runner
         self.batch_size, self.num_steps = batch_size_and_steps(recipe, len(data.train_images))

@@ -183,7 +183,8 @@ def weight_gradient(
         sums = [e.variable(e.vector, e.const(0)) for _ in range(num_outs * len(taps))]
         with e.loop(gradient.height) as y, e.loop(gradient.width) as x:
             above = [
-                e.load(output_gradient, gradient.index(e, e.affine((group, outs), (o, 1), (b, 1)), y, x)) for b in range(num_outs)
+                e.load(output_gradient, gradient.index(e, e.affine((group, outs), (o, 1), (b, 1)), y, x))
+                for b in range(num_outs)
             ]
             for t, (a, ky, kx) in enumerate(taps):
                 row = e.affine((y, 1), (top, 1), (ky - geometry.padding, 1))

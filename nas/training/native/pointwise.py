@@ -98,7 +98,9 @@ class Chain:
         with e.loop(self.input.channels) as c:
             channel = self._channel(e, c, norm, keys, first)
             with e.loop(self.rows) as y, e.loop(self.columns) as x:
-                window = [self._apply_to_input(e, self.stages, channel, source, *place)[0] for place in self._window(e, y, x)]
+                window = [
+                    self._apply_to_input(e, self.stages, channel, source, *place)[0] for place in self._window(e, y, x)
+                ]
                 e.store(self._pool_window(e, window), target, self.pooled_layout(self.output).index(e, c, y, x))
         return e.finish()
 
@@ -124,7 +126,9 @@ class Chain:
             e.builder.store(e.sum_lanes(e.load_variable(squares)), e.at(target, e.affine((c, 2), (1, 1))))
         return e.finish()
 
-    def gradient_sums(self, module: ir.Module, machine: Machine, name: str, output_gradient_layout: Layout) -> ir.Function:
+    def gradient_sums(
+        self, module: ir.Module, machine: Machine, name: str, output_gradient_layout: Layout
+    ) -> ir.Function:
         """Writes f(input, gradient of the output, norm, keys, num_maps_before): adds to the two sums of the norm."""
         e = Emitter(module, machine, name, [POINTER, POINTER, POINTER, POINTER, I64])
         source, output_gradient, norm, keys, first = e.args
@@ -171,7 +175,9 @@ class Chain:
                     rest = e.sub(e.sub(gradient, plain), e.mul(normal, product))
                     gradient = e.mul(factor, rest)
                     if self.stages_before_norm:
-                        gradient = self._apply_to_input(e, self.stages_before_norm, channel, source, row, column)[1](gradient)
+                        gradient = self._apply_to_input(e, self.stages_before_norm, channel, source, row, column)[1](
+                            gradient
+                        )
                 place = target_layout.index(e, c, row, column)
                 if accumulate:
                     gradient = e.add(gradient, e.load(target, place))
@@ -194,7 +200,9 @@ class Chain:
     def _channel(self, e: Emitter, c: Index, norm: ir.Value, keys: ir.Value, first: ir.Value) -> _Channel:
         kept: list[ir.Value] = []
         if self.has_norm:
-            kept = [e.load_splat(norm, e.affine((c, 1), (kind * self.input.channels, 1))) for kind in range(NUM_NORM_VALUES)]
+            kept = [
+                e.load_splat(norm, e.affine((c, 1), (kind * self.input.channels, 1))) for kind in range(NUM_NORM_VALUES)
+            ]
         return _Channel(c, kept, keys, first)
 
     def _window(self, e: Emitter, y: Index, x: Index) -> list[tuple[Index, Index]]:

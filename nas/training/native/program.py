@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.recipe import Recipe
 from nas.training.native import optimizer
-from nas.training.native.emit import F32, F64, I64, POINTER, MachineCode, Emitter, Machine
+from nas.training.native.emit import F32, F64, I64, POINTER, Emitter, Machine, MachineCode
 from nas.training.native.graph import Graph, Pointwise
 from nas.training.native.layout import Layout
 from nas.training.native.plan import Plan

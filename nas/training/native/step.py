@@ -11,7 +11,7 @@ from functools import partial
 from llvmlite import ir
 from torch import Tensor, nn
 
-from nas.training.native import conv, reductions, pointwise
+from nas.training.native import conv, pointwise, reductions
 from nas.training.native.emit import POINTER, Emitter, Index
 from nas.training.native.graph import Add, Conv, Dropout, Mean, Pointwise, Value
 from nas.training.native.plan import Plan
@@ -133,7 +133,9 @@ class StepWriter:
             )
         name = reductions.mean if isinstance(operation, Mean) else reductions.add
         function = kernel(name, *(layout(value) for value in (*operation.inputs, output)))
-        return lambda block: self._call(function, *(self.value_pointer(value, block) for value in (*operation.inputs, output)))
+        return lambda block: self._call(
+            function, *(self.value_pointer(value, block) for value in (*operation.inputs, output))
+        )
 
     def _chain(self, operation: Pointwise) -> pointwise.Chain:
         stages = (s for s in operation.stages if self.train or not isinstance(s, Dropout))
@@ -279,7 +281,9 @@ class StepWriter:
             num_examples=self.plan.batch_size,
             accumulate=self.must_accumulate(operation.input),
         )
-        self.phases.add_call(lambda block: self._call(inputs, *arguments(block), self.gradient_pointer(operation.input, block)))
+        self.phases.add_call(
+            lambda block: self._call(inputs, *arguments(block), self.gradient_pointer(operation.input, block))
+        )
 
     def _backward_small(self, operation: Mean | Add) -> None:
         layouts = {id(v): self.plan.gradient_buffers[id(v)].layout for v in (*operation.inputs, operation.output)}

@@ -26,7 +26,7 @@ from nas.recipe import Recipe
 from nas.training.cuda import engine as cuda
 from nas.training.cuda import runner as cuda_runner
 from nas.training.cuda.lane import Lane
-from nas.training.cuda.runner import EagerRunner, CudaDevice, CpuDevice, precision_settings
+from nas.training.cuda.runner import CpuDevice, CudaDevice, EagerRunner, precision_settings
 from nas.training.protocol import GroupFullError
 from nas.training.reference import initialise
 

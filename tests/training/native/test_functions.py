@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from nas.architecture.layers import Activation, BatchNorm, Dropout, Flatten, Linear, MaxPool
 from nas.training.native import functions
-from nas.training.native.emit import I32, I64, POINTER, MachineCode, Emitter
+from nas.training.native.emit import I32, I64, POINTER, Emitter, MachineCode
 from nas.training.native.pointwise import hash32
 
 pytestmark = [

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nas as package
-from nas.cli.dashes import with_option_names
 from nas.cli.main import app
+from nas.cli.option_names import with_option_names
 from nas.errors import NasError, argument_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
