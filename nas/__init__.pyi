@@ -45,13 +45,13 @@ from .errors import StudyError as StudyError
 from .errors import TrainingDiverged as TrainingDiverged
 from .exporters.export import Exported as Exported
 from .exporters.export import export as export
-from .exporters.provenance import Evidence as Evidence
-from .exporters.provenance import Origin as Origin
-from .exporters.verify import Proof as Proof
+from .exporters.provenance import Provenance as Provenance
+from .exporters.provenance import VerificationData as VerificationData
+from .exporters.verify import FileVerification as FileVerification
 from .recipe import Recipe as Recipe
 from .seed_stats import Finalist as Finalist
 from .seed_stats import Ranking as Ranking
-from .seed_stats import TestResult as TestResult
+from .seed_stats import SeedAccuracies as SeedAccuracies
 from .space.candidate import Candidate as Candidate
 from .space.constraints import Constraint as Constraint
 from .space.constraints import limits as limits

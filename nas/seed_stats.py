@@ -105,7 +105,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestResult:
+class SeedAccuracies:
     """Accuracies of one network trained with several seeds, compared with a target.
 
     They are on the test split, or on the val split for `train_seeds` without `test`.
@@ -226,7 +226,7 @@ class StoredConfirmation:
     """
 
     trial: int
-    test: TestResult
+    test: SeedAccuracies
     ranking: Ranking | None
     num_openings: int
 
@@ -236,7 +236,7 @@ class StoredConfirmation:
         ranking = row["ranking"]
         return cls(
             trial=row["trial"],
-            test=TestResult(
+            test=SeedAccuracies(
                 accuracies=tuple(tuple(run) for run in row["accuracies"]),
                 consistency=consistency,
                 target=row["target"],

@@ -11,11 +11,11 @@ from rich.text import Text
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS, layer_table
 from nas.architecture.layers import shape_text
-from nas.seed_stats import Ranking, TestResult, spread_text
+from nas.seed_stats import Ranking, SeedAccuracies, spread_text
 from nas.study.trial import TrialRecord, runs_text
 
 if TYPE_CHECKING:
-    from nas.exporters.verify import Proof
+    from nas.exporters.verify import FileVerification
 
 
 def architecture_table(architecture: Architecture) -> Table:
@@ -68,7 +68,7 @@ def ranking_table(ranking: Ranking, cost: str) -> Table:
     return table
 
 
-def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
+def epoch_table(result: SeedAccuracies, judged_on: str = "test") -> Table:
     """Returns a table with the accuracy over the seeds for each epoch."""
     title = f"{judged_on.capitalize()} accuracy by epoch"
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
@@ -82,17 +82,17 @@ def epoch_table(result: TestResult, judged_on: str = "test") -> Table:
     return table
 
 
-def proof_table(proofs: "Sequence[Proof]", *, title: str) -> Table:
+def verification_table(verifications: "Sequence[FileVerification]", *, title: str) -> Table:
     """Returns a table of an export's files: size, and agreement with the network they were written from."""
     table = Table(title=Text(title, "table.title"), title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("file", no_wrap=True)
     for name in ("bytes", "logits differ by", "same class", "val accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
-    for proof in proofs:
-        difference = "quantised" if proof.difference is None else f"{proof.difference:.1e}"
-        accuracy = "" if proof.accuracy is None else f"{proof.accuracy:.2%}"
-        same = f"{proof.num_same:,} of {proof.num_images:,}"
-        table.add_row(proof.name, f"{proof.num_bytes:,}", difference, same, accuracy)
+    for verification in verifications:
+        difference = "quantised" if verification.difference is None else f"{verification.difference:.1e}"
+        accuracy = "" if verification.accuracy is None else f"{verification.accuracy:.2%}"
+        same = f"{verification.num_same:,} of {verification.num_images:,}"
+        table.add_row(verification.name, f"{verification.num_bytes:,}", difference, same, accuracy)
     return table
 
 

@@ -187,7 +187,7 @@ def test_damaged_space_is_read_or_rejected(data, path):
 def test_arbitrary_parameter_range_is_read_or_rejected(data, table):
     from nas.space import search_space
 
-    key = data.draw(st.sampled_from(list(getattr(search_space, table.upper()))))
+    key = data.draw(st.sampled_from(list(getattr(search_space, f"{table.upper()}_PARAMETERS"))))
     number = st.sampled_from([value for value in ODD if isinstance(value, int | float)]) | st.integers() | st.floats()
     ends = st.tuples(number, number)
     low, high = data.draw(ends.map(sorted) | ends)

@@ -17,7 +17,7 @@ from nas.commands.confirm import Confirmation
 from nas.commands.search import BEST_TITLE, SearchResult
 from nas.commands.trials import MAX_ROWS, Trials, trials
 from nas.exporters.export import Exported
-from nas.exporters.verify import Proof
+from nas.exporters.verify import FileVerification
 from nas.layers import Flatten, Linear
 from nas.seed_stats import Finalist, Ranking
 from nas.space.survey import survey
@@ -182,7 +182,7 @@ def test_every_public_result_escapes_external_texts(study, result, confirmation)
     settings = {"dataset": MARKUP, "mean": (0.5,), "std": (0.5,), "classes": (MARKUP,), "judged_on": "val", "seed": 0}
     given = {"architecture": best.architecture, "recipe": best.recipe, "weights": {}, "data": None}
     fit = Fit(**settings, **given, history=best.history)
-    proof = Proof(name=MARKUP, num_bytes=1, difference=None, num_same=1, num_images=1, accuracy=None)
+    verification = FileVerification(name=MARKUP, num_bytes=1, difference=None, num_same=1, num_images=1, accuracy=None)
     shown = {
         "SearchResult": replace(result, study=MARKUP, storage=f"sqlite:///{MARKUP}", results=Path(MARKUP)),
         "Trials": Trials([replace(best, source=MARKUP)]),
@@ -191,13 +191,13 @@ def test_every_public_result_escapes_external_texts(study, result, confirmation)
         "Confirmation": replace(confirmation, dataset=MARKUP),
         "Fit": fit,
         "Repeats": Repeats(fit=fit, histories={0: best.history}, result=confirmation.test),
-        "Exported": Exported(folder=Path("x"), proofs=(proof,), remarks=(MARKUP,)),
+        "Exported": Exported(folder=Path("x"), verifications=(verification,), remarks=(MARKUP,)),
         "SpaceReport": replace(survey(nas.SearchSpace.load("grey"), num_draws=100), space=MARKUP),
     }
     for name, each in shown.items():
         found = Html(each)
         assert found.tags <= TAGS, name
         assert any("alert" in text for text in found.texts), name
-    without = {"Architecture", "TestResult"}  # contain no external text
+    without = {"Architecture", "SeedAccuracies"}  # contain no external text
     public = {name for name in nas.__all__ if hasattr(getattr(nas, name), "_repr_html_")}
     assert shown.keys() | without == public

@@ -144,7 +144,7 @@ def train(
     from nas.commands.train import train_seeds
     from nas.exporters.export import export
     from nas.exporters.folder import check_output
-    from nas.exporters.provenance import Evidence, Origin
+    from nas.exporters.provenance import Provenance, VerificationData
     from nas.tables import epoch_table, print_table
 
     architecture = Architecture.load(file)
@@ -166,11 +166,11 @@ def train(
         "progress": not use_json,
     }
     result: Fit | Repeats
-    origin: Origin | None
+    provenance: Provenance | None
     if seeds == 1:
         fit = result = train_once(architecture, chosen, seed=seed, **where)
         facts = fit.lines()
-        origin = Origin.of_fit(fit, facts)
+        provenance = Provenance.of_fit(fit, facts)
     else:
         result = train_seeds(
             architecture,
@@ -183,7 +183,7 @@ def train(
         )
         fit = result.fit
         facts = result.result.lines()
-        origin = Origin.of_repeats(result) if fit.weights else None
+        provenance = Provenance.of_repeats(result) if fit.weights else None
         if not use_json:
             print_table(epoch_table(result.result, fit.judged_on))
     say("\n".join(facts))
@@ -191,13 +191,15 @@ def train(
         typer.echo(json.dumps(result.to_json()))
     if output is None:
         return
-    if origin is None:
+    if provenance is None:
         raise NasError(f"the training with seed {seed} diverged, so {output} is not written; give another `seed`")
     exported = export(
         architecture,
         fit.weights,
         output=output,
-        origin=origin,
-        evidence=Evidence.of(fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy),
+        provenance=provenance,
+        verification_data=VerificationData.of(
+            fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy
+        ),
     )
     say(f"written to {exported.folder}, every file verified on the val split")

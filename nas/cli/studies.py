@@ -143,7 +143,7 @@ def export(
 ) -> None:
     """Export a trained network as files that run without nas, and verify each file."""
     from nas.commands.export import export_trial
-    from nas.tables import print_table, proof_table
+    from nas.tables import print_table, verification_table
 
     if trial not in ("best", "confirmed") and not trial.isdecimal():
         raise NasError(f"{argument_text('trial', trial)}: expected the number of a trial, best or confirmed")
@@ -157,7 +157,7 @@ def export(
         output=output,
         on_start=lambda number: typer.echo(f"Trial {number}: writing files, then loading each in a fresh process …"),
     )
-    print_table(proof_table(exported.proofs, title=f"{exported.folder}"))
+    print_table(verification_table(exported.verifications, title=f"{exported.folder}"))
     for remark in exported.remarks:
         typer.echo(with_option_names(remark, context))
     typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")

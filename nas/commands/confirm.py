@@ -13,7 +13,7 @@ from nas.commands.further_runs import train_runs
 from nas.data import datasets
 from nas.errors import StudyError, argument_text
 from nas.schema import check_counts, check_target
-from nas.seed_stats import Finalist, Ranking, TestResult
+from nas.seed_stats import Finalist, Ranking, SeedAccuracies
 from nas.study.confirmation import ConfirmationRecords, Opening
 from nas.study.database import errors_on_use
 from nas.study.locks import open_locks
@@ -49,7 +49,7 @@ class Confirmation:
     winner: TrainedTrial
     ranking: Ranking | None
     cost: str
-    test: TestResult
+    test: SeedAccuracies
     num_openings: int
 
     def lines(self) -> list[str]:
@@ -196,7 +196,7 @@ def confirm(
             winner=records.trained_trial(winner),
             ranking=ranking,
             cost=records.settings.cost,
-            test=TestResult(
+            test=SeedAccuracies(
                 accuracies=tuple(
                     val_accuracies(histories[winner, seed], records.settings.epochs) for seed in range(seeds)
                 ),

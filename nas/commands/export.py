@@ -8,7 +8,7 @@ from nas.data import datasets
 from nas.errors import DatasetError, StudyError
 from nas.exporters.export import Exported, export
 from nas.exporters.folder import check_output
-from nas.exporters.provenance import Evidence, Origin
+from nas.exporters.provenance import Provenance, VerificationData
 from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -61,32 +61,32 @@ def export_trial(
             raise StudyError(f"study {name!r} is not confirmed yet; run `nas confirm` first")
         record, kind = records.trained_trial(confirmation.trial), "confirmed-trial"
         weights = ConfirmationRecords(records).weights(record.number)
-        origin, accuracy = Origin.of_confirmed(records, record, confirmation), None
+        provenance, accuracy = Provenance.of_confirmed(records, record, confirmation), None
     else:
         best = records.best(1)
         if trial is None and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
         record, kind = best[0] if trial is None else records.trained_trial(trial), "trial"
         weights = records.weights(record.number)
-        origin, accuracy = Origin.of_trial(records, record), record.history[-1].val_accuracy
+        provenance, accuracy = Provenance.of_trial(records, record), record.history[-1].val_accuracy
     output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"
     check_output(Path(output))
     on_start(record.number)
-    evidence, missing = None, ""
+    verification_data, missing = None, ""
     try:
         data = datasets.load(records.settings.dataset, data_root=data_root, download=False)
         if data.fingerprint != records.settings.data_fingerprint:
             missing = f"dataset {data.name} has changed since the study began"
         else:
-            evidence = Evidence.of(data, is_seen=trial == "confirmed", accuracy=accuracy)
+            verification_data = VerificationData.of(data, is_seen=trial == "confirmed", accuracy=accuracy)
     except DatasetError as error:
         missing = str(error)
     return export(
         record.architecture,
         weights,
         output=output,
-        origin=origin,
-        evidence=evidence,
+        provenance=provenance,
+        verification_data=verification_data,
         formats=formats,
         remarks=[f"Not verified on the validation split: {missing}."] if missing else [],
     )

@@ -12,7 +12,7 @@ from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
 from nas.schema import check_counts, check_target
-from nas.seed_stats import TestResult
+from nas.seed_stats import SeedAccuracies
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
 from nas.training.fit import Fit, Repeats
@@ -167,7 +167,7 @@ def train_seeds(
             test=test,
         ),
         histories={seed: histories[seed] for seed in chosen},
-        result=TestResult(
+        result=SeedAccuracies(
             accuracies=tuple(val_accuracies(histories[seed], recipe.epochs) for seed in chosen),
             consistency=NUM_LAST_EPOCHS,
             target=target,

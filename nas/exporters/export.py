@@ -14,8 +14,8 @@ from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import INT8, MAX_CALIBRATION_IMAGES, exported_program, write_int8, write_onnx, write_pt2
 from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
-from nas.exporters.provenance import Evidence, Origin
-from nas.exporters.verify import Proof, has_compiler, normalise_images, verify_files
+from nas.exporters.provenance import Provenance, VerificationData
+from nas.exporters.verify import FileVerification, has_compiler, normalise_images, verify_files
 from nas.text import html_lines
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ class Exported:
 
     Attributes:
         folder: Folder that was written.
-        proofs: Verification result of each file.
+        verifications: Verification result of each file.
         remarks: Notes of the model card, such as what could not be verified and why.
     """
 
     folder: Path
-    proofs: tuple[Proof, ...]
+    verifications: tuple[FileVerification, ...]
     remarks: tuple[str, ...]
 
     def _repr_html_(self) -> str:
         """Returns the files, their verification and the remarks as HTML, for notebooks."""
-        from nas.tables import proof_table, table_html
+        from nas.tables import table_html, verification_table
 
-        return table_html(proof_table(self.proofs, title=str(self.folder))) + html_lines(self.remarks) * bool(
+        return table_html(verification_table(self.verifications, title=str(self.folder))) + html_lines(
             self.remarks
-        )
+        ) * bool(self.remarks)
 
 
 def export(
@@ -53,8 +53,8 @@ def export(
     weights: "Mapping[str, Tensor]",
     *,
     output: str | Path,
-    origin: Origin,
-    evidence: Evidence | None = None,
+    provenance: Provenance,
+    verification_data: VerificationData | None = None,
     formats: Sequence[str] = (),
     remarks: Sequence[str] = (),
 ) -> Exported:
@@ -71,55 +71,56 @@ def export(
         architecture (Architecture): Architecture of the network.
         weights (Mapping[str, Tensor]): State dict of `architecture.build()`.
         output (str | Path): New or empty folder, or one that holds an earlier export.
-        origin (Origin): Provenance, for the model card and the sources.
-        evidence (Evidence | None): Data to verify on. Default: None, random images.
-        formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `evidence`; "c" writes
-            network.h and network.c, which are verified only if the compiler `cc` is installed. Default: none.
+        provenance (Provenance): Facts about the network, for the model card and the sources.
+        verification_data (VerificationData | None): Data to verify on. Default: None, random images.
+        formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `verification_data`; "c"
+            writes network.h and network.c, which are verified only if the compiler `cc` is installed. Default: none.
         remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: If a format is unknown or lacks `evidence`, `output` cannot be written, or a file fails verification.
+        NasError: If a format is unknown or lacks `verification_data`, `output` cannot be written, or a file fails
+            verification.
     """
     if unknown := set(formats) - set(FORMATS):
         raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
-    if "int8" in formats and evidence is None:
-        reason = " ".join(remarks).removesuffix(".") or "give `evidence`, too"
+    if "int8" in formats and verification_data is None:
+        reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
         raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
     output, said = Path(output), list(remarks)
-    if evidence and evidence.is_seen:
+    if verification_data and verification_data.is_seen:
         said.append(
             "The weights were trained on the val split, too, so its accuracy checks the files, not the network."
         )
     with replace_folder(output) as folder:
         (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
-        (folder / "recipe.json").write_text(json.dumps(origin.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+        (folder / "recipe.json").write_text(json.dumps(provenance.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
         copy_package_file("predict.py", folder)
-        (folder / "model.py").write_text(model_source(architecture, origin), encoding="utf-8")
+        (folder / "model.py").write_text(model_source(architecture, provenance), encoding="utf-8")
         names = _write_weights(folder, architecture, weights)
         names += _write_graphs(folder, architecture.input_shape)
         quantised, c_bytes, unverified = None, None, []
-        if "int8" in formats and evidence is not None:
-            chosen = evenly_spaced(len(evidence.train.images), MAX_CALIBRATION_IMAGES)
-            images = normalise_images(evidence.train.images[chosen], origin)
+        if "int8" in formats and verification_data is not None:
+            chosen = evenly_spaced(len(verification_data.train.images), MAX_CALIBRATION_IMAGES)
+            images = normalise_images(verification_data.train.images[chosen], provenance)
             quantised = write_int8(folder / "model.onnx", folder / INT8, images)
             names.append(INT8)
         if "c" in formats:
-            c_bytes = _write_c(folder, architecture, weights, origin)
+            c_bytes = _write_c(folder, architecture, weights, provenance)
             if has_compiler():
                 names.append("network.c")
             else:
                 unverified.append(folder / "network.c")
                 said.append("network.c was not verified: the C compiler cc is not installed.")
-        proofs = verify_files(folder, names, architecture, weights, origin, evidence)
+        verifications = verify_files(folder, names, architecture, weights, provenance, verification_data)
         written = ExportedFiles(
-            formats=formats, proofs=proofs, quantised=quantised, c_bytes=c_bytes, unverified=unverified
+            formats=formats, verifications=verifications, quantised=quantised, c_bytes=c_bytes, unverified=unverified
         )
-        text = render_card(architecture, origin, written, evidence=evidence, remarks=said)
+        text = render_card(architecture, provenance, written, verification_data=verification_data, remarks=said)
         (folder / "README.md").write_text(text, encoding="utf-8")
-    return Exported(folder=output, proofs=tuple(proofs), remarks=tuple(said))
+    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(said))
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
@@ -144,12 +145,14 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
 
 
 def _write_c(
-    folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", origin: Origin
+    folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", provenance: Provenance
 ) -> tuple[int, int]:
     """Writes network.h and network.c; returns the bytes of flash and of RAM that the header states."""
-    facts = [f"{origin.dataset}: {origin.result}.", *origin.facts]
+    facts = [f"{provenance.dataset}: {provenance.result}.", *provenance.facts]
     try:
-        files = c_files(architecture, weights, mean=origin.mean, std=origin.std, classes=origin.classes, facts=facts)
+        files = c_files(
+            architecture, weights, mean=provenance.mean, std=provenance.std, classes=provenance.classes, facts=facts
+        )
     except (ValueError, NotImplementedError) as error:
         raise NasError(f"network.c: {error}") from None
     for name, text in files.items():

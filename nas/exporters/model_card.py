@@ -10,8 +10,8 @@ from nas.architecture.summary import summarise
 from nas.distribution import package_version
 from nas.exporters.graphs import INT8, QuantisationInfo
 from nas.exporters.model_source import recipe_rows
-from nas.exporters.provenance import Evidence, Origin
-from nas.exporters.verify import Proof
+from nas.exporters.provenance import Provenance, VerificationData
+from nas.exporters.verify import FileVerification
 from nas.space.constraints import Constraint
 from nas.templates import render_template
 
@@ -22,14 +22,14 @@ class ExportedFiles:
 
     Attributes:
         formats: Additional formats that were requested.
-        proofs: Verification result of each file.
+        verifications: Verification result of each file.
         quantised: Size of the int8 model; None if it was not written.
         c_bytes: Bytes of flash and RAM of the C code; None if it was not written.
         unverified: Files that could not be verified on this machine.
     """
 
     formats: Sequence[str]
-    proofs: Sequence[Proof]
+    verifications: Sequence[FileVerification]
     quantised: QuantisationInfo | None = None
     c_bytes: tuple[int, int] | None = None
     unverified: Sequence[Path] = ()
@@ -37,10 +37,10 @@ class ExportedFiles:
 
 def render_card(
     architecture: Architecture,
-    origin: Origin,
+    provenance: Provenance,
     written: ExportedFiles,
     *,
-    evidence: Evidence | None,
+    verification_data: VerificationData | None,
     remarks: Sequence[str] = (),
 ) -> str:
     """Returns the card in Markdown, from the template model_card.md.
@@ -48,26 +48,28 @@ def render_card(
     `remarks` are notes such as what could not be verified and why.
     """
     summary, (channels, height, width) = summarise(architecture), architecture.input_shape
-    accuracy_column = " val accuracy, seen in training |" if evidence and evidence.is_seen else " val accuracy |"
+    accuracy_column = (
+        " val accuracy, seen in training |" if verification_data and verification_data.is_seen else " val accuracy |"
+    )
     return render_template(
         Path(__file__).with_name("model_card.md"),
-        origin=origin,
+        provenance=provenance,
         written=written,
-        evidence=evidence,
+        verification_data=verification_data,
         remarks=remarks,
         cost=summary.cost,
         rows=summary.rows,
-        limits=[Constraint.parse(text) for text in origin.limits],
-        recipe=recipe_rows(origin.recipe),
+        limits=[Constraint.parse(text) for text in provenance.limits],
+        recipe=recipe_rows(provenance.recipe),
         kind={1: "grey", 3: "in colour (red, green, blue)"}.get(channels, f"{channels} channels"),
         height=height,
         width=width,
         shape=f"{channels}, {height}, {width}",
-        ground=_ground(origin.mean),
-        mean=_numbers(origin.mean),
-        std=_numbers(origin.std),
+        ground=_ground(provenance.mean),
+        mean=_numbers(provenance.mean),
+        std=_numbers(provenance.std),
         graphs=["model.onnx", *[INT8] * ("int8" in written.formats)],
-        accuracy_column=accuracy_column if evidence else "",
+        accuracy_column=accuracy_column if verification_data else "",
         labels=METRIC_LABELS,
         version=package_version(),
     )

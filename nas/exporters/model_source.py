@@ -9,14 +9,14 @@ from nas.architecture.blocks import Block, split_into_blocks
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import Shape, shape_text
 from nas.architecture.module_call import ModuleCall
-from nas.exporters.provenance import Origin
+from nas.exporters.provenance import Provenance
 from nas.recipe import Recipe
 from nas.text import one_line
 
 LINE = 100
 
 
-def model_source(architecture: Architecture, origin: Origin) -> str:
+def model_source(architecture: Architecture, provenance: Provenance) -> str:
     """Returns Python source that needs only torch: a class `Network` with named blocks, and `load()`.
 
     The state dict of `Network` is that of `architecture.build()` with the layers renamed by `state_names`.
@@ -27,7 +27,7 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
     channels, height, width = architecture.input_shape
     logits = readable_shape(architecture.output_shape)
     lines = [
-        '"""' + docstring(_summary(architecture, origin)),
+        '"""' + docstring(_summary(architecture, provenance)),
         '"""',
         "",
         "import warnings",
@@ -39,9 +39,9 @@ def model_source(architecture: Architecture, origin: Origin) -> str:
         "from torch import Tensor, nn  # noqa: E402",
         "",
         f"INPUT_SHAPE = {architecture.input_shape}  # channels, height, width",
-        f"MEAN = {origin.mean}  # of the pixels, scaled to 0..1",
-        f"STD = {origin.std}",
-        *_tuple_lines("CLASSES", origin.classes),
+        f"MEAN = {provenance.mean}  # of the pixels, scaled to 0..1",
+        f"STD = {provenance.std}",
+        *_tuple_lines("CLASSES", provenance.classes),
         "",
         "",
     ]
@@ -92,20 +92,20 @@ def docstring(paragraphs: Sequence[str]) -> str:
     return text.replace("\\", "\\\\").replace('"', r"\"") if '"""' in text or "\\" in text else text
 
 
-def _summary(architecture: Architecture, origin: Origin) -> list[str]:
+def _summary(architecture: Architecture, provenance: Provenance) -> list[str]:
     cost = cost_of(architecture)
     channels, height, width = architecture.input_shape
-    recipe = ", ".join(f"{name} {value}" for name, value in recipe_rows(origin.recipe))
+    recipe = ", ".join(f"{name} {value}" for name, value in recipe_rows(provenance.recipe))
     return [
-        f"{origin.dataset} in {cost.params:,} parameters: {origin.result}.",
+        f"{provenance.dataset} in {cost.params:,} parameters: {provenance.result}.",
         "",
         f"{cost.macs:,} multiply-accumulates an image, receptive field {cost.receptive_field} pixels.",
         f"Input: float32 (N, {channels}, {height}, {width}), pixels scaled to 0..1, then (pixel - MEAN) / STD.",
         f"Output: (N, {readable_shape(architecture.output_shape)}) logits, in the order of CLASSES.",
         "",
-        f"Trained on {origin.split} of {origin.dataset} with seed {origin.seed}: {recipe}.",
+        f"Trained on {provenance.split} of {provenance.dataset} with seed {provenance.seed}: {recipe}.",
         "",
-        *origin.facts,
+        *provenance.facts,
     ]
 
 

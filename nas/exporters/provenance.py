@@ -13,7 +13,7 @@ from nas.training.fit import Fit, Repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class VerificationData:
     """Data to verify exported files on.
 
     Attributes:
@@ -29,13 +29,13 @@ class Evidence:
     accuracy: float | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, *, is_seen: bool, accuracy: float | None = None) -> "Evidence":
-        """Returns the train and val splits of a dataset as evidence."""
+    def of(cls, dataset: Dataset, *, is_seen: bool, accuracy: float | None = None) -> "VerificationData":
+        """Returns the train and val splits of a dataset."""
         return cls(train=dataset.train, val=dataset.val, is_seen=is_seen, accuracy=accuracy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Provenance:
     """Provenance that an export states in its model card and sources.
 
     Attributes:
@@ -67,7 +67,7 @@ class Origin:
     machine: str = ""
 
     @classmethod
-    def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Origin":
+    def of_trial(cls, records: StudyRecords, record: TrainedTrial) -> "Provenance":
         """Returns the provenance of a finished trial."""
         settings, num = records.settings, records.tally().num_trained
         last, final = last_epochs_text(settings.consistency, settings.epochs), f"{record.history[-1].val_accuracy:.2%}"
@@ -96,7 +96,7 @@ class Origin:
         )
 
     @classmethod
-    def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: StoredConfirmation) -> "Origin":
+    def of_confirmed(cls, records: StudyRecords, record: TrainedTrial, verdict: StoredConfirmation) -> "Provenance":
         """Returns the provenance of the trial that a confirmation picked, with the weights of its first seed."""
         test = verdict.test
         seeds = len(test.final_accuracies)
@@ -117,12 +117,12 @@ class Origin:
         )
 
     @classmethod
-    def of_fit(cls, fit: Fit, facts: Sequence[str]) -> "Origin":
+    def of_fit(cls, fit: Fit, facts: Sequence[str]) -> "Provenance":
         """Returns the provenance of a single training run."""
         return cls._of_training(fit, facts, f"{fit.history[-1].val_accuracy:.2%} {fit.judged_on} accuracy, one run")
 
     @classmethod
-    def of_repeats(cls, repeats: Repeats) -> "Origin":
+    def of_repeats(cls, repeats: Repeats) -> "Provenance":
         """Returns the provenance of training runs with several seeds; the weights are those of the first seed."""
         fit, result = repeats.fit, repeats.result
         own = f"{fit.history[-1].val_accuracy:.2%} on the {fit.judged_on} split"
@@ -134,7 +134,7 @@ class Origin:
         )
 
     @classmethod
-    def _of_training(cls, fit: Fit, facts: Sequence[str], result: str) -> "Origin":
+    def _of_training(cls, fit: Fit, facts: Sequence[str], result: str) -> "Provenance":
         return cls(
             dataset=fit.dataset,
             split="train + val" if fit.judged_on == "test" else "train",
@@ -157,9 +157,9 @@ def _of_study(
     result: str,
     facts: Sequence[str],
     commands: Sequence[str],
-) -> Origin:
+) -> Provenance:
     notes = records.notes
-    return Origin(
+    return Provenance(
         dataset=records.settings.dataset,
         split=split,
         recipe=record.recipe,

@@ -15,7 +15,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.errors import NasError
 from nas.exporters.graphs import INT8
-from nas.exporters.provenance import Evidence, Origin
+from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify_subprocess import EXIT_NOT_COMPILED
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CHANNELS_OF_FILES = (1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class FileVerification:
     """Verification result of one exported file.
 
     Attributes:
@@ -50,9 +50,9 @@ class Proof:
     accuracy: float | None
 
 
-def normalise_images(images: "Tensor", origin: Origin) -> np.ndarray:
+def normalise_images(images: "Tensor", provenance: Provenance) -> np.ndarray:
     """Returns uint8 images (N, channels, height, width) as float32, normalised for the network."""
-    mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (origin.mean, origin.std))
+    mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (provenance.mean, provenance.std))
     scaled: np.ndarray = (images.numpy().astype(np.float32) / 255 - mean) / std
     return scaled
 
@@ -62,9 +62,9 @@ def verify_files(
     names: Sequence[str],
     architecture: Architecture,
     weights: "Mapping[str, Tensor]",
-    origin: Origin,
-    evidence: Evidence | None,
-) -> list[Proof]:
+    provenance: Provenance,
+    verification_data: VerificationData | None,
+) -> list[FileVerification]:
     """Verifies an export and returns one result per file; raises `NasError` if a file does not match the network.
 
     The reference network is built from `architecture` and `weights`.
@@ -74,14 +74,14 @@ def verify_files(
         names: Model files in it to verify.
         architecture: Architecture of the network.
         weights: State dict of `architecture.build()`.
-        origin: Provenance, for normalisation and class names.
-        evidence: Data to verify on; None verifies on random images.
+        provenance: Provenance, for normalisation and class names.
+        verification_data: Data to verify on; None verifies on random images.
     """
-    images = evidence.val.images if evidence else _random_images(architecture)
-    expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalise_images(images, origin))
-    answers = _outputs_in_subprocesses(folder, names, images.numpy(), origin, expected.shape[1])
-    labels = evidence.val.labels.numpy() if evidence else None
-    proofs = []
+    images = verification_data.val.images if verification_data else _random_images(architecture)
+    expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalise_images(images, provenance))
+    answers = _outputs_in_subprocesses(folder, names, images.numpy(), provenance, expected.shape[1])
+    labels = verification_data.val.labels.numpy() if verification_data else None
+    verifications = []
     for name in names:
         logits, difference = answers[name], float(np.abs(answers[name] - expected).max())
         params, counted = cost_of(architecture).params, answers.get(f"{name}:params")
@@ -91,8 +91,8 @@ def verify_files(
         if name != INT8 and not difference <= tolerance:  # `not <=` also rejects NaN
             text = f"logits differ by {difference:.2g} from the network's, expected at most {tolerance:.2g}"
             raise NasError(f"{name}: {text}")
-        proofs.append(
-            Proof(
+        verifications.append(
+            FileVerification(
                 name=name,
                 num_bytes=(folder / name).stat().st_size,
                 difference=None if name == INT8 else difference,
@@ -101,12 +101,12 @@ def verify_files(
                 accuracy=None if labels is None else float((logits.argmax(1) == labels).mean()),
             )
         )
-    _check_accuracy(expected, labels, evidence)
+    _check_accuracy(expected, labels, verification_data)
     if images.shape[1] in CHANNELS_OF_FILES:
         ranked = np.sort(expected, 1)
         clearest = int((ranked[:, -1] - ranked[:, -2:][:, 0]).argmax())
-        _verify_prediction(folder, images[clearest], origin.classes[expected[clearest].argmax()])
-    return proofs
+        _verify_prediction(folder, images[clearest], provenance.classes[expected[clearest].argmax()])
+    return verifications
 
 
 def _verify_prediction(folder: Path, image: "Tensor", name: str) -> None:
@@ -127,17 +127,19 @@ def has_compiler() -> bool:
     return shutil.which("cc") is not None
 
 
-def _check_accuracy(expected: np.ndarray, labels: np.ndarray | None, evidence: Evidence | None) -> None:
+def _check_accuracy(
+    expected: np.ndarray, labels: np.ndarray | None, verification_data: VerificationData | None
+) -> None:
     """Raises `NasError` if the val accuracy is not the one measured in training.
 
     The tolerance, two images or 0.001 if that is more, is for images with almost equal logits.
     """
-    if labels is None or evidence is None or evidence.accuracy is None:
+    if labels is None or verification_data is None or verification_data.accuracy is None:
         return
     found = float((expected.argmax(1) == labels).mean())
-    if abs(found - evidence.accuracy) > max(2 / len(labels), 0.001):
+    if abs(found - verification_data.accuracy) > max(2 / len(labels), 0.001):
         raise NasError(
-            f"val accuracy is {found:.2%}, expected {evidence.accuracy:.2%} as measured in training;"
+            f"val accuracy is {found:.2%}, expected {verification_data.accuracy:.2%} as measured in training;"
             " the weights or the data have changed since"
         )
 
@@ -162,13 +164,13 @@ def _logits(architecture: Architecture, weights: "Mapping[str, Tensor]", images:
 
 
 def _outputs_in_subprocesses(
-    folder: Path, names: Sequence[str], images: np.ndarray, origin: Origin, num_classes: int
+    folder: Path, names: Sequence[str], images: np.ndarray, provenance: Provenance, num_classes: int
 ) -> dict[str, np.ndarray]:
     """Returns the results of `verify_subprocess.py`; files that do not need torch get a process without torch."""
     answers: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as place:
         question, answer = Path(place) / "question.npz", Path(place) / "answer.npz"
-        mean, std = (np.asarray(x, np.float32) for x in (origin.mean, origin.std))
+        mean, std = (np.asarray(x, np.float32) for x in (provenance.mean, provenance.std))
         np.savez(question, images=images, mean=mean, std=std, num_classes=num_classes)
         without_torch = [name for name in names if Path(name).suffix in (".onnx", ".c")]
         for group in ([name for name in names if name not in without_torch], without_torch):

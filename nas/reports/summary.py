@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nas.architecture.cost import METRIC_LABELS
-from nas.seed_stats import StoredConfirmation, TestResult, spread_text
+from nas.seed_stats import SeedAccuracies, StoredConfirmation, spread_text
 from nas.space.constraints import Constraint
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial, TrialRecord
@@ -26,7 +26,7 @@ class Answer:
     text: str
     caveats: tuple[str, ...]
     trial: TrialRecord | None = None
-    test: TestResult | None = None
+    test: SeedAccuracies | None = None
 
 
 def question(records: StudyRecords) -> str:

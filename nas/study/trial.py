@@ -25,7 +25,7 @@ class RunningTrial:
         index: Index of the candidate within the study.
         parameters: Value of each parameter of the search space.
         num_draws: Draws until the candidate, itself included.
-        source: Origin of a known candidate; empty for a drawn one.
+        source: Provenance of a known candidate; empty for a drawn one.
         history: Metrics of the epochs so far.
     """
 
@@ -94,7 +94,7 @@ class TrialRecord:
         architecture: Network of the candidate.
         history: Metrics of each epoch; empty before the trial has ended.
         parameters: Value of each parameter of the search space; empty before the trial has a candidate.
-        source: Origin of a known candidate, such as "portfolio nas-7230"; empty for a drawn one.
+        source: Provenance of a known candidate, such as "portfolio nas-7230"; empty for a drawn one.
         further: Objectives of the further runs that the trial had as a finalist, one for each seed.
     """
 

@@ -8,7 +8,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.recipe import Recipe
-from nas.seed_stats import TestResult
+from nas.seed_stats import SeedAccuracies
 from nas.text import html_lines
 from nas.training.metrics import EpochMetrics
 from nas.training.results import history_text
@@ -80,7 +80,7 @@ class Repeats:
 
     fit: Fit
     histories: Mapping[int, tuple[EpochMetrics, ...]]
-    result: TestResult
+    result: SeedAccuracies
 
     def _repr_html_(self) -> str:
         """Returns the accuracies of all seeds as HTML, for notebooks."""

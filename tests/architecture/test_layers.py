@@ -13,7 +13,6 @@ from nas.architecture.layers import (
     Activation,
     AvgPool,
     BatchNorm,
-    Call,
     Conv,
     Dropout,
     Flatten,
@@ -21,6 +20,7 @@ from nas.architecture.layers import (
     Linear,
     MaxPool,
     Measure,
+    ModuleCall,
     SqueezeExcite,
     measure_sequence,
 )
@@ -230,7 +230,7 @@ def test_executed_call_source_equals_built_module(tmp_path):
         for layer in architecture.layers:
             calls.append(layer.module_call(shape))
             shape = layer.measure(shape).output_shape
-        sources.append(Call("nn.Sequential", tuple(calls)).source())
+        sources.append(ModuleCall("nn.Sequential", tuple(calls)).source())
     assert all("\n" not in source for source in sources)
     path = tmp_path / "written.py"
     names = "DepthwiseSeparable, GlobalAvgPool, Residual, SharedRepeat, SqueezeExcite"

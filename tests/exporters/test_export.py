@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from support.effort import seeds
-from support.exports import drawn, loaded_source, onnx_model, origin_of, random_weights, renamed, run_alone, small
+from support.exports import drawn, loaded_source, onnx_model, provenance_of, random_weights, renamed, run_alone, small
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
@@ -64,10 +64,10 @@ def test_source_states_dataset_parameters_and_accuracy(study_folder, exported):
 def test_every_file_is_verified_on_validation_split(study_folder, exported):
     (best,) = StudyRecords.open(StudyRef(study_folder)).best(1)
     val = datasets.load("digits").val
-    proofs = {each.name: each for each in exported.proofs}
+    verifications = {each.name: each for each in exported.verifications}
     graphs = ["weights.pt", "model.safetensors", "model.pt2", "model.onnx", "model_int8.onnx", "network.c"]
-    assert list(proofs) == graphs
-    for name, each in proofs.items():
+    assert list(verifications) == graphs
+    for name, each in verifications.items():
         assert each.num_images == len(val.images)
         assert each.num_bytes == (exported.folder / name).stat().st_size
         if name == "model_int8.onnx":
@@ -98,7 +98,7 @@ def test_onnx_accepts_any_batch_size_and_int8_is_quantised(exported):
 def test_source_of_any_architecture_gives_identical_logits(seed):
     architecture = drawn(seed)
     weights = random_weights(architecture, seed)
-    network = loaded_source(architecture, origin_of(architecture))["Network"]()
+    network = loaded_source(architecture, provenance_of(architecture))["Network"]()
     network.load_state_dict(renamed(architecture, weights))
     module = architecture.build()
     module.load_state_dict(weights)
@@ -151,12 +151,12 @@ HOSTILE = (
 @pytest.mark.parametrize("word", HOSTILE)
 def test_hostile_names_cannot_inject_code_into_source(word):
     architecture = small(2)
-    origin = origin_of(
+    provenance = provenance_of(
         architecture, classes=(word, "other"), dataset=word, facts=(word, f"{word}\n{word}"), result=word
     )
-    text = model_source(architecture, origin)
+    text = model_source(architecture, provenance)
     text.encode("utf-8")
-    namespace = loaded_source(architecture, origin)
+    namespace = loaded_source(architecture, provenance)
     assert namespace["CLASSES"] == (word, "other")
     assert "os" not in namespace
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.exports import origin_of, random_weights, small
+from support.exports import provenance_of, random_weights, small
 
 from nas.commands.export import export_trial
 from nas.errors import NasError, StudyError
@@ -19,9 +19,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.slow
 def test_export_replaces_earlier_export(exported, tmp_path):
     architecture, output = small(), tmp_path / "model"
-    export(architecture, random_weights(architecture), output=output, origin=origin_of(architecture), formats=("c",))
+    export(
+        architecture,
+        random_weights(architecture),
+        output=output,
+        provenance=provenance_of(architecture),
+        formats=("c",),
+    )
     (output / "__pycache__").mkdir()
-    export(architecture, random_weights(architecture, 1), output=output, origin=origin_of(architecture))
+    export(architecture, random_weights(architecture, 1), output=output, provenance=provenance_of(architecture))
     assert {path.name for path in output.iterdir()} == set(FILES)
     stored = torch.load(output / "weights.pt", weights_only=True)
     assert torch.equal(stored["head.2.weight"], random_weights(architecture, 1)["4.weight"])
@@ -58,7 +64,7 @@ def test_symlink_is_kept_and_its_target_is_written(tmp_path, is_there):
     link.symlink_to("target")
     if is_there:
         (tmp_path / "target").mkdir()
-    done = export(architecture, random_weights(architecture), output=link, origin=origin_of(architecture))
+    done = export(architecture, random_weights(architecture), output=link, provenance=provenance_of(architecture))
     assert link.is_symlink()
     assert done.folder == link
     assert {path.name for path in (tmp_path / "target").iterdir()} == set(FILES)
@@ -91,4 +97,10 @@ def test_discarded_or_unknown_trial_is_rejected(study_folder, tmp_path):
 
 def test_unknown_format_is_rejected(tmp_path):
     with pytest.raises(NasError, match=r"^`formats=\('tflite',\)`: 'tflite' found, expected int8 or c$"):
-        export(small(), random_weights(small()), output=tmp_path / "m", origin=origin_of(small()), formats=("tflite",))
+        export(
+            small(),
+            random_weights(small()),
+            output=tmp_path / "m",
+            provenance=provenance_of(small()),
+            formats=("tflite",),
+        )

@@ -9,11 +9,11 @@ import torch
 from onnx import TensorProto
 from PIL import Image
 from support.exports import (
-    PROOF,
+    VERIFICATION,
     loaded,
     loaded_source,
     onnx_model,
-    origin_of,
+    provenance_of,
     random_weights,
     run_alone,
     small,
@@ -24,8 +24,8 @@ from nas.architecture.layers import Conv, Flatten, GlobalAvgPool, Linear
 from nas.data import datasets
 from nas.exporters.export import export
 from nas.exporters.model_card import ExportedFiles, render_card
-from nas.exporters.provenance import Evidence
-from nas.exporters.verify import Proof
+from nas.exporters.provenance import VerificationData
+from nas.exporters.verify import FileVerification
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -51,8 +51,8 @@ def test_card_reports_number_of_calibration_images(tmp_path):
         architecture,
         random_weights(architecture),
         output=tmp_path / "model",
-        origin=origin_of(architecture),
-        evidence=Evidence(train=few, val=digits.val, is_seen=False),
+        provenance=provenance_of(architecture),
+        verification_data=VerificationData(train=few, val=digits.val, is_seen=False),
         formats=("int8",),
     )
     assert "measured on 7 training images. " in (done.folder / "README.md").read_text()
@@ -67,7 +67,7 @@ def test_card_lists_limits_layers_recipe_and_files(study_folder, exported):
     assert f"| `batch_size` | {best.recipe.batch_size} |" in text
     rows = re.findall(r"^\|.*\| (?:&nbsp;)*`(?:nn\.|Global|residual|repeat|Depthwise|Squeeze)", text, re.M)
     assert len(rows) >= len(best.architecture.layers)
-    for each in exported.proofs:
+    for each in exported.verifications:
         assert re.search(
             rf"^\| `{re.escape(each.name)}` \| {each.num_bytes:,} \| .* \| {each.accuracy:.2%} \|$", text, re.M
         )
@@ -80,7 +80,7 @@ def test_card_reports_final_objective_and_consistent_accuracy(study_folder, expo
     assert f"**{final} val accuracy, one run**" in text
     assert f"The search maximises the mean over the last 2 epochs, {best.objective:.2%}." in text
     assert f"the consistent accuracy, is {best.consistent_accuracy:.2%}." in text
-    assert f"| `weights.pt` | {exported.proofs[0].num_bytes:,} | 0.0e+00 | 240 of 240 | {final} |" in text
+    assert f"| `weights.pt` | {exported.verifications[0].num_bytes:,} | 0.0e+00 | 240 of 240 | {final} |" in text
 
 
 def test_card_describes_input_images_and_classes(exported):
@@ -97,9 +97,12 @@ def test_card_describes_input_images_and_classes(exported):
 
 def test_names_in_card_are_escaped():
     name = "a|b<script>`x`\n# Heading\n"
-    origin = origin_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
+    provenance = provenance_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
     text = render_card(
-        small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None
+        small(),
+        provenance,
+        ExportedFiles(formats=(), verifications=[FileVerification(**dict.fromkeys(VERIFICATION, 0))]),
+        verification_data=None,
     )
     escaped = "a\\|b\\<script\\>\\`x\\`\\\\n\\# Heading\\\\n"
     assert text.startswith(f"# {escaped} in 33 parameters\n")
@@ -111,9 +114,12 @@ def test_names_in_card_are_escaped():
 
 def test_card_states_polarity_unless_mean_pixel_is_half(tmp_path):
     for mean, words in ((0.8, "Dark on light, as in training (mean pixel 0.80 on a scale of 0 to 1)"), (0.5, "")):
-        origin = origin_of(small(), mean=(mean,))
+        provenance = provenance_of(small(), mean=(mean,))
         text = render_card(
-            small(), origin, ExportedFiles(formats=(), proofs=[Proof(**dict.fromkeys(PROOF, 0))]), evidence=None
+            small(),
+            provenance,
+            ExportedFiles(formats=(), verifications=[FileVerification(**dict.fromkeys(VERIFICATION, 0))]),
+            verification_data=None,
         )
         assert words in text
         assert ("on dark" in text or "on light" in text) == bool(words)
@@ -123,11 +129,13 @@ def test_card_states_polarity_unless_mean_pixel_is_half(tmp_path):
 def test_code_in_card_normalises_each_channel(tmp_path):
     layers = (GlobalAvgPool(), Flatten(), Linear(out_features=2))
     architecture = Architecture(input_shape=(3, 4, 4), layers=layers)
-    origin = origin_of(architecture, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    done = export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin)
-    module = loaded_source(architecture, origin)["Network"]()
+    provenance = provenance_of(architecture, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    done = export(architecture, random_weights(architecture), output=tmp_path / "model", provenance=provenance)
+    module = loaded_source(architecture, provenance)["Network"]()
     module.load_state_dict(torch.load(done.folder / "weights.pt", weights_only=True))
-    images = -torch.tensor(origin.mean).view(1, 3, 1, 1).expand(1, 3, 4, 4) / torch.tensor(origin.std).view(3, 1, 1)
+    images = -torch.tensor(provenance.mean).view(1, 3, 1, 1).expand(1, 3, 4, 4) / torch.tensor(provenance.std).view(
+        3, 1, 1
+    )
     blocks = re.findall(r"```python\n(.*?)```", (done.folder / "README.md").read_text(), re.S)
     assert len(blocks) == 4
     for code in blocks:
@@ -153,8 +161,8 @@ def test_card_warns_about_int8_if_weights_saw_val_split(tmp_path):
             architecture,
             random_weights(architecture),
             output=tmp_path / "model",
-            origin=origin_of(architecture),
-            evidence=Evidence.of(datasets.load("digits"), is_seen=is_seen),
+            provenance=provenance_of(architecture),
+            verification_data=VerificationData.of(datasets.load("digits"), is_seen=is_seen),
             formats=("int8",),
         )
         text = (done.folder / "README.md").read_text()

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.exports import origin_of, random_weights, small
+from support.exports import provenance_of, random_weights, small
 
 from nas.architecture.cost import cost_of
 from nas.commands.export import export_trial
 from nas.data import datasets
 from nas.errors import NasError, StudyError
 from nas.exporters import export as exporting
-from nas.exporters import verify as proof
+from nas.exporters import verify
 from nas.exporters.export import export
 from nas.exporters.graphs import exported_program
 from nas.study.reader import StudyRecords
@@ -41,17 +41,29 @@ def test_file_with_wrong_logits_fails_export_and_leaves_nothing(name, file, tmp_
     with pytest.raises(
         NasError, match=rf"^{re.escape(file)}: logits differ by .* from the network's, expected at most 1e-05$"
     ):
-        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+        export(
+            architecture,
+            random_weights(architecture),
+            output=tmp_path / "model",
+            provenance=provenance_of(architecture),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_export_keeps_earlier_export(exported, tmp_path, monkeypatch):
     architecture = small()
-    export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+    export(
+        architecture, random_weights(architecture), output=tmp_path / "model", provenance=provenance_of(architecture)
+    )
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     monkeypatch.setattr(exporting, "write_pt2", lambda program, path: path.write_bytes(b"nothing"))
     with pytest.raises(NasError, match=r"^a file cannot be loaded: "):
-        export(architecture, random_weights(architecture, 1), output=tmp_path / "model", origin=origin_of(architecture))
+        export(
+            architecture,
+            random_weights(architecture, 1),
+            output=tmp_path / "model",
+            provenance=provenance_of(architecture),
+        )
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -74,9 +86,14 @@ def test_weights_with_other_accuracy_than_measured_are_rejected(study_folder, tm
 
 def test_wrong_parameter_count_is_rejected(tmp_path, monkeypatch):
     architecture = small()
-    monkeypatch.setattr(proof, "cost_of", lambda _: replace(cost_of(architecture), params=7))
+    monkeypatch.setattr(verify, "cost_of", lambda _: replace(cost_of(architecture), params=7))
     with pytest.raises(NasError, match=r"^weights\.pt: 33 parameters found, expected 7$"):
-        export(architecture, random_weights(architecture), output=tmp_path / "model", origin=origin_of(architecture))
+        export(
+            architecture,
+            random_weights(architecture),
+            output=tmp_path / "model",
+            provenance=provenance_of(architecture),
+        )
 
 
 def test_missing_dataset_is_remarked_in_card_and_prevents_int8(study_folder, tmp_path, monkeypatch):
@@ -86,7 +103,7 @@ def test_missing_dataset_is_remarked_in_card_and_prevents_int8(study_folder, tmp
     monkeypatch.setattr(datasets, "load", missing)
     done = export_trial(results=study_folder, output=tmp_path / "model")
     assert done.remarks == ("Not verified on the validation split: digits: lost.",)
-    assert {each.accuracy for each in done.proofs} == {None}
+    assert {each.accuracy for each in done.verifications} == {None}
     text = (done.folder / "README.md").read_text()
     assert "- Not verified on the validation split: digits: lost." in text
     assert "random images" in text
@@ -98,7 +115,7 @@ def test_missing_dataset_is_remarked_in_card_and_prevents_int8(study_folder, tmp
 def test_infinite_weights_are_rejected_for_c(tmp_path):
     weights = random_weights(small())
     next(iter(weights.values())).fill_(math.inf)
-    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    given = {"output": tmp_path / "model", "provenance": provenance_of(small()), "formats": ("c",)}
     with pytest.raises(NasError, match=r"^network\.c: a weight is (inf|nan), expected a finite number$"):
         export(small(), weights, **given)
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +129,7 @@ def test_compiler_error_is_reported(tmp_path, monkeypatch):
         return {**files, "network.c": files["network.c"] + "int broken(void) { return undeclared; }\n"}
 
     monkeypatch.setattr(exporting, "c_files", broken)
-    given = {"output": tmp_path / "model", "origin": origin_of(architecture), "formats": ("c",)}
+    given = {"output": tmp_path / "model", "provenance": provenance_of(architecture), "formats": ("c",)}
     with pytest.raises(NasError) as caught:
         export(architecture, random_weights(architecture), **given)
     assert re.fullmatch(
@@ -125,14 +142,14 @@ def test_compiler_that_cannot_start_is_reported(tmp_path, monkeypatch):
     (tmp_path / "cc").write_bytes(b"no program")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    given = {"output": tmp_path / "model", "provenance": provenance_of(small()), "formats": ("c",)}
     with pytest.raises(NasError, match=r"^the C source could not be compiled: cc: Exec format error$"):
         export(small(), random_weights(small()), **given)
 
 
 def test_card_marks_c_source_as_not_verified_without_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    given = {"output": tmp_path / "model", "origin": origin_of(small()), "formats": ("c",)}
+    given = {"output": tmp_path / "model", "provenance": provenance_of(small()), "formats": ("c",)}
     done = export(small(), random_weights(small()), **given)
     assert done.remarks == ("network.c was not verified: the C compiler cc is not installed.",)
     text = (done.folder / "README.md").read_text()

@@ -18,11 +18,11 @@ from nas.architecture.summary import summarise
 from nas.commands.report import report
 from nas.commands.search import search
 from nas.errors import NasError, StudyError
-from nas.exporters.provenance import Origin
+from nas.exporters.provenance import Provenance
 from nas.reports import importances
 from nas.reports.importances import importances as importances_of
 from nas.reports.summary import answer, question
-from nas.seed_stats import TestResult
+from nas.seed_stats import SeedAccuracies
 from nas.space.feasibility import reason_meanings
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -75,7 +75,7 @@ def confirm_by_hand(folder, target=0.96):
     """Stores a confirmation of the best trial as `nas confirm` does. Returns the trial."""
     records = StudyRecords.open(StudyRef(folder))
     first, second = records.best(2)
-    test = TestResult(accuracies=ACCURACIES, consistency=2, target=target, num_images=300)
+    test = SeedAccuracies(accuracies=ACCURACIES, consistency=2, target=target, num_images=300)
     finalists = [
         {"trial": first.number, "cost": first.params, "objectives": [0.8, 0.9], "tied": True},
         {"trial": second.number, "cost": second.params, "objectives": [0.5, 0.6], "tied": False},
@@ -277,9 +277,9 @@ def test_report_of_one_epoch_and_one_trial_has_no_plurals(tmp_path, tiny_space):
     assert "1 epoch per network" in facts
     assert "1 network to the end" in facts
     (best,) = StudyRecords.open(StudyRef(tmp_path)).best(1)
-    origin = Origin.of_trial(StudyRecords.open(StudyRef(tmp_path)), best)
-    assert origin.result == f"{best.objective:.2%} val accuracy, one run"
-    assert "chosen" not in " ".join(origin.facts)
+    provenance = Provenance.of_trial(StudyRecords.open(StudyRef(tmp_path)), best)
+    assert provenance.result == f"{best.objective:.2%} val accuracy, one run"
+    assert "chosen" not in " ".join(provenance.facts)
 
 
 @pytest.mark.parametrize("cost", ["params", "peak_activation_bytes"])

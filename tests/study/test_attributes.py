@@ -79,7 +79,7 @@ def test_trial_of_another_program_has_only_defaults():
     nothing = (
         "fingerprint",
         "index",
-        "started_as",
+        "enqueued_fingerprint",
         "retry_of",
         "session",
         "weights",

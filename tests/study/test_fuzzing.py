@@ -43,8 +43,8 @@ SETTINGS = Settings(
 def _only_read(monkeypatch):
     """Reduces `export` to building the model's source; `tests/exporters` tests the rest."""
 
-    def export(architecture, weights, *, origin, **_):
-        model_source(architecture, origin).encode()
+    def export(architecture, weights, *, provenance, **_):
+        model_source(architecture, provenance).encode()
 
     monkeypatch.setattr("nas.commands.export.export", export)
 

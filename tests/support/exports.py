@@ -10,12 +10,12 @@ import torch
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.exporters.model_source import model_source, state_names
-from nas.exporters.provenance import Origin
-from nas.exporters.verify import Proof
+from nas.exporters.provenance import Provenance
+from nas.exporters.verify import FileVerification
 from nas.recipe import Recipe
 from support.architectures import draw_architecture
 
-PROOF = Proof.__dataclass_fields__
+VERIFICATION = FileVerification.__dataclass_fields__
 
 
 def run_alone(folder, *arguments):
@@ -27,7 +27,7 @@ def run_alone(folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
-def origin_of(architecture, **changes):
+def provenance_of(architecture, **changes):
     channels = architecture.input_shape[0]
     values = {
         "dataset": "noise",
@@ -40,7 +40,7 @@ def origin_of(architecture, **changes):
         "result": "untrained",
         "facts": ("Nobody trained it.",),
     }
-    return Origin(**values | changes)
+    return Provenance(**values | changes)
 
 
 def small(num_classes=3):
@@ -59,10 +59,10 @@ def random_weights(architecture, seed=0):
     return module.state_dict()
 
 
-def loaded_source(architecture, origin):
+def loaded_source(architecture, provenance):
     """Returns the namespace of the generated model.py."""
     namespace = {"__name__": "model", "__file__": "model.py"}
-    exec(compile(model_source(architecture, origin), "model.py", "exec"), namespace)
+    exec(compile(model_source(architecture, provenance), "model.py", "exec"), namespace)
     return namespace
 
 

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from nas.seed_stats import Finalist, TestResult
+from nas.seed_stats import Finalist, SeedAccuracies
 
 REPETITIONS = 4000
 
@@ -27,7 +27,7 @@ def finalist_lists(values=accuracies, least=1):
 
 
 def result_of(rows, *, target=0.9, consistency=5, num_images=10_000):
-    return TestResult(
+    return SeedAccuracies(
         accuracies=tuple(tuple(row) for row in rows), consistency=consistency, target=target, num_images=num_images
     )
 
