@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RecipeError
+from nas.resources import known_networks
 from nas.schema import COUNT, RATE, Interval, OneOf, ScalarSchema, check_keys, mismatch_text
 from nas.text import read_json
 
@@ -120,3 +121,18 @@ class Recipe:
     def load(cls, path: str | Path) -> "Recipe":
         """Reads a recipe from a JSON file; raises `RecipeError` if it cannot be read or is invalid."""
         return cls.from_json(read_json(path, RecipeError), where=str(path))
+
+    @classmethod
+    def of_network(cls, name_or_path: str | Path) -> "Recipe | None":
+        """Returns the recipe of a known design, by name or file; None for a network without one.
+
+        Raises `RecipeError` if the recipe is not valid.
+        """
+        path = known_networks().get(str(name_or_path), Path(name_or_path))
+        try:
+            data = read_json(path, RecipeError)
+        except RecipeError:  # whoever loads the architecture reports the file
+            return None
+        if not isinstance(data, dict) or not {"architecture", "recipe"} <= data.keys():
+            return None
+        return cls.from_json(data["recipe"], where=f"{path}: recipe")

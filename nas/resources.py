@@ -1,7 +1,7 @@
 """Finds the files shipped with the package: search spaces, known designs and published networks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.errors import NasError, one_of, short_repr
@@ -29,16 +29,25 @@ def shipped_designs() -> dict[str, Path]:
     return _shipped("portfolio", ".json")
 
 
-def shipped_or_file(name_or_path: str | Path, *, folder: str, suffix: str, what: str, error: type[NasError]) -> Path:
+def known_networks() -> dict[str, Path]:
+    """Returns the files of all known networks by name: published architectures, and designs, which have a recipe, too.
+
+    A design replaces the published architecture of the same name, which is the same network.
+    """
+    return {**_shipped("published", ".json"), **shipped_designs()}
+
+
+def shipped_or_file(
+    name_or_path: str | Path, shipped: Mapping[str, Path], *, suffix: str, what: str, error: type[NasError]
+) -> Path:
     """Returns the shipped file with a given name, or the path itself if it looks like one.
 
-    A path has a suffix or several parts, or is an existing file. `folder` is relative to `spaces_folder()`; `what`
-    describes the file in messages. Raises `error` for an unknown name.
+    A path has a suffix or several parts, or is an existing file. `what` describes the file in messages. Raises `error`
+    for an unknown name.
     """
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         return path
-    shipped = _shipped(folder, suffix)
     if path.name not in shipped:
         raise error(f"{what} {short_repr(path.name)} is unknown, expected {one_of(shipped)}, or a {suffix} file")
     return shipped[path.name]

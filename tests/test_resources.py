@@ -1,10 +1,14 @@
 """Shipped networks and search spaces are found by name, in a checkout and in an installed package."""
 
+import re
+
 import pytest
 
 from nas import resources as shipped
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError
+from nas.recipe import Recipe
+from nas.space.portfolio import Design
 from nas.space.search_space import SearchSpace
 
 
@@ -14,13 +18,34 @@ def test_published_network_is_loaded_by_name():
     )
 
 
-def test_unknown_network_error_lists_published_networks():
+@pytest.mark.parametrize("name", shipped.shipped_designs())
+def test_design_is_loaded_by_name_and_by_path_with_its_recipe(name):
+    path = shipped.shipped_designs()[name]
+    design = Design.load(path)
+    for given in (name, path, str(path)):
+        assert Architecture.load(given) == design.architecture
+        assert Recipe.of_network(given) == design.recipe
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist-3928", shipped.spaces_folder() / "published" / "mnist-7825.json", "nix", "a\0"]
+)
+def test_network_without_recipe_has_none(name):
+    assert Recipe.of_network(name) is None
+
+
+def test_published_networks_with_name_of_design_equal_it():
+    published = {path.stem: path for path in (shipped.spaces_folder() / "published").glob("*.json")}
+    for name in published.keys() & shipped.shipped_designs():
+        assert Architecture.load(published[name]) == Architecture.load(name)
+
+
+def test_unknown_network_error_lists_known_networks():
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load("mnist-1")
-    assert str(caught.value) == (
-        "published network 'mnist-1' is unknown, expected one of mnist-18962, mnist-26756, mnist-3928, mnist-6136,"
-        " mnist-7825, mnist-88584, or a .json file"
-    )
+    assert str(caught.value).startswith("network 'mnist-1' is unknown, expected one of mnist-18962, ")
+    assert str(caught.value).endswith(", rgb-residual-6, or a .json file")
+    assert {*shipped.shipped_designs(), "mnist-88584"} <= set(re.findall(r"[\w-]+", str(caught.value)))
 
 
 def test_network_is_loaded_from_file_without_suffix(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture.composites import layer_class
 from nas.architecture.layers import Layer, Shape, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
-from nas.resources import shipped_or_file
+from nas.resources import known_networks, shipped_or_file
 from nas.schema import ImageShape, check_keys, mismatch_text
 from nas.text import read_json
 
@@ -92,14 +92,16 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
-        """Returns the architecture in a JSON file, or a published one by name, such as "mnist-7825".
+        """Returns the architecture in a JSON file, or that of a known network by name, such as "mnist-7825".
 
-        Raises `ArchitectureError` if there is none, or if it is not valid.
+        The file holds an architecture, or a known design with its architecture and recipe. Raises `ArchitectureError`
+        if there is none, or if it is not valid.
         """
-        path = shipped_or_file(
-            path, folder="published", suffix=".json", what="published network", error=ArchitectureError
-        )
-        return cls.from_json(read_json(path, ArchitectureError), where=str(path))
+        path = shipped_or_file(path, known_networks(), suffix=".json", what="network", error=ArchitectureError)
+        data = read_json(path, ArchitectureError)
+        if isinstance(data, dict) and "architecture" in data:
+            return cls.from_json(data["architecture"], where=f"{path}: architecture")
+        return cls.from_json(data, where=str(path))
 
     def dumps(self) -> str:
         """Returns the text of a JSON file, with one layer per line."""

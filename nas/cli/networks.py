@@ -104,7 +104,11 @@ def show(file: File) -> None:
 def train(
     file: File,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe file (JSON), such as recipe.json of an export.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Recipe file (JSON), such as recipe.json of an export.",
+            show_default="that of a known network if it has one",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -145,10 +149,11 @@ def train(
     from nas.exporters.export import export
     from nas.exporters.folder import check_output
     from nas.exporters.provenance import Provenance, VerificationData
+    from nas.recipe import Recipe
     from nas.tables import epoch_table, print_table
 
     architecture = Architecture.load(file)
-    chosen = load_recipe(recipe, set_ or [], epochs)
+    chosen = load_recipe(recipe, set_ or [], epochs, default=Recipe.of_network(file) or Recipe())
     check_target(target)
     if output is not None:
         check_output(output)

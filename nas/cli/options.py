@@ -14,7 +14,8 @@ from nas.schema import check_counts
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
 File = Annotated[
-    Path, typer.Argument(help="Architecture file (JSON), or name of a published network.", show_default=False)
+    Path,
+    typer.Argument(help="Architecture file (JSON), or name of a known network, such as nas-3686.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxParams = Annotated[
@@ -89,7 +90,7 @@ StartFrom = Annotated[
     typer.Option(
         "--start-from",
         metavar="FILE",
-        help="Known network to train first: an architecture file, an export folder, or the name of a published"
+        help="Known network to train first: an architecture file, an export folder, or the name of a known"
         " network. It is not scaled, and is left out if the space or a limit excludes it. Repeatable.",
         rich_help_panel=SEARCH,
         show_default=False,
@@ -193,12 +194,12 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-def load_recipe(file: Path | None, settings: list[str], epochs: int | None) -> Recipe:
-    """Returns the recipe in a file, or the default one, after applying `FIELD=VALUE` settings and then `epochs`.
+def load_recipe(file: Path | None, settings: list[str], epochs: int | None, *, default: Recipe) -> Recipe:
+    """Returns the recipe in a file, or `default`, after applying `FIELD=VALUE` settings and then `epochs`.
 
     Raises `RecipeError` for a file that cannot be read and for unknown fields or invalid values.
     """
-    fields = Recipe.load(file).to_json() if file is not None else {}
+    fields = (default if file is None else Recipe.load(file)).to_json()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:

@@ -174,7 +174,7 @@ def search(
         pruner (str | None): Stops unpromising trials early: "none", "median", "asha" or "hyperband"; "none" for a
             Pareto front. Default: the study's, or "none".
         start_from (Sequence[str | Path]): Networks to train first if they fit the space and the limits: architecture
-            files, folders of them, exports, or names of published networks. Default: none.
+            files, folders of them, exports, or names of known networks. Default: none.
         portfolio (bool | None): Whether to train the space's known designs first, scaled to fit. Default: the study's,
             or True.
         keep_discards (int): Maximum number of discards that the study stores as trials; all are counted. Default: 100.

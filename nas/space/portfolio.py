@@ -12,7 +12,7 @@ from pathlib import Path
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError
 from nas.recipe import Recipe
-from nas.resources import shipped_or_file
+from nas.resources import shipped_designs, shipped_or_file
 from nas.schema import check_keys
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
@@ -77,7 +77,7 @@ def portfolio_candidates(
         RecipeError: the recipe in a file is not valid.
     """
     files = (
-        shipped_or_file(name, folder="portfolio", suffix=".json", what="known design", error=ArchitectureError)
+        shipped_or_file(name, shipped_designs(), suffix=".json", what="known design", error=ArchitectureError)
         for name in names
     )
     fitting, unfit = [], []

@@ -35,7 +35,7 @@ from nas.architecture.layers import (
 )
 from nas.errors import SearchSpaceError, one_of, short_repr
 from nas.recipe import RECIPE_FIELDS, Recipe
-from nas.resources import shipped_designs, shipped_or_file
+from nas.resources import shipped_designs, shipped_or_file, shipped_spaces
 from nas.schema import (
     COUNT,
     RATE,
@@ -132,7 +132,9 @@ class SearchSpace:
 
         Raises `SearchSpaceError` if there is none, or if it is not valid.
         """
-        path = shipped_or_file(name_or_path, folder="", suffix=".toml", what="search space", error=SearchSpaceError)
+        path = shipped_or_file(
+            name_or_path, shipped_spaces(), suffix=".toml", what="search space", error=SearchSpaceError
+        )
         try:
             data = tomllib.loads(read_text(path, SearchSpaceError))
         except (ValueError, RecursionError) as error:

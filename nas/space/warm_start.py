@@ -44,11 +44,12 @@ def known_candidates(
 ) -> tuple[list[KnownCandidate], tuple[str, ...]]:
     """Returns the networks that fit the space and the limits, and a message for each that does not.
 
-    The recipe of a network is the `recipe.json` in the same folder, or else the default recipe. Either is replaced by
-    the closest recipe in the space. Parameters that the network does not use are drawn at random.
+    The recipe of a network is the `recipe.json` in the same folder, else that of the known design, else the default
+    recipe. It is replaced by the closest recipe in the space. Parameters that the network does not use are drawn at
+    random. Networks are not scaled to the limits.
 
     Args:
-        files: architecture files (JSON), names of published networks, exports, or folders of architecture files.
+        files: architecture files (JSON), names of known networks, exports, or folders of architecture files.
         space: the search space, for the images of the study.
         constraints: the limits.
         seed: seed of the random values.
@@ -71,7 +72,8 @@ def known_candidates(
             unfit.append(f"{file} is left out: {error}")
             continue
         beside = Path(file).with_name("recipe.json")
-        recipe = Recipe.load(beside) if Path(file).is_file() and beside.exists() else Recipe()
+        has_recipe_file = Path(file).is_file() and beside.exists()
+        recipe = Recipe.load(beside) if has_recipe_file else Recipe.of_network(file) or Recipe()
         values = complete_values(space, architecture, network, recipe, seed=seed)
         if judge(space, constraints, values).reason:
             cost = cost_of(architecture)

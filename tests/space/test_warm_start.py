@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,9 @@ from nas.commands.search import search
 from nas.commands.trials import trials
 from nas.errors import ArchitectureError, StudyError
 from nas.recipe import Recipe
+from nas.resources import shipped_designs, spaces_folder
 from nas.space.constraints import limits
+from nas.space.portfolio import Design
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import known_candidates, recipe_values
 from nas.study.reader import StudyRecords
@@ -27,9 +30,10 @@ def mnist():
 
 
 def test_start_reproduces_published_network_with_default_recipe(mnist):
-    (start,), unfit = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
+    file = spaces_folder() / "published" / "mnist-7825.json"
+    (start,), unfit = known_candidates([file], mnist, KEPT, seed=0)
     assert unfit == ()
-    assert start.source == "mnist-7825"
+    assert start.source == str(file)
     candidate = mnist.candidate(start.values)
     assert candidate.architecture == Architecture.load("mnist-7825")
     assert candidate.fingerprint() == start.fingerprint
@@ -37,7 +41,16 @@ def test_start_reproduces_published_network_with_default_recipe(mnist):
     assert all(domain.accepts(start.values[name]) for name, domain in mnist.domains.items())
     # No recipe file: the default recipe, with the smallest weight decay and averaging that the space allows.
     assert candidate.recipe == Recipe(weight_decay=1e-6, average_epochs=0.5)
-    assert known_candidates(["mnist-7825"], mnist, KEPT, seed=0)[0] == [start]
+    assert known_candidates([file], mnist, KEPT, seed=0)[0] == [start]
+
+
+def test_start_from_name_of_design_has_its_size_and_recipe():
+    grey = SearchSpace.load("grey")
+    (start,), _ = known_candidates(["nas-3686"], grey, KEPT, seed=0)
+    design = Design.load(shipped_designs()["nas-3686"])
+    candidate = grey.candidate(start.values)
+    assert candidate.architecture == design.architecture
+    assert candidate.recipe == replace(design.recipe, epochs=grey.epochs)
 
 
 def test_recipe_beside_architecture_file_is_used(mnist, tmp_path):
@@ -95,12 +108,12 @@ def test_unreadable_folder_error_names_folder(mnist, tmp_path):
 
 def test_recipe_json_is_no_network_and_applies_only_in_its_folder(mnist, tmp_path, monkeypatch):
     (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
-    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=8.0).to_json()))
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=1.5).to_json()))
     (start,), _ = known_candidates([tmp_path], mnist, KEPT, seed=0)
-    assert mnist.candidate(start.values).recipe.rotation == 8.0
+    assert mnist.candidate(start.values).recipe.rotation == 1.5
     monkeypatch.chdir(tmp_path)
     (start,), _ = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
-    assert mnist.candidate(start.values).recipe.rotation == 0.0
+    assert mnist.candidate(start.values).recipe.rotation != 1.5
 
 
 def test_network_with_other_input_shape_raises():
