@@ -34,7 +34,7 @@ def known_networks() -> dict[str, Path]:
 
     A design replaces the published architecture of the same name, which is the same network.
     """
-    return {**_shipped("published", ".json"), **shipped_designs()}
+    return dict(sorted({**_shipped("published", ".json"), **shipped_designs()}.items()))
 
 
 def shipped_or_file(

@@ -108,12 +108,12 @@ def test_unreadable_folder_error_names_folder(mnist, tmp_path):
 
 def test_recipe_json_is_no_network_and_applies_only_in_its_folder(mnist, tmp_path, monkeypatch):
     (tmp_path / "net.json").write_text(Architecture.load("mnist-7825").dumps())
-    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=1.5).to_json()))
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe().to_json()))
     (start,), _ = known_candidates([tmp_path], mnist, KEPT, seed=0)
-    assert mnist.candidate(start.values).recipe.rotation == 1.5
+    assert mnist.candidate(start.values).recipe.rotation == 0.0
     monkeypatch.chdir(tmp_path)
     (start,), _ = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
-    assert mnist.candidate(start.values).recipe.rotation != 1.5
+    assert mnist.candidate(start.values).recipe.rotation == 8.0
 
 
 def test_network_with_other_input_shape_raises():
