@@ -8,36 +8,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.commands.defaults import NUM_TRIALS, PRUNER, SAMPLER, StartupPlan, startup_plan
+from nas.commands.defaults import NUM_TRIALS
 from nas.commands.display import event_display
 from nas.commands.events import Event, SearchStarted
 from nas.commands.finals import run_finals
-from nas.commands.search_loop import SearchLoop, SearchTask
+from nas.commands.search_loop import SearchLoop
+from nas.commands.search_plan import SearchArguments, SearchPlan, plan_search
 from nas.commands.trials import Trials
-from nas.data import datasets
 from nas.errors import InfeasibleError, NasError, StudyError, argument_text, one_of
 from nas.reports.overview import update_note_and_figures
-from nas.resources import default_space, shipped_spaces
-from nas.sampling.pruners import pruner_named as pruner_of
-from nas.sampling.samplers import sampler_named
+from nas.resources import shipped_spaces
 from nas.schema import Interval, check_counts
 from nas.space.constraints import Constraint, Limits
-from nas.space.portfolio import SOURCE_PREFIX, portfolio_candidates
+from nas.space.portfolio import SOURCE_PREFIX
 from nas.space.search_space import SearchSpace
 from nas.space.survey import any_feasible, survey
-from nas.space.warm_start import distinct_candidates, known_candidates
 from nas.study.budget import Budget, tally_text
 from nas.study.database import errors_on_use, masked_url, quiet_optuna
 from nas.study.locks import Locks, open_locks
 from nas.study.progress import Tally, discards_text
 from nas.study.reader import StudyNotes, StudyRecords
 from nas.study.reference import StudyRef
-from nas.study.settings import OBJECTIVES, Settings
+from nas.study.settings import OBJECTIVES
 from nas.study.trial import TrainedTrial
 from nas.study.writer import StudyWriter
 from nas.text import call_text, html_lines
 from nas.training.data import TrainingData
-from nas.training.results import NUM_LAST_EPOCHS
 from nas.workers.backend import Backend, Compute
 
 MINUTES = Interval(float, 0, open_low=True)
@@ -210,7 +206,7 @@ def search(
     backend = compute.backend()
     if minutes is not None and not MINUTES.accepts(minutes):
         raise NasError(f"{argument_text('minutes', minutes)}: expected {MINUTES}")
-    arguments = _Arguments(
+    arguments = SearchArguments(
         epochs=epochs,
         dataset=dataset,
         data_root=data_root,
@@ -232,108 +228,13 @@ def search(
         keep_discards=keep_discards,
     )
     with quiet_optuna(), event_display(on_event, progress=progress) as show:
-        plan = _resolve(ref, arguments)
+        plan = plan_search(ref, arguments)
         _check_feasible(plan)
         with backend, errors_on_use(ref.url), closing(open_locks(ref)) as locks:
             budget = _budget(trials, minutes, backend)
             writer = _open_study(ref, plan, locks, backend, command or _python_call(locals()))
             interrupted, exhausted = _run(writer, plan, backend, compute, budget=budget, on_event=show)
             return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Arguments:
-    """Arguments of `search`; None stands for the study's own setting or a default."""
-
-    epochs: int
-    dataset: str | None
-    data_root: str | Path | None
-    space: str | SearchSpace | None
-    limits: Limits
-    objectives: tuple[str, ...] | None
-    sampler: str | None
-    pruner: str | None
-    seed: int | None
-    start_from: Sequence[str | Path]
-    portfolio: bool | None
-    keep_discards: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """The resolved arguments of a search.
-
-    unfit: One line for each known network that was left out.
-    """
-
-    is_new: bool
-    settings: Settings
-    dataset: datasets.Dataset
-    dataset_note: str
-    task: SearchTask
-    unfit: tuple[str, ...]
-
-
-def _resolve(ref: StudyRef, arguments: _Arguments) -> _Plan:
-    """Resolves settings, data, space and limits: from the arguments, else from the existing study, else defaults."""
-    existing = StudyRecords.find(ref)
-    if existing is None:
-        ref.check_name()
-    if arguments.dataset is None and existing is not None:
-        name, note = existing.settings.dataset, existing.notes.dataset_note
-    else:
-        name, note = datasets.resolve(arguments.dataset, data_root=arguments.data_root)
-    dataset = datasets.load(name, data_root=arguments.data_root)
-    space = arguments.space
-    if not isinstance(space, SearchSpace):
-        space = SearchSpace.load(space or _space_of(existing) or default_space(dataset.input_shape))
-    space = space.bind(input_shape=dataset.input_shape, num_classes=dataset.num_classes, epochs=arguments.epochs)
-    constraints = arguments.limits.constraints_for(dataset.input_shape)
-    chosen: dict[str, Any] = {"objectives": OBJECTIVES[:1], "sampler": SAMPLER, "pruner": PRUNER, "seed": 0}
-    if existing is not None:
-        chosen = {name: getattr(existing.settings, name) for name in chosen}
-    chosen |= {name: value for name in chosen if (value := getattr(arguments, name)) is not None}
-    known, unfit = known_candidates(arguments.start_from, space, constraints, seed=chosen["seed"])
-    if arguments.portfolio is not None or existing is None:
-        chosen["portfolio"] = () if arguments.portfolio is False else space.portfolio
-    else:
-        chosen["portfolio"] = existing.settings.portfolio
-    designs, unfit_designs = portfolio_candidates(chosen["portfolio"], space, constraints, seed=chosen["seed"])
-    known = distinct_candidates([*known, *designs])
-    if existing is not None:  # defaults of the version that created the study
-        start = StartupPlan(existing.settings.num_startup, existing.settings.choices)
-    else:
-        num_objectives = len(chosen["objectives"])
-        start = startup_plan(
-            space, constraints, sampler=chosen["sampler"], num_objectives=num_objectives, num_known=len(known)
-        )
-    settings = Settings(
-        dataset=dataset.name,
-        data_fingerprint=dataset.fingerprint,
-        split=dataset.split_id,
-        space=space.name,
-        space_fingerprint=space.fingerprint(),
-        epochs=arguments.epochs,
-        consistency=NUM_LAST_EPOCHS,
-        constraints=tuple(str(constraint) for constraint in constraints),
-        **start._asdict(),
-        **chosen,
-    )
-    sampler_named(settings.sampler)
-    if len(settings.objectives) > 1 and settings.pruner != "none":
-        text = "expected none with two objectives, since pruners compare accuracies only"
-        raise NasError(f"{argument_text('pruner', settings.pruner)}: {text}")
-    pruner_of(settings.pruner, arguments.epochs)
-    return _Plan(
-        is_new=existing is None,
-        settings=settings,
-        dataset=dataset,
-        dataset_note=note,
-        task=SearchTask(
-            space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards
-        ),
-        unfit=(*unfit, *unfit_designs),
-    )
 
 
 def _budget(trials: int | None, minutes: float | None, backend: Backend) -> Budget:
@@ -346,13 +247,7 @@ def _budget(trials: int | None, minutes: float | None, backend: Backend) -> Budg
     return Budget(trials=trials, minutes=minutes, workers=backend.num_workers)
 
 
-def _space_of(existing: StudyRecords | None) -> str | None:
-    """Returns the name of the study's space if it is a shipped one; the default space may have changed since."""
-    name = existing.settings.space if existing is not None else ""
-    return name if name in shipped_spaces() else None
-
-
-def _check_feasible(plan: _Plan) -> None:
+def _check_feasible(plan: SearchPlan) -> None:
     """Raises `InfeasibleError` with a survey of the limits if (almost) no candidate of a new study keeps them."""
     if not plan.is_new:
         return
@@ -365,7 +260,7 @@ def _check_feasible(plan: _Plan) -> None:
         raise InfeasibleError("\n".join(lines))
 
 
-def _open_study(ref: StudyRef, plan: _Plan, locks: Locks, backend: Backend, command: str) -> StudyWriter:
+def _open_study(ref: StudyRef, plan: SearchPlan, locks: Locks, backend: Backend, command: str) -> StudyWriter:
     """Opens or creates the study for writing, and returns trials of dead searches to its queue."""
     notes = StudyNotes(
         dataset_note=plan.dataset_note,
@@ -376,7 +271,7 @@ def _open_study(ref: StudyRef, plan: _Plan, locks: Locks, backend: Backend, comm
         machine=f"{platform.node()}, {backend.description}, Python {platform.python_version()}",
     )
     with locks.exclusively("begin"):
-        # Looked up again under the lock: another search may have created the study since `_resolve`.
+        # Looked up again under the lock: another search may have created the study since `plan_search`.
         records = StudyRecords.find(ref) or StudyRecords.create(ref, plan.settings, notes)
         if differences := records.settings.differences(plan.settings):
             raise StudyError(
@@ -391,7 +286,7 @@ def _open_study(ref: StudyRef, plan: _Plan, locks: Locks, backend: Backend, comm
 
 def _run(
     writer: StudyWriter,
-    plan: _Plan,
+    plan: SearchPlan,
     backend: Backend,
     compute: Compute,
     *,
@@ -402,41 +297,13 @@ def _run(
 
     Returns whether Ctrl-C ended it, and the reason if no new feasible candidate was found ("" otherwise).
     """
-    records, settings = writer.records, plan.settings
-    progress, best = records.progress(), records.best(1)
-    on_event(
-        SearchStarted(
-            study=records.name,
-            storage=records.ref.masked_url,
-            dataset=plan.dataset.name,
-            dataset_note=plan.dataset_note,
-            space=settings.space,
-            constraints=settings.constraints,
-            device=backend.description,
-            workers=backend.num_workers,
-            epochs=settings.epochs,
-            budget=budget,
-            tally=progress.tally(),
-            num_queued=progress.num_queued + len(writer.missing_from_study(plan.task.known_candidates)),
-            objectives=settings.objectives,
-            unfit=plan.unfit,
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-            portfolio=tuple(
-                start.source.removeprefix(SOURCE_PREFIX)
-                for start in plan.task.known_candidates
-                if start.source.startswith(SOURCE_PREFIX)
-            ),
-            seed=settings.seed,
-            discards=progress.discards(),
-            best=best[0] if best else None,
-        )
-    )
-    if not budget.admits(progress.tally()):
+    records = writer.records
+    on_event(_started_event(writer, plan, backend, budget))
+    if not budget.admits(records.tally()):
         return False, ""
     with closing(backend.open(TrainingData.from_dataset(plan.dataset), exact=compute.exact)) as workers:
         loop = SearchLoop(writer, plan.task, workers, on_event=on_event)
-        if len(settings.objectives) > 1:  # a front has no single best
+        if len(plan.settings.objectives) > 1:  # a front has no single best
             return loop.run(budget.admits)
         interrupted, exhausted = loop.run(budget.admits_candidate)
         # Another search on this study may be training the finalists already.
@@ -453,7 +320,41 @@ def _run(
         return SearchLoop(writer, plan.task, workers, on_event=on_event).run(budget.admits)
 
 
-def _summarise(writer: StudyWriter, plan: _Plan, budget: Budget, *, interrupted: bool, exhausted: str) -> SearchResult:
+def _started_event(writer: StudyWriter, plan: SearchPlan, backend: Backend, budget: Budget) -> SearchStarted:
+    """Returns the event that tells what the search will do, and what the study holds already."""
+    records, settings = writer.records, plan.settings
+    progress, best = records.progress(), records.best(1)
+    return SearchStarted(
+        study=records.name,
+        storage=records.ref.masked_url,
+        dataset=plan.dataset.name,
+        dataset_note=plan.dataset_note,
+        space=settings.space,
+        constraints=settings.constraints,
+        device=backend.description,
+        workers=backend.num_workers,
+        epochs=settings.epochs,
+        budget=budget,
+        tally=progress.tally(),
+        num_queued=progress.num_queued + len(writer.missing_from_study(plan.task.known_candidates)),
+        objectives=settings.objectives,
+        unfit=plan.unfit,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+        portfolio=tuple(
+            start.source.removeprefix(SOURCE_PREFIX)
+            for start in plan.task.known_candidates
+            if start.source.startswith(SOURCE_PREFIX)
+        ),
+        seed=settings.seed,
+        discards=progress.discards(),
+        best=best[0] if best else None,
+    )
+
+
+def _summarise(
+    writer: StudyWriter, plan: SearchPlan, budget: Budget, *, interrupted: bool, exhausted: str
+) -> SearchResult:
     """Updates the study's note and figures for the dashboard, and returns the result."""
     writer.read_changes()
     records = writer.records
