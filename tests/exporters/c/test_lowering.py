@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from support.architectures import architectures
+from support.draws import architecture_or_none, draws
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Repeat, Residual
@@ -22,6 +23,8 @@ from nas.architecture.layers import (
 from nas.architecture.layers import Linear as LinearLayer
 from nas.exporters.c.lowering import lower
 from nas.exporters.c.memory_plan import plan_memory
+from nas.resources import shipped_spaces
+from nas.space.search_space import SearchSpace
 
 
 def scattered(*layers, input_shape=(2, 6, 6), seed=0):
@@ -161,6 +164,35 @@ def test_run_through_rejects_wrong_memory_plan():
         plan.offsets[index] = plan.offsets[3 - index]
     with pytest.raises(AssertionError):
         run_through(inference, plan)
+
+
+def most_live_elements(inference):
+    """Largest number of elements that are alive during one step: no arena is smaller."""
+    alive, most = {inference.output.index: inference.output}, 0
+    for step in reversed(inference.steps):
+        reused = next((x for x in step.inputs if step.is_elementwise and x.index not in alive), None)
+        reused = reused if reused and num_elements(reused.shape) == num_elements(step.output.shape) else None
+        alive.pop(step.output.index, None)
+        alive |= {value.index: value for value in step.inputs}
+        others = sum(num_elements(value.shape) for value in alive.values() if reused is None or value is not reused)
+        most = max(most, others + num_elements(step.output.shape))
+    return most
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_memory_plan_needs_no_more_than_live_values(name):
+    space = SearchSpace.load(name)
+    networks = [architecture_or_none(space, values) for values in draws(space, 40)]
+    for architecture in filter(None, networks):
+        inference = lowered(architecture, architecture.build().state_dict())
+        plan = plan_memory(inference)
+        run_through(inference, plan)
+        assert plan.length == most_live_elements(inference)
+
+
+def test_memory_plan_of_thousand_layers():
+    inference, _ = scattered(*[CONV] * 1200)
+    assert plan_memory(inference).length == 2 * 72
 
 
 @pytest.mark.parametrize(
