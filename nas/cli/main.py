@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +53,7 @@ from nas.distribution import conflict_text, package_version
 from nas.errors import NasError, TrainingDiverged, first_line
 
 if TYPE_CHECKING:
+    from nas.commands.search import SearchResult
     from nas.study.reference import StudyRef
 
 app = typer.Typer(
@@ -128,8 +129,8 @@ def search(
     from nas.cli.events import print_json
     from nas.study.budget import tally_text
     from nas.study.reference import StudyRef
-    from nas.tables import print_table, trial_table
 
+    ref = StudyRef(results, storage, study)
     result = nas.commands.search.search(
         max_params=max_params,
         epochs=epochs,
@@ -158,37 +159,48 @@ def search(
         results=results,
         storage=storage,
         study=study,
-        command=_command_line(StudyRef(results, storage, study)),
+        command=_command_line(ref),
         progress=not (quiet or use_json),
         on_event=print_json if use_json else lambda event: None,
     )
     if use_json:
-        summary = {
-            "event": "SearchFinished",
-            **dataclasses.asdict(result.tally),
-            "budget": result.budget.trials,
-            "minutes": result.budget.minutes,
-            "interrupted": result.interrupted,
-            "exhausted": result.exhausted,
-            "discards": dict(result.discards),
-            "best": [trial.number for trial in result.best],
-        }
-        typer.echo(json.dumps(summary))
+        typer.echo(json.dumps(_search_summary(result)))
     else:
-        gap = "" if quiet else "\n"
-        typer.echo(gap + "\n".join(result.lines()))
-        if result.best:
-            print_table(trial_table(result.best, title=nas.commands.search.BEST_TITLE))
-            options = StudyRef(results, storage, study).options()
-            typer.echo(f"The study is in {result.storage}, weights in {results / 'artifacts'}. Next:")
-            front = " --pareto" * (len(result.objectives) > 1)
-            for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
-                typer.echo(f"  nas {command}{options}")
+        _print_search(result, ref, quiet=quiet)
     if result.interrupted:
         typer.echo("Interrupted: finished trials are kept, the same command goes on.", err=True)
         raise typer.Exit(130)
     if result.exhausted:
         raise NasError(f"the search ended early with {tally_text(result.tally, result.budget)}: {result.exhausted}")
+
+
+def _search_summary(result: "SearchResult") -> dict[str, Any]:
+    """Returns the last line of `nas search --json` as plain data."""
+    return {
+        "event": "SearchFinished",
+        **dataclasses.asdict(result.tally),
+        "budget": result.budget.trials,
+        "minutes": result.budget.minutes,
+        "interrupted": result.interrupted,
+        "exhausted": result.exhausted,
+        "discards": dict(result.discards),
+        "best": [trial.number for trial in result.best],
+    }
+
+
+def _print_search(result: "SearchResult", ref: "StudyRef", *, quiet: bool) -> None:
+    """Prints the result of a search: text, the best trials and the commands to run next."""
+    from nas.commands.search import BEST_TITLE
+    from nas.tables import print_table, trial_table
+
+    gap = "" if quiet else "\n"
+    typer.echo(gap + "\n".join(result.lines()))
+    if result.best:
+        print_table(trial_table(result.best, title=BEST_TITLE))
+        typer.echo(f"The study is in {result.storage}, weights in {ref.folder / 'artifacts'}. Next:")
+        front = " --pareto" * (len(result.objectives) > 1)
+        for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
+            typer.echo(f"  nas {command}{ref.options()}")
 
 
 @app.command(cls=Command, epilog="Example: [bold]nas confirm --target 0.994[/bold] (run it again to resume)")

@@ -146,9 +146,7 @@ def train(
     from nas.architecture.architecture import Architecture
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
-    from nas.exporters.export import export
     from nas.exporters.folder import check_output
-    from nas.exporters.provenance import Provenance, VerificationData
     from nas.recipe import Recipe
     from nas.tables import epoch_table, print_table
 
@@ -157,11 +155,6 @@ def train(
     check_target(target)
     if output is not None:
         check_output(output)
-
-    def say(text: str) -> None:
-        if not use_json:
-            typer.echo(text)
-
     where: dict[str, Any] = {
         "dataset": dataset,
         "data_root": data_root,
@@ -171,40 +164,44 @@ def train(
         "progress": not use_json,
     }
     result: Fit | Repeats
-    provenance: Provenance | None
     if seeds == 1:
-        fit = result = train_once(architecture, chosen, seed=seed, **where)
-        facts = fit.lines()
-        provenance = Provenance.of_fit(fit, facts)
+        result = train_once(architecture, chosen, seed=seed, **where)
+        lines = result.lines()
     else:
         result = train_seeds(
-            architecture,
-            chosen,
-            seeds=seeds,
-            first_seed=seed,
-            target=target,
-            workers=workers,
-            **where,
+            architecture, chosen, seeds=seeds, first_seed=seed, target=target, workers=workers, **where
         )
-        fit = result.fit
-        facts = result.result.lines()
-        provenance = Provenance.of_repeats(result) if fit.weights else None
+        lines = result.result.lines()
         if not use_json:
-            print_table(epoch_table(result.result, fit.judged_on))
-    say("\n".join(facts))
-    if use_json:
-        typer.echo(json.dumps(result.to_json()))
-    if output is None:
-        return
-    if provenance is None:
-        raise NasError(f"the training with seed {seed} diverged, so {output} is not written; give another `seed`")
-    exported = export(
-        architecture,
+            print_table(epoch_table(result.result, result.fit.judged_on))
+    typer.echo(json.dumps(result.to_json()) if use_json else "\n".join(lines))
+    if output is not None:
+        folder = _export(result, output)
+        if not use_json:
+            typer.echo(f"written to {folder}, every file verified on the val split")
+
+
+def _export(result: "Fit | Repeats", output: Path) -> Path:
+    """Exports the network of a training; returns the folder.
+
+    Raises `NasError` if the training with the first seed diverged, so that there are no weights.
+    """
+    from nas.exporters.export import export
+    from nas.exporters.provenance import Provenance, VerificationData
+    from nas.training.fit import Fit
+
+    fit = result if isinstance(result, Fit) else result.fit
+    if not fit.weights:
+        raise NasError(f"the training with seed {fit.seed} diverged, so {output} is not written; give another `seed`")
+    is_test = fit.judged_on == "test"
+    return export(
+        fit.architecture,
         fit.weights,
         output=output,
-        provenance=provenance,
-        verification_data=VerificationData.of(
-            fit.data, is_seen=test, accuracy=None if test else fit.history[-1].val_accuracy
+        provenance=(
+            Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
         ),
-    )
-    say(f"written to {exported.folder}, every file verified on the val split")
+        verification_data=VerificationData.of(
+            fit.data, is_seen=is_test, accuracy=None if is_test else fit.history[-1].val_accuracy
+        ),
+    ).folder

@@ -169,41 +169,21 @@ def confirm(
         records = StudyRecords.open(ref)
         confirmation_records = ConfirmationRecords(records)
         finalists = _finalists(records, top)
-        opened = _earlier_opening(confirmation_records, finalists, seeds, again=again)
+        opening = _earlier_opening(confirmation_records, finalists, seeds, again=again)
         dataset = _load_unchanged_dataset(records.settings, data_root)
         trainer = _Trainer(confirmation_records, finalists, backend, exact=exact, on_event=show)
-        ranking = None
-        if len(finalists) > 1:
-            ranking = trainer.rank(range(seeds), lambda: TrainingData.from_dataset(dataset))
-        winner = ranking.winner.trial if ranking else finalists[0].number
-        if opened is not None:
-            winner = opened.trial
-        else:  # stored before the split is read, because reading it cannot be undone
-            confirmation_records.record_opening(
-                Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat())
-            )
-        histories = trainer.train(
-            "test",
-            (winner,),
-            range(seeds),
-            lambda: TrainingData.with_test_split(
-                dataset, _load_unchanged_test_split(confirmation_records, dataset.name, data_root)
-            ),
-        )
+        ranking = trainer.rank(range(seeds), dataset) if len(finalists) > 1 else None
+        if opening is None:  # stored before the split is read, because reading it cannot be undone
+            best = ranking.winner.trial if ranking else finalists[0].number
+            opening = _record_opening(confirmation_records, best, finalists, seeds)
+        test = trainer.test(opening.trial, range(seeds), dataset, data_root, target)
         confirmation = Confirmation(
             study=records.name,
             dataset=dataset.name,
-            winner=records.trained_trial(winner),
+            winner=records.trained_trial(opening.trial),
             ranking=ranking,
             cost=records.settings.cost,
-            test=SeedAccuracies(
-                accuracies=tuple(
-                    val_accuracies(histories[winner, seed], records.settings.epochs) for seed in range(seeds)
-                ),
-                consistency=records.settings.consistency,
-                target=target,
-                num_images=confirmation_records.num_images(),
-            ),
+            test=test,
             num_openings=len(confirmation_records.openings()),
         )
         confirmation_records.store_summary(confirmation.to_json())
@@ -238,6 +218,15 @@ def _earlier_opening(
     if same is None and openings and not again:
         raise StudyError(_opened_before_text(openings, confirmation_records.records.name))
     return same
+
+
+def _record_opening(
+    confirmation_records: ConfirmationRecords, winner: int, finalists: Sequence[TrainedTrial], seeds: int
+) -> Opening:
+    """Stores that the test split is opened for the winner; returns the opening."""
+    opening = Opening(trial=winner, seeds=seeds, finalists=_numbers(finalists), date=date.today().isoformat())
+    confirmation_records.record_opening(opening)
+    return opening
 
 
 def _opened_before_text(openings: Sequence[Opening], study_name: str) -> str:
@@ -307,16 +296,34 @@ class _Trainer:
         self.exact = exact
         self.on_event = on_event
 
-    def rank(self, seeds: Sequence[int], load: Callable[[], TrainingData]) -> Ranking:
+    def rank(self, seeds: Sequence[int], dataset: datasets.Dataset) -> Ranking:
         """Ranks the finalists by val accuracy over the seeds."""
         settings = self.confirmation_records.records.settings
         finalists = list(self.finalists.values())
-        histories = self.train("val", _numbers(finalists), seeds, load)
+        histories = self._histories("val", _numbers(finalists), seeds, lambda: TrainingData.from_dataset(dataset))
         ranking = _ranking(finalists, histories, settings, seeds)
         self.on_event(Ranked(ranking=ranking, cost=settings.cost))
         return ranking
 
-    def train(
+    def test(
+        self, winner: int, seeds: Sequence[int], dataset: datasets.Dataset, data_root: str | Path | None, target: float
+    ) -> SeedAccuracies:
+        """Returns the test accuracies of the winner over the seeds, compared with the target."""
+        records = self.confirmation_records
+        settings = records.records.settings
+
+        def load() -> TrainingData:
+            return TrainingData.with_test_split(dataset, _load_unchanged_test_split(records, dataset.name, data_root))
+
+        histories = self._histories("test", (winner,), seeds, load)
+        return SeedAccuracies(
+            accuracies=tuple(val_accuracies(histories[winner, seed], settings.epochs) for seed in seeds),
+            consistency=settings.consistency,
+            target=target,
+            num_images=records.num_images(),
+        )
+
+    def _histories(
         self, judged_on: EvalSplit, trials: Sequence[int], seeds: Sequence[int], load: Callable[[], TrainingData]
     ) -> dict[tuple[int, int], tuple[EpochMetrics, ...]]:
         """Returns the epochs of each run by (trial, seed), after training the missing runs."""

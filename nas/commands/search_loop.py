@@ -91,6 +91,8 @@ class SearchLoop:
         )
         self.pruner = CandidatePruner(pruner_named(settings.pruner, self.epochs), self.view, lag=lag)
         self._dead_search_check_time = time.monotonic()
+        self._has_awaited_others = False
+        self._num_failures = 0  # number of trials in a row that failed
         self._best: TrainedTrial | None = None
         self._read_changes()
 
@@ -112,35 +114,31 @@ class SearchLoop:
 
         Returns the reason if no new feasible candidate was found ("" otherwise).
         """
-        failures, waited, exhausted = 0, False, ""
+        exhausted = ""
         while True:
-            try:
-                while not exhausted and self._begin(admits):
-                    pass
-            except NoNewCandidateError as error:
-                exhausted = str(error)
-            if not self.running:
-                if exhausted or not self.progress.running:
-                    return exhausted
-                # Trials in other searches may still be pruned or interrupted, which frees budget.
-                if not waited:
-                    self.on_event(OthersAwaited(num_running=len(self.progress.running)))
-                    waited = True
-                time.sleep(STUDY_POLL_SECONDS)
-                continue
-            reports = self.workers.reports()
-            # Epochs of a trial whose end is among the reports are stored with its end.
-            going_on = self.running.keys() - {report.key for report in reports if isinstance(report, EndReport)}
-            epochs = [report for report in reports if isinstance(report, EpochReport) and report.key in going_on]
-            self.writer.report([(report.key, report.metrics) for report in epochs])
-            for report in reports:
-                if report.key not in self.running:  # already pruned or given up
-                    continue
-                failure = self._handle_report(report)
-                if failure is not None:
-                    failures = failures + 1 if failure else 0
-                if failures == MAX_FAILURES:
-                    raise StudyError(f"{failures} trials in a row failed, the last one: {failure}")
+            exhausted = exhausted or self._begin_all(admits)
+            if self.running:
+                self._handle_reports(self.workers.reports())
+            elif exhausted or not self.progress.running:
+                return exhausted
+            else:
+                self._await_others()
+
+    def _begin_all(self, admits: BudgetCheck) -> str:
+        """Starts all trials that can start now; returns the reason if no new feasible candidate was found, else ""."""
+        try:
+            while self._begin(admits):
+                pass
+        except NoNewCandidateError as error:
+            return str(error)
+        return ""
+
+    def _await_others(self) -> None:
+        """Waits: trials in other searches may still be pruned or interrupted, which frees budget."""
+        if not self._has_awaited_others:
+            self.on_event(OthersAwaited(num_running=len(self.progress.running)))
+            self._has_awaited_others = True
+        time.sleep(STUDY_POLL_SECONDS)
 
     def _begin(self, admits: BudgetCheck) -> bool:
         """Starts a trial, or ends a queued one that is not to be trained; False if none can start now."""
@@ -270,37 +268,49 @@ class SearchLoop:
         own = self.writer.stored_trial(trial.number).fingerprint
         return DUPLICATE if fingerprint in self.progress.fingerprints and own != fingerprint else ""
 
-    def _handle_report(self, report: Report) -> str | None:
-        """Handles a report; returns the reason if the training failed, "" if it ended otherwise, None if it goes on."""
-        try:
-            if isinstance(report, EndReport):
-                return self._handle_end(report)
-            return self._handle_epoch(report)
-        except UpdateFinishedTrialError:  # another search took this one for dead and requeued the trial
-            self.workers.stop(report.key)
-            self.writer.release_trial(report.key)
-            self._finish_trial(read_trial(self.writer.stored_trial(report.key)))
-        return None
+    def _handle_reports(self, reports: Sequence[Report]) -> None:
+        """Stores the reported epochs and ends of trials; raises `StudyError` if too many trials in a row failed."""
+        # Epochs of a trial whose end is among the reports are stored with its end.
+        going_on = self.running.keys() - {report.key for report in reports if isinstance(report, EndReport)}
+        epochs = [report for report in reports if isinstance(report, EpochReport) and report.key in going_on]
+        self.writer.report([(report.key, report.metrics) for report in epochs])
+        for report in reports:
+            if report.key not in self.running:  # already pruned or given up
+                continue
+            try:
+                if isinstance(report, EndReport):
+                    self._handle_end(report)
+                else:
+                    self._handle_epoch(report)
+            except UpdateFinishedTrialError:
+                self._give_up(report.key)
 
-    def _handle_epoch(self, report: EpochReport) -> str | None:
-        """Handles an epoch, which is stored already, and asks the pruner; returns "" if it ended the trial."""
+    def _handle_epoch(self, report: EpochReport) -> None:
+        """Handles an epoch, which is stored already, and ends the trial if the pruner says so."""
         trial = self.running[report.key]
         trial.history.append(report.metrics)
         self.on_event(EpochFinished(number=trial.number, metrics=report.metrics))
         if report.metrics.epoch < self.epochs and self.pruner.should_prune(trial.number, trial.index):
             self.workers.stop(trial.number)
             self._finish_trial(self.writer.prune(trial))
-            return ""
-        return None
+            self._num_failures = 0
 
-    def _handle_end(self, report: EndReport) -> str:
-        """Stores how a training ended; returns the cause if it failed, else empty."""
+    def _handle_end(self, report: EndReport) -> None:
+        """Stores how a training ended; raises `StudyError` if it is one of too many in a row that failed."""
         trial, outcome = self.running[report.key], Outcome(report.outcome)
         if outcome is Outcome.TRAINED:
             self._finish_trial(self.writer.finish(trial, report.weights, report.files))
         else:
             self._finish_trial(self.writer.fail(trial, outcome, report.reason))
-        return report.reason if outcome is Outcome.FAILED else ""
+        self._num_failures = self._num_failures + 1 if outcome is Outcome.FAILED else 0
+        if self._num_failures == MAX_FAILURES:
+            raise StudyError(f"{MAX_FAILURES} trials in a row failed, the last one: {report.reason}")
+
+    def _give_up(self, number: int) -> None:
+        """Stops a trial that another search took for dead and requeued."""
+        self.workers.stop(number)
+        self.writer.release_trial(number)
+        self._finish_trial(read_trial(self.writer.stored_trial(number)))
 
     def _finish_trial(self, record: TrialRecord) -> None:
         del self.running[record.number]

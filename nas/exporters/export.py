@@ -11,7 +11,15 @@ from nas.architecture.architecture import Architecture
 from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files, stated_c_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
-from nas.exporters.graphs import INT8, MAX_CALIBRATION_IMAGES, exported_program, write_int8, write_onnx, write_pt2
+from nas.exporters.graphs import (
+    INT8,
+    MAX_CALIBRATION_IMAGES,
+    QuantisationInfo,
+    exported_program,
+    write_int8,
+    write_onnx,
+    write_pt2,
+)
 from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
@@ -84,28 +92,18 @@ def export(
         NasError: If a format is unknown or lacks `verification_data`, `output` cannot be written, or a file fails
             verification.
     """
-    if unknown := set(formats) - set(FORMATS):
-        raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
-    if "int8" in formats and verification_data is None:
-        reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
-        raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
-    output, said = Path(output), list(remarks)
+    _check_formats(formats, verification_data, remarks)
+    output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:
-        said.append(
+        notes.append(
             "The weights were trained on the val split, too, so its accuracy checks the files, not the network."
         )
     with replace_folder(output) as folder:
-        (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
-        (folder / "recipe.json").write_text(json.dumps(provenance.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
-        copy_package_file("predict.py", folder)
-        (folder / "model.py").write_text(model_source(architecture, provenance), encoding="utf-8")
-        names = _write_weights(folder, architecture, weights)
-        names += _write_graphs(folder, architecture.input_shape)
+        _write_sources(folder, architecture, provenance)
+        names = _write_weights(folder, architecture, weights) + _write_graphs(folder, architecture.input_shape)
         quantised, c_bytes, unverified = None, None, []
         if "int8" in formats and verification_data is not None:
-            chosen = evenly_spaced(len(verification_data.train.images), MAX_CALIBRATION_IMAGES)
-            images = normalise_images(verification_data.train.images[chosen], provenance)
-            quantised = write_int8(folder / "model.onnx", folder / INT8, images)
+            quantised = _write_int8(folder, verification_data, provenance)
             names.append(INT8)
         if "c" in formats:
             c_bytes = _write_c(folder, architecture, weights, provenance)
@@ -113,20 +111,37 @@ def export(
                 names.append("network.c")
             else:
                 unverified.append(folder / "network.c")
-                said.append("network.c was not verified: the C compiler cc is not installed.")
+                notes.append("network.c was not verified: the C compiler cc is not installed.")
         verifications = verify_files(folder, names, architecture, weights, provenance, verification_data)
         written = ExportedFiles(
             formats=formats, verifications=verifications, quantised=quantised, c_bytes=c_bytes, unverified=unverified
         )
-        text = render_card(architecture, provenance, written, verification_data=verification_data, remarks=said)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(said))
+        card = render_card(architecture, provenance, written, verification_data=verification_data, remarks=notes)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes))
+
+
+def _check_formats(formats: Sequence[str], verification_data: VerificationData | None, remarks: Sequence[str]) -> None:
+    """Raises `NasError` if a format is unknown, or int8 lacks the images that calibrate it."""
+    if unknown := set(formats) - set(FORMATS):
+        raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
+    if "int8" in formats and verification_data is None:
+        reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
+        raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
     """Returns at most `most` indices below `num`, evenly spaced; the images of a folder are sorted by class."""
     chosen = min(num, most)
     return [num * i // chosen for i in range(chosen)]
+
+
+def _write_sources(folder: Path, architecture: Architecture, provenance: Provenance) -> None:
+    """Writes the files that do not depend on the weights: architecture, recipe, predict.py and model.py."""
+    (folder / "architecture.json").write_text(architecture.dumps(), encoding="utf-8")
+    (folder / "recipe.json").write_text(json.dumps(provenance.recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+    copy_package_file("predict.py", folder)
+    (folder / "model.py").write_text(model_source(architecture, provenance), encoding="utf-8")
 
 
 def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]") -> list[str]:
@@ -142,6 +157,13 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
     torch.save(renamed, folder / "weights.pt")
     (folder / "model.safetensors").write_bytes(save(renamed))
     return ["weights.pt", "model.safetensors"]
+
+
+def _write_int8(folder: Path, verification_data: VerificationData, provenance: Provenance) -> QuantisationInfo:
+    """Writes the int8 model, calibrated on train images, from the model.onnx in `folder`; returns its size."""
+    train = verification_data.train.images
+    images = normalise_images(train[evenly_spaced(len(train), MAX_CALIBRATION_IMAGES)], provenance)
+    return write_int8(folder / "model.onnx", folder / INT8, images)
 
 
 def _write_c(

@@ -79,34 +79,57 @@ def verify_files(
     """
     images = verification_data.val.images if verification_data else _random_images(architecture)
     expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalise_images(images, provenance))
-    answers = _outputs_in_subprocesses(folder, names, images.numpy(), provenance, expected.shape[1])
+    outputs = _outputs_in_subprocesses(folder, names, images.numpy(), provenance, expected.shape[1])
     labels = verification_data.val.labels.numpy() if verification_data else None
-    verifications = []
-    for name in names:
-        logits, difference = answers[name], float(np.abs(answers[name] - expected).max())
-        params, counted = cost_of(architecture).params, answers.get(f"{name}:params")
-        if counted is not None and int(counted) != params:
-            raise NasError(f"{name}: {int(counted):,} parameters found, expected {params:,}")
-        tolerance = TOLERANCE.get(Path(name).suffix, 1e-5) * max(1.0, float(np.abs(expected).max()))
-        if name != INT8 and not difference <= tolerance:  # `not <=` also rejects NaN
-            text = f"logits differ by {difference:.2g} from the network's, expected at most {tolerance:.2g}"
-            raise NasError(f"{name}: {text}")
-        verifications.append(
-            FileVerification(
-                name=name,
-                num_bytes=(folder / name).stat().st_size,
-                difference=None if name == INT8 else difference,
-                num_same=int((logits.argmax(1) == expected.argmax(1)).sum()),
-                num_images=len(images),
-                accuracy=None if labels is None else float((logits.argmax(1) == labels).mean()),
-            )
-        )
+    num_params = cost_of(architecture).params
+    verifications = [_verify_file(folder / name, outputs, expected, labels, num_params) for name in names]
     _check_accuracy(expected, labels, verification_data)
     if images.shape[1] in CHANNELS_OF_FILES:
-        ranked = np.sort(expected, 1)
-        clearest = int((ranked[:, -1] - ranked[:, -2:][:, 0]).argmax())
+        clearest = _clearest_image(expected)
         _verify_prediction(folder, images[clearest], provenance.classes[expected[clearest].argmax()])
     return verifications
+
+
+def _verify_file(
+    path: Path,
+    outputs: Mapping[str, np.ndarray],
+    expected: np.ndarray,
+    labels: np.ndarray | None,
+    num_params: int,
+) -> FileVerification:
+    """Returns how a file's logits compare with the network's, `expected`; raises `NasError` if it does not match."""
+    name, logits = path.name, outputs[path.name]
+    difference = float(np.abs(logits - expected).max())
+    found_params = outputs.get(f"{name}:params")
+    if found_params is not None and int(found_params) != num_params:
+        raise NasError(f"{name}: {int(found_params):,} parameters found, expected {num_params:,}")
+    if name != INT8:
+        _check_difference(path, difference, expected)
+    predicted = logits.argmax(1)
+    return FileVerification(
+        name=name,
+        num_bytes=path.stat().st_size,
+        difference=None if name == INT8 else difference,
+        num_same=int((predicted == expected.argmax(1)).sum()),
+        num_images=len(expected),
+        accuracy=None if labels is None else float((predicted == labels).mean()),
+    )
+
+
+def _check_difference(path: Path, difference: float, expected: np.ndarray) -> None:
+    """Raises `NasError` if the largest difference of a file's logits exceeds the tolerance."""
+    tolerance = TOLERANCE.get(path.suffix, 1e-5) * max(1.0, float(np.abs(expected).max()))
+    if not difference <= tolerance:  # `not <=` also rejects NaN
+        raise NasError(
+            f"{path.name}: logits differ by {difference:.2g} from the network's, expected at most {tolerance:.2g}"
+        )
+
+
+def _clearest_image(logits: np.ndarray) -> int:
+    """Returns the index of the image whose best class leads the second best by the largest margin."""
+    ranked = np.sort(logits, 1)
+    runner_up = ranked[:, -2:][:, 0]  # the best itself if there is only one class
+    return int((ranked[:, -1] - runner_up).argmax())
 
 
 def _verify_prediction(folder: Path, image: "Tensor", name: str) -> None:

@@ -64,31 +64,39 @@ class StudyStorage(_CachedStorage):
     @retry_while_unavailable
     def read_changes(self, study_id: int) -> None:
         """Reads new trials, and trials of other processes whose state has changed."""
-        last, theirs = self._last_trial_ids.get(study_id, -1), self._other_trial_ids.setdefault(study_id, set())
+        states = self._read_states(study_id)
+        with self._lock:
+            self._add_study(study_id)
+            changed = {trial_id for trial_id, state in states.items() if self._has_changed(study_id, trial_id, state)}
+            self._last_trial_ids[study_id] = max([self._last_trial_ids.get(study_id, -1), *states])
+            if changed:
+                self._read_trials(study_id, changed)
+
+    def _read_states(self, study_id: int) -> dict[int, TrialState]:
+        """Returns the states of new trials and of other processes' unfinished ones, by trial ID."""
+        last, others = self._last_trial_ids.get(study_id, -1), self._other_trial_ids.setdefault(study_id, set())
         table = models.TrialModel.__table__.c
         # Autocommit: the beginning and end of a transaction would cost two more round trips to a server.
         with self._backend.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if last < 0:  # raises Optuna's error if the study does not exist
                 self._backend.get_study_name_from_id(study_id)
             condition = table.trial_id > last
-            if theirs:
-                condition |= table.trial_id.in_(theirs)
+            if others:
+                condition |= table.trial_id.in_(others)
             query = sqlalchemy.select(table.trial_id, table.state).where(table.study_id == study_id, condition)
-            states: dict[int, TrialState] = {row.trial_id: row.state for row in connection.execute(query)}
-        with self._lock:
-            self._add_study(study_id)
-            changed = {trial_id for trial_id, state in states.items() if self._has_changed(study_id, trial_id, state)}
-            self._last_trial_ids[study_id] = max([last, *states])
-            if not changed:
-                return
-            # `_get_trials` returns the trials in `changed`, and every trial with a larger ID than this.
-            beyond = self._last_trial_ids[study_id]
-            news = self._backend._get_trials(
-                study_id, states=None, included_trial_ids=changed, trial_id_greater_than=beyond
-            )
-            self._add_trials_to_cache(study_id, news)
-            theirs -= {trial._trial_id for trial in news if trial.state.is_finished()}
-            theirs |= {trial._trial_id for trial in news if not trial.state.is_finished()}
+            return {row.trial_id: row.state for row in connection.execute(query)}
+
+    def _read_trials(self, study_id: int, trial_ids: set[int]) -> None:
+        """Reads these trials into memory, and notes which of them are unfinished."""
+        # `_get_trials` returns the trials in `trial_ids`, and every trial with a larger ID than this.
+        beyond = self._last_trial_ids[study_id]
+        trials = self._backend._get_trials(
+            study_id, states=None, included_trial_ids=trial_ids, trial_id_greater_than=beyond
+        )
+        self._add_trials_to_cache(study_id, trials)
+        others = self._other_trial_ids[study_id]
+        others -= {trial._trial_id for trial in trials if trial.state.is_finished()}
+        others |= {trial._trial_id for trial in trials if not trial.state.is_finished()}
 
     def _has_changed(self, study_id: int, trial_id: int, state: TrialState) -> bool:
         if trial_id in self._own_trial_ids:
@@ -114,36 +122,7 @@ class StudyStorage(_CachedStorage):
         """Stores a running, queued or ended trial in one transaction; returns its ID."""
         template = template_trial or create_trial(state=TrialState.RUNNING)
         with _create_scoped_session(self._backend.scoped_session) as session:
-            # Locks the study's row, as Optuna does: concurrent callers wait, so that trials are numbered consecutively.
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            others = sqlalchemy.select(sqlalchemy.func.count()).where(models.TrialModel.study_id == study_id)
-            number: int = session.execute(others).scalar_one()
-            row: Any = models.TrialModel(
-                study_id=study_id,
-                number=number,
-                state=template.state,
-                datetime_start=template.datetime_start,
-                datetime_complete=template.datetime_complete,
-            )
-            session.add(row)
-            session.flush()
-            trial_id: int = row.trial_id
-            params = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": template.distributions[name].to_internal_repr(value),
-                    "distribution_json": _distribution_json(template.distributions[name]),
-                }
-                for name, value in template.params.items()
-            ]
-            _insert_rows(session, models.TrialParamModel, params)
-            _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, template.values or ()))
-            _insert_rows(session, models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs))
-            _insert_rows(session, models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs))
-            _insert_rows(
-                session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values)
-            )
+            number, trial_id = _insert_trial(session, study_id, template)
         trial = _as_stored(template, number, trial_id)
         with self._lock:
             self._add_study(study_id)
@@ -325,6 +304,33 @@ def artifact_link(artifact_id: str, *, filename: str, mimetype: str) -> dict[str
     return {f"{ARTIFACTS_ATTR_PREFIX}{artifact_id}": json.dumps(asdict(meta))}
 
 
+def _insert_trial(session: Session, study_id: int, template: FrozenTrial) -> tuple[int, int]:
+    """Inserts a trial with everything that belongs to it; returns its number and its ID."""
+    # Locks the study's row, as Optuna does: concurrent callers wait, so that trials are numbered consecutively.
+    models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+    others = sqlalchemy.select(sqlalchemy.func.count()).where(models.TrialModel.study_id == study_id)
+    number: int = session.execute(others).scalar_one()
+    row: Any = models.TrialModel(
+        study_id=study_id,
+        number=number,
+        state=template.state,
+        datetime_start=template.datetime_start,
+        datetime_complete=template.datetime_complete,
+    )
+    session.add(row)
+    session.flush()  # sets the ID
+    trial_id: int = row.trial_id
+    for model, rows in (
+        (models.TrialParamModel, _stored_params(trial_id, template)),
+        (models.TrialValueModel, _stored_values(trial_id, template.values or ())),
+        (models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs)),
+        (models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs)),
+        (models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values)),
+    ):
+        _insert_rows(session, model, rows)
+    return number, trial_id
+
+
 def _insert_rows(session: Session, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         session.execute(sqlalchemy.insert(model.__table__), rows)
@@ -358,6 +364,18 @@ def _has_user_attrs(session: Session, trial_id: int, attrs: Attrs) -> bool:
 def _constraint_attrs(constraints: Attrs) -> dict[str, Any]:
     """Returns the system attributes in which Optuna stores constraints."""
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
+
+
+def _stored_params(trial_id: int, trial: FrozenTrial) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": trial.distributions[name].to_internal_repr(value),
+            "distribution_json": _distribution_json(trial.distributions[name]),
+        }
+        for name, value in trial.params.items()
+    ]
 
 
 def _stored_attrs(trial_id: int, attrs: Attrs) -> list[dict[str, Any]]:
