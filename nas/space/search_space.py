@@ -65,6 +65,7 @@ ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
+Table = dict[str, Domain | Value]
 TableParameters = dict[str, tuple[ScalarSchema, Value | None]]
 
 NETWORK_PARAMETERS: TableParameters = {
@@ -98,6 +99,15 @@ RECIPE_PARAMETERS: TableParameters = {
 }
 """The keys of the tables [network], [block], [conv] and [recipe]: a check of the values, and the default (None: the key
 is required). Epochs are not part of a space, because all candidates of a study train for the same number of epochs."""
+TABLES = {
+    "network": NETWORK_PARAMETERS,
+    "block": BLOCK_PARAMETERS,
+    "conv": CONV_PARAMETERS,
+    "recipe": RECIPE_PARAMETERS,
+}
+TABLES_WITH_WIDTHS = TABLES | {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
+TOP_LEVEL_KEYS = ("input_shape", "num_classes", "portfolio", *TABLES_WITH_WIDTHS, "probes")
+"""All keys of a file but the tables of single blocks, such as [block2]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,46 +163,20 @@ class SearchSpace:
         Raises:
             SearchSpaceError: a key or a value is not valid; the message names it and what is expected.
         """
-        tables = {
-            "network": NETWORK_PARAMETERS,
-            "block": BLOCK_PARAMETERS,
-            "conv": CONV_PARAMETERS,
-            "recipe": RECIPE_PARAMETERS,
-        }
-        scaled = "widths" in data
-        if scaled:
-            tables |= {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
-        own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
-        keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths", "probes"))
-        check_keys(data, (*keys, *own), where, SearchSpaceError)
-        values = {
-            table: _parse_table(data, table, table_parameters, where) for table, table_parameters in tables.items()
-        }
-        num_blocks = _max_value(values["network"]["num_blocks"])
-        each = [f"block{number}" for number in range(1, num_blocks + 1)]
-        if beyond := sorted(set(own) - set(each)):
-            blocks_of = f"{one_of(each)} because num_blocks is at most {num_blocks}"
-            raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
-        # The table of one block, such as [block2], overrides [block].
-        blocks = {
-            name: values["block"] | _parse_table(data, name, tables["block"], where, partly=True) for name in each
-        }
-        growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
-        flat = dict(_flatten(values, blocks))
-        shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
-        check(shape, ImageShape(), f"{where}: input_shape", SearchSpaceError)
-        check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
-        portfolio = data.get("portfolio", [])
-        check(portfolio, ListOf(OneOf(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
-        domains = {key: value for key, value in flat.items() if isinstance(value, Domain)}
+        table_parameters = TABLES_WITH_WIDTHS if "widths" in data else TABLES
+        check_keys(data, (*TOP_LEVEL_KEYS, *_block_table_names(data)), where, SearchSpaceError)
+        tables = {table: _parse_table(data, table, own, where) for table, own in table_parameters.items()}
+        blocks = _parse_blocks(data, tables, table_parameters["block"], where)
+        parameters = dict(_flatten(tables, blocks))
+        domains = {key: value for key, value in parameters.items() if isinstance(value, Domain)}
         return cls(
             name=name,
-            input_shape=tuple(shape),
-            num_classes=classes,
+            input_shape=tuple(_parse_setting(data, "input_shape", [1, 28, 28], ImageShape(), where)),
+            num_classes=_parse_setting(data, "num_classes", 10, Interval(int, 2), where),
             domains=domains,
-            fixed={key: value for key, value in flat.items() if not isinstance(value, Domain)},
-            widths=Widths(growth=growth, **values["widths"]) if scaled else None,
-            portfolio=tuple(portfolio),
+            fixed={key: value for key, value in parameters.items() if not isinstance(value, Domain)},
+            widths=_widths_of(tables, blocks),
+            portfolio=tuple(_parse_setting(data, "portfolio", [], ListOf(OneOf(tuple(shipped_designs()))), where)),
             probes=_parse_probes(data.get("probes", []), domains, where),
         )
 
@@ -330,19 +314,14 @@ class SearchSpace:
 
 
 def _parse_table(
-    data: Mapping[str, Any],
-    table: str,
-    table_parameters: Mapping[str, tuple[ScalarSchema, Value | None]],
-    where: str,
-    *,
-    partly: bool = False,
-) -> dict[str, Domain | Value]:
+    data: Mapping[str, Any], table: str, table_parameters: TableParameters, where: str, *, partly: bool = False
+) -> Table:
     """Returns the domains and fixed values in a table; with `partly`, missing keys are left out and get no default."""
     content = data.get(table, {})
     if not isinstance(content, dict):
         raise SearchSpaceError(f"{where}: {table} is {mismatch_text(content, 'a table')}")
     check_keys(content, table_parameters, f"{where}: {table}", SearchSpaceError)
-    values: dict[str, Domain | Value] = {}
+    values: Table = {}
     for key, (expected, default) in table_parameters.items():
         if key not in content and partly:
             continue
@@ -350,6 +329,37 @@ def _parse_table(
             raise SearchSpaceError(f"{where}: {table}.{key} is missing, expected {expected}")
         values[key] = parse_domain(content.get(key, default), expected, f"{where}: {table}.{key}")
     return values
+
+
+def _block_table_names(data: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the tables of single blocks, such as "block2"."""
+    return [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
+
+
+def _parse_blocks(
+    data: Mapping[str, Any], tables: Mapping[str, Table], block_parameters: TableParameters, where: str
+) -> dict[str, Table]:
+    """Returns the domains and fixed values of each block: those of [block], overridden by its own table."""
+    num_blocks = _max_value(tables["network"]["num_blocks"])
+    names = [f"block{number}" for number in range(1, num_blocks + 1)]
+    if beyond := sorted(set(_block_table_names(data)) - set(names)):
+        blocks_of = f"{one_of(names)} because num_blocks is at most {num_blocks}"
+        raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
+    return {name: tables["block"] | _parse_table(data, name, block_parameters, where, partly=True) for name in names}
+
+
+def _parse_setting(data: Mapping[str, Any], key: str, default: Any, expected: ScalarSchema | ListOf, where: str) -> Any:
+    """Returns the value of a top-level key that is not a table; raises `SearchSpaceError` if it is not valid."""
+    value = data.get(key, default)
+    check(value, expected, f"{where}: {key}", SearchSpaceError)
+    return value
+
+
+def _widths_of(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Widths | None:
+    """Returns the joint distribution of the widths; None if the space has no table [widths]."""
+    if "widths" not in tables:
+        return None
+    return Widths(growth=tuple(block["growth"] for block in blocks.values()), **tables["widths"])
 
 
 def _parse_probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
@@ -381,15 +391,12 @@ def _checked_probe_value(domains: Mapping[str, Domain], key: str, value: object,
     return held  # type: ignore[return-value]
 
 
-Table = dict[str, Domain | Value]
-
-
 def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterator[tuple[str, Domain | Value]]:
     """Yields the name and domain of every parameter, for the largest possible number of blocks and convolutions."""
     yield from tables["network"].items()
     for name, block in blocks.items():
-        for key, value in block.items():
-            yield f"{name}.{key}", value
+        for key in BLOCK_PARAMETERS:  # not the growth, which is part of `Widths`
+            yield f"{name}.{key}", block[key]
         for conv in range(1, _max_value(block["num_convs"]) + 1):
             yield f"{name}.conv{conv}.channels", tables["conv"]["channels"]
     for key, value in tables["recipe"].items():
