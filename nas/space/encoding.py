@@ -16,9 +16,8 @@ from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, conv_unit, shared_conv_unit
+from nas.space.search_space import HEADS, ORDERS, POOLS, ConvStyle, Layers, SearchSpace, block_layers, transition_unit
 
-Layers = tuple[Layer, ...]
 Values = dict[str, Value]
 
 
@@ -84,7 +83,7 @@ class _Style:
     residual: bool
 
     def transition(self, channels: int) -> Layers:
-        return conv_unit(channels, 1, "same", "full", self.order, self.activation, 0.0)
+        return transition_unit(channels, self.order, self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +213,8 @@ def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Itera
     kind = "separable" if isinstance(conv, DepthwiseSeparable) else "full"
     paddings = ("same",) if conv.padding else ("same", "valid") if conv.kernel_size == 1 else ("valid",)
     for padding, (num_convs, times) in product(paddings, counts):
-        of_each = conv.kernel_size, padding, kind, style.order, style.activation, dropout
-        layers = tuple(layer for width in widths[:num_convs] for layer in conv_unit(width, *of_each))
-        if times:
-            layers += shared_conv_unit(widths[-1], times, *of_each)
-        if style.residual and padding == "same":
-            layers = (Residual(layers=layers, projection=channels != widths[-1]),)
+        of_each = ConvStyle(conv.kernel_size, padding, kind, style.order, style.activation, dropout)
+        layers = block_layers(widths[:num_convs], times, of_each, style.residual, channels)
         own: Values = {"num_convs": num_convs, "kernel_size": conv.kernel_size, "padding": padding}
         own |= {"convolution": kind, "shared_repeats": times, "dropout": dropout}
         drawn = num_convs - (block.last and style.head == "gap")  # its last convolution has one channel per class

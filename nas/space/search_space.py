@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
@@ -65,6 +65,7 @@ ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
+Layers = tuple[Layer, ...]
 Table = dict[str, Domain | Value]
 TableParameters = dict[str, tuple[ScalarSchema, Value | None]]
 
@@ -227,50 +228,38 @@ class SearchSpace:
         does not fit. With the other heads, `cost_of` finds layers that do not fit.
         """
         v: dict[str, Any] = {**self.fixed, **values}
-        order, activation, head = v["order"], v["activation"], v["head"]
-        num_blocks = v["num_blocks"]
         layers: list[Layer] = []
         channels = self.input_shape[0]
-        for number in range(1, num_blocks + 1):
-            block, last = f"block{number}.", number == num_blocks
-            num_convs = v[block + "num_convs"]
-            widths = [v[f"{block}conv{c}.channels"] for c in range(1, num_convs + 1)]
-            if last and head == "gap":
+        for number in range(1, v["num_blocks"] + 1):
+            block, is_last = f"block{number}.", number == v["num_blocks"]
+            widths = [v[f"{block}conv{c}.channels"] for c in range(1, v[block + "num_convs"] + 1)]
+            if is_last and v["head"] == "gap":
                 widths[-1] = self.num_classes
-            kernel, padding = v[block + "kernel_size"], v[block + "padding"]
-            style = (
-                kernel,
-                padding,
-                v[block + "convolution"],
-                order,
-                activation,
-                self._rounded_value(block + "dropout", v),
-            )
-            body: tuple[Layer, ...] = ()
-            for width in widths:
-                body += conv_unit(width, *style)
-            if v[block + "shared_repeats"]:
-                body += shared_conv_unit(widths[-1], v[block + "shared_repeats"], *style)
-            if v["residual"] and padding == "same":  # without padding, input and output differ in size
-                body = (Residual(layers=body, projection=channels != widths[-1]),)
-            layers += body
+            style = self._conv_style(block, v)
+            layers += block_layers(widths, v[block + "shared_repeats"], style, v["residual"], channels)
             channels = widths[-1]
-            if not last:
-                pool, transition = POOLS[v["pool"]], v[block + "transition"]
-                if transition == "none":
-                    layers.append(pool)
-                else:
-                    channels = v[block + "transition_channels"]
-                    beside = conv_unit(channels, 1, "same", "full", order, activation, 0.0)
-                    layers += (*beside, pool) if transition == "before_pool" else (pool, *beside)
-        layers += self.head_layers(head, layers)
+            if not is_last:
+                layers += _pool_and_transition(block, v)
+                channels = channels if v[block + "transition"] == "none" else v[block + "transition_channels"]
+        layers += self.head_layers(v["head"], layers)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
+
+    def _conv_style(self, block: str, values: Mapping[str, Any]) -> "ConvStyle":
+        """Returns what the convolutions of a block share; `block` is the start of its parameters' names."""
+        return ConvStyle(
+            kernel_size=values[block + "kernel_size"],
+            padding=values[block + "padding"],
+            convolution=values[block + "convolution"],
+            order=values["order"],
+            activation=values["activation"],
+            dropout=self._rounded_value(block + "dropout", values),
+        )
 
     def _rounded_value(self, name: str, values: Mapping[str, Any]) -> Any:
         domain = self.domains.get(name)
         return domain.rounded_value(values[name]) if isinstance(domain, FloatRange) else values[name]
 
-    def head_layers(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
+    def head_layers(self, head: str, features: Sequence[Layer]) -> Layers:
         """Returns the layers that compute class scores from a feature map; `features` are the layers before them.
 
         "block_gap" is one more convolution like the last one. It has no norm and no activation, which would bound the
@@ -407,6 +396,44 @@ def _max_value(value: Domain | Value) -> int:
     return int(max(value.grid() if isinstance(value, Domain) else [value]))
 
 
+class ConvStyle(NamedTuple):
+    """What the convolutions of a block have in common, beside their widths."""
+
+    kernel_size: int
+    padding: str
+    convolution: str
+    order: str
+    activation: str
+    dropout: float
+
+
+def block_layers(widths: Sequence[int], repeats: int, style: ConvStyle, residual: bool, in_channels: int) -> Layers:
+    """Returns the convolutions of a block, in a residual connection if `residual` and their padding is "same".
+
+    Without padding, the input and the output differ in size and cannot be added.
+    """
+    layers = tuple(layer for width in widths for layer in conv_unit(width, style))
+    if repeats:
+        layers += shared_conv_unit(widths[-1], repeats, style)
+    if residual and style.padding == "same":
+        return (Residual(layers=layers, projection=in_channels != widths[-1]),)
+    return layers
+
+
+def _pool_and_transition(block: str, values: Mapping[str, Any]) -> Layers:
+    """Returns the pool after a block, with the block's 1x1 convolution before or after it if there is one."""
+    pool, transition = POOLS[values["pool"]], values[block + "transition"]
+    if transition == "none":
+        return (pool,)
+    unit = transition_unit(values[block + "transition_channels"], values["order"], values["activation"])
+    return (*unit, pool) if transition == "before_pool" else (pool, *unit)
+
+
+def transition_unit(channels: int, order: str, activation: str) -> Layers:
+    """Returns the 1x1 convolution next to a pool, with its norm and activation."""
+    return conv_unit(channels, ConvStyle(1, "same", "full", order, activation, 0.0))
+
+
 # Layers are immutable, so candidates share them. The caches avoid constructing and checking them in every draw.
 
 
@@ -417,33 +444,30 @@ def _conv(width: int, kernel: int, padding: str, convolution: str, bias: bool) -
 
 
 @cache
-def _norm_act_dropout(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
+def _norm_act_dropout(order: str, activation: str, dropout: float) -> Layers:
     parts: dict[str, Layer] = {"norm": BatchNorm(), "act": Activation(function=activation)}
     return tuple(parts[part] for part in ORDERS[order]) + ((Dropout(rate=dropout),) if dropout else ())
 
 
 @cache
-def conv_unit(
-    width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
-) -> tuple[Layer, ...]:
+def conv_unit(width: int, style: ConvStyle) -> Layers:
     """Returns a convolution with its norm, activation and dropout; it has a bias only if there is no norm."""
-    return _conv(width, kernel, padding, convolution, order == "act"), *_norm_act_dropout(order, activation, dropout)
+    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
+    return conv, *_norm_act_dropout(style.order, style.activation, style.dropout)
 
 
 @cache
-def shared_conv_unit(
-    width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
-) -> tuple[Layer, ...]:
+def shared_conv_unit(width: int, times: int, style: ConvStyle) -> Layers:
     """Returns a convolution and activation applied `times` times with shared weights, then a norm and dropout.
 
     The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `conv_unit`.
     """
     if times == 1:
-        return conv_unit(width, kernel, padding, convolution, order, activation, dropout)
-    conv = _conv(width, kernel, padding, convolution, order == "act")
-    repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
-    norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()
-    return repeat, *norm, *((Dropout(rate=dropout),) if dropout else ())
+        return conv_unit(width, style)
+    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
+    repeat = Repeat(layers=(conv, Activation(function=style.activation)), times=times, shared=True)
+    norm = (BatchNorm(),) if "norm" in ORDERS[style.order] else ()
+    return repeat, *norm, *((Dropout(rate=style.dropout),) if style.dropout else ())
 
 
 def _convolutions_from_last(layers: Sequence[Layer]) -> Iterator[Convolution]:
