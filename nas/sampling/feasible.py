@@ -127,34 +127,49 @@ class _Draw:
 
         If there is none, repairs the closest.
         """
-        found: list[_FeasibleDraw] = []
-        least, closest = math.inf, self.space.draw(self.rng)
-        for proposal in proposals:
-            outcome = self._judge(proposal)
-            if isinstance(outcome, _FeasibleDraw):
-                found.append(outcome)
-                if len(found) == num_choices:
-                    break
-            elif outcome.violation <= least:
-                least, closest = outcome.violation, proposal.values
-        while not found and self.num_draws < MAX_TRIES:
-            found = self._repair(least, closest)
-            least, closest = math.inf, self.space.draw(self.rng)
-        if not found:
+        feasible, violation, closest = self._judge_proposals(proposals, num_choices)
+        while not feasible and self.num_draws < MAX_TRIES:
+            feasible = self._repair(violation, closest)
+            violation, closest = math.inf, self.space.draw(self.rng)  # the next repair starts from random values
+        if not feasible:
             raise NoNewCandidateError(f"none of {self.num_draws:,} further draws is feasible and new")
-        taken = max(found, key=lambda each: each.params)
-        for each in found:
-            if each is not taken:
-                self._discard(each.values, each.judgement._replace(reason=SMALLER))
-        assert taken.judgement.cost is not None
+        largest = self._take_largest(feasible)
+        assert largest.judgement.cost is not None
         return DrawnCandidate(
-            values=taken.values,
-            candidate=taken.candidate,
-            cost=taken.judgement.cost,
-            fingerprint=taken.fingerprint,
+            values=largest.values,
+            candidate=largest.candidate,
+            cost=largest.judgement.cost,
+            fingerprint=largest.fingerprint,
             discard_counts=self.discard_counts,
             discards=tuple(self.discards),
         )
+
+    def _judge_proposals(
+        self, proposals: Iterator[Proposal], num_choices: int
+    ) -> tuple[list[_FeasibleDraw], float, Values]:
+        """Returns up to `num_choices` feasible, new proposals, and the smallest violation of the others and its values.
+
+        If all are feasible and new, the violation is infinite and the values are random.
+        """
+        feasible: list[_FeasibleDraw] = []
+        violation, closest = math.inf, self.space.draw(self.rng)
+        for proposal in proposals:
+            outcome = self._judge(proposal)
+            if isinstance(outcome, _FeasibleDraw):
+                feasible.append(outcome)
+                if len(feasible) == num_choices:
+                    break
+            elif outcome.violation <= violation:
+                violation, closest = outcome.violation, proposal.values
+        return feasible, violation, closest
+
+    def _take_largest(self, feasible: Sequence[_FeasibleDraw]) -> _FeasibleDraw:
+        """Returns the draw with the most parameters and counts the others as discards."""
+        largest = max(feasible, key=lambda each: each.params)
+        for each in feasible:
+            if each is not largest:
+                self._discard(each.values, each.judgement._replace(reason=SMALLER))
+        return largest
 
     def _repair(self, violation: float, values: Values, tries: int = 1_000) -> list[_FeasibleDraw]:
         """Returns a feasible, new candidate near `values` or none; random changes must not increase the violation."""

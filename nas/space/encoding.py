@@ -6,7 +6,7 @@ layers of the network. If layers can be read in several ways, such as a 1x1 conv
 tried.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product, takewhile, zip_longest
 from random import Random
@@ -16,9 +16,8 @@ from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import HEADS, ORDERS, POOLS, SearchSpace, conv_unit, shared_conv_unit
+from nas.space.search_space import HEADS, ORDERS, POOLS, ConvStyle, Layers, SearchSpace, block_layers, transition_unit
 
-Layers = tuple[Layer, ...]
 Values = dict[str, Value]
 
 
@@ -34,15 +33,15 @@ def encode_architecture(space: SearchSpace, architecture: Architecture) -> Value
     if architecture.output_shape != (space.num_classes,):
         raise ArchitectureError(f"output_shape is {architecture.output_shape}, expected {(space.num_classes,)}")
     readings: list[Values] = []
-    misfits: list[_LayerMismatch] = []
+    mismatches: list[_LayerMismatch] = []
     around = any(isinstance(layer, Residual) for layer in architecture.layers)
     for (head, end), residual in product(_heads(space, architecture), (around, not around)):
         try:
             readings.append(_read_network(space, architecture, end, head, residual))
-        except _LayerMismatch as misfit:
-            misfits.append(misfit)
+        except _LayerMismatch as mismatch:
+            mismatches.append(mismatch)
     if not readings:
-        raise ArchitectureError(str(_furthest(misfits)))
+        raise ArchitectureError(str(_furthest(mismatches)))
     values = _best_reading(space, readings)
     if outside := _out_of_domain_messages(space, values):
         raise ArchitectureError("; ".join(outside))
@@ -65,9 +64,9 @@ class _LayerMismatch(Exception):
         self.place = place
 
 
-def _furthest(misfits: Sequence[_LayerMismatch]) -> _LayerMismatch:
-    """Returns the misfit furthest into the network, because its reading explains most layers; the first of equals."""
-    return max(misfits, key=lambda misfit: misfit.place)
+def _furthest(mismatches: Sequence[_LayerMismatch]) -> _LayerMismatch:
+    """Returns the mismatch furthest into the network, because its reading explains most layers; the first of equals."""
+    return max(mismatches, key=lambda mismatch: mismatch.place)
 
 
 def _best_reading(space: SearchSpace, readings: Sequence[Values]) -> Values:
@@ -84,7 +83,7 @@ class _Style:
     residual: bool
 
     def transition(self, channels: int) -> Layers:
-        return conv_unit(channels, 1, "same", "full", self.order, self.activation, 0.0)
+        return transition_unit(channels, self.order, self.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,27 +131,37 @@ def _read_network(space: SearchSpace, architecture: Architecture, end: int, head
     values["residual"] = residual
     if pools:
         values["pool"] = next(x for x, pool in POOLS.items() if type(pool) is type(architecture.layers[pools[0]]))
-    # The best values so far; the key says whether the next block begins with a transition of the block before it.
-    best = {False: values}
     blocks = list(_blocks(architecture, end, pools))
+    best = {False: values}
     for block in blocks:
-        found: dict[bool, list[Values]] = {False: [], True: []}
-        misfits: list[_LayerMismatch] = []
-        transitions = ("none",) if block.last else ("none", "before_pool", "after_pool")
-        for (led, before), transition in product(best.items(), transitions):
-            for own, layers in _readings(block, style, led, transition):
-                if misfit := _difference(block.layers, layers, (block.start,)):
-                    misfits.append(misfit)
-                else:
-                    found[transition == "after_pool"].append({**before, **own})
-        best = {leaves: _best_reading(space, readings) for leaves, readings in found.items() if readings}
-        if not best:
-            nowhere = _LayerMismatch((block.start,), block.layers[0], "a convolution")
-            raise _furthest(misfits or [nowhere])
+        best = _best_with_block(space, block, style, best)
     values = best[False]
     if all(values[f"block{block.number}.padding"] == "valid" for block in blocks):
         del values["residual"]  # unused: blocks without padding have no residual connection
     return values
+
+
+def _best_with_block(
+    space: SearchSpace, block: _Block, style: _Style, best_before: Mapping[bool, Values]
+) -> dict[bool, Values]:
+    """Returns the best values of the network up to this block, from those up to the block before it.
+
+    The key says whether the transition comes after the pool, so that the next block begins with it. Raises
+    `_LayerMismatch` if no reading of the block fits.
+    """
+    fitting: dict[bool, list[Values]] = {False: [], True: []}
+    mismatches: list[_LayerMismatch] = []
+    transitions = ("none",) if block.last else ("none", "before_pool", "after_pool")
+    for (begins_with_transition, before), transition in product(best_before.items(), transitions):
+        for own, layers in _readings(block, style, begins_with_transition, transition):
+            if mismatch := _difference(block.layers, layers, (block.start,)):
+                mismatches.append(mismatch)
+            else:
+                fitting[transition == "after_pool"].append({**before, **own})
+    best = {after_pool: _best_reading(space, readings) for after_pool, readings in fitting.items() if readings}
+    if not best:
+        raise _furthest(mismatches or [_LayerMismatch((block.start,), block.layers[0], "a convolution")])
+    return best
 
 
 def _order_and_activation(layers: Layers) -> tuple[str, str]:
@@ -168,7 +177,7 @@ def _blocks(architecture: Architecture, end: int, pools: Sequence[int]) -> Itera
     for number, (before, pool) in enumerate(zip([-1, *pools], [*pools, None], strict=True), start=1):
         start, stop = before + 1, len(layers) if pool is None else pool + 1
         channels = measure_sequence(layers[:start], architecture.input_shape).output_shape[0]
-        # A space has one kind of pool per network, so a later pool of another kind is reported as a misfit.
+        # A space has one kind of pool per network, so a later pool of another kind is reported as a mismatch.
         behind = layers[end:] if pool is None else tuple(x for x in POOLS.values() if type(x) is type(layers[pools[0]]))
         yield _Block(number, start, channels, layers[start:stop], behind, last=pool is None)
 
@@ -177,58 +186,66 @@ def _convolutions(layers: Layers) -> list[Layer]:
     return [layer for layer in layers if isinstance(layer, Convolution | Repeat | Residual)]
 
 
-def _readings(block: _Block, style: _Style, led: bool, transition: str) -> Iterator[tuple[Values, Layers]]:
+def _readings(
+    block: _Block, style: _Style, begins_with_transition: bool, transition: str
+) -> Iterator[tuple[Values, Layers]]:
     """Yields possible values of the block, each with the layers that they produce, for comparison with the network.
 
-    `led`: the block's first convolution is the transition of the block before it.
+    `begins_with_transition`: the block's first convolution is the transition of the block before it.
     """
     prefix = f"block{block.number}."
     values: Values = {} if block.last else {f"{prefix}transition": transition}
-    body, behind, channels = block.layers[: len(block.layers) - len(block.end_layers)], block.end_layers, block.channels
+    before: Layers = ()
+    body, after, channels = block.layers[: len(block.layers) - len(block.end_layers)], block.end_layers, block.channels
     convs = _convolutions(body)
-    lead: Layers = ()
-    if led:
+    if begins_with_transition:
         if not convs or not isinstance(first := convs.pop(0), Convolution):
             return
         channels = values[f"block{block.number - 1}.transition_channels"] = first.out_channels
-        lead = style.transition(channels)
+        before = style.transition(channels)
     if transition == "before_pool":
         if not convs or not isinstance(final := convs.pop(), Convolution):
             return
         values[f"{prefix}transition_channels"] = final.out_channels
-        behind = style.transition(final.out_channels) + behind
-    body = body[len(lead) :]
+        after = style.transition(final.out_channels) + after
+    body = body[len(before) :]
     if body and isinstance(body[0], Residual):
         body = body[0].layers
         convs = _convolutions(body)
+    for own, layers in _body_readings(body, convs, style, channels, gap=block.last and style.head == "gap"):
+        yield values | {prefix + key: value for key, value in own.items()}, before + layers + after
+
+
+def _body_readings(
+    body: Layers, convs: Sequence[Layer], style: _Style, in_channels: int, *, gap: bool
+) -> Iterator[tuple[Values, Layers]]:
+    """Yields possible values of a block without transitions, each with the layers that they produce.
+
+    `convs`: the convolutions and repeats of the block.
+    `gap`: the last convolution has one channel per class, so its width is not a parameter.
+    """
     plain = [layer for layer in convs if isinstance(layer, Convolution)]
     if not plain:
         return
     conv, widths = plain[0], [layer.out_channels for layer in plain]
+    kind = "separable" if isinstance(conv, DepthwiseSeparable) else "full"
+    after = takewhile(lambda layer: not isinstance(layer, Convolution | Repeat), body[1:])
+    dropout = next((layer.rate for layer in after if isinstance(layer, Dropout)), 0.0)
+    paddings = ("same",) if conv.padding else ("same", "valid") if conv.kernel_size == 1 else ("valid",)
     repeats = [layer.times for layer in convs if isinstance(layer, Repeat)]
     counts = [(len(widths), repeats[0] if repeats else 0)]
     if not repeats and widths[-1:] == widths[-2:-1]:
         counts.append((len(widths) - 1, 1))  # a shared convolution applied once looks like any other
-    after = takewhile(lambda layer: not isinstance(layer, Convolution | Repeat), body[1:])
-    dropout = next((layer.rate for layer in after if isinstance(layer, Dropout)), 0.0)
-    kind = "separable" if isinstance(conv, DepthwiseSeparable) else "full"
-    paddings = ("same",) if conv.padding else ("same", "valid") if conv.kernel_size == 1 else ("valid",)
     for padding, (num_convs, times) in product(paddings, counts):
-        of_each = conv.kernel_size, padding, kind, style.order, style.activation, dropout
-        layers = tuple(layer for width in widths[:num_convs] for layer in conv_unit(width, *of_each))
-        if times:
-            layers += shared_conv_unit(widths[-1], times, *of_each)
-        if style.residual and padding == "same":
-            layers = (Residual(layers=layers, projection=channels != widths[-1]),)
+        of_each = ConvStyle(conv.kernel_size, padding, kind, style.order, style.activation, dropout)
         own: Values = {"num_convs": num_convs, "kernel_size": conv.kernel_size, "padding": padding}
         own |= {"convolution": kind, "shared_repeats": times, "dropout": dropout}
-        drawn = num_convs - (block.last and style.head == "gap")  # its last convolution has one channel per class
-        own |= {f"conv{number}.channels": width for number, width in enumerate(widths[:drawn], start=1)}
-        yield {**values, **{prefix + key: value for key, value in own.items()}}, lead + layers + behind
+        own |= {f"conv{number}.channels": width for number, width in enumerate(widths[: num_convs - gap], start=1)}
+        yield own, block_layers(widths[:num_convs], times, of_each, style.residual, in_channels)
 
 
 def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) -> _LayerMismatch | None:
-    """Returns the first difference as a misfit, or None; `place` is the place of the first layer."""
+    """Returns the first difference as a mismatch, or None; `place` is the place of the first layer."""
     for index, (layer, other) in enumerate(zip_longest(found, expected), start=place[-1]):
         if layer != other:
             here = (*place[:-1], index)

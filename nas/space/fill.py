@@ -29,8 +29,6 @@ def with_filled_widths(
         values: a value for each drawn parameter.
         share: fraction of each upper limit, from 0 to 1, that the candidate may use.
     """
-    # Widths change neither the sizes of feature maps nor the receptive field, so one check of these is enough.
-    sees = [c for c in constraints if c.metric == "receptive_field"]
     upper = [
         Constraint(c.metric, c.relation, max(1, int(c.bound * share)))
         for c in constraints
@@ -38,10 +36,22 @@ def with_filled_widths(
     ]
     if not space.widths or not upper:
         return dict(values)
-    low, high = 1 / MAX_FACTOR, MAX_FACTOR
-    best = scale_widths(values, space.domains, low)
-    if judge(space, [*upper, *sees], best).reason:
-        return best
+    # Widths change neither the sizes of feature maps nor the receptive field, so one check of these is enough.
+    receptive_field = [c for c in constraints if c.metric == "receptive_field"]
+    smallest = scale_widths(values, space.domains, 1 / MAX_FACTOR)
+    if judge(space, [*upper, *receptive_field], smallest).reason:
+        return smallest
+    return _largest_widths(space, upper, values, smallest)
+
+
+def _largest_widths(
+    space: SearchSpace, upper: Sequence[Constraint], values: Mapping[str, Value], smallest: Values
+) -> Values:
+    """Returns the values with all widths scaled by the largest factor that satisfies the upper limits.
+
+    `smallest`: the values with the smallest widths, which satisfy them.
+    """
+    low, high, best = 1 / MAX_FACTOR, MAX_FACTOR, smallest
     factor = 1.0
     while high / low > FACTOR_TOLERANCE:
         wider = scale_widths(values, space.domains, factor)

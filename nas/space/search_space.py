@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
@@ -65,6 +65,8 @@ ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
+Layers = tuple[Layer, ...]
+Table = dict[str, Domain | Value]
 TableParameters = dict[str, tuple[ScalarSchema, Value | None]]
 
 NETWORK_PARAMETERS: TableParameters = {
@@ -98,6 +100,15 @@ RECIPE_PARAMETERS: TableParameters = {
 }
 """The keys of the tables [network], [block], [conv] and [recipe]: a check of the values, and the default (None: the key
 is required). Epochs are not part of a space, because all candidates of a study train for the same number of epochs."""
+TABLES = {
+    "network": NETWORK_PARAMETERS,
+    "block": BLOCK_PARAMETERS,
+    "conv": CONV_PARAMETERS,
+    "recipe": RECIPE_PARAMETERS,
+}
+TABLES_WITH_WIDTHS = TABLES | {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
+TOP_LEVEL_KEYS = ("input_shape", "num_classes", "portfolio", *TABLES_WITH_WIDTHS, "probes")
+"""All keys of a file but the tables of single blocks, such as [block2]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,46 +164,20 @@ class SearchSpace:
         Raises:
             SearchSpaceError: a key or a value is not valid; the message names it and what is expected.
         """
-        tables = {
-            "network": NETWORK_PARAMETERS,
-            "block": BLOCK_PARAMETERS,
-            "conv": CONV_PARAMETERS,
-            "recipe": RECIPE_PARAMETERS,
-        }
-        scaled = "widths" in data
-        if scaled:
-            tables |= {"block": BLOCK_PARAMETERS | GROWTH_PARAMETERS, "widths": WIDTHS_PARAMETERS}
-        own = [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
-        keys = dict.fromkeys(("input_shape", "num_classes", "portfolio", *tables, "widths", "probes"))
-        check_keys(data, (*keys, *own), where, SearchSpaceError)
-        values = {
-            table: _parse_table(data, table, table_parameters, where) for table, table_parameters in tables.items()
-        }
-        num_blocks = _max_value(values["network"]["num_blocks"])
-        each = [f"block{number}" for number in range(1, num_blocks + 1)]
-        if beyond := sorted(set(own) - set(each)):
-            blocks_of = f"{one_of(each)} because num_blocks is at most {num_blocks}"
-            raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
-        # The table of one block, such as [block2], overrides [block].
-        blocks = {
-            name: values["block"] | _parse_table(data, name, tables["block"], where, partly=True) for name in each
-        }
-        growth = tuple(block.pop("growth") for block in blocks.values()) if scaled else ()
-        flat = dict(_flatten(values, blocks))
-        shape, classes = data.get("input_shape", [1, 28, 28]), data.get("num_classes", 10)
-        check(shape, ImageShape(), f"{where}: input_shape", SearchSpaceError)
-        check(classes, Interval(int, 2), f"{where}: num_classes", SearchSpaceError)
-        portfolio = data.get("portfolio", [])
-        check(portfolio, ListOf(OneOf(tuple(shipped_designs()))), f"{where}: portfolio", SearchSpaceError)
-        domains = {key: value for key, value in flat.items() if isinstance(value, Domain)}
+        table_parameters = TABLES_WITH_WIDTHS if "widths" in data else TABLES
+        check_keys(data, (*TOP_LEVEL_KEYS, *_block_table_names(data)), where, SearchSpaceError)
+        tables = {table: _parse_table(data, table, own, where) for table, own in table_parameters.items()}
+        blocks = _parse_blocks(data, tables, table_parameters["block"], where)
+        parameters = dict(_flatten(tables, blocks))
+        domains = {key: value for key, value in parameters.items() if isinstance(value, Domain)}
         return cls(
             name=name,
-            input_shape=tuple(shape),
-            num_classes=classes,
+            input_shape=tuple(_parse_setting(data, "input_shape", [1, 28, 28], ImageShape(), where)),
+            num_classes=_parse_setting(data, "num_classes", 10, Interval(int, 2), where),
             domains=domains,
-            fixed={key: value for key, value in flat.items() if not isinstance(value, Domain)},
-            widths=Widths(growth=growth, **values["widths"]) if scaled else None,
-            portfolio=tuple(portfolio),
+            fixed={key: value for key, value in parameters.items() if not isinstance(value, Domain)},
+            widths=_widths_of(tables, blocks),
+            portfolio=tuple(_parse_setting(data, "portfolio", [], ListOf(OneOf(tuple(shipped_designs()))), where)),
             probes=_parse_probes(data.get("probes", []), domains, where),
         )
 
@@ -243,50 +228,38 @@ class SearchSpace:
         does not fit. With the other heads, `cost_of` finds layers that do not fit.
         """
         v: dict[str, Any] = {**self.fixed, **values}
-        order, activation, head = v["order"], v["activation"], v["head"]
-        num_blocks = v["num_blocks"]
         layers: list[Layer] = []
         channels = self.input_shape[0]
-        for number in range(1, num_blocks + 1):
-            block, last = f"block{number}.", number == num_blocks
-            num_convs = v[block + "num_convs"]
-            widths = [v[f"{block}conv{c}.channels"] for c in range(1, num_convs + 1)]
-            if last and head == "gap":
+        for number in range(1, v["num_blocks"] + 1):
+            block, is_last = f"block{number}.", number == v["num_blocks"]
+            widths = [v[f"{block}conv{c}.channels"] for c in range(1, v[block + "num_convs"] + 1)]
+            if is_last and v["head"] == "gap":
                 widths[-1] = self.num_classes
-            kernel, padding = v[block + "kernel_size"], v[block + "padding"]
-            style = (
-                kernel,
-                padding,
-                v[block + "convolution"],
-                order,
-                activation,
-                self._rounded_value(block + "dropout", v),
-            )
-            body: tuple[Layer, ...] = ()
-            for width in widths:
-                body += conv_unit(width, *style)
-            if v[block + "shared_repeats"]:
-                body += shared_conv_unit(widths[-1], v[block + "shared_repeats"], *style)
-            if v["residual"] and padding == "same":  # without padding, input and output differ in size
-                body = (Residual(layers=body, projection=channels != widths[-1]),)
-            layers += body
+            style = self._conv_style(block, v)
+            layers += block_layers(widths, v[block + "shared_repeats"], style, v["residual"], channels)
             channels = widths[-1]
-            if not last:
-                pool, transition = POOLS[v["pool"]], v[block + "transition"]
-                if transition == "none":
-                    layers.append(pool)
-                else:
-                    channels = v[block + "transition_channels"]
-                    beside = conv_unit(channels, 1, "same", "full", order, activation, 0.0)
-                    layers += (*beside, pool) if transition == "before_pool" else (pool, *beside)
-        layers += self.head_layers(head, layers)
+            if not is_last:
+                layers += _pool_and_transition(block, v)
+                channels = channels if v[block + "transition"] == "none" else v[block + "transition_channels"]
+        layers += self.head_layers(v["head"], layers)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
+
+    def _conv_style(self, block: str, values: Mapping[str, Any]) -> "ConvStyle":
+        """Returns what the convolutions of a block share; `block` is the start of its parameters' names."""
+        return ConvStyle(
+            kernel_size=values[block + "kernel_size"],
+            padding=values[block + "padding"],
+            convolution=values[block + "convolution"],
+            order=values["order"],
+            activation=values["activation"],
+            dropout=self._rounded_value(block + "dropout", values),
+        )
 
     def _rounded_value(self, name: str, values: Mapping[str, Any]) -> Any:
         domain = self.domains.get(name)
         return domain.rounded_value(values[name]) if isinstance(domain, FloatRange) else values[name]
 
-    def head_layers(self, head: str, features: Sequence[Layer]) -> tuple[Layer, ...]:
+    def head_layers(self, head: str, features: Sequence[Layer]) -> Layers:
         """Returns the layers that compute class scores from a feature map; `features` are the layers before them.
 
         "block_gap" is one more convolution like the last one. It has no norm and no activation, which would bound the
@@ -330,19 +303,14 @@ class SearchSpace:
 
 
 def _parse_table(
-    data: Mapping[str, Any],
-    table: str,
-    table_parameters: Mapping[str, tuple[ScalarSchema, Value | None]],
-    where: str,
-    *,
-    partly: bool = False,
-) -> dict[str, Domain | Value]:
+    data: Mapping[str, Any], table: str, table_parameters: TableParameters, where: str, *, partly: bool = False
+) -> Table:
     """Returns the domains and fixed values in a table; with `partly`, missing keys are left out and get no default."""
     content = data.get(table, {})
     if not isinstance(content, dict):
         raise SearchSpaceError(f"{where}: {table} is {mismatch_text(content, 'a table')}")
     check_keys(content, table_parameters, f"{where}: {table}", SearchSpaceError)
-    values: dict[str, Domain | Value] = {}
+    values: Table = {}
     for key, (expected, default) in table_parameters.items():
         if key not in content and partly:
             continue
@@ -350,6 +318,37 @@ def _parse_table(
             raise SearchSpaceError(f"{where}: {table}.{key} is missing, expected {expected}")
         values[key] = parse_domain(content.get(key, default), expected, f"{where}: {table}.{key}")
     return values
+
+
+def _block_table_names(data: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the tables of single blocks, such as "block2"."""
+    return [key for key in data if key.startswith("block") and key.removeprefix("block").isdecimal()]
+
+
+def _parse_blocks(
+    data: Mapping[str, Any], tables: Mapping[str, Table], block_parameters: TableParameters, where: str
+) -> dict[str, Table]:
+    """Returns the domains and fixed values of each block: those of [block], overridden by its own table."""
+    num_blocks = _max_value(tables["network"]["num_blocks"])
+    names = [f"block{number}" for number in range(1, num_blocks + 1)]
+    if beyond := sorted(set(_block_table_names(data)) - set(names)):
+        blocks_of = f"{one_of(names)} because num_blocks is at most {num_blocks}"
+        raise SearchSpaceError(f"{where}: unknown key {short_repr(beyond[0])}, expected {blocks_of}")
+    return {name: tables["block"] | _parse_table(data, name, block_parameters, where, partly=True) for name in names}
+
+
+def _parse_setting(data: Mapping[str, Any], key: str, default: Any, expected: ScalarSchema | ListOf, where: str) -> Any:
+    """Returns the value of a top-level key that is not a table; raises `SearchSpaceError` if it is not valid."""
+    value = data.get(key, default)
+    check(value, expected, f"{where}: {key}", SearchSpaceError)
+    return value
+
+
+def _widths_of(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Widths | None:
+    """Returns the joint distribution of the widths; None if the space has no table [widths]."""
+    if "widths" not in tables:
+        return None
+    return Widths(growth=tuple(block["growth"] for block in blocks.values()), **tables["widths"])
 
 
 def _parse_probes(data: object, domains: Mapping[str, Domain], where: str) -> tuple[Mapping[str, Value], ...]:
@@ -381,15 +380,12 @@ def _checked_probe_value(domains: Mapping[str, Domain], key: str, value: object,
     return held  # type: ignore[return-value]
 
 
-Table = dict[str, Domain | Value]
-
-
 def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterator[tuple[str, Domain | Value]]:
     """Yields the name and domain of every parameter, for the largest possible number of blocks and convolutions."""
     yield from tables["network"].items()
     for name, block in blocks.items():
-        for key, value in block.items():
-            yield f"{name}.{key}", value
+        for key in BLOCK_PARAMETERS:  # not the growth, which is part of `Widths`
+            yield f"{name}.{key}", block[key]
         for conv in range(1, _max_value(block["num_convs"]) + 1):
             yield f"{name}.conv{conv}.channels", tables["conv"]["channels"]
     for key, value in tables["recipe"].items():
@@ -398,6 +394,44 @@ def _flatten(tables: Mapping[str, Table], blocks: Mapping[str, Table]) -> Iterat
 
 def _max_value(value: Domain | Value) -> int:
     return int(max(value.grid() if isinstance(value, Domain) else [value]))
+
+
+class ConvStyle(NamedTuple):
+    """What the convolutions of a block have in common, beside their widths."""
+
+    kernel_size: int
+    padding: str
+    convolution: str
+    order: str
+    activation: str
+    dropout: float
+
+
+def block_layers(widths: Sequence[int], repeats: int, style: ConvStyle, residual: bool, in_channels: int) -> Layers:
+    """Returns the convolutions of a block, in a residual connection if `residual` and their padding is "same".
+
+    Without padding, the input and the output differ in size and cannot be added.
+    """
+    layers = tuple(layer for width in widths for layer in conv_unit(width, style))
+    if repeats:
+        layers += shared_conv_unit(widths[-1], repeats, style)
+    if residual and style.padding == "same":
+        return (Residual(layers=layers, projection=in_channels != widths[-1]),)
+    return layers
+
+
+def _pool_and_transition(block: str, values: Mapping[str, Any]) -> Layers:
+    """Returns the pool after a block, with the block's 1x1 convolution before or after it if there is one."""
+    pool, transition = POOLS[values["pool"]], values[block + "transition"]
+    if transition == "none":
+        return (pool,)
+    unit = transition_unit(values[block + "transition_channels"], values["order"], values["activation"])
+    return (*unit, pool) if transition == "before_pool" else (pool, *unit)
+
+
+def transition_unit(channels: int, order: str, activation: str) -> Layers:
+    """Returns the 1x1 convolution next to a pool, with its norm and activation."""
+    return conv_unit(channels, ConvStyle(1, "same", "full", order, activation, 0.0))
 
 
 # Layers are immutable, so candidates share them. The caches avoid constructing and checking them in every draw.
@@ -410,33 +444,30 @@ def _conv(width: int, kernel: int, padding: str, convolution: str, bias: bool) -
 
 
 @cache
-def _norm_act_dropout(order: str, activation: str, dropout: float) -> tuple[Layer, ...]:
+def _norm_act_dropout(order: str, activation: str, dropout: float) -> Layers:
     parts: dict[str, Layer] = {"norm": BatchNorm(), "act": Activation(function=activation)}
     return tuple(parts[part] for part in ORDERS[order]) + ((Dropout(rate=dropout),) if dropout else ())
 
 
 @cache
-def conv_unit(
-    width: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
-) -> tuple[Layer, ...]:
+def conv_unit(width: int, style: ConvStyle) -> Layers:
     """Returns a convolution with its norm, activation and dropout; it has a bias only if there is no norm."""
-    return _conv(width, kernel, padding, convolution, order == "act"), *_norm_act_dropout(order, activation, dropout)
+    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
+    return conv, *_norm_act_dropout(style.order, style.activation, style.dropout)
 
 
 @cache
-def shared_conv_unit(
-    width: int, times: int, kernel: int, padding: str, convolution: str, order: str, activation: str, dropout: float
-) -> tuple[Layer, ...]:
+def shared_conv_unit(width: int, times: int, style: ConvStyle) -> Layers:
     """Returns a convolution and activation applied `times` times with shared weights, then a norm and dropout.
 
     The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `conv_unit`.
     """
     if times == 1:
-        return conv_unit(width, kernel, padding, convolution, order, activation, dropout)
-    conv = _conv(width, kernel, padding, convolution, order == "act")
-    repeat = Repeat(layers=(conv, Activation(function=activation)), times=times, shared=True)
-    norm = (BatchNorm(),) if "norm" in ORDERS[order] else ()
-    return repeat, *norm, *((Dropout(rate=dropout),) if dropout else ())
+        return conv_unit(width, style)
+    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
+    repeat = Repeat(layers=(conv, Activation(function=style.activation)), times=times, shared=True)
+    norm = (BatchNorm(),) if "norm" in ORDERS[style.order] else ()
+    return repeat, *norm, *((Dropout(rate=style.dropout),) if style.dropout else ())
 
 
 def _convolutions_from_last(layers: Sequence[Layer]) -> Iterator[Convolution]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint, most_violated
-from nas.space.domains import Value
+from nas.space.drawn import Values
 from nas.space.feasibility import IMPOSSIBLE_SHAPE, judge
 from nas.space.fill import with_likely_feasible_widths
 from nas.space.search_space import SearchSpace
@@ -136,44 +136,52 @@ def survey(
     Returns:
         The shares of the draws that keep the limits, the limit that excludes most, and the smallest network found.
     """
+    discards, buildable = _judge_draws(space, constraints, num_draws, seed)
+    costs = [cost for cost, _ in buildable]
+    by_params = sorted(buildable, key=lambda draw: draw[0].params)
+    others = [c for c in constraints if c.metric != "params"]
+    within = [draw for draw in by_params if most_violated(others, draw[0]) is None]
+    return SpaceReport(
+        space=space.name,
+        num_draws=num_draws,
+        num_feasible=num_draws - discards.total(),
+        discards=dict(discards.most_common()),
+        limits=_limit_reports(constraints, costs, num_draws),
+        admitting_together=_relaxed_constraints(constraints, costs, math.ceil(num_draws / 100)),
+        smallest=_smallest_cost(space, (), by_params[:3]),
+        smallest_within_limits=_smallest_cost(space, others, within[:3]) if constraints else None,
+    )
+
+
+def _judge_draws(
+    space: SearchSpace, constraints: Sequence[Constraint], num_draws: int, seed: int
+) -> tuple[Counter[str], list[tuple[Cost, Values]]]:
+    """Returns the number of infeasible draws by reason, and the cost and values of each draw that can be built."""
     rng = Random(seed)
     discards: Counter[str] = Counter()
-    possible: list[tuple[Cost, dict[str, Value]]] = []
-    num_feasible = 0
+    buildable: list[tuple[Cost, Values]] = []
     for _ in range(num_draws):
         values = with_likely_feasible_widths(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
         if judgement.cost is not None:
-            possible.append((judgement.cost, values))
+            buildable.append((judgement.cost, values))
         if judgement.reason:
             discards[judgement.reason] += 1
-        else:
-            num_feasible += 1
-    costs = [cost for cost, _ in possible]
+    return discards, buildable
+
+
+def _limit_reports(constraints: Sequence[Constraint], costs: Sequence[Cost], num_draws: int) -> tuple[LimitReport, ...]:
+    """Returns the effect of each constraint on all draws; `costs` are those of the draws that can be built."""
     shares = [sum(c.violation(cost) <= 0 for cost in costs) / num_draws for c in constraints]
     binding = min(range(len(shares)), key=shares.__getitem__, default=None)
-    others = [c for c in constraints if c.metric != "params"]
-    starts = sorted(possible, key=lambda item: item[0].params)
-    within = [item for item in starts if most_violated(others, item[0]) is None]
-    return SpaceReport(
-        space=space.name,
-        num_draws=num_draws,
-        num_feasible=num_feasible,
-        discards=dict(discards.most_common()),
-        limits=tuple(
-            LimitReport(
-                constraint=constraint,
-                share_alone=shares[index],
-                admits_one_percent=_bound_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
-                binds=index == binding and shares[index] < len(costs) / num_draws,
-            )
-            for index, constraint in enumerate(constraints)
-        ),
-        admitting_together=_relaxed_constraints(constraints, costs, math.ceil(num_draws / 100)),
-        smallest=_smallest_cost(space, (), [values for _, values in starts[:3]]),
-        smallest_within_limits=_smallest_cost(space, others, [values for _, values in within[:3]])
-        if constraints
-        else None,
+    return tuple(
+        LimitReport(
+            constraint=constraint,
+            share_alone=shares[index],
+            admits_one_percent=_bound_admitting(index, constraints, costs, math.ceil(num_draws / 100)),
+            binds=index == binding and shares[index] < len(costs) / num_draws,
+        )
+        for index, constraint in enumerate(constraints)
     )
 
 
@@ -218,7 +226,7 @@ def _factor(constraint: Constraint, cost: Cost) -> float:
 
 
 def _smallest_cost(
-    space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[dict[str, Value]]
+    space: SearchSpace, constraints: Sequence[Constraint], starts: Sequence[tuple[Cost, Values]]
 ) -> Cost | None:
     """Returns the cost with the fewest parameters that coordinate descent finds from the given starts.
 
@@ -226,8 +234,7 @@ def _smallest_cost(
     """
     best: Cost | None = None
     for start in starts:
-        values, cost = dict(start), judge(space, (), start).cost
-        assert cost is not None
+        cost, values = start
         improved = True
         while improved:
             improved = False
@@ -240,7 +247,7 @@ def _smallest_cost(
     return best
 
 
-def _neighbours(space: SearchSpace, values: dict[str, Value]) -> Iterator[dict[str, Value]]:
+def _neighbours(space: SearchSpace, values: Values) -> Iterator[Values]:
     for name, domain in space.domains.items():
         if not name.startswith("recipe.") and not (space.widths and is_width(name)):  # recipes do not change the cost
             yield from ({**values, name: value} for value in domain.grid())
