@@ -23,7 +23,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 CO_OPTIMIZED = 1  # flag of the code of functions, which modules and bodies of classes lack
 HANG_SECONDS = 7200  # wall-clock seconds after which a mutant counts as endless; a busy machine may need long
 
+NOT_COPIED = (".git", ".venv", "venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist")
 SURVIVED, DIED = 0, 1  # exit statuses of the process that runs a mutant
 
 
@@ -202,12 +202,8 @@ def compiles(text: str) -> bool:
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copies what git knows of the repository; returns the copy's folder, in which mutants are written."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    """Copies the repository to `folder`, where mutants are written, without environments and caches."""
+    shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
     os.chdir(folder)
     os.environ |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     sys.path[0] = str(folder)
