@@ -42,13 +42,14 @@ class DepthwiseSeparable(Convolution):
 
     kind = "depthwise_separable"
 
-    def _parts(self, shape: Shape) -> tuple[Layer, ...]:
+    def parts(self, shape: Shape) -> tuple[Layer, ...]:
+        """Returns the two convolutions for inputs of `shape`."""
         channels, _, _ = feature_map_shape(self.kind, shape)
         return _depthwise_and_pointwise(self, channels)
 
     def measure(self, shape: Shape) -> Measure:
         try:
-            return measure_sequence(self._parts(shape), shape)
+            return measure_sequence(self.parts(shape), shape)
         except ShapeError as error:
             raise ShapeError(f"{self.kind}'s {error.text}" if error.position else error.text) from None
 
@@ -115,13 +116,17 @@ class Residual(Composite):
         Composite.__post_init__(self)
         self._check(type(self.projection) is bool, "projection", "true or false")
 
-    def _shortcut(self, branch: Measure) -> Conv:
+    def shortcut(self, shape: Shape) -> Conv | None:
+        """Returns the 1x1 convolution of the shortcut for inputs of `shape`; None without projection."""
+        return self._projection(measure_sequence(self.layers, shape)) if self.projection else None
+
+    def _projection(self, branch: Measure) -> Conv:
         return Conv(out_channels=branch.output_shape[0], kernel_size=1, stride=branch.stride, bias=False)
 
     def measure(self, shape: Shape) -> Measure:
         feature_map_shape(self.kind, shape)
         branch = measure_sequence(self.layers, shape)
-        shortcut = self._shortcut(branch).measure(shape) if self.projection else Measure(shape)
+        shortcut = self._projection(branch).measure(shape) if self.projection else Measure(shape)
         if shortcut.output_shape != branch.output_shape:
             way = "1x1 projection" if self.projection else "identity"
             raise ShapeError(
@@ -143,8 +148,8 @@ class Residual(Composite):
         )
 
     def module_call(self, shape: Shape) -> ModuleCall:
-        branch = measure_sequence(self.layers, shape)
-        shortcut = self._shortcut(branch).module_call(shape) if self.projection else ModuleCall("nn.Identity")
+        conv = self.shortcut(shape)
+        shortcut = ModuleCall("nn.Identity") if conv is None else conv.module_call(shape)
         return ModuleCall("Residual", (sequential_call(self.layers, shape), shortcut))
 
     def title(self) -> str:

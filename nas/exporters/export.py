@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
-from nas.errors import NasError, argument_text, one_of
+from nas.errors import ArchitectureError, NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files, stated_c_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import (
@@ -175,7 +175,7 @@ def _write_c(
         files = c_files(
             architecture, weights, mean=provenance.mean, std=provenance.std, classes=provenance.classes, facts=facts
         )
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, ArchitectureError) as error:
         raise NasError(f"network.c: {error}") from None
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")

@@ -7,26 +7,27 @@ from torch import Tensor
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Shape, num_elements, shape_text
-from nas.exporters.c.ir import (
+from nas.exporters.c.kernels import MATHEMATICAL, kernel_sources
+from nas.exporters.c.literals import c_array, c_comment, c_string
+from nas.exporters.c.parameters import Parameters, folded_parameters
+from nas.inference.lowering import lower
+from nas.inference.memory_plan import MemoryPlan, plan_memory
+from nas.inference.program import (
     Activation,
     Add,
     Affine,
     Convolution,
     Gate,
-    Inference,
     Linear,
     Mean,
     Normalise,
     Pool,
+    Program,
     Scale,
     Step,
     Value,
     Window,
 )
-from nas.exporters.c.kernels import MATHEMATICAL, kernel_sources
-from nas.exporters.c.literals import c_array, c_comment, c_string
-from nas.exporters.c.lowering import lower
-from nas.exporters.c.memory_plan import MemoryPlan, plan_memory
 
 LINE = 110
 FUNCTION = """\
@@ -55,16 +56,17 @@ def c_files(
 
     Raises:
         ValueError: `mean`, `std` or `classes` does not fit the network, or a weight is not finite.
-        NotImplementedError: A kind of layer has no inference step.
+        ArchitectureError: A kind of layer has no inference step.
     """
-    inference = lower(architecture, weights, mean=mean, std=std)
-    if len(classes) != num_elements(inference.output.shape):
-        raise ValueError(f"{len(classes)} classes for {num_elements(inference.output.shape)} logits")
-    plan = plan_memory(inference)
+    program = lower(architecture)
+    parameters = folded_parameters(program, weights, mean=mean, std=std)
+    if len(classes) != num_elements(program.output.shape):
+        raise ValueError(f"{len(classes)} classes for {num_elements(program.output.shape)} logits")
+    plan = plan_memory(program)
     about = c_comment(facts)
     return {
-        "network.h": _header(architecture.input_shape, len(classes), inference, plan, about),
-        "network.c": _source(inference, plan, classes, about),
+        "network.h": _header(architecture.input_shape, len(classes), program, plan, about),
+        "network.c": _source(program, parameters, plan, classes, about),
     }
 
 
@@ -74,7 +76,7 @@ def stated_c_bytes(header: str) -> tuple[int, int]:
     return int(constants), int(scratch)
 
 
-def _header(shape: Shape, num_classes: int, inference: Inference, plan: MemoryPlan, about: str) -> str:
+def _header(shape: Shape, num_classes: int, program: Program, plan: MemoryPlan, about: str) -> str:
     channels, height, width = shape
     return f"""\
 {about}
@@ -86,8 +88,8 @@ def _header(shape: Shape, num_classes: int, inference: Inference, plan: MemoryPl
 #define NETWORK_HEIGHT {height}
 #define NETWORK_WIDTH {width}
 #define NETWORK_CLASSES {num_classes}
-#define NETWORK_PARAMETER_BYTES {inference.parameter_bytes} /* constants, float32, in flash */
-#define NETWORK_SCRATCH_BYTES {plan.scratch_bytes} /* static, in RAM */
+#define NETWORK_PARAMETER_BYTES {program.parameter_bytes} /* constants, float32, in flash */
+#define NETWORK_SCRATCH_BYTES {4 * plan.length} /* static, in RAM */
 
 #ifdef __cplusplus
 extern "C" {{
@@ -111,8 +113,10 @@ extern const char *const network_classes[NETWORK_CLASSES];
 """
 
 
-def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], about: str) -> str:
-    calls = [_call(step, inference, plan) for step in inference.steps]
+def _source(
+    program: Program, parameters: Mapping[str, Parameters], plan: MemoryPlan, classes: Sequence[str], about: str
+) -> str:
+    calls = [_call(step, plan) for step in program.steps]
     kernels = {name for name, *_ in calls} | {"index_of_largest"}
     includes = ['#include "network.h"', *["", "#include <math.h>"] * any(name in MATHEMATICAL for name in kernels)]
     names = "".join(f"    {c_string(name)},\n" for name in classes)
@@ -121,14 +125,14 @@ def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], abou
             f"{about}\n",
             "\n".join(includes) + "\n",
             f"const char *const network_classes[NETWORK_CLASSES] = {{\n{names}}};\n",
-            *_array_definitions(inference),
+            *_array_definitions(parameters),
             "/* Intermediate results. They share memory: a result may overwrite one that no later step needs. */\n"
             f"static float scratch[{plan.length}];\n",
             *kernel_sources(kernels),
             f"{FUNCTION}\n{{",
-            *(line for step, call in zip(inference.steps, calls, strict=True) for line in _statement(step, call)),
+            *(line for step, call in zip(program.steps, calls, strict=True) for line in _statement(step, call)),
             "    for (int i = 0; i < NETWORK_CLASSES; i++) {",
-            f"        logits[i] = scratch[{plan.offsets[inference.output.index]} + i];",
+            f"        logits[i] = scratch[{plan.offsets[program.output.index]} + i];",
             "    }",
             "    return index_of_largest(logits, NETWORK_CLASSES);",
             "}\n",
@@ -136,11 +140,11 @@ def _source(inference: Inference, plan: MemoryPlan, classes: Sequence[str], abou
     )
 
 
-def _array_definitions(inference: Inference) -> Iterator[str]:
-    for name, parameters in inference.parameters.items():
-        yield c_array(_array_name("weight", name), parameters.weight)
-        if parameters.bias is not None:
-            yield c_array(_array_name("bias", name), parameters.bias)
+def _array_definitions(parameters: Mapping[str, Parameters]) -> Iterator[str]:
+    for name, affine in parameters.items():
+        yield c_array(_array_name("weight", name), affine.weight.float())
+        if affine.bias is not None:
+            yield c_array(_array_name("bias", name), affine.bias.float())
 
 
 def _array_name(part: str, name: str) -> str:
@@ -156,7 +160,7 @@ def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
     yield line if len(line) <= LINE else start + (",\n" + " " * len(start)).join(arguments) + ");"
 
 
-def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # one return per kind of step
+def _call(step: Step, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # one return per kind of step
     """Returns the kernel's name and groups of its arguments."""
     inputs, output = [_scratch_pointer(value, plan) for value in step.inputs], _scratch_pointer(step.output, plan)
     shape = step.output.shape
@@ -164,9 +168,9 @@ def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]
     planes = f"{shape[0]}, {num_elements(shape) // shape[0]}"
     match step:
         case Normalise():
-            return "normalise", f"pixels, {output}, {planes}", _parameter_arguments(step, inference)
+            return "normalise", f"pixels, {output}, {planes}", _parameter_arguments(step)
         case Convolution():
-            options = f"{_window_literal(step.window)}, {step.groups}, {_parameter_arguments(step, inference)}"
+            options = f"{_window_literal(step.window)}, {step.groups}, {_parameter_arguments(step)}"
             return (
                 "convolve",
                 f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}",
@@ -174,9 +178,9 @@ def _call(step: Step, inference: Inference, plan: MemoryPlan) -> tuple[str, ...]
             )
         case Linear():
             sizes = f"{inputs[0]}, {num_elements(step.inputs[0].shape)}, {output}, {num_elements(shape)}"
-            return "linear", sizes, _parameter_arguments(step, inference)
+            return "linear", sizes, _parameter_arguments(step)
         case Scale():
-            return "scale_channels", f"{places}, {planes}", _parameter_arguments(step, inference)
+            return "scale_channels", f"{places}, {planes}", _parameter_arguments(step)
         case Activation():
             return step.function, f"{places}, {num_elements(shape)}"
         case Pool():
@@ -196,9 +200,8 @@ def _scratch_pointer(value: Value, plan: MemoryPlan) -> str:
     return f"scratch + {offset}" if offset else "scratch"
 
 
-def _parameter_arguments(step: Affine, inference: Inference) -> str:
-    bias = inference.parameters[step.parameters].bias
-    return f"{_array_name('weight', step.parameters)}, {'0' if bias is None else _array_name('bias', step.parameters)}"
+def _parameter_arguments(step: Affine) -> str:
+    return f"{_array_name('weight', step.parameters)}, {_array_name('bias', step.parameters) if step.bias else '0'}"
 
 
 def _shape_literal(value: Value) -> str:

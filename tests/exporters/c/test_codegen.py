@@ -33,8 +33,8 @@ from nas.architecture.layers import (
 from nas.data.datasets import load
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.kernels import KERNELS
-from nas.exporters.c.lowering import lower
-from nas.exporters.c.memory_plan import plan_memory
+from nas.inference.lowering import lower
+from nas.inference.memory_plan import plan_memory
 from nas.recipe import Recipe
 from nas.training.data import TrainingData
 from nas.training.select import train
@@ -319,15 +319,15 @@ def test_sizes_in_header_match_arrays_in_source(tmp_path):
     architecture = Architecture.load("mnist-7825")
     weights = random_weights(architecture, seed=0)
     files = files_of(architecture, weights)
-    inference = lower(architecture, weights, **normalisation(1))
+    program = lower(architecture)
     sizes = macros(files)
     assert sizes == {
         "CHANNELS": 1,
         "HEIGHT": 28,
         "WIDTH": 28,
         "CLASSES": 10,
-        "PARAMETER_BYTES": inference.parameter_bytes,
-        "SCRATCH_BYTES": plan_memory(inference).scratch_bytes,
+        "PARAMETER_BYTES": program.parameter_bytes,
+        "SCRATCH_BYTES": 4 * plan_memory(program).length,
     }
     arrays = re.findall(r"^static (?:const )?float (\w+)\[(\d+)\]", files["network.c"], re.MULTILINE)
     lengths = {name: 4 * int(length) for name, length in arrays}

@@ -4,24 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nas.architecture.layers import num_elements
-from nas.exporters.c.ir import Inference
+from nas.inference.program import Program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
     """Places of all values in one arena.
 
-    offsets: Offset of each value by its index, in float32 elements.
-    length: Size of the arena in float32 elements.
+    offsets: Offset of each value by its index, in elements.
+    length: Size of the arena in elements.
     """
 
     offsets: dict[int, int]
     length: int
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Size of the arena in bytes."""
-        return 4 * self.length
 
 
 MAX_DEAD_ENDS = 10_000
@@ -38,16 +33,16 @@ class _Buffer:
     offset: int = 0
 
 
-def plan_memory(inference: Inference) -> MemoryPlan:
+def plan_memory(program: Program) -> MemoryPlan:
     """Returns an offset for every value, in an arena that is as small as possible for nearly all networks.
 
     No arena is smaller than the values that are in use at the same time. A search tries to reach this bound; where it
     does not, buffers are placed greedily. An elementwise step overwrites an input of equal size that no later step
     reads. The network's output is kept until after the last step.
     """
-    by_value = _buffers(inference)
+    by_value = _buffers(program)
     buffers = list(dict.fromkeys(by_value.values()))
-    times = range(len(inference.steps) + 1)
+    times = range(len(program.steps) + 1)
     length = max(sum(buffer.length for buffer in buffers if buffer.first <= time <= buffer.last) for time in times)
     if not _Placement(buffers, length).succeeds():
         length = _place_largest_first(buffers)
@@ -115,12 +110,12 @@ class _Placement:
         self.dead_ends.add(state)  # no offset led to a plan
 
 
-def _buffers(inference: Inference) -> dict[int, _Buffer]:
+def _buffers(program: Program) -> dict[int, _Buffer]:
     """Returns the buffer of each value by its index."""
-    last_read = {value.index: time for time, step in enumerate(inference.steps) for value in step.inputs}
-    last_read[inference.output.index] = len(inference.steps)
+    last_read = {value.index: time for time, step in enumerate(program.steps) for value in step.inputs}
+    last_read[program.output.index] = len(program.steps)
     buffers: dict[int, _Buffer] = {}
-    for time, step in enumerate(inference.steps):
+    for time, step in enumerate(program.steps):
         length = num_elements(step.output.shape)
         dying = [x for x in step.inputs if last_read[x.index] == time and num_elements(x.shape) == length]
         if step.is_elementwise and dying:

@@ -1,17 +1,15 @@
-"""Intermediate representation of inference: a list of steps with inputs, output and parameters."""
+"""Program: inference of a network as a list of steps on values, without weights and without torch."""
 
 from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from nas.architecture.layers import Shape
+from nas.architecture.layers import Shape, num_elements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """Output of a step, for one example: float32, row-major.
+    """Output of a step, for one example: row-major.
 
     Values with the same `index` share memory and contents and differ only in `shape`, as after flatten.
     """
@@ -20,31 +18,13 @@ class Value:
     shape: Shape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Parameters:
-    """Affine map of each output channel: `weight` (channels, …) and `bias` (channels,), None for no bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def followed_by(self, scale: "Parameters") -> "Parameters":
-        """Returns one map that equals this map followed by `scale`, which scales and shifts each channel."""
-        assert scale.bias is not None
-        bias = scale.bias if self.bias is None else self.bias * scale.weight + scale.bias
-        return Parameters(weight=self.weight * scale.weight.reshape(-1, *[1] * (self.weight.dim() - 1)), bias=bias)
-
-    def rounded(self) -> "Parameters":
-        """Returns the parameters in float32."""
-        return Parameters(weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """Geometry of a square sliding window; `padding` counts rows above and columns left of the feature map."""
 
     size: int
-    stride: int
-    padding: int
+    stride: int = 1
+    padding: int = 0
     dilation: int = 1
 
 
@@ -60,14 +40,33 @@ class Step(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine(Step):
-    """Step with parameters; `parameters` is their name, and steps that share parameters have the same name."""
+    """Step with parameters. Without inputs it reads the pixels, which are an argument in C and not a `Value`.
+
+    Attributes:
+        parameters: Name of the parameters, the state dict prefix of their module; steps that share parameters have the
+            same name.
+        norms: State dict prefixes of the batch norms that are folded into the parameters, in order.
+        bias: Whether a bias is added, the module's own or one from a folded norm.
+    """
 
     parameters: str
+    norms: tuple[str, ...] = ()
+    bias: bool = True
+
+    @property
+    def channels(self) -> int:
+        """Number of outputs that have weights of their own."""
+        return self.output.shape[0]
+
+    @property
+    def weights_per_channel(self) -> int:
+        """Number of weights of each output channel."""
+        return 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalise(Affine):
-    """Normalises pixels 0..255 by a scale and shift per channel; pixels are an argument in C, not a `Value`."""
+    """Normalises pixels 0..255 by a scale and shift per channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +75,20 @@ class Convolution(Affine):
 
     window: Window
     groups: int
+    in_shape: Shape
+
+    @property
+    def weights_per_channel(self) -> int:
+        return self.in_shape[0] // self.groups * self.window.size**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Affine):
     """Fully connected layer; weight (out features, in features)."""
+
+    @property
+    def weights_per_channel(self) -> int:
+        return num_elements(self.inputs[0].shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,22 +133,30 @@ class Add(Step):
     is_elementwise = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Inference:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
     """Inference of one network.
 
     Attributes:
+        input_shape: Shape of an image, (channels, height, width).
         steps: Steps in execution order.
-        parameters: Parameters by name, float32.
         output: Value with the logits.
     """
 
+    input_shape: Shape
     steps: tuple[Step, ...]
-    parameters: dict[str, Parameters]
     output: Value
 
     @property
+    def affines(self) -> dict[str, Affine]:
+        """The first step with each set of parameters, by the parameters' name."""
+        first: dict[str, Affine] = {}
+        for step in self.steps:
+            if isinstance(step, Affine):
+                first.setdefault(step.parameters, step)
+        return first
+
+    @property
     def parameter_bytes(self) -> int:
-        """Bytes of all parameters, including those of the normalisation; shared parameters count once."""
-        tensors = [t for p in self.parameters.values() for t in (p.weight, p.bias) if t is not None]
-        return sum(4 * tensor.numel() for tensor in tensors)
+        """Bytes of all parameters in float32, including those of the normalisation; shared parameters count once."""
+        return sum(4 * step.channels * (step.weights_per_channel + step.bias) for step in self.affines.values())
