@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError, NasError, argument_text, one_of
-from nas.exporters.c.codegen import c_files, stated_c_bytes
+from nas.exporters.c.codegen import c_files
+from nas.exporters.c.source import stated_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import (
     INT8,
@@ -179,7 +180,7 @@ def _write_c(
         raise NasError(f"network.c: {error}") from None
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")
-    return stated_c_bytes(files["network.h"])
+    return stated_bytes(files["network.h"])
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

@@ -33,15 +33,19 @@ class _Buffer:
     offset: int = 0
 
 
-def plan_memory(program: Program) -> MemoryPlan:
+def plan_memory(program: Program, *, output_in_arena: bool = True) -> MemoryPlan:
     """Returns an offset for every value, in an arena that is as small as possible for nearly all networks.
 
     No arena is smaller than the values that are in use at the same time. A search tries to reach this bound; where it
     does not, buffers are placed greedily. An elementwise step overwrites an input of equal size that no later step
-    reads. The network's output is kept until after the last step.
+    reads. The network's output is kept until after the last step; it has no place if `output_in_arena` is False.
     """
     by_value = _buffers(program)
+    if not output_in_arena:
+        del by_value[program.output.index]
     buffers = list(dict.fromkeys(by_value.values()))
+    if not buffers:
+        return MemoryPlan(offsets={}, length=0)
     times = range(len(program.steps) + 1)
     length = max(sum(buffer.length for buffer in buffers if buffer.first <= time <= buffer.last) for time in times)
     if not _Placement(buffers, length).succeeds():

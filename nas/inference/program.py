@@ -30,12 +30,20 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(ABC):
-    """One operation; `layers` names its modules by state dict prefix and class."""
+    """One operation.
+
+    Attributes:
+        layers: Modules that the step replaces, by state dict prefix and class.
+        inputs: Values that the step reads.
+        output: Value that the step writes.
+        relu: Whether negative results become 0.
+    """
 
     is_elementwise: ClassVar[bool] = False  # whether the output may overwrite an input of the same size
     layers: tuple[str, ...]
     inputs: tuple[Value, ...]
     output: Value
+    relu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +139,11 @@ class Add(Step):
     """Sum of two values."""
 
     is_elementwise = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widen(Step):
+    """Copies int8 logits to the caller's int16 array; only in int8 programs that do not end in a rescaled sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

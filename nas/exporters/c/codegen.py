@@ -1,15 +1,23 @@
 """Generates `network.h` and `network.c` for a trained network: plain C99 without dynamic memory."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, num_elements, shape_text
-from nas.exporters.c.kernels import MATHEMATICAL, kernel_sources
-from nas.exporters.c.literals import c_array, c_comment, c_string
+from nas.architecture.layers import num_elements
+from nas.exporters.c.kernels import KERNELS, MATHEMATICAL, kernel_sources
+from nas.exporters.c.literals import c_array, c_comment
 from nas.exporters.c.parameters import Parameters, folded_parameters
+from nas.exporters.c.source import (
+    Interface,
+    array_name,
+    class_names,
+    scratch_pointer,
+    shape_literal,
+    statement,
+    window_literal,
+)
 from nas.inference.lowering import lower
 from nas.inference.memory_plan import MemoryPlan, plan_memory
 from nas.inference.program import (
@@ -25,14 +33,7 @@ from nas.inference.program import (
     Program,
     Scale,
     Step,
-    Value,
-    Window,
 )
-
-LINE = 110
-FUNCTION = """\
-int predict(const unsigned char pixels[NETWORK_CHANNELS * NETWORK_HEIGHT * NETWORK_WIDTH],
-            float logits[NETWORK_CLASSES])"""
 
 
 def c_files(
@@ -63,74 +64,46 @@ def c_files(
     if len(classes) != num_elements(program.output.shape):
         raise ValueError(f"{len(classes)} classes for {num_elements(program.output.shape)} logits")
     plan = plan_memory(program)
+    interface = Interface(
+        name="network",
+        input_shape=architecture.input_shape,
+        num_classes=len(classes),
+        logit_type="float",
+        logit_text="",
+        constants=[
+            ("PARAMETER_BYTES", str(program.parameter_bytes), "constants, float32, in flash"),
+            ("SCRATCH_BYTES", str(4 * plan.length), "static, in RAM"),
+        ],
+    )
     about = c_comment(facts)
     return {
-        "network.h": _header(architecture.input_shape, len(classes), program, plan, about),
-        "network.c": _source(program, parameters, plan, classes, about),
+        "network.h": interface.header(about),
+        "network.c": _source(program, parameters, plan, interface, classes, about),
     }
 
 
-def stated_c_bytes(header: str) -> tuple[int, int]:
-    """Returns the bytes of constants and of static memory that the text of a `network.h` states."""
-    constants, scratch = re.findall(r"^#define NETWORK_(?:PARAMETER|SCRATCH)_BYTES (\d+)", header, re.M)
-    return int(constants), int(scratch)
-
-
-def _header(shape: Shape, num_classes: int, program: Program, plan: MemoryPlan, about: str) -> str:
-    channels, height, width = shape
-    return f"""\
-{about}
-
-#ifndef NETWORK_H
-#define NETWORK_H
-
-#define NETWORK_CHANNELS {channels}
-#define NETWORK_HEIGHT {height}
-#define NETWORK_WIDTH {width}
-#define NETWORK_CLASSES {num_classes}
-#define NETWORK_PARAMETER_BYTES {program.parameter_bytes} /* constants, float32, in flash */
-#define NETWORK_SCRATCH_BYTES {4 * plan.length} /* static, in RAM */
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* Names in UTF-8, in the order of the logits. */
-extern const char *const network_classes[NETWORK_CLASSES];
-
-/* Writes the logit of each class to `logits`. Returns the index of the largest logit,
- * the first one if several are equal.
- * Pixels are 0 to 255, [channel][row][column]; scaling and normalisation happen inside.
- * Not reentrant: every call works in the same static memory.
- */
-{FUNCTION};
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
-
-
 def _source(
-    program: Program, parameters: Mapping[str, Parameters], plan: MemoryPlan, classes: Sequence[str], about: str
+    program: Program,
+    parameters: Mapping[str, Parameters],
+    plan: MemoryPlan,
+    interface: Interface,
+    classes: Sequence[str],
+    about: str,
 ) -> str:
     calls = [_call(step, plan) for step in program.steps]
     kernels = {name for name, *_ in calls} | {"index_of_largest"}
     includes = ['#include "network.h"', *["", "#include <math.h>"] * any(name in MATHEMATICAL for name in kernels)]
-    names = "".join(f"    {c_string(name)},\n" for name in classes)
     return "\n".join(
         [
             f"{about}\n",
             "\n".join(includes) + "\n",
-            f"const char *const network_classes[NETWORK_CLASSES] = {{\n{names}}};\n",
+            class_names(classes),
             *_array_definitions(parameters),
             "/* Intermediate results. They share memory: a result may overwrite one that no later step needs. */\n"
             f"static float scratch[{plan.length}];\n",
-            *kernel_sources(kernels),
-            f"{FUNCTION}\n{{",
-            *(line for step, call in zip(program.steps, calls, strict=True) for line in _statement(step, call)),
+            *kernel_sources(kernels, KERNELS),
+            f"{interface.function}\n{{",
+            *(line for step, call in zip(program.steps, calls, strict=True) for line in statement(step, call)),
             "    for (int i = 0; i < NETWORK_CLASSES; i++) {",
             f"        logits[i] = scratch[{plan.offsets[program.output.index]} + i];",
             "    }",
@@ -142,27 +115,17 @@ def _source(
 
 def _array_definitions(parameters: Mapping[str, Parameters]) -> Iterator[str]:
     for name, affine in parameters.items():
-        yield c_array(_array_name("weight", name), affine.weight.float())
+        yield c_array(array_name("weight", name), affine.weight.float())
         if affine.bias is not None:
-            yield c_array(_array_name("bias", name), affine.bias.float())
-
-
-def _array_name(part: str, name: str) -> str:
-    return f"{part}_{name.replace('.', '_')}"
-
-
-def _statement(step: Step, call: tuple[str, ...]) -> Iterator[str]:
-    """Yields a comment with the layers and the output shape, then the call, split into lines if it is long."""
-    function, *arguments = call
-    yield f"    /* {', '.join(step.layers)}: {shape_text(step.output.shape, ' x ')} */"
-    start = f"    {function}("
-    line = f"{start}{', '.join(arguments)});"
-    yield line if len(line) <= LINE else start + (",\n" + " " * len(start)).join(arguments) + ");"
+            yield c_array(array_name("bias", name), affine.bias.float())
 
 
 def _call(step: Step, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # one return per kind of step
     """Returns the kernel's name and groups of its arguments."""
-    inputs, output = [_scratch_pointer(value, plan) for value in step.inputs], _scratch_pointer(step.output, plan)
+    inputs, output = (
+        [scratch_pointer(value, plan.offsets) for value in step.inputs],
+        scratch_pointer(step.output, plan.offsets),
+    )
     shape = step.output.shape
     places = ", ".join([*inputs, output])
     planes = f"{shape[0]}, {num_elements(shape) // shape[0]}"
@@ -170,10 +133,10 @@ def _call(step: Step, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # 
         case Normalise():
             return "normalise", f"pixels, {output}, {planes}", _parameter_arguments(step)
         case Convolution():
-            options = f"{_window_literal(step.window)}, {step.groups}, {_parameter_arguments(step)}"
+            options = f"{window_literal(step.window)}, {step.groups}, {_parameter_arguments(step)}"
             return (
                 "convolve",
-                f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}",
+                f"{inputs[0]}, {shape_literal(step.inputs[0].shape)}, {output}, {shape_literal(step.output.shape)}",
                 options,
             )
         case Linear():
@@ -184,8 +147,8 @@ def _call(step: Step, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # 
         case Activation():
             return step.function, f"{places}, {num_elements(shape)}"
         case Pool():
-            maps = f"{inputs[0]}, {_shape_literal(step.inputs[0])}, {output}, {_shape_literal(step.output)}"
-            return f"{step.kind}_pool", maps, _window_literal(step.window)
+            maps = f"{inputs[0]}, {shape_literal(step.inputs[0].shape)}, {output}, {shape_literal(step.output.shape)}"
+            return f"{step.kind}_pool", maps, window_literal(step.window)
         case Mean():
             return "channel_means", f"{places}, {shape[0]}, {num_elements(step.inputs[0].shape) // shape[0]}"
         case Gate():
@@ -195,18 +158,5 @@ def _call(step: Step, plan: MemoryPlan) -> tuple[str, ...]:  # noqa: PLR0911  # 
     raise AssertionError(f"no kernel for {step}")
 
 
-def _scratch_pointer(value: Value, plan: MemoryPlan) -> str:
-    offset = plan.offsets[value.index]
-    return f"scratch + {offset}" if offset else "scratch"
-
-
 def _parameter_arguments(step: Affine) -> str:
-    return f"{_array_name('weight', step.parameters)}, {_array_name('bias', step.parameters) if step.bias else '0'}"
-
-
-def _shape_literal(value: Value) -> str:
-    return f"(struct shape){{{', '.join(map(str, value.shape))}}}"
-
-
-def _window_literal(window: Window) -> str:
-    return f"(struct window){{{window.size}, {window.stride}, {window.padding}, {window.dilation}}}"
+    return f"{array_name('weight', step.parameters)}, {array_name('bias', step.parameters) if step.bias else '0'}"

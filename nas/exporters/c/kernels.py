@@ -3,7 +3,7 @@
 Feature maps are arrays [channel][row][column]. Kernels without `restrict` pointers may write over their input.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -15,16 +15,16 @@ class Kernel:
     dependencies: tuple[str, ...] = ()
 
 
-def kernel_sources(names: Iterable[str]) -> list[str]:
-    """Returns the source of the named kernels and of those that they need, in the order of `KERNELS`."""
-    needed = set(_with_dependencies(names))
-    return [kernel.text for name, kernel in KERNELS.items() if name in needed]
+def kernel_sources(names: Iterable[str], kernels: Mapping[str, Kernel]) -> list[str]:
+    """Returns the source of the named kernels and of those that they need, in the order of `kernels`."""
+    needed = set(_with_dependencies(names, kernels))
+    return [kernel.text for name, kernel in kernels.items() if name in needed]
 
 
-def _with_dependencies(names: Iterable[str]) -> Iterator[str]:
+def _with_dependencies(names: Iterable[str], kernels: Mapping[str, Kernel]) -> Iterator[str]:
     for name in names:
         yield name
-        yield from _with_dependencies(KERNELS[name].dependencies)
+        yield from _with_dependencies(kernels[name].dependencies, kernels)
 
 
 def _elementwise_kernel(name: str, comment: str, expression: str) -> Kernel:

@@ -1,12 +1,13 @@
 """Writes strings, numbers and comments as ASCII C99 source."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
 
 NUMBERS_A_LINE = 6
+INTEGERS_A_LINE = 16
 
 
 def c_string(text: str) -> str:
@@ -35,10 +36,23 @@ def _escape_comment(line: str) -> str:
 
 def c_array(name: str, tensor: Tensor) -> str:
     """Returns the definition of a constant float array; raises `ValueError` if a number is not finite."""
-    texts = [c_float(x) for x in tensor.flatten().numpy()]
-    rows = [", ".join(texts[i : i + NUMBERS_A_LINE]) for i in range(0, len(texts), NUMBERS_A_LINE)]
+    return _array("float", name, [c_float(x) for x in tensor.flatten().numpy()], NUMBERS_A_LINE)
+
+
+def c_int_array(kind: str, name: str, numbers: np.ndarray) -> str:
+    """Returns the definition of a constant integer array in flash; `kind` is the C type of its elements."""
+    return _array(f"FLASH {kind}", name, [_c_integer(x) for x in numbers.flatten().tolist()], INTEGERS_A_LINE)
+
+
+def _c_integer(number: int) -> str:
+    """Returns an integer constant; -2^31 is an expression, since C has no negative constants."""
+    return str(number) if number > -(2**31) else f"({number + 1} - 1)"
+
+
+def _array(kind: str, name: str, texts: Sequence[str], a_line: int) -> str:
+    rows = [", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line)]
     body = "".join(f"    {row},\n" for row in rows)
-    return f"static const float {name}[{len(texts)}] = {{\n{body}}};\n"
+    return f"static const {kind} {name}[{len(texts)}] = {{\n{body}}};\n"
 
 
 def c_float(number: np.float32) -> str:

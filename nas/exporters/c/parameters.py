@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nas.inference.lowering import INPUT
-from nas.inference.program import Program, Scale
+from nas.inference.program import Program
 
 EPSILON = 1e-5  # added to the variance by torch's batch norms
 
@@ -49,7 +49,7 @@ def folded_parameters(
     for name, step in program.affines.items():
         if name == INPUT:
             parameters = Parameters(weight=1 / (255 * stds), bias=-means / stds)
-        elif isinstance(step, Scale):
+        elif f"{name}.running_mean" in weights:
             parameters = _norm(doubles, name)
         else:
             parameters = Parameters(weight=doubles[f"{name}.weight"], bias=doubles.get(f"{name}.bias"))

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 from support.architectures import draw_architecture
+from support.c_networks import (
+    every_kind,
+    normalisation,
+    random_images,
+    random_weights,
+    torch_logits,
+    window_cases,
+    written,
+)
 from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.composites import KINDS, DepthwiseSeparable, Repeat, Residual
+from nas.architecture.composites import KINDS
 from nas.architecture.layers import (
-    ACTIVATIONS,
-    Activation,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dropout,
     Flatten,
-    GlobalAvgPool,
     Linear,
-    MaxPool,
-    SqueezeExcite,
     num_elements,
 )
 from nas.data.datasets import load
@@ -54,12 +54,6 @@ def run(*command, folder, **options):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def written(files, folder):
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="ascii")
-    return folder
 
 
 @dataclass
@@ -103,28 +97,6 @@ def macros(files):
     return {name: int(value) for name, value in re.findall(r"#define NETWORK_([A-Z_]+) (\d+)", files["network.h"])}
 
 
-def random_weights(architecture, seed):
-    """Weights whose batch norm parameters and statistics are far from their initial values."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    module = architecture.build()
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.running_var):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            for tensor in (layer.bias.data, layer.running_mean):
-                tensor.normal_(generator=generator)
-            layer.weight.data[::2] *= -1
-    return module.state_dict()
-
-
-def normalisation(channels):
-    return {
-        "mean": tuple(0.1 + 0.2 * i for i in range(channels)),
-        "std": tuple(0.3 - 0.05 * i for i in range(channels)),
-    }
-
-
 def files_of(architecture, weights, **given):
     options = {
         "classes": [f"class {i}" for i in range(num_elements(architecture.output_shape))],
@@ -133,20 +105,6 @@ def files_of(architecture, weights, **given):
         **given,
     }
     return c_files(architecture, weights, **options)
-
-
-def torch_logits(architecture, weights, images, mean, std):
-    module = architecture.build()
-    module.load_state_dict(weights)
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
-    with torch.inference_mode():
-        return module.eval()((images / 255 - mean) / std).flatten(1)
-
-
-def random_images(shape, number=8, seed=0):
-    images = torch.randint(0, 256, (number, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    images[0], images[1] = 0, 255
-    return images
 
 
 def check_agreement(network, architecture, weights, images, mean, std):
@@ -192,53 +150,12 @@ def test_random_networks_cover_every_layer_kind():
     assert set().union(*(kinds(draw_architecture(Random(seed)).layers) for seed in range(90))) == set(KINDS)
 
 
-def window_cases():
-    for kernel in (1, 2, 3, 4):
-        for dilation in (1, 2, 3):
-            yield Conv(out_channels=3, kernel_size=kernel, dilation=dilation, padding="same")
-        yield Conv(
-            out_channels=4, kernel_size=kernel, stride=2, padding=kernel + 1, groups=2
-        )  # some windows contain only padding
-        yield DepthwiseSeparable(out_channels=3, kernel_size=kernel, stride=3, padding=1)
-        for stride in (1, 2, 3):
-            yield MaxPool(kernel_size=kernel, stride=stride, padding=kernel // 2)
-            yield AvgPool(kernel_size=kernel, stride=stride, padding=kernel // 2)
-
-
 @pytest.mark.parametrize("layer", list(window_cases()), ids=str)
 def test_convolution_and_pooling_windows_agree_with_torch(layer, tmp_path):
     architecture = Architecture(input_shape=(4, 9, 7), layers=(layer,))
     weights = random_weights(architecture, seed=2)
     network = Compiled.of(files_of(architecture, weights), tmp_path, "-O0")
     check_agreement(network, architecture, weights, random_images((4, 9, 7)), **normalisation(4))
-
-
-def every_kind():
-    """One network that calls every kernel."""
-    activations = tuple(Activation(function=function) for function in ACTIVATIONS)
-    body = (Conv(out_channels=4, kernel_size=3, padding="same"), Activation(function="silu"))
-    return Architecture(
-        input_shape=(2, 12, 10),
-        layers=(
-            BatchNorm(),
-            Conv(out_channels=4, kernel_size=2, padding="same", bias=False),
-            BatchNorm(),
-            *activations,
-            BatchNorm(),
-            Dropout(rate=0.5, per="channel"),
-            Residual(layers=(BatchNorm(), Repeat(layers=body, times=2, shared=True))),
-            MaxPool(kernel_size=3, stride=2, padding=1),
-            SqueezeExcite(reduction=2),
-            Residual(layers=(DepthwiseSeparable(out_channels=6, kernel_size=3, stride=2, padding=1),), projection=True),
-            AvgPool(kernel_size=2, stride=1, padding=1),
-            GlobalAvgPool(),
-            Flatten(),
-            Linear(out_features=9),
-            Activation(),
-            BatchNorm(),
-            Linear(out_features=5, bias=False),
-        ),
-    )
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O2", "-O3"])

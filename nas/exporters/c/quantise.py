@@ -1,0 +1,273 @@
+"""Quantises a trained network to int8: integers for every step of its int8 program.
+
+A real number x is stored as the integer x / scale + zero. Weights have a scale for each output channel and zero 0;
+every value between steps has one scale and one zero, from its minimum and maximum on training images. Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.layers import num_elements
+from nas.exporters.c.float_program import FUNCTIONS, run_float
+from nas.exporters.c.int8_parameters import Int8Parameters, int8_parameters
+from nas.inference.int8 import int8_program
+from nas.inference.program import (
+    Activation,
+    Add,
+    Convolution,
+    Gate,
+    Mean,
+    Pool,
+    Program,
+    Step,
+    Widen,
+)
+
+LOW, HIGH = -128, 127
+WIDE = 32767  # largest int16; the lowest logit is -WIDE, too
+LOGIT_HEADROOM = 2
+"""Largest logit that can be stored, relative to the largest of the calibration images."""
+MULTIPLIER_BITS = 31
+MAX_SHIFT = 62
+BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How integers stand for real numbers: `scale * (integer - zero)`."""
+
+    scale: float
+    zero: int
+
+    @classmethod
+    def of_range(cls, low: float, high: float) -> "Encoding":
+        """Returns the int8 encoding of the numbers from `low` to `high`, and of 0, which is exact."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / (HIGH - LOW) or 1.0  # all numbers are 0
+        return cls(scale, int(np.clip(round(LOW - low / scale), LOW, HIGH)))
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the closest integers, int8."""
+        return np.clip(np.round(numbers / self.scale) + self.zero, LOW, HIGH).astype(np.int8)
+
+    def decode(self, integers: np.ndarray) -> np.ndarray:
+        """Returns the real numbers that the integers stand for."""
+        decoded: np.ndarray = self.scale * (integers.astype(np.float64) - self.zero)
+        return decoded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rescaling:
+    """Turns int32 sums into integers of another scale: `(sum * multiplier + 2^(shift - 1)) >> shift`.
+
+    Attributes:
+        multiplier: int32, of each channel or of each input.
+        shift: int8, 1 to 62, likewise.
+    """
+
+    multiplier: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def by(cls, factors: Iterable[float]) -> "Rescaling":
+        """Returns the rescaling that multiplies by the factors, each of at least 0, to 31 bits."""
+        pairs = [_multiplier_and_shift(factor) for factor in factors]
+        multiplier, shift = zip(*pairs, strict=True)
+        return cls(multiplier=np.array(multiplier, np.int32), shift=np.array(shift, np.int8))
+
+    @classmethod
+    def by_common_shift(cls, factors: Sequence[float]) -> "Rescaling":
+        """Returns the rescaling with one shift for all factors, so that rescaled numbers can be added before it."""
+        _, shift = _multiplier_and_shift(max(factors))
+        multiplier = [round(math.ldexp(factor, shift)) for factor in factors]
+        return cls(multiplier=np.array(multiplier, np.int32), shift=np.full(len(factors), shift, np.int8))
+
+
+def _multiplier_and_shift(factor: float) -> tuple[int, int]:
+    fraction, exponent = math.frexp(factor)  # factor = fraction * 2^exponent, fraction in [0.5, 1)
+    multiplier, shift = round(math.ldexp(fraction, MULTIPLIER_BITS)), MULTIPLIER_BITS - exponent
+    if multiplier == 1 << MULTIPLIER_BITS:
+        multiplier, shift = multiplier >> 1, shift - 1
+    if shift > MAX_SHIFT:
+        return 0, MAX_SHIFT  # below 2^-32: a sum of 32 bits becomes 0
+    if shift < 1:
+        raise ValueError(f"a rescaling factor is {factor:.3g}, expected below {2 ** (MULTIPLIER_BITS - 1)}")
+    return multiplier, shift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Int8Step:
+    """A step with its integers.
+
+    Attributes:
+        step: The step.
+        zeros: Zero of each input; of a step that reads the pixels, of each channel.
+        zero: Zero of the output.
+        rescaling: From sums to outputs; None for steps without sums.
+        bias: int32 (channels,), added to the sums of a convolution.
+        table: Outputs for the inputs -128 to 127, of an activation or `Widen`.
+    """
+
+    step: Step
+    zeros: tuple[int, ...]
+    zero: int
+    rescaling: Rescaling | None = None
+    bias: np.ndarray | None = None
+    table: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Int8Network:
+    """A quantised network.
+
+    Attributes:
+        program: Its int8 program.
+        steps: The program's steps with their integers.
+        weights: int8 (out channels, in channels / groups, size, size), by the parameters' name.
+        encodings: Encoding of each value by its index.
+        num_images: Number of calibration images.
+    """
+
+    program: Program
+    steps: tuple[Int8Step, ...]
+    weights: Mapping[str, np.ndarray]
+    encodings: Mapping[int, Encoding]
+    num_images: int
+
+    @property
+    def logit_scale(self) -> float:
+        """Real number that one unit of a logit stands for."""
+        return self.encodings[self.program.output.index].scale
+
+
+def quantise(
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    pixels: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Int8Network:
+    """Returns the network in int8, with int16 logits.
+
+    Args:
+        architecture: Architecture of the network.
+        weights: State dict of `architecture.build()`.
+        pixels: Training images, uint8 (N, channels, height, width), whose ranges decide the scales.
+        mean: Mean of each channel, of pixels scaled to 0..1.
+        std: Standard deviation of each channel, of pixels scaled to 0..1.
+
+    Raises:
+        ArchitectureError: A kind of layer has no inference step.
+        ValueError: `mean` or `std` does not have one number per channel, or a weight is not finite or too large.
+    """
+    from nas.inference.lowering import lower
+
+    program = int8_program(lower(architecture))
+    parameters = int8_parameters(program, weights, mean=mean, std=std)
+    encodings = _encodings(program, parameters, pixels)
+    scales = {name: _weight_scales(affine.weight.numpy()) for name, affine in parameters.items()}
+    integers = {
+        name: np.round(affine.weight.numpy() / scales[name][:, None, None, None]).astype(np.int8)
+        for name, affine in parameters.items()
+    }
+    steps = [_int8_step(step, encodings, parameters, scales, integers) for step in program.steps]
+    return Int8Network(
+        program=program, steps=tuple(steps), weights=integers, encodings=encodings, num_images=len(pixels)
+    )
+
+
+def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixels: Tensor) -> dict[int, Encoding]:
+    """Returns the encoding of every value; a maximum keeps that of its input, logits are symmetric int16."""
+    ranges: dict[int, tuple[float, float]] = {}
+    with torch.inference_mode():
+        for batch in torch.split(pixels, BATCH):
+            for step, out in run_float(program, parameters, batch):
+                low, high = ranges.get(step.output.index, (math.inf, -math.inf))
+                ranges[step.output.index] = min(low, float(out.min())), max(high, float(out.max()))
+    encodings: dict[int, Encoding] = {}
+    for step in program.steps:
+        index = step.output.index
+        if index == program.output.index:
+            largest = max(map(abs, ranges[index])) or 1.0
+            encodings[index] = Encoding(LOGIT_HEADROOM * largest / WIDE, 0)
+        elif isinstance(step, Pool) and step.kind == "max":
+            encodings[index] = encodings[step.inputs[0].index]
+        else:
+            encodings[index] = Encoding.of_range(*ranges[index])
+    return encodings
+
+
+def _weight_scales(weight: np.ndarray) -> np.ndarray:
+    """Returns the scale of each output channel, (out channels,); 1 for channels without weights."""
+    largest = np.abs(weight.astype(np.float64)).max((1, 2, 3))
+    return np.where(largest > 0, largest / HIGH, 1.0)
+
+
+def _int8_step(
+    step: Step,
+    encodings: Mapping[int, Encoding],
+    parameters: Mapping[str, Int8Parameters],
+    scales: Mapping[str, np.ndarray],
+    integers: Mapping[str, np.ndarray],
+) -> Int8Step:
+    inputs, output = [encodings[value.index] for value in step.inputs], encodings[step.output.index]
+    zeros = tuple(encoding.zero for encoding in inputs)
+    match step:
+        case Convolution():
+            affine, weight = parameters[step.parameters], integers[step.parameters]
+            bias, input_scale = affine.bias.double().numpy(), 1.0
+            if inputs:
+                input_scale = inputs[0].scale
+            else:
+                zeros = tuple(int(x) for x in affine.zeros.round())
+                bias = bias + _shift_of_zeros(step, affine)
+            units = input_scale * scales[step.parameters]
+            return Int8Step(
+                step=step,
+                zeros=zeros,
+                zero=output.zero,
+                bias=_int32(bias / units, weight),
+                rescaling=Rescaling.by(units / output.scale),
+            )
+        case Mean() | Pool(kind="average"):
+            size = step.window.size**2 if isinstance(step, Pool) else num_elements(step.inputs[0].shape[1:])
+            rescaling = Rescaling.by([inputs[0].scale / output.scale / size])
+        case Gate():
+            rescaling = Rescaling.by([inputs[0].scale * inputs[1].scale / output.scale])
+        case Add():
+            rescaling = Rescaling.by_common_shift([encoding.scale / output.scale for encoding in inputs])
+        case Activation():
+            x = torch.from_numpy(inputs[0].decode(np.arange(LOW, HIGH + 1)))
+            return Int8Step(
+                step=step, zeros=zeros, zero=output.zero, table=output.encode(FUNCTIONS[step.function](x).numpy())
+            )
+        case Widen():
+            logits = np.round(inputs[0].decode(np.arange(LOW, HIGH + 1)) / output.scale)
+            return Int8Step(step=step, zeros=zeros, zero=0, table=logits.astype(np.int16))
+        case _:
+            return Int8Step(step=step, zeros=zeros, zero=output.zero)
+    return Int8Step(step=step, zeros=zeros, zero=output.zero, rescaling=rescaling)
+
+
+def _shift_of_zeros(step: Convolution, affine: Int8Parameters) -> np.ndarray:
+    """Returns what the bias must add because integers are subtracted from the pixels instead of `affine.zeros`."""
+    by_group = (affine.zeros.round() - affine.zeros).double().reshape(step.groups, -1)
+    shifts = by_group.repeat_interleave(step.channels // step.groups, 0)  # (out channels, in channels / groups)
+    moved: np.ndarray = (affine.weight.double().sum((2, 3)) * shifts).sum(1).numpy()
+    return moved
+
+
+def _int32(bias: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns biases as int32; raises `ValueError` if the sums of a channel could leave its range."""
+    largest = np.abs(bias) + 255.0 * np.abs(weight.astype(np.float64)).sum((1, 2, 3))
+    if largest.max() >= 2**31:
+        raise ValueError(f"a sum may reach {largest.max():.3g} in int8, expected below 2^31: a bias is too large")
+    return np.round(bias).astype(np.int32)
