@@ -175,6 +175,7 @@ class ExtraFormat(StrEnum):
 
     int8 = "int8"
     c = "c"
+    c_int8 = "c-int8"
 
 
 class ReportFormat(StrEnum):

@@ -133,7 +133,10 @@ def export(
     formats: Annotated[
         list[ExtraFormat] | None,
         typer.Option(
-            "--format", help="Also write int8 ONNX or C source. Repeatable.", metavar="int8|c", show_default=False
+            "--format",
+            help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
+            metavar="int8|c|c-int8",
+            show_default=False,
         ),
     ] = None,
     data_root: DataRoot = None,

@@ -33,7 +33,7 @@ def export_trial(
     Args:
         trial (int | Literal["confirmed"] | None): Number of the trial, or "confirmed" for the winner of `confirm`, with
             the weights of its first seed, trained on train + val. Default: None, the best trial.
-        formats (Sequence[str]): Formats besides those that are always written: "int8" and "c". Default: none.
+        formats (Sequence[str]): Formats besides those that are always written: "int8", "c" and "c-int8". Default: none.
         data_root (str | Path | None): Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the
             user's cache.
         results (str | Path): Results folder of the study. Default: "results".
@@ -50,7 +50,7 @@ def export_trial(
     Raises:
         StudyError: If the study or the trial is missing or damaged, or the trial has no weights.
         NasError: If a format is unknown, `output` cannot be written, or a file does not reproduce the network; also if
-            "int8" is asked for and the dataset is missing.
+            "int8" or "c-int8" is asked for and the dataset is missing.
     """
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name

@@ -1,8 +1,9 @@
 """Exports a trained network to a folder of files that run without `nas`, and verifies each file."""
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError, NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files
+from nas.exporters.c.int8_codegen import int8_c_files
+from nas.exporters.c.quantise import Int8Network, quantise
 from nas.exporters.c.source import stated_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import (
@@ -24,14 +27,16 @@ from nas.exporters.graphs import (
 from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
-from nas.exporters.verify import FileVerification, has_compiler, normalise_images, verify_files
+from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
 from nas.text import html_lines
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORMATS = ("int8", "c")
+FORMATS = ("int8", "c", "c-int8")
 """Formats that are written only on request."""
+CALIBRATED = ("int8", "c-int8")
+"""Formats whose scales come from training images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,8 @@ def export(
         provenance (Provenance): Facts about the network, for the model card and the sources.
         verification_data (VerificationData | None): Data to verify on. Default: None, random images.
         formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `verification_data`; "c"
-            writes network.h and network.c, which are verified only if the compiler `cc` is installed. Default: none.
+            writes network.h and network.c, "c-int8" network_int8.h and network_int8.c, which have no floating point
+            and need `verification_data`, too. C is verified only if the compiler `cc` is installed. Default: none.
         remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
@@ -102,20 +108,35 @@ def export(
     with replace_folder(output) as folder:
         _write_sources(folder, architecture, provenance)
         names = _write_weights(folder, architecture, weights) + _write_graphs(folder, architecture.input_shape)
-        quantised, c_bytes, unverified = None, None, []
+        sources: dict[str, str] = {}
+        quantised, int8_network, unverified = None, None, []
         if "int8" in formats and verification_data is not None:
             quantised = _write_int8(folder, verification_data, provenance)
             names.append(INT8)
         if "c" in formats:
-            c_bytes = _write_c(folder, architecture, weights, provenance)
-            if has_compiler():
-                names.append("network.c")
-            else:
-                unverified.append(folder / "network.c")
-                notes.append("network.c was not verified: the C compiler cc is not installed.")
-        verifications = verify_files(folder, names, architecture, weights, provenance, verification_data)
+            with _errors_of("network.c"):
+                sources |= _c_sources(architecture, weights, provenance)
+        if "c-int8" in formats and verification_data is not None:
+            with _errors_of(INT8_C):
+                int8_network = _quantise(architecture, weights, verification_data, provenance)
+                sources |= int8_c_files(int8_network, classes=provenance.classes, facts=_facts_of_sources(provenance))
+        for name, text in sources.items():
+            (folder / name).write_text(text, encoding="ascii")
+        c_names = [name for name in sources if name.endswith(".c")]
+        if has_compiler():
+            names += c_names
+        else:
+            unverified = [folder / name for name in c_names]
+            notes += [f"{name} was not verified: the C compiler cc is not installed." for name in c_names]
+        verifications = verify_files(
+            folder, names, architecture, weights, provenance, verification_data, int8_network=int8_network
+        )
         written = ExportedFiles(
-            formats=formats, verifications=verifications, quantised=quantised, c_bytes=c_bytes, unverified=unverified
+            formats=formats,
+            verifications=verifications,
+            quantised=quantised,
+            c_bytes={name: stated_bytes(sources[str(Path(name).with_suffix(".h"))]) for name in c_names},
+            unverified=unverified,
         )
         card = render_card(architecture, provenance, written, verification_data=verification_data, remarks=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -126,9 +147,9 @@ def _check_formats(formats: Sequence[str], verification_data: VerificationData |
     """Raises `NasError` if a format is unknown, or int8 lacks the images that calibrate it."""
     if unknown := set(formats) - set(FORMATS):
         raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
-    if "int8" in formats and verification_data is None:
+    if verification_data is None and (calibrated := [name for name in formats if name in CALIBRATED]):
         reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
-        raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
+        raise NasError(f"{argument_text('formats', formats)}: {calibrated[0]} needs the training images: {reason}")
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
@@ -162,25 +183,50 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
 
 def _write_int8(folder: Path, verification_data: VerificationData, provenance: Provenance) -> QuantisationInfo:
     """Writes the int8 model, calibrated on train images, from the model.onnx in `folder`; returns its size."""
-    train = verification_data.train.images
-    images = normalise_images(train[evenly_spaced(len(train), MAX_CALIBRATION_IMAGES)], provenance)
+    images = normalise_images(_calibration_images(verification_data), provenance)
     return write_int8(folder / "model.onnx", folder / INT8, images)
 
 
-def _write_c(
-    folder: Path, architecture: Architecture, weights: "Mapping[str, Tensor]", provenance: Provenance
-) -> tuple[int, int]:
-    """Writes network.h and network.c; returns the bytes of flash and of RAM that the header states."""
-    facts = [f"{provenance.dataset}: {provenance.result}.", *provenance.facts]
+def _calibration_images(verification_data: VerificationData) -> "Tensor":
+    train = verification_data.train.images
+    return train[evenly_spaced(len(train), MAX_CALIBRATION_IMAGES)]
+
+
+@contextlib.contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Turns errors of a network that cannot become C into `NasError` with the file's name."""
     try:
-        files = c_files(
-            architecture, weights, mean=provenance.mean, std=provenance.std, classes=provenance.classes, facts=facts
-        )
+        yield
     except (ValueError, ArchitectureError) as error:
-        raise NasError(f"network.c: {error}") from None
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="ascii")
-    return stated_bytes(files["network.h"])
+        raise NasError(f"{name}: {error}") from None
+
+
+def _c_sources(architecture: Architecture, weights: "Mapping[str, Tensor]", provenance: Provenance) -> dict[str, str]:
+    """Returns the texts of network.h and network.c by file name."""
+    return c_files(
+        architecture,
+        weights,
+        mean=provenance.mean,
+        std=provenance.std,
+        classes=provenance.classes,
+        facts=_facts_of_sources(provenance),
+    )
+
+
+def _quantise(
+    architecture: Architecture,
+    weights: "Mapping[str, Tensor]",
+    verification_data: VerificationData,
+    provenance: Provenance,
+) -> Int8Network:
+    """Returns the network in int8, calibrated on training images."""
+    images = _calibration_images(verification_data)
+    return quantise(architecture, weights, images, mean=provenance.mean, std=provenance.std)
+
+
+def _facts_of_sources(provenance: Provenance) -> list[str]:
+    """Returns the lines of the comment at the top of C files."""
+    return [f"{provenance.dataset}: {provenance.result}.", *provenance.facts]
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

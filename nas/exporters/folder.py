@@ -20,7 +20,7 @@ FILES = (
     "architecture.json",
     "recipe.json",
 )
-OPTIONAL_FILES = ("model_int8.onnx", "network.h", "network.c")
+OPTIONAL_FILES = ("model_int8.onnx", "network.h", "network.c", "network_int8.h", "network_int8.c")
 LEFT_BY_USE = ("__pycache__",)
 WRITABLE = "a new or empty folder, or an earlier export"
 

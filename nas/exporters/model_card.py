@@ -1,7 +1,7 @@
 """Writes the model card of an export, its README.md, from measured values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.architecture.architecture import Architecture
@@ -24,14 +24,14 @@ class ExportedFiles:
         formats: Additional formats that were requested.
         verifications: Verification result of each file.
         quantised: Size of the int8 model; None if it was not written.
-        c_bytes: Bytes of flash and RAM of the C code; None if it was not written.
+        c_bytes: Bytes of constants and of scratch memory that the header of each C file states, by file name.
         unverified: Files that could not be verified on this machine.
     """
 
     formats: Sequence[str]
     verifications: Sequence[FileVerification]
     quantised: QuantisationInfo | None = None
-    c_bytes: tuple[int, int] | None = None
+    c_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unverified: Sequence[Path] = ()
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.errors import NasError
+from nas.exporters.c.int8_reference import run_int8
+from nas.exporters.c.quantise import Int8Network
 from nas.exporters.graphs import INT8
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify_subprocess import EXIT_NOT_COMPILED
@@ -21,6 +23,9 @@ from nas.exporters.verify_subprocess import EXIT_NOT_COMPILED
 if TYPE_CHECKING:
     from torch import Tensor
 
+INT8_C = "network_int8.c"
+QUANTISED = (INT8, INT8_C)
+"""Files whose logits may differ from the network's."""
 TOLERANCE = {".c": 1e-4}
 """Tolerance for differences of logits by file suffix, 1e-5 for others; times the largest logit if that exceeds 1."""
 
@@ -36,7 +41,7 @@ class FileVerification:
     Attributes:
         name: File name.
         num_bytes: File size.
-        difference: Largest absolute difference from the network's logits; None for int8, whose logits may differ.
+        difference: Largest absolute difference from the network's logits; None for int8 files, whose logits may differ.
         num_same: Number of images for which the file predicts the same class as the network.
         num_images: Number of compared images.
         accuracy: Accuracy on the val split, a fraction; None if the images are random.
@@ -64,6 +69,7 @@ def verify_files(
     weights: "Mapping[str, Tensor]",
     provenance: Provenance,
     verification_data: VerificationData | None,
+    int8_network: Int8Network | None = None,
 ) -> list[FileVerification]:
     """Verifies an export and returns one result per file; raises `NasError` if a file does not match the network.
 
@@ -76,6 +82,7 @@ def verify_files(
         weights: State dict of `architecture.build()`.
         provenance: Provenance, for normalisation and class names.
         verification_data: Data to verify on; None verifies on random images.
+        int8_network: What network_int8.c must compute, bit by bit.
     """
     images = verification_data.val.images if verification_data else _random_images(architecture)
     expected = _logits(Architecture.load(folder / "architecture.json"), weights, normalise_images(images, provenance))
@@ -84,6 +91,8 @@ def verify_files(
     num_params = cost_of(architecture).params
     verifications = [_verify_file(folder / name, outputs, expected, labels, num_params) for name in names]
     _check_accuracy(expected, labels, verification_data)
+    if int8_network is not None and INT8_C in names:
+        _check_integers(int8_network, images.numpy()[:NUM_RANDOM], outputs[INT8_C])
     if images.shape[1] in CHANNELS_OF_FILES:
         clearest = _clearest_image(expected)
         _verify_prediction(folder, images[clearest], provenance.classes[expected[clearest].argmax()])
@@ -103,13 +112,13 @@ def _verify_file(
     found_params = outputs.get(f"{name}:params")
     if found_params is not None and int(found_params) != num_params:
         raise NasError(f"{name}: {int(found_params):,} parameters found, expected {num_params:,}")
-    if name != INT8:
+    if name not in QUANTISED:
         _check_difference(path, difference, expected)
     predicted = logits.argmax(1)
     return FileVerification(
         name=name,
         num_bytes=path.stat().st_size,
-        difference=None if name == INT8 else difference,
+        difference=None if name in QUANTISED else difference,
         num_same=int((predicted == expected.argmax(1)).sum()),
         num_images=len(expected),
         accuracy=None if labels is None else float((predicted == labels).mean()),
@@ -122,6 +131,16 @@ def _check_difference(path: Path, difference: float, expected: np.ndarray) -> No
     if not difference <= tolerance:  # `not <=` also rejects NaN
         raise NasError(
             f"{path.name}: logits differ by {difference:.2g} from the network's, expected at most {tolerance:.2g}"
+        )
+
+
+def _check_integers(network: Int8Network, images: np.ndarray, logits: np.ndarray) -> None:
+    """Raises `NasError` unless network_int8.c computes the integers of the NumPy reference on the images."""
+    differs = (run_int8(network, images) != logits[: len(images)]).any(1)
+    if differs.any():
+        raise NasError(
+            f"{INT8_C}: logits of {int(differs.sum())} of {len(images)} images differ from the NumPy reference,"
+            " expected the same integers"
         )
 
 

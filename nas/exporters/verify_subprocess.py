@@ -3,8 +3,8 @@
 python verify_subprocess.py FOLDER QUESTION.npz ANSWER.npz FILE [FILE ...]
 
 QUESTION contains `images`, uint8 (N, channels, height, width), `mean` and `std`, (channels,), and `num_classes`. ANSWER
-receives for each FILE its logits, float32 (N, classes), under its name, and for files that torch loads the number of
-parameters under FILE:params. This module must not import `nas`.
+receives for each FILE its logits under its name, (N, classes), float32 or, for int8 C, int16. For files that torch
+loads it receives the number of parameters under FILE:params. This module must not import `nas`.
 """
 
 import ctypes
@@ -87,9 +87,10 @@ def _c(path: Path, num_classes: int) -> tuple[Predict, int | None]:
     _compile(path, library)
     function = ctypes.CDLL(str(library)).predict
     library.unlink()  # the loaded library no longer needs its file
+    logit_type = np.int16 if path.stem.endswith("_int8") else np.float32
 
     def predict(pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
-        logits = np.empty((len(pixels), num_classes), np.float32)
+        logits = np.empty((len(pixels), num_classes), logit_type)
         for image, row in zip(np.ascontiguousarray(pixels), logits, strict=True):
             found = function(image.ctypes.data_as(ctypes.c_void_p), row.ctypes.data_as(ctypes.c_void_p))
             assert found == row.argmax(), f"{path.name}: predict() is {found}, its largest logit {row.argmax()}"

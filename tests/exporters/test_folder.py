@@ -96,7 +96,7 @@ def test_discarded_or_unknown_trial_is_rejected(study_folder, tmp_path):
 
 
 def test_unknown_format_is_rejected(tmp_path):
-    with pytest.raises(NasError, match=r"^`formats=\('tflite',\)`: 'tflite' found, expected int8 or c$"):
+    with pytest.raises(NasError, match=r"^`formats=\('tflite',\)`: 'tflite' found, expected one of int8, c, c-int8$"):
         export(
             small(),
             random_weights(small()),

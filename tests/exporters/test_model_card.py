@@ -91,7 +91,7 @@ def test_card_describes_input_images_and_classes(exported):
     assert (
         f"- Light on dark, as in training (mean pixel {digits.mean[0]:.2f} on a scale of 0 to 1). `predict.py" in text
     )
-    assert f"subtract the mean {mean}, divide by the standard deviation {std}. `predict.py` and `network.c` do" in text
+    assert f"subtract the mean {mean}, divide by the standard deviation {std}. `predict.py` and the C code do" in text
     assert "- Classes, in the order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.\n" in text
 
 
@@ -149,6 +149,10 @@ def test_card_reports_flash_and_ram_bytes_of_c_header(exported):
     flash, ram = (int(x) for x in re.findall(r"#define NETWORK_\w+_BYTES (\d+)", header))
     text = (exported.folder / "README.md").read_text()
     assert f"| float32, `network.c` | {flash:,} | {ram:,} |\n" in text
+    header = (exported.folder / "network_int8.h").read_text()
+    flash, ram = (int(x) for x in re.findall(r"#define NETWORK_\w+_BYTES (\d+)", header))
+    assert f"| int8, `network_int8.c` | {flash:,} | {ram:,} |\n" in text
+    assert "Its logits equal those of a reference in NumPy bit by bit, on up to 256 of the images." in text
     assert "four bytes for each parameter" in text
 
 
@@ -175,7 +179,7 @@ def test_code_blocks_in_card_run_or_compile(exported, tmp_path):
     """Except the last block, which holds the calls of the study."""
     text = (exported.folder / "README.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
-    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "python"]
+    assert [language for language, _ in blocks] == ["sh", *["python"] * 5, "c", "c", "python"]
     assert blocks.pop()[1].startswith("import nas\nnas.search(")
     module = loaded(exported.folder)
     expected = module["network"](module["normalised"](torch.zeros(1, 1, 28, 28))).flatten()
@@ -185,9 +189,10 @@ def test_code_blocks_in_card_run_or_compile(exported, tmp_path):
         logits = torch.tensor([float(word) for word in done.stdout.splitlines()[-1].split()])
         tolerance = 0.5 if "int8" in code else 1e-4
         torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
-    (tmp_path / "main.c").write_text(next(code for language, code in blocks if language == "c"))
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-I", exported.folder, "-c", tmp_path / "main.c"]
-    subprocess.run(["cc", *flags, "-o", tmp_path / "main.o"], check=True)
+    for code in (code for language, code in blocks if language == "c"):
+        (tmp_path / "main.c").write_text(code)
+        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-I", exported.folder, "-c", tmp_path / "main.c"]
+        subprocess.run(["cc", *flags, "-o", tmp_path / "main.o"], check=True)
     Image.new("L", (28, 28)).save(tmp_path / "image.png")
     _, command = blocks[0]
     done = run_alone(exported.folder, *command.replace("image.png", str(tmp_path / "image.png")).split()[1:])

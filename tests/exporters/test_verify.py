@@ -138,6 +138,24 @@ def test_compiler_error_is_reported(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int8_c_must_compute_the_integers_of_the_reference(study_folder, tmp_path, monkeypatch):
+    write = exporting.int8_c_files
+
+    def off_by_one(*args, **options):
+        files = write(*args, **options)
+        changed = re.sub(r"(bias_\d+\[\d+\] = \{\s*)(-?\d+)", r"\1 100 + \2", files["network_int8.c"], count=1)
+        assert changed != files["network_int8.c"]
+        return {**files, "network_int8.c": changed}
+
+    monkeypatch.setattr(exporting, "int8_c_files", off_by_one)
+    expected = (
+        r"^network_int8\.c: logits of \d+ of \d+ images differ from the NumPy reference, expected the same integers$"
+    )
+    with pytest.raises(NasError, match=expected):
+        export_trial(results=study_folder, output=tmp_path / "model", formats=("c-int8",))
+    assert not (tmp_path / "model").exists()
+
+
 def test_compiler_that_cannot_start_is_reported(tmp_path, monkeypatch):
     (tmp_path / "cc").write_bytes(b"no program")
     (tmp_path / "cc").chmod(0o755)
@@ -155,7 +173,7 @@ def test_card_marks_c_source_as_not_verified_without_compiler(tmp_path, monkeypa
     text = (done.folder / "README.md").read_text()
     size = (done.folder / "network.c").stat().st_size
     assert f"| `network.c` | {size:,} | not verified |  |\n" in text
-    assert "loaded each file of this table except `network.c` in a separate process" in text
+    assert "loaded each file of this table except the C code in a separate process" in text
 
 
 def test_unreadable_weights_error_names_path_and_reason(study_folder, tmp_path):
