@@ -26,7 +26,7 @@ def shipped_spaces() -> dict[str, Path]:
 
 def shipped_designs() -> dict[str, Path]:
     """Returns the files of the known designs by name; a space's portfolio may name them."""
-    return _shipped("portfolio", ".json")
+    return _shipped("designs", ".json")
 
 
 def known_networks() -> dict[str, Path]:

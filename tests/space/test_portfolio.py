@@ -15,7 +15,7 @@ from nas.space.fill import with_filled_widths
 from nas.space.portfolio import SOURCE_PREFIX, Design, portfolio_candidates
 from nas.space.search_space import SearchSpace
 
-FOLDER = spaces_folder() / "portfolio"
+FOLDER = spaces_folder() / "designs"
 SPACES = ("grey", "rgb")
 
 
