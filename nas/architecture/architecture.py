@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture.composites import layer_class
 from nas.architecture.layers import Layer, Shape, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
-from nas.resources import known_networks, shipped_or_file
+from nas.resources import network_file
 from nas.schema import ImageShape, check_keys, mismatch_text
 from nas.text import read_json
 
@@ -92,12 +92,12 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
-        """Returns the architecture in a JSON file, or that of a known network by name, such as "mnist-7825".
+        """Returns the architecture of a known network by name, such as "mnist-7825", or that in a file or a folder.
 
-        The file holds an architecture, or a known design with its architecture and recipe. Raises `ArchitectureError`
-        if there is none, or if it is not valid.
+        A file (JSON) holds an architecture, or a design, which is an architecture with a recipe. A folder, such as an
+        export, holds `architecture.json`. Raises `ArchitectureError` if there is none, or if it is not valid.
         """
-        path = shipped_or_file(path, known_networks(), suffix=".json", what="network", error=ArchitectureError)
+        path = network_file(path)
         data = read_json(path, ArchitectureError)
         if isinstance(data, dict) and "architecture" in data:
             return cls.from_json(data["architecture"], where=f"{path}: architecture")

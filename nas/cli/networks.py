@@ -24,7 +24,7 @@ from nas.cli.options import (
     Space,
     Target,
     Workers,
-    load_recipe,
+    with_settings,
 )
 from nas.errors import NasError
 from nas.schema import check_target
@@ -83,10 +83,9 @@ def space(
 
 def cost(file: File, use_json: Json = False) -> None:
     """Print a network's cost: parameters, MACs, receptive field, memory in bytes."""
-    from nas.architecture.architecture import Architecture
-    from nas.architecture.cost import cost_of
+    from nas.commands.networks import cost_of
 
-    found = dataclasses.asdict(cost_of(Architecture.load(file)))
+    found = dataclasses.asdict(cost_of(file))
     typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
 
 
@@ -107,7 +106,7 @@ def train(
         Path | None,
         typer.Option(
             help="Recipe file (JSON), such as recipe.json of an export.",
-            show_default="that of a known network if it has one",
+            show_default="that of a known network, else recipe.json in the folder of the file, else a default",
         ),
     ] = None,
     set_: Annotated[
@@ -144,6 +143,7 @@ def train(
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
     from nas.architecture.architecture import Architecture
+    from nas.commands.networks import default_recipe, recipe_line
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
     from nas.exporters.folder import check_output
@@ -151,10 +151,13 @@ def train(
     from nas.tables import epoch_table, print_table
 
     architecture = Architecture.load(file)
-    chosen = load_recipe(recipe, set_ or [], epochs, default=Recipe.of_network(file) or Recipe())
+    base, source = default_recipe(file) if recipe is None else (Recipe.load(recipe), str(recipe))
+    chosen = with_settings(base, set_ or [], epochs)
     check_target(target)
     if output is not None:
         check_output(output)
+    if not use_json:
+        typer.echo(recipe_line(chosen, ", ".join([source, *(set_ or [])])))
     where: dict[str, Any] = {
         "dataset": dataset,
         "data_root": data_root,

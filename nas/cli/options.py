@@ -15,7 +15,10 @@ SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
 File = Annotated[
     Path,
-    typer.Argument(help="Architecture file (JSON), or name of a known network, such as nas-3686.", show_default=False),
+    typer.Argument(
+        help="Name of a known network, such as nas-3686, architecture file (JSON), or folder of an export.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxParams = Annotated[
@@ -194,12 +197,12 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-def load_recipe(file: Path | None, settings: list[str], epochs: int | None, *, default: Recipe) -> Recipe:
-    """Returns the recipe in a file, or `default`, after applying `FIELD=VALUE` settings and then `epochs`.
+def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Recipe:
+    """Returns the recipe after applying `FIELD=VALUE` settings and then `epochs`.
 
-    Raises `RecipeError` for a file that cannot be read and for unknown fields or invalid values.
+    Raises `RecipeError` for unknown fields and invalid values.
     """
-    fields = (default if file is None else Recipe.load(file)).to_json()
+    fields = recipe.to_json()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:
