@@ -94,7 +94,7 @@ StartFrom = Annotated[
         "--start-from",
         metavar="FILE",
         help="Known network to train first: an architecture file, an export folder, or the name of a known"
-        " network. It is not scaled, and is left out if the space or a limit excludes it. Repeatable.",
+        " network. It is not scaled, and is left out if the space or a limit excludes it; one must fit. Repeatable.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),

@@ -169,8 +169,9 @@ def search(
             study's, or "elite".
         pruner (str | None): Stops unpromising trials early: "none", "median", "asha" or "hyperband"; "none" for a
             Pareto front. Default: the study's, or "none".
-        start_from (Sequence[str | Path]): Networks to train first if they fit the space and the limits: architecture
-            files, folders of them, exports, or names of known networks. Default: none.
+        start_from (Sequence[str | Path]): Networks to train first, as they are: architecture files, folders of them,
+            exports, or names of known networks. Those that do not fit the space or the limits are left out; at least
+            one must fit. Default: none.
         portfolio (bool | None): Whether to train the space's known designs first, scaled to fit. Default: the study's,
             or True.
         keep_discards (int): Maximum number of discards that the study stores as trials; all are counted. Default: 100.
@@ -195,7 +196,8 @@ def search(
 
     Raises:
         InfeasibleError: If fewer than about 1 in 10,000 candidates of a new study keep the limits.
-        StudyError: If the study is damaged or has other settings, or if three runs in a row fail.
+        StudyError: If the study is damaged or has other settings, if no network of `start_from` fits, or if three runs
+            in a row fail.
         NasError: If an argument is not valid, or the dataset or the device is not available.
     """
     check_counts(
@@ -339,6 +341,7 @@ def _started_event(writer: StudyWriter, plan: SearchPlan, backend: Backend, budg
         num_queued=progress.num_queued + len(writer.missing_from_study(plan.task.known_candidates)),
         objectives=settings.objectives,
         unfit=plan.unfit,
+        unfit_designs=plan.unfit_designs,
         sampler=settings.sampler,
         pruner=settings.pruner,
         portfolio=tuple(
