@@ -24,7 +24,9 @@ MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Layers applied in sequence to images: the description of a network. A notebook shows it as a diagram.
+    """Layers applied in sequence to images: the description of a network.
+
+    A notebook shows it as a diagram, and `print` as a table of its layers.
 
     Each layer checks its own fields when it is constructed. `output_shape`, `cost_of` and `build` check that the layers
     fit together; they raise `ShapeError` with the position of the layer and the shapes.
@@ -109,6 +111,15 @@ class Architecture:
         lines = ",\n".join(f"    {json.dumps(layer)}" for layer in data["layers"])
         head = f'  "version": {VERSION},\n  "input_shape": {json.dumps(data["input_shape"])},\n'
         return f'{{\n{head}  "layers": [\n{lines}\n  ]\n}}\n'
+
+    def __str__(self) -> str:
+        """Returns the table of layers and the cost; the `repr` if a layer does not fit."""
+        from nas.architecture.diagram import architecture_text
+
+        try:
+            return architecture_text(self)
+        except ShapeError:
+            return repr(self)
 
     def _repr_html_(self) -> str | None:
         """Returns the diagram and the cost as HTML, for notebooks; None if a layer does not fit."""

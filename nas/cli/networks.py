@@ -93,7 +93,8 @@ def show(file: File) -> None:
     """Print a network's layers with output shape, parameters, MACs and receptive field."""
     from nas.architecture.architecture import Architecture
     from nas.architecture.cost import cost_of
-    from nas.tables import architecture_table, print_table
+    from nas.architecture.diagram import architecture_table
+    from nas.tables import print_table
 
     architecture = Architecture.load(file)
     print_table(architecture_table(architecture))

@@ -66,8 +66,8 @@ class SearchPlan:
 def plan_search(ref: StudyRef, arguments: SearchArguments) -> SearchPlan:
     """Returns the plan of a search. What `arguments` leave open comes from the existing study, or from defaults.
 
-    Raises `NasError` for an argument that is not valid, for a dataset or a file that cannot be read, and if networks are
-    given to start from and none of them fits.
+    Raises `NasError` for an argument that is not valid, for a dataset or a file that cannot be read, and if none of the
+    networks to start from fits.
     """
     study = StudyRecords.find(ref)
     if study is None:
