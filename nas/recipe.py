@@ -1,6 +1,5 @@
 """Recipe: the hyperparameters of a training run. Plain data, which `nas.training` reads."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -97,7 +96,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields as plain data for `json.dump`."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in RECIPE_FIELDS}
 
     def effective_fields(self) -> dict[str, Any]:
         """Returns the fields that have an effect: not 0, and used by the recipe's schedule."""

@@ -56,7 +56,7 @@ def test_invalid_recipe_of_network_error_names_file(tmp_path):
     (tmp_path / "recipe.json").write_text('{"epochs": 0}')
     with pytest.raises(RecipeError) as caught:
         Recipe.of_network(tmp_path)
-    assert str(caught.value) == f"{tmp_path / 'recipe.json'}: epochs is 0, expected an integer of at least 1"
+    assert str(caught.value) == f"{tmp_path / 'recipe.json'}: epochs is 0, expected an integer from 1 to 1e12"
 
 
 @pytest.mark.parametrize(

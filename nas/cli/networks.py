@@ -143,22 +143,19 @@ def train(
     use_json: Json = False,
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
-    from nas.architecture.architecture import Architecture
-    from nas.commands.networks import default_recipe, recipe_line
+    from nas.commands.networks import SourcedRecipe, default_recipe
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
     from nas.exporters.folder import check_output
     from nas.recipe import Recipe
     from nas.tables import epoch_table, print_table
 
-    architecture = Architecture.load(file)
-    base, source = default_recipe(file) if recipe is None else (Recipe.load(recipe), str(recipe))
-    chosen = with_settings(base, set_ or [], epochs)
+    base = default_recipe(file) if recipe is None else SourcedRecipe.of(Recipe.load(recipe), str(recipe))
+    changed = with_settings(base, set_ or [], epochs)
+    chosen = SourcedRecipe.of(changed, ", ".join([base.source, *(set_ or [])]))
     check_target(target)
     if output is not None:
         check_output(output)
-    if not use_json:
-        typer.echo(recipe_line(chosen, ", ".join([source, *(set_ or [])])))
     where: dict[str, Any] = {
         "dataset": dataset,
         "data_root": data_root,
@@ -169,12 +166,10 @@ def train(
     }
     result: Fit | Repeats
     if seeds == 1:
-        result = train_once(architecture, chosen, seed=seed, **where)
+        result = train_once(file, chosen, seed=seed, **where)
         lines = result.lines()
     else:
-        result = train_seeds(
-            architecture, chosen, seeds=seeds, first_seed=seed, target=target, workers=workers, **where
-        )
+        result = train_seeds(file, chosen, seeds=seeds, first_seed=seed, target=target, workers=workers, **where)
         lines = result.result.lines()
         if not use_json:
             print_table(epoch_table(result.result, result.fit.judged_on))

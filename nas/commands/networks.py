@@ -1,11 +1,14 @@
 """Networks that a user names: their architecture, their recipe and their cost."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from nas.architecture import cost
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, LayerRow
 from nas.recipe import Recipe, recipe_file
+from nas.text import one_line
 
 
 def cost_of(network: Architecture | str | Path) -> Cost:
@@ -50,15 +53,30 @@ def load_architecture(network: Architecture | str | Path) -> Architecture:
     return network if isinstance(network, Architecture) else Architecture.load(network)
 
 
-def default_recipe(network: Architecture | str | Path) -> tuple[Recipe, str]:
-    """Returns the recipe of a network that is given by name, file or folder, and where it comes from.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcedRecipe(Recipe):
+    """A recipe and where it comes from, which a training prints.
+
+    Attributes:
+        source: "default", or a file and the fields that were changed.
+    """
+
+    source: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: str) -> Self:
+        """Returns the recipe with its source."""
+        return cls(**recipe.to_json(), source=source)
+
+    def line(self) -> str:
+        """Returns the source and the fields that have an effect, on one line."""
+        return f"recipe ({one_line(self.source)}): {self.text()}"
+
+
+def default_recipe(network: Architecture | str | Path) -> SourcedRecipe:
+    """Returns the recipe of a network that is given by name, file or folder.
 
     An `Architecture`, and a network without a recipe, get the default recipe.
     """
     file = None if isinstance(network, Architecture) else recipe_file(network)
-    return (Recipe(), "default") if file is None else (Recipe.load(file), str(file))
-
-
-def recipe_line(recipe: Recipe, source: str) -> str:
-    """Returns a recipe and where it comes from on one line, for the start of a training."""
-    return f"recipe ({source}): {recipe.text()}"
+    return SourcedRecipe(source="default") if file is None else SourcedRecipe.of(Recipe.load(file), str(file))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.commands.display import epoch_line
-from nas.commands.networks import default_recipe, load_architecture, recipe_line
+from nas.commands.networks import SourcedRecipe, default_recipe, load_architecture
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
@@ -62,8 +62,8 @@ def train(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress (bool): Whether to print the recipe that is chosen for the network, the dataset, and a line for each
-            epoch. Default: False.
+        progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each epoch.
+            Default: False.
         on_epoch (Callable[[EpochMetrics], None]): Called with the metrics of each epoch. Default: does nothing.
 
     Returns:
@@ -79,8 +79,8 @@ def train(
     check_counts(epochs=(epochs, 1))
     _check_seed("seed", seed)
     picked = pick_device(device)
-    architecture, recipe = _resolve(network, recipe, epochs, progress=progress)
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    architecture, recipe, line = _resolve(network, recipe, epochs)
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
     module = _build_module(architecture, seed)
     history = []
     try:
@@ -136,8 +136,8 @@ def train_seeds(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress (bool): Whether to print the recipe that is chosen for the network, the dataset, and a line for each
-            run that has ended. Default: False.
+        progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each run that has
+            ended. Default: False.
         on_run (Callable[[int, tuple[EpochMetrics, ...]], None]): Called with the seed and the metrics of each run when
             it ends. Default: does nothing.
 
@@ -154,8 +154,8 @@ def train_seeds(
     check_target(target)
     _check_seed("first_seed", first_seed, seeds)
     backend = Compute(device=device, workers=workers).backend()
-    architecture, recipe = _resolve(network, recipe, epochs, progress=progress)
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    architecture, recipe, line = _resolve(network, recipe, epochs)
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
     _build_module(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
@@ -200,16 +200,15 @@ def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
 
 
 def _resolve(
-    network: Architecture | str | Path, recipe: Recipe | None, epochs: int | None, *, progress: bool
-) -> tuple[Architecture, Recipe]:
-    """Returns the architecture and the recipe to train it with; prints the recipe if the caller has not given it."""
+    network: Architecture | str | Path, recipe: Recipe | None, epochs: int | None
+) -> tuple[Architecture, Recipe, str]:
+    """Returns the architecture, the recipe to train it with, and a line about the recipe if its source is known."""
     architecture = load_architecture(network)
-    chosen, source = default_recipe(network) if recipe is None else (recipe, "")
+    chosen = default_recipe(network) if recipe is None else recipe
     if epochs is not None:
         chosen = replace(chosen, epochs=epochs)
-    if progress and source:
-        print(recipe_line(chosen, source), flush=True)
-    return architecture, chosen
+    line = chosen.line() if isinstance(chosen, SourcedRecipe) else ""
+    return architecture, Recipe(**chosen.to_json()), line
 
 
 def _load_data(
@@ -219,10 +218,11 @@ def _load_data(
     *,
     test: bool,
     progress: bool,
+    recipe_line: str,
 ) -> tuple[datasets.Dataset, TrainingData]:
     name, note = datasets.resolve(dataset, data_root=data_root)
     if progress:
-        print(f"dataset {name}: {note}", flush=True)
+        print(*filter(None, (f"dataset {name}: {note}", recipe_line)), sep="\n", flush=True)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:
