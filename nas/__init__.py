@@ -8,10 +8,11 @@
 
 `search` finds networks, `trials` reads them, `confirm` measures the best on the test split, `export_trial` writes it as
 files that run without `nas`, and `report` writes a page about the study. `train` and `train_seeds` train one network.
-`cost_of`, `layer_table` and `survey` need no training. The layers of an `Architecture` are in `nas.layers`.
+`cost_of`, `layer_table` and `survey` need no training. A network can be given by name, as in `nas.train("nas-3686")`,
+by file or by folder. The layers of an `Architecture` are in `nas.layers`.
 
-A user's mistake raises a `NasError`. Functions print nothing unless `progress` is set. Accuracies are fractions. In a
-notebook, architectures show themselves as diagrams, trials and results as tables.
+A user's mistake raises a `NasError`. Functions print nothing unless `progress` is set. Accuracies are fractions.
+`print` shows results as text. In a notebook, architectures show themselves as diagrams, trials and results as tables.
 """
 
 import warnings

@@ -4,8 +4,6 @@ from . import layers as layers
 from .architecture.architecture import Architecture as Architecture
 from .architecture.cost import Cost as Cost
 from .architecture.cost import LayerRow as LayerRow
-from .architecture.cost import cost_of as cost_of
-from .architecture.cost import layer_table as layer_table
 from .commands.confirm import Confirmation as Confirmation
 from .commands.confirm import confirm as confirm
 from .commands.events import ConfirmEvent as ConfirmEvent
@@ -21,6 +19,8 @@ from .commands.events import StageStarted as StageStarted
 from .commands.events import TrialFinished as TrialFinished
 from .commands.events import TrialStarted as TrialStarted
 from .commands.export import export_trial as export_trial
+from .commands.networks import cost_of as cost_of
+from .commands.networks import layer_table as layer_table
 from .commands.report import report as report
 from .commands.search import SearchResult as SearchResult
 from .commands.search import search as search

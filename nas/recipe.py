@@ -1,12 +1,11 @@
 """Recipe: the hyperparameters of a training run. Plain data, which `nas.training` reads."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from nas.errors import RecipeError
-from nas.resources import known_networks
+from nas.errors import ArchitectureError, RecipeError
+from nas.resources import network_file
 from nas.schema import COUNT, RATE, Interval, OneOf, ScalarSchema, check_keys, mismatch_text
 from nas.text import read_json
 
@@ -97,13 +96,18 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields as plain data for `json.dump`."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in RECIPE_FIELDS}
 
     def effective_fields(self) -> dict[str, Any]:
         """Returns the fields that have an effect: not 0, and used by the recipe's schedule."""
         schedules = {"warmup": "one_cycle", **dict.fromkeys(("step_start", "step_epochs", "step_gamma"), "step")}
         values = self.to_json().items()
         return {name: x for name, x in values if x != 0 and schedules.get(name, self.schedule) == self.schedule}
+
+    def text(self) -> str:
+        """Returns the fields that have an effect, on one line: "epochs 15, optimizer sgd, learning_rate 0.1"."""
+        fields = self.effective_fields().items()
+        return ", ".join(f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in fields)
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":
@@ -119,20 +123,40 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Reads a recipe from a JSON file; raises `RecipeError` if it cannot be read or is invalid."""
-        return cls.from_json(read_json(path, RecipeError), where=str(path))
+        """Reads the recipe in a JSON file, which may be a design; raises `RecipeError` if it is missing or invalid."""
+        data = read_json(path, RecipeError)
+        if _is_design(data):
+            return cls.from_json(data["recipe"], where=f"{path}: recipe")
+        return cls.from_json(data, where=str(path))
 
     @classmethod
     def of_network(cls, name_or_path: str | Path) -> "Recipe | None":
-        """Returns the recipe of a known design, by name or file; None for a network without one.
+        """Returns the recipe that belongs to a network; None for a network without one.
 
-        Raises `RecipeError` if the recipe is not valid.
+        The recipe is that of a design, or else `recipe.json` in the folder of the architecture file. Raises
+        `RecipeError` if it is not valid.
+
+        Args:
+            name_or_path: name of a known network, path of an architecture file or of a design, or a folder with
+                `architecture.json`, such as an export.
         """
-        path = known_networks().get(str(name_or_path), Path(name_or_path))
-        try:
-            data = read_json(path, RecipeError)
-        except RecipeError:  # whoever loads the architecture reports the file
-            return None
-        if not isinstance(data, dict) or not {"architecture", "recipe"} <= data.keys():
-            return None
-        return cls.from_json(data["recipe"], where=f"{path}: recipe")
+        file = recipe_file(name_or_path)
+        return None if file is None else cls.load(file)
+
+
+def recipe_file(name_or_path: str | Path) -> Path | None:
+    """Returns the file with the recipe of a network, as `Recipe.of_network` finds it; None if there is none."""
+    try:
+        path = network_file(name_or_path)
+        data = read_json(path, ArchitectureError)
+    except ArchitectureError:  # whoever loads the architecture reports the file
+        return None
+    if _is_design(data):
+        return path
+    beside = path.with_name("recipe.json")
+    return beside if beside.exists() else None
+
+
+def _is_design(data: object) -> TypeGuard[dict[str, Any]]:
+    """Returns whether the content of a file is a design: an architecture with its recipe."""
+    return isinstance(data, dict) and {"architecture", "recipe"} <= data.keys()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas.errors import NasError, one_of, short_repr
+from nas.errors import ArchitectureError, NasError, one_of, short_repr
 
 
 def spaces_folder() -> Path:
@@ -26,7 +26,7 @@ def shipped_spaces() -> dict[str, Path]:
 
 def shipped_designs() -> dict[str, Path]:
     """Returns the files of the known designs by name; a space's portfolio may name them."""
-    return _shipped("portfolio", ".json")
+    return _shipped("designs", ".json")
 
 
 def known_networks() -> dict[str, Path]:
@@ -35,6 +35,16 @@ def known_networks() -> dict[str, Path]:
     A design replaces the published architecture of the same name, which is the same network.
     """
     return dict(sorted({**_shipped("published", ".json"), **shipped_designs()}.items()))
+
+
+def network_file(name_or_path: str | Path) -> Path:
+    """Returns the file of a network: of a known one by its name, `architecture.json` in a folder, or the path itself.
+
+    Raises `ArchitectureError` for an unknown name. The file need not exist.
+    """
+    if os.path.isdir(name_or_path):  # `Path.is_dir` raises for names that are too long
+        return Path(name_or_path) / "architecture.json"
+    return shipped_or_file(name_or_path, known_networks(), suffix=".json", what="network", error=ArchitectureError)
 
 
 def shipped_or_file(

@@ -192,6 +192,9 @@ class SeedAccuracies:
             f" {self.num_images:,} images); the target lies {place}.",
         ]
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def _repr_html_(self) -> str:
         """Returns the lines as HTML, for notebooks."""
         return html_lines(self.lines())

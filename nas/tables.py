@@ -1,4 +1,4 @@
-"""Tables of layers, trials, accuracies and exported files, for the terminal and as HTML for notebooks."""
+"""Tables of trials, accuracies and exported files, for the terminal and as HTML for notebooks."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,29 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas.architecture.architecture import Architecture
-from nas.architecture.cost import METRIC_LABELS, layer_table
-from nas.architecture.layers import shape_text
+from nas.architecture.cost import METRIC_LABELS
 from nas.seed_stats import Ranking, SeedAccuracies, spread_text
 from nas.study.trial import TrialRecord, runs_text
 
 if TYPE_CHECKING:
     from nas.exporters.verify import FileVerification
-
-
-def architecture_table(architecture: Architecture) -> Table:
-    """Returns a table of layers with output shape, parameters, MACs and receptive field; nested layers are indented."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for name in ("output shape", *_short_labels("params", "macs", "receptive_field")):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_row("input", shape_text(architecture.input_shape), "", "", "1")
-    for row in layer_table(architecture):
-        numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
-        shape = shape_text(row.output_shape)
-        style = "dim" if row.depth else None
-        table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
-    return table
 
 
 def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:

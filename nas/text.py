@@ -1,13 +1,16 @@
-"""Reads user files up to a size limit, and formats numbers, commands and lines for messages and notebooks."""
+"""Reads user files up to a size limit, and formats numbers, commands, lines and tables as text and for notebooks."""
 
 import json
 import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MAX_FILE_CHARACTERS = 2**24  # enough for 100,000s of layers; stops reading of /dev/zero
 
@@ -58,6 +61,16 @@ def call_text(function: str, arguments: Mapping[str, object]) -> str:
 def html_lines(lines: Iterable[str]) -> str:
     """Returns lines of text as an HTML paragraph, with all text escaped."""
     return f"<p>{'<br>'.join(map(escape, lines))}</p>"
+
+
+def table_text(table: "Table") -> str:
+    """Returns a table as lines of plain text, of at most 200 characters."""
+    from rich.console import Console
+
+    console = Console(width=200, color_system=None, force_jupyter=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def last_epochs_text(num_last_epochs: int, epochs: int) -> str:

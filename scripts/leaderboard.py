@@ -8,7 +8,7 @@
 `results/rows.toml` defines the rows: a network and a recipe to train (`architecture`, `recipe`, `set`, `seeds`), or the
 commands that search, confirm and export (`commands`). `train` and `keep` store the runs of a row (every epoch of every
 seed) in `results/runs/NAME.json` and its network in `results/models/NAME`, and write the tables; `keep` also stores the
-trials of the search in `results/searches/NAME.csv`.
+trials of the search in `results/searches/NAME.csv`, and the network as a known design in `search_spaces/designs`.
 """
 
 import argparse
@@ -21,7 +21,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from nas.architecture.architecture import Architecture
 from nas.pareto import dominates
+from nas.resources import spaces_folder
 from nas.training.device import describe, pick_device
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -67,6 +69,17 @@ def store_search(name: str, row: dict[str, Any], folder: Path) -> None:
     output_of([*export, *place])
     card = RESULTS / "models" / name / "README.md"
     card.write_text(card.read_text().replace(f" --results {folder}", ""))  # remove the local path
+    write_design(name)
+
+
+def write_design(name: str) -> None:
+    """Writes the network and the recipe of a row as a known design, which `nas train` and the like know by name."""
+    folder = RESULTS / "models" / name
+    architecture = Architecture.load(folder / "architecture.json").dumps().rstrip().replace("\n", "\n  ")
+    recipe = json.dumps(json.loads((folder / "recipe.json").read_text()))
+    fields = [f'"about": "row {name} of the leaderboard"', f'"architecture": {architecture}', f'"recipe": {recipe}']
+    text = ",\n  ".join(fields)
+    (spaces_folder() / "designs" / f"{name}.json").write_text(f"{{\n  {text}\n}}\n")
 
 
 def output_of(command: list[str]) -> str:

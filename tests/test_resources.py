@@ -6,7 +6,7 @@ import pytest
 
 from nas import resources as shipped
 from nas.architecture.architecture import Architecture
-from nas.errors import ArchitectureError
+from nas.errors import ArchitectureError, RecipeError
 from nas.recipe import Recipe
 from nas.space.portfolio import Design
 from nas.space.search_space import SearchSpace
@@ -27,6 +27,38 @@ def test_design_is_loaded_by_name_and_by_path_with_its_recipe(name):
         assert Recipe.of_network(given) == design.recipe
 
 
+def test_folder_stands_for_its_architecture_file_and_recipe(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    assert shipped.network_file(folder) == folder / "architecture.json"
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.load(folder)
+    assert str(caught.value) == f"{folder / 'architecture.json'}: No such file or directory"
+    (folder / "architecture.json").write_text(Architecture.load("mnist-3928").dumps())
+    for given in (folder, str(folder), folder / "architecture.json"):
+        assert Architecture.load(given) == Architecture.load("mnist-3928")
+        assert Recipe.of_network(given) is None
+    (folder / "recipe.json").write_text('{"epochs": 3}')
+    for given in (folder, str(folder), folder / "architecture.json"):
+        assert Recipe.of_network(given) == Recipe(epochs=3)
+
+
+def test_own_recipe_of_design_comes_before_recipe_file_beside_it(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"epochs": 3}')
+    design = tmp_path / "design.json"
+    design.write_text(shipped.shipped_designs()["nas-897"].read_text())
+    assert Recipe.of_network(design) == Recipe.of_network("nas-897") == Recipe.load(design)
+    assert Recipe.load(design) != Recipe(epochs=3)
+
+
+def test_invalid_recipe_of_network_error_names_file(tmp_path):
+    (tmp_path / "architecture.json").write_text(Architecture.load("mnist-3928").dumps())
+    (tmp_path / "recipe.json").write_text('{"epochs": 0}')
+    with pytest.raises(RecipeError) as caught:
+        Recipe.of_network(tmp_path)
+    assert str(caught.value) == f"{tmp_path / 'recipe.json'}: epochs is 0, expected an integer from 1 to 1e12"
+
+
 @pytest.mark.parametrize(
     "name", ["mnist-3928", shipped.spaces_folder() / "published" / "mnist-7825.json", "nix", "a\0"]
 )
@@ -43,7 +75,7 @@ def test_published_networks_with_name_of_design_equal_it():
 def test_unknown_network_error_lists_known_networks():
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load("mnist-1")
-    assert str(caught.value).startswith("network 'mnist-1' is unknown, expected one of mnist-18962, ")
+    assert str(caught.value).startswith("network 'mnist-1' is unknown, expected one of colour-5868, ")
     assert str(caught.value).endswith(", rgb-residual-6, or a .json file")
     assert {*shipped.shipped_designs(), "mnist-88584"} <= set(re.findall(r"[\w-]+", str(caught.value)))
 

@@ -1,4 +1,4 @@
-"""HTML display in notebooks: it contains the results, and external texts are escaped."""
+"""Results as text, and as HTML in notebooks, which escapes external texts."""
 
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ from nas.commands.search import BEST_TITLE, SearchResult
 from nas.commands.trials import MAX_ROWS, Trials, trials
 from nas.exporters.export import Exported
 from nas.exporters.verify import FileVerification
-from nas.layers import Flatten, Linear
+from nas.layers import Conv, Flatten, GlobalAvgPool, Linear, Residual
 from nas.seed_stats import Finalist, Ranking
 from nas.space.survey import survey
 from nas.study.budget import Budget
@@ -27,6 +27,7 @@ from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.tables import table_html
 from nas.training.fit import Fit, Repeats
+from nas.training.metrics import EpochMetrics
 
 MARKUP = '<script>alert("1 & 2")</script>[bold]'
 TAGS = {"p", "br", "b", "table", "tr", "th", "td", "img"}
@@ -113,6 +114,107 @@ def test_architecture_shows_diagram_and_cost():
 
 def test_architecture_with_mismatched_layers_has_no_html():
     assert Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=3), Flatten()))._repr_html_() is None
+
+
+SMALL = Architecture(
+    input_shape=(1, 8, 8),
+    layers=(
+        Conv(out_channels=2, kernel_size=3, padding=1),
+        *(Residual(layers=(Conv(out_channels=2, kernel_size=3, padding=1),)), GlobalAvgPool(), Flatten()),
+    ),
+)
+EPOCH = EpochMetrics(
+    **{"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.9},
+    **{"learning_rate": 0.1, "seconds": 2.0},
+)
+
+
+def test_printed_architecture_is_table_of_layers_and_cost():
+    assert (
+        str(SMALL)
+        == """\
+layer                            output shape  parameters   MACs  receptive field
+input                                   1x8x8                                   1
+nn.Conv2d(1, 2, 3, padding=1)           2x8x8          20  1,152                3
+residual                                2x8x8          38  2,304                5
+  nn.Conv2d(2, 2, 3, padding=1)         2x8x8          38  2,304                5
+GlobalAvgPool()                         2x1x1                                  12
+nn.Flatten()                                2                                  12
+
+58 parameters, 3,456 MACs, receptive field 5 pixels
+232 bytes of weights, 1,536 of activations at the peak"""
+    )
+
+
+def test_printed_architecture_with_mismatched_layers_is_its_repr():
+    wrong = Architecture(input_shape=(1, 8, 8), layers=(Linear(out_features=3), Flatten()))
+    assert str(wrong) == repr(wrong)
+
+
+def test_printed_search_result_is_counts_best_trials_and_place(result):
+    best = replace(
+        result.best[0],
+        **{"number": 7, "objective": 0.91, "consistent_accuracy": 0.9, "params": 58, "macs": 3456},
+        **{"receptive_field": 5, "seconds": 2.0, "source": "mine.json", "further": ()},
+    )
+    shown = replace(
+        result,
+        **{"storage": "sqlite:///results/studies.db", "results": Path("results"), "best": Trials([best])},
+        discards={"params": 12},
+    )
+    assert (
+        str(shown)
+        == """\
+2 of 2 trained, 12 discarded (params 12)
+Best by mean val accuracy of the last epochs
+trial  val accuracy  lowest  parameters   MACs  receptive field  seconds
+    7        91.00%  90.00%          58  3,456                5        2  mine.json
+The study is in sqlite:///results/studies.db, weights in results/artifacts."""
+    )
+    stopped = replace(shown, best=Trials(), interrupted=True)
+    assert str(stopped).splitlines()[1:] == ["Interrupted: finished trials are kept, the same call goes on."]
+
+
+def test_printed_trainings_are_dataset_and_accuracies():
+    fit = Fit(
+        **{"architecture": SMALL, "recipe": nas.Recipe(epochs=1), "dataset": "digits", "mean": (0.5,), "std": (0.5,)},
+        **{"classes": ("a", "b"), "judged_on": "val", "seed": 3, "data": None, "history": (EPOCH,), "weights": {}},
+    )
+    assert str(fit) == "Dataset digits\nVal accuracy: final 90.00% (seed 3)."
+    accuracies = nas.SeedAccuracies(accuracies=((0.9,), (0.92,)), consistency=5, target=0.95, num_images=100)
+    repeats = Repeats(fit=fit, histories={3: (EPOCH,), 4: (EPOCH,)}, result=accuracies)
+    first, second, third, *_ = str(repeats).splitlines()
+    assert first == "Dataset digits, val split"
+    assert second == "Target missed: 0 of 2 seeds keep at least 95.00% in the last epoch."
+    assert third.startswith("Final accuracy 91.00 ± 1.41 %, lowest of the last epoch 91.00 ± 1.41 % ")
+
+
+def test_printed_confirmation_is_pick_and_its_lines(confirmation):
+    assert str(confirmation).splitlines() == confirmation.lines()
+    ranking = Ranking.from_finalists([Finalist(trial=number, cost=number, objectives=(0.5, 0.5)) for number in (7, 8)])
+    picked, *others = str(replace(confirmation, ranking=ranking)).splitlines()
+    assert (picked, others) == (f"{ranking.pick_text}.", confirmation.lines())
+
+
+def test_printed_export_is_table_of_files_and_remarks():
+    verification = FileVerification(
+        **{"name": "model.onnx", "num_bytes": 1234, "difference": 2e-7, "num_same": 10, "num_images": 10},
+        accuracy=0.9,
+    )
+    shown = Exported(folder=Path("model"), verifications=(verification,), remarks=("No compiler was found.",))
+    assert (
+        str(shown)
+        == """\
+model
+file        bytes  logits differ by  same class  val accuracy
+model.onnx  1,234           2.0e-07    10 of 10        90.00%
+No compiler was found."""
+    )
+
+
+def test_printed_survey_is_its_lines():
+    report = survey(nas.SearchSpace.load("grey"), num_draws=100)
+    assert str(report).splitlines() == report.lines()
 
 
 def test_search_result_shows_counts_and_best_trials(result):

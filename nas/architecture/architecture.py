@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture.composites import layer_class
 from nas.architecture.layers import Layer, Shape, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
-from nas.resources import known_networks, shipped_or_file
+from nas.resources import network_file
 from nas.schema import ImageShape, check_keys, mismatch_text
 from nas.text import read_json
 
@@ -24,7 +24,9 @@ MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Layers applied in sequence to images: the description of a network. A notebook shows it as a diagram.
+    """Layers applied in sequence to images: the description of a network.
+
+    A notebook shows it as a diagram, and `print` as a table of its layers.
 
     Each layer checks its own fields when it is constructed. `output_shape`, `cost_of` and `build` check that the layers
     fit together; they raise `ShapeError` with the position of the layer and the shapes.
@@ -92,12 +94,12 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> "Architecture":
-        """Returns the architecture in a JSON file, or that of a known network by name, such as "mnist-7825".
+        """Returns the architecture of a known network by name, such as "mnist-7825", or that in a file or a folder.
 
-        The file holds an architecture, or a known design with its architecture and recipe. Raises `ArchitectureError`
-        if there is none, or if it is not valid.
+        A file (JSON) holds an architecture, or a design, which is an architecture with a recipe. A folder, such as an
+        export, holds `architecture.json`. Raises `ArchitectureError` if there is none, or if it is not valid.
         """
-        path = shipped_or_file(path, known_networks(), suffix=".json", what="network", error=ArchitectureError)
+        path = network_file(path)
         data = read_json(path, ArchitectureError)
         if isinstance(data, dict) and "architecture" in data:
             return cls.from_json(data["architecture"], where=f"{path}: architecture")
@@ -109,6 +111,15 @@ class Architecture:
         lines = ",\n".join(f"    {json.dumps(layer)}" for layer in data["layers"])
         head = f'  "version": {VERSION},\n  "input_shape": {json.dumps(data["input_shape"])},\n'
         return f'{{\n{head}  "layers": [\n{lines}\n  ]\n}}\n'
+
+    def __str__(self) -> str:
+        """Returns the table of layers and the cost; the `repr` if a layer does not fit."""
+        from nas.architecture.diagram import architecture_text
+
+        try:
+            return architecture_text(self)
+        except ShapeError:
+            return repr(self)
 
     def _repr_html_(self) -> str | None:
         """Returns the diagram and the cost as HTML, for notebooks; None if a layer does not fit."""

@@ -71,19 +71,10 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
 
 
 def cost_of(architecture: Architecture) -> Cost:
-    """Returns the cost of a network, without building it: this takes microseconds and no torch.
+    """Returns the cost of a network, without building it; raises `ShapeError` if a layer does not fit.
 
     The receptive field follows `rf += (kernel - 1) * dilation * jump; jump *= stride`
     (Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", 2019).
-
-    Args:
-        architecture (Architecture): Network.
-
-    Returns:
-        All metrics that limits can be set on.
-
-    Raises:
-        ShapeError: If a layer does not fit.
     """
     shape = architecture.input_shape
     params = macs = buffer_bytes = peak = receptive_field = 0
@@ -131,18 +122,9 @@ class LayerRow:
 
 
 def layer_table(architecture: Architecture) -> list[LayerRow]:
-    """Returns the table of layers that `nas show` prints: shapes, parameters, multiply-accumulates, receptive field.
+    """Returns one row per layer; the layers of a composite follow it, and repeated layers appear once.
 
-    A global pool counts as a window as large as its input.
-
-    Args:
-        architecture (Architecture): Network.
-
-    Returns:
-        One row per layer. The layers of a composite follow it, and repeated layers appear once.
-
-    Raises:
-        ShapeError: If a layer does not fit.
+    A global pool counts as a window as large as its input. Raises `ShapeError` if a layer does not fit.
     """
     architecture.output_shape  # noqa: B018  # raises with the position of a layer that does not fit
     rows: list[LayerRow] = []

@@ -1,4 +1,4 @@
-"""Draws an architecture as SVG: a row for each block, with layers, output shape, parameters and receptive field."""
+"""Shows an architecture: as SVG with a row for each block, and as a table with a row for each layer."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import Block
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.cost import Cost, cost_of
+from nas.architecture.cost import METRIC_LABELS, Cost, cost_of, layer_table
 from nas.architecture.layers import (
     Activation,
     AvgPool,
@@ -28,10 +28,11 @@ from nas.architecture.layers import (
     shape_text,
 )
 from nas.architecture.summary import summarise
-from nas.text import html_lines
+from nas.text import html_lines, table_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 # All lengths are in inches, from the left and from the top.
 WIDTH = 8.0
@@ -86,6 +87,28 @@ def architecture_html(architecture: Architecture) -> str:
     """Returns the picture and the cost as HTML, for notebooks; raises `ShapeError` if a layer does not fit."""
     picture = f'<img src="{svg_data_url(architecture)}" alt="The blocks of the network" style="background: white">'
     return picture + html_lines([", ".join(cost_of(architecture).lines())])
+
+
+def architecture_table(architecture: Architecture) -> "Table":
+    """Returns a table of layers with output shape, parameters, MACs and receptive field; nested layers are indented."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for name in ("output shape", *(METRIC_LABELS[metric].short for metric in ("params", "macs", "receptive_field"))):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("input", shape_text(architecture.input_shape), "", "", "1")
+    for row in layer_table(architecture):
+        numbers = f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else ""
+        shape = shape_text(row.output_shape)
+        style = "dim" if row.depth else None
+        table.add_row(f"{'  ' * row.depth}{row.module}", shape, *numbers, str(row.receptive_field), style=style)
+    return table
+
+
+def architecture_text(architecture: Architecture) -> str:
+    """Returns the table of layers and the cost as lines of text; raises `ShapeError` if a layer does not fit."""
+    return "\n".join([table_text(architecture_table(architecture)), "", *cost_of(architecture).lines()])
 
 
 class _Drawing:

@@ -24,7 +24,7 @@ from nas.cli.options import (
     Space,
     Target,
     Workers,
-    load_recipe,
+    with_settings,
 )
 from nas.errors import NasError
 from nas.schema import check_target
@@ -83,10 +83,9 @@ def space(
 
 def cost(file: File, use_json: Json = False) -> None:
     """Print a network's cost: parameters, MACs, receptive field, memory in bytes."""
-    from nas.architecture.architecture import Architecture
-    from nas.architecture.cost import cost_of
+    from nas.commands.networks import cost_of
 
-    found = dataclasses.asdict(cost_of(Architecture.load(file)))
+    found = dataclasses.asdict(cost_of(file))
     typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
 
 
@@ -94,7 +93,8 @@ def show(file: File) -> None:
     """Print a network's layers with output shape, parameters, MACs and receptive field."""
     from nas.architecture.architecture import Architecture
     from nas.architecture.cost import cost_of
-    from nas.tables import architecture_table, print_table
+    from nas.architecture.diagram import architecture_table
+    from nas.tables import print_table
 
     architecture = Architecture.load(file)
     print_table(architecture_table(architecture))
@@ -107,7 +107,7 @@ def train(
         Path | None,
         typer.Option(
             help="Recipe file (JSON), such as recipe.json of an export.",
-            show_default="that of a known network if it has one",
+            show_default="that of a known network, else recipe.json in the folder of the file, else a default",
         ),
     ] = None,
     set_: Annotated[
@@ -143,15 +143,16 @@ def train(
     use_json: Json = False,
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
-    from nas.architecture.architecture import Architecture
+    from nas.commands.networks import SourcedRecipe, default_recipe
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
     from nas.exporters.folder import check_output
     from nas.recipe import Recipe
     from nas.tables import epoch_table, print_table
 
-    architecture = Architecture.load(file)
-    chosen = load_recipe(recipe, set_ or [], epochs, default=Recipe.of_network(file) or Recipe())
+    base = default_recipe(file) if recipe is None else SourcedRecipe.of(Recipe.load(recipe), str(recipe))
+    changed = with_settings(base, set_ or [], epochs)
+    chosen = SourcedRecipe.of(changed, ", ".join([base.source, *(set_ or [])]))
     check_target(target)
     if output is not None:
         check_output(output)
@@ -165,12 +166,10 @@ def train(
     }
     result: Fit | Repeats
     if seeds == 1:
-        result = train_once(architecture, chosen, seed=seed, **where)
+        result = train_once(file, chosen, seed=seed, **where)
         lines = result.lines()
     else:
-        result = train_seeds(
-            architecture, chosen, seeds=seeds, first_seed=seed, target=target, workers=workers, **where
-        )
+        result = train_seeds(file, chosen, seeds=seeds, first_seed=seed, target=target, workers=workers, **where)
         lines = result.result.lines()
         if not use_json:
             print_table(epoch_table(result.result, result.fit.judged_on))

@@ -15,7 +15,10 @@ SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
 File = Annotated[
     Path,
-    typer.Argument(help="Architecture file (JSON), or name of a known network, such as nas-3686.", show_default=False),
+    typer.Argument(
+        help="Name of a known network, such as nas-3686, architecture file (JSON), or folder of an export.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxParams = Annotated[
@@ -91,7 +94,7 @@ StartFrom = Annotated[
         "--start-from",
         metavar="FILE",
         help="Known network to train first: an architecture file, an export folder, or the name of a known"
-        " network. It is not scaled, and is left out if the space or a limit excludes it. Repeatable.",
+        " network. It is not scaled, and is left out if the space or a limit excludes it; one must fit. Repeatable.",
         rich_help_panel=SEARCH,
         show_default=False,
     ),
@@ -195,12 +198,12 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-def load_recipe(file: Path | None, settings: list[str], epochs: int | None, *, default: Recipe) -> Recipe:
-    """Returns the recipe in a file, or `default`, after applying `FIELD=VALUE` settings and then `epochs`.
+def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Recipe:
+    """Returns the recipe after applying `FIELD=VALUE` settings and then `epochs`.
 
-    Raises `RecipeError` for a file that cannot be read and for unknown fields or invalid values.
+    Raises `RecipeError` for unknown fields and invalid values.
     """
-    fields = (default if file is None else Recipe.load(file)).to_json()
+    fields = recipe.to_json()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:

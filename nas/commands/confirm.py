@@ -64,6 +64,11 @@ class Confirmation:
             f"The test split of this study was opened {times}.",
         ]
 
+    def __str__(self) -> str:
+        """Returns how the winner was picked, and the lines about it."""
+        picked = [f"{self.ranking.pick_text}."] if self.ranking else []
+        return "\n".join([*picked, *self.lines()])
+
     def _repr_html_(self) -> str:
         """Returns the ranking, the accuracies by epoch and the verdict as HTML, for notebooks."""
         from nas.tables import epoch_table, ranking_table, table_html

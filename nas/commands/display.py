@@ -51,7 +51,7 @@ def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> st
 
 
 def start_lines(event: SearchStarted) -> list[str]:
-    """Returns the lines that a search prints when it starts."""
+    """Returns the lines that a search prints when it starts, before `warning_lines`."""
     known = "" if event.tally.num_trained else ", ".join(event.portfolio)
     waits = event.num_queued and event.budget.admits(event.tally)
     return [
@@ -61,10 +61,15 @@ def start_lines(event: SearchStarted) -> list[str]:
         f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
         *([f"starts with known designs, scaled to the limits: {known}"] if known else []),
-        *event.unfit,
+        *event.unfit_designs,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} to train first" if waits else ""),
     ]
+
+
+def warning_lines(event: SearchStarted) -> list[str]:
+    """Returns a line for each network that the user gave and that the search leaves out."""
+    return [f"warning: {line}" for line in event.unfit]
 
 
 def event_line(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
@@ -95,7 +100,7 @@ class PlainDisplay:
         """Returns the lines of one event."""
         if isinstance(event, SearchStarted):
             self.epochs, self.budget = event.epochs, event.budget
-            return start_lines(event)
+            return [*start_lines(event), *warning_lines(event)]
         if isinstance(event, TrialStarted):
             return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
         if isinstance(event, EpochFinished):
@@ -142,6 +147,8 @@ class Panel(ABC):
             self.best, self.discards = event.best, event.discards
             for line in start_lines(event):
                 self.print(Text(line))
+            for line in warning_lines(event):
+                self.print(Text(line, style="bold yellow"))
         elif isinstance(event, TrialStarted):
             self.running[event.number] = _RunningTrial(event, time.monotonic())
             self.num_parallel = max(self.num_parallel, len(self.running))

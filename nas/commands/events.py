@@ -30,7 +30,8 @@ class SearchStarted:
         budget: Budget of the whole study.
         tally: What the study has trained so far.
         num_queued: Number of trials in the queue, plus known candidates that will be enqueued.
-        unfit: One line for each known network that was left out, with the reason.
+        unfit: One line for each network of `start_from` that was left out, with the reason.
+        unfit_designs: One line for each design of the portfolio that was left out, with the reason.
         objectives: "accuracy", and a cost if the search is for a Pareto front.
         sampler: Name of the sampler.
         pruner: Name of the pruner.
@@ -53,6 +54,7 @@ class SearchStarted:
     tally: Tally
     num_queued: int
     unfit: tuple[str, ...]
+    unfit_designs: tuple[str, ...]
     objectives: tuple[str, ...]
     sampler: str
     pruner: str

@@ -32,7 +32,7 @@ from nas.study.reference import StudyRef
 from nas.study.settings import OBJECTIVES
 from nas.study.trial import TrainedTrial
 from nas.study.writer import StudyWriter
-from nas.text import call_text, html_lines
+from nas.text import call_text, html_lines, table_text
 from nas.training.data import TrainingData
 from nas.workers.backend import Backend, Compute
 
@@ -75,22 +75,38 @@ class SearchResult:
             lines.append("The rest of the budget is less than one whole training.")
         return lines
 
+    def __str__(self) -> str:
+        """Returns the counts, the best trials and the place of the study as lines of text."""
+        from nas.tables import trial_table
+
+        lines = self._lines_with_end()
+        if self.best:
+            lines += [table_text(trial_table(self.best, title=BEST_TITLE)), self._location()]
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         """Returns the counts, the best trials and the next calls as HTML, for notebooks."""
         from nas.tables import table_html, trial_table
 
+        shown = html_lines(self._lines_with_end())
+        if self.best:
+            ref = StudyRef(self.results, self.storage, self.study)
+            calls = ", ".join(call_text(name, ref.study_arguments()) for name in NEXT_CALLS)
+            table = table_html(trial_table(self.best, title=BEST_TITLE))
+            shown += table + html_lines([self._location(), f"Next: {calls}"])
+        return shown
+
+    def _lines_with_end(self) -> list[str]:
+        """Returns `lines`, and why the search ended if its budget is not spent."""
         lines = self.lines()
         if self.interrupted:
             lines.append("Interrupted: finished trials are kept, the same call goes on.")
         if self.exhausted:
             lines += f"The search ended early: {self.exhausted}".splitlines()
-        shown = html_lines(lines)
-        if self.best:
-            ref = StudyRef(self.results, self.storage, self.study)
-            calls = ", ".join(call_text(name, ref.study_arguments()) for name in NEXT_CALLS)
-            location = f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
-            shown += table_html(trial_table(self.best, title=BEST_TITLE)) + html_lines([location, f"Next: {calls}"])
-        return shown
+        return lines
+
+    def _location(self) -> str:
+        return f"The study is in {self.storage}, weights in {self.results / 'artifacts'}."
 
 
 BEST_TITLE = "Best by mean val accuracy of the last epochs"
@@ -169,8 +185,9 @@ def search(
             study's, or "elite".
         pruner (str | None): Stops unpromising trials early: "none", "median", "asha" or "hyperband"; "none" for a
             Pareto front. Default: the study's, or "none".
-        start_from (Sequence[str | Path]): Networks to train first if they fit the space and the limits: architecture
-            files, folders of them, exports, or names of known networks. Default: none.
+        start_from (Sequence[str | Path]): Networks to train first, as they are: architecture files, folders of them,
+            exports, or names of known networks. Those that do not fit the space or the limits are left out; at least
+            one must fit. Default: none.
         portfolio (bool | None): Whether to train the space's known designs first, scaled to fit. Default: the study's,
             or True.
         keep_discards (int): Maximum number of discards that the study stores as trials; all are counted. Default: 100.
@@ -195,7 +212,8 @@ def search(
 
     Raises:
         InfeasibleError: If fewer than about 1 in 10,000 candidates of a new study keep the limits.
-        StudyError: If the study is damaged or has other settings, or if three runs in a row fail.
+        StudyError: If the study is damaged or has other settings, if no network of `start_from` fits, or if three runs
+            in a row fail.
         NasError: If an argument is not valid, or the dataset or the device is not available.
     """
     check_counts(
@@ -339,6 +357,7 @@ def _started_event(writer: StudyWriter, plan: SearchPlan, backend: Backend, budg
         num_queued=progress.num_queued + len(writer.missing_from_study(plan.task.known_candidates)),
         objectives=settings.objectives,
         unfit=plan.unfit,
+        unfit_designs=plan.unfit_designs,
         sampler=settings.sampler,
         pruner=settings.pruner,
         portfolio=tuple(

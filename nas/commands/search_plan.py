@@ -8,7 +8,7 @@ from typing import NamedTuple
 from nas.commands.defaults import PRUNER, SAMPLER, StartupPlan, startup_plan
 from nas.commands.search_loop import SearchTask
 from nas.data import datasets
-from nas.errors import NasError, argument_text
+from nas.errors import NasError, StudyError, argument_text
 from nas.resources import default_space, shipped_spaces
 from nas.sampling.pruners import pruner_named
 from nas.sampling.samplers import sampler_named
@@ -50,7 +50,8 @@ class SearchPlan:
         dataset: Images to search on.
         dataset_note: Why this dataset was chosen.
         task: What candidates are drawn from.
-        unfit: One line for each known network that was left out.
+        unfit: One line for each network of `start_from` that was left out.
+        unfit_designs: One line for each design of the portfolio that was left out.
     """
 
     is_new: bool
@@ -59,12 +60,14 @@ class SearchPlan:
     dataset_note: str
     task: SearchTask
     unfit: tuple[str, ...]
+    unfit_designs: tuple[str, ...]
 
 
 def plan_search(ref: StudyRef, arguments: SearchArguments) -> SearchPlan:
     """Returns the plan of a search. What `arguments` leave open comes from the existing study, or from defaults.
 
-    Raises `NasError` for an argument that is not valid, and for a dataset or a file that cannot be read.
+    Raises `NasError` for an argument that is not valid, for a dataset or a file that cannot be read, and if none of the
+    networks to start from fits.
     """
     study = StudyRecords.find(ref)
     if study is None:
@@ -74,7 +77,9 @@ def plan_search(ref: StudyRef, arguments: SearchArguments) -> SearchPlan:
     constraints = arguments.limits.constraints_for(dataset.input_shape)
     methods = _choose_methods(arguments, study)
     designs = _choose_designs(arguments, study, space)
-    known, unfit = _find_known(arguments, designs, space, constraints, methods.seed)
+    own, unfit = _find_starts(arguments, space, constraints, methods.seed)
+    scaled, unfit_designs = portfolio_candidates(designs, space, constraints, seed=methods.seed)
+    known = distinct_candidates([*own, *scaled])
     settings = Settings(
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
@@ -97,6 +102,7 @@ def plan_search(ref: StudyRef, arguments: SearchArguments) -> SearchPlan:
             space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards
         ),
         unfit=unfit,
+        unfit_designs=unfit_designs,
     )
 
 
@@ -157,17 +163,19 @@ def _choose_designs(arguments: SearchArguments, study: StudyRecords | None, spac
     return () if arguments.portfolio is False else space.portfolio
 
 
-def _find_known(
-    arguments: SearchArguments,
-    designs: tuple[str, ...],
-    space: SearchSpace,
-    constraints: Sequence[Constraint],
-    seed: int,
+def _find_starts(
+    arguments: SearchArguments, space: SearchSpace, constraints: Sequence[Constraint], seed: int
 ) -> tuple[list[KnownCandidate], tuple[str, ...]]:
-    """Returns the user's networks and the known designs that fit, and a message for each one that does not."""
-    own, unfit = known_candidates(arguments.start_from, space, constraints, seed=seed)
-    scaled, unfit_designs = portfolio_candidates(designs, space, constraints, seed=seed)
-    return distinct_candidates([*own, *scaled]), (*unfit, *unfit_designs)
+    """Returns the networks of `start_from` that fit, and a message for each one that does not.
+
+    Raises `StudyError` if networks are given and none of them fits.
+    """
+    fitting, unfit = known_candidates(arguments.start_from, space, constraints, seed=seed)
+    if unfit and not fitting:
+        place = argument_text("start_from", [str(named) for named in arguments.start_from])
+        expected = "expected a network that fits the search space and the limits"
+        raise StudyError(f"{place}: {expected}; {'; '.join(unfit)}")
+    return fitting, unfit
 
 
 def _startup(

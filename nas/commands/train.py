@@ -3,11 +3,13 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.commands.display import epoch_line
+from nas.commands.networks import SourcedRecipe, default_recipe, load_architecture
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    architecture: Architecture,
-    recipe: Recipe,
+    network: Architecture | str | Path,
+    recipe: Recipe | None = None,
     *,
+    epochs: int | None = None,
     dataset: str | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
@@ -44,8 +47,11 @@ def train(
     """Trains a network once and evaluates it after every epoch.
 
     Args:
-        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
-        recipe (Recipe): How to train it, for how many epochs.
+        network (Architecture | str | Path): Network to train, name of a known one such as "nas-3686", path of an
+            architecture file or of a design, or folder of an export. Its input and output shape must fit the dataset.
+        recipe (Recipe | None): How to train it. Default: the network's own recipe if it is given by name, file or
+            folder and has one, else `Recipe()`.
+        epochs (int | None): Number of epochs, in place of the recipe's. Default: the recipe's.
         dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
             digits.
         data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
@@ -56,7 +62,8 @@ def train(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress (bool): Whether to print a line for the dataset and one for each epoch. Default: False.
+        progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each epoch.
+            Default: False.
         on_epoch (Callable[[EpochMetrics], None]): Called with the metrics of each epoch. Default: does nothing.
 
     Returns:
@@ -64,12 +71,16 @@ def train(
 
     Raises:
         TrainingDiverged: If the loss is not finite.
-        ArchitectureError: If the network does not fit the dataset or cannot be built.
-        NasError: If the seed, the dataset or the device is not valid, or memory does not suffice for a batch.
+        ArchitectureError: If there is no such network, it does not fit the dataset, or it cannot be built.
+        RecipeError: If the network's own recipe is not valid.
+        NasError: If an argument is not valid, the dataset or the device is not available, or memory does not suffice
+            for a batch.
     """
+    check_counts(epochs=(epochs, 1))
     _check_seed("seed", seed)
     picked = pick_device(device)
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    architecture, recipe, line = _resolve(network, recipe, epochs)
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
     module = _build_module(architecture, seed)
     history = []
     try:
@@ -86,9 +97,10 @@ def train(
 
 
 def train_seeds(
-    architecture: Architecture,
-    recipe: Recipe,
+    network: Architecture | str | Path,
+    recipe: Recipe | None = None,
     *,
+    epochs: int | None = None,
     seeds: int = 5,
     first_seed: int = 0,
     target: float = 0.994,
@@ -106,8 +118,11 @@ def train_seeds(
     A run that diverges has no epochs and counts as an accuracy of 0.
 
     Args:
-        architecture (Architecture): Network to train; its input and output shape must fit the dataset.
-        recipe (Recipe): How to train it, for how many epochs.
+        network (Architecture | str | Path): Network to train, name of a known one such as "nas-3686", path of an
+            architecture file or of a design, or folder of an export. Its input and output shape must fit the dataset.
+        recipe (Recipe | None): How to train it. Default: the network's own recipe if it is given by name, file or
+            folder and has one, else `Recipe()`.
+        epochs (int | None): Number of epochs, in place of the recipe's. Default: the recipe's.
         seeds (int): Number of runs, at least 2. Default: 5.
         first_seed (int): Seed of the first run; the others have the seeds after it. Default: 0.
         target (float): Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default:
@@ -121,7 +136,8 @@ def train_seeds(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
-        progress (bool): Whether to print a line for the dataset and one for each run that has ended. Default: False.
+        progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each run that has
+            ended. Default: False.
         on_run (Callable[[int, tuple[EpochMetrics, ...]], None]): Called with the seed and the metrics of each run when
             it ends. Default: does nothing.
 
@@ -130,14 +146,16 @@ def train_seeds(
         that run diverged.
 
     Raises:
-        ArchitectureError: If the network does not fit the dataset or cannot be built.
+        ArchitectureError: If there is no such network, it does not fit the dataset, or it cannot be built.
+        RecipeError: If the network's own recipe is not valid.
         NasError: If an argument is not valid, the dataset or the device is not available, or a run fails.
     """
-    check_counts(seeds=(seeds, 2), workers=(workers, 1))
+    check_counts(epochs=(epochs, 1), seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
     _check_seed("first_seed", first_seed, seeds)
     backend = Compute(device=device, workers=workers).backend()
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
+    architecture, recipe, line = _resolve(network, recipe, epochs)
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
     _build_module(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
@@ -181,6 +199,18 @@ def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
         raise NasError(f"{argument_text(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
 
 
+def _resolve(
+    network: Architecture | str | Path, recipe: Recipe | None, epochs: int | None
+) -> tuple[Architecture, Recipe, str]:
+    """Returns the architecture, the recipe to train it with, and a line about the recipe if its source is known."""
+    architecture = load_architecture(network)
+    chosen = default_recipe(network) if recipe is None else recipe
+    if epochs is not None:
+        chosen = replace(chosen, epochs=epochs)
+    line = chosen.line() if isinstance(chosen, SourcedRecipe) else ""
+    return architecture, Recipe(**chosen.to_json()), line
+
+
 def _load_data(
     architecture: Architecture,
     dataset: str | None,
@@ -188,10 +218,11 @@ def _load_data(
     *,
     test: bool,
     progress: bool,
+    recipe_line: str,
 ) -> tuple[datasets.Dataset, TrainingData]:
     name, note = datasets.resolve(dataset, data_root=data_root)
     if progress:
-        print(f"dataset {name}: {note}", flush=True)
+        print(*filter(None, (f"dataset {name}: {note}", recipe_line)), sep="\n", flush=True)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:

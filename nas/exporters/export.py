@@ -28,7 +28,7 @@ from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
-from nas.text import html_lines
+from nas.text import html_lines, table_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +52,13 @@ class Exported:
     folder: Path
     verifications: tuple[FileVerification, ...]
     remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns the folder, its files with their verification, and the remarks as lines of text."""
+        from nas.tables import verification_table
+
+        files = table_text(verification_table(self.verifications, title=str(self.folder)))
+        return "\n".join([files, *self.remarks])
 
     def _repr_html_(self) -> str:
         """Returns the files, their verification and the remarks as HTML, for notebooks."""

@@ -87,6 +87,9 @@ class SpaceReport:
             "smallest_within_limits": asdict(self.smallest_within_limits) if self.smallest_within_limits else None,
         }
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def _repr_html_(self) -> str:
         """Returns the lines as HTML, for notebooks."""
         return html_lines(self.lines())

@@ -12,6 +12,7 @@ from nas.architecture.cost import cost_of
 from nas.architecture.layers import shape_text
 from nas.errors import ArchitectureError, StudyError, argument_text
 from nas.recipe import Recipe
+from nas.resources import network_file
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.encoding import encode_architecture
@@ -44,12 +45,12 @@ def known_candidates(
 ) -> tuple[list[KnownCandidate], tuple[str, ...]]:
     """Returns the networks that fit the space and the limits, and a message for each that does not.
 
-    The recipe of a network is the `recipe.json` in the same folder, else that of the known design, else the default
-    recipe. It is replaced by the closest recipe in the space. Parameters that the network does not use are drawn at
-    random. Networks are not scaled to the limits.
+    The recipe of a network is its own (`Recipe.of_network`), else the default recipe. It is replaced by the closest
+    recipe in the space. Parameters that the network does not use are drawn at random. Networks are not scaled to the
+    limits.
 
     Args:
-        files: architecture files (JSON), names of known networks, exports, or folders of architecture files.
+        files: architecture files (JSON), designs, names of known networks, exports, or folders of architecture files.
         space: the search space, for the images of the study.
         constraints: the limits.
         seed: seed of the random values.
@@ -71,9 +72,7 @@ def known_candidates(
         except ArchitectureError as error:
             unfit.append(f"{file} is left out: {error}")
             continue
-        beside = Path(file).with_name("recipe.json")
-        has_recipe_file = Path(file).is_file() and beside.exists()
-        recipe = Recipe.load(beside) if has_recipe_file else Recipe.of_network(file) or Recipe()
+        recipe = Recipe.of_network(file) or Recipe()
         values = complete_values(space, architecture, network, recipe, seed=seed)
         if judge(space, constraints, values).reason:
             cost = cost_of(architecture)
@@ -94,17 +93,16 @@ def distinct_candidates(starts: Iterable[KnownCandidate]) -> list[KnownCandidate
 
 
 def _architecture_files(named: str | Path) -> Sequence[str | Path]:
-    """Returns the architecture files in a folder, or the argument itself if it is not a folder."""
+    """Returns the file of an export, the architecture files in another folder, or else the argument itself."""
     folder = Path(named)
     if not os.path.isdir(folder):  # Path.is_dir raises if a name is too long
         return [named]
+    if os.path.isfile(export := network_file(folder)):
+        return [export]
     try:
         found = sorted(folder / name for name in os.listdir(folder) if name.endswith(".json") and name != "recipe.json")
     except OSError as error:
         raise StudyError(f"{argument_text('start_from', [str(named)])}: {error.strerror}") from None
-    export = folder / "architecture.json"
-    if export in found:
-        return [export]
     if not found:
         raise StudyError(
             f"{argument_text('start_from', [str(named)])}: no architecture file (*.json) found in this folder"

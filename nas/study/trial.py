@@ -124,10 +124,7 @@ class TrialRecord:
         result = ", ".join(filter(None, (self.source, runs_text(self), result_text(self) or self.state.lower())))
         lines = [f"Trial {self.number}: {result}"]
         if self.recipe is not None:
-            recipe = (
-                (name, f"{x:.4g}" if isinstance(x, float) else x) for name, x in self.recipe.effective_fields().items()
-            )
-            lines.append(f"Recipe: {', '.join(f'{name} {value}' for name, value in recipe)}")
+            lines.append(f"Recipe: {self.recipe.text()}")
         return html_lines(lines) + ((self.architecture and self.architecture._repr_html_()) or "")
 
     def to_json(self) -> dict[str, Any]:

@@ -49,9 +49,13 @@ class Fit:
         """Returns the accuracies as a line of text."""
         return [f"{self.judged_on.capitalize()} accuracy: {history_text(self.history)} (seed {self.seed})."]
 
+    def __str__(self) -> str:
+        """Returns the dataset and the accuracies as lines of text."""
+        return "\n".join([f"Dataset {self.dataset}", *self.lines()])
+
     def _repr_html_(self) -> str:
-        """Returns the accuracies as HTML, for notebooks."""
-        return html_lines([f"Dataset {self.dataset}", *self.lines()])
+        """Returns the same lines as HTML, for notebooks."""
+        return html_lines(str(self).splitlines())
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""
@@ -82,9 +86,13 @@ class Repeats:
     histories: Mapping[int, tuple[EpochMetrics, ...]]
     result: SeedAccuracies
 
+    def __str__(self) -> str:
+        """Returns the dataset and the accuracies of all seeds as lines of text."""
+        return f"Dataset {self.fit.dataset}, {self.fit.judged_on} split\n{self.result}"
+
     def _repr_html_(self) -> str:
-        """Returns the accuracies of all seeds as HTML, for notebooks."""
-        return html_lines([f"Dataset {self.fit.dataset}, {self.fit.judged_on} split", *self.result.lines()])
+        """Returns the same lines as HTML, for notebooks."""
+        return html_lines(str(self).splitlines())
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for `json.dump`."""

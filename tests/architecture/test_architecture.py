@@ -361,4 +361,4 @@ def test_missing_file_or_directory_error_names_path(tmp_path):
     assert str(caught.value) == f"{tmp_path / 'none.json'}: No such file or directory"
     with pytest.raises(ArchitectureError) as caught:
         Architecture.load(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: Is a directory"
+    assert str(caught.value) == f"{tmp_path / 'architecture.json'}: No such file or directory"

@@ -18,6 +18,7 @@ import optuna
 import pytest
 from support.paths import ROOT
 
+from nas.architecture.architecture import Architecture
 from nas.commands.trials import trials
 
 PUBLISHED = ROOT / "search_spaces" / "published"
@@ -130,11 +131,40 @@ def test_train_with_exported_recipe_reproduces_accuracy(nas, tmp_path):
     )
     assert status == 0
     lines = out.splitlines()
-    assert lines[1].startswith("epoch  1/1  train loss ")
-    assert re.fullmatch(r"Val accuracy: final [0-9.]+% \(seed 0\)\.", lines[2])
+    assert lines[2].startswith("epoch  1/1  train loss ")
+    assert re.fullmatch(r"Val accuracy: final [0-9.]+% \(seed 0\)\.", lines[3])
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["batch_size"] == 256
     again = nas("train", file, "--dataset", "digits", "--recipe", tmp_path / "model" / "recipe.json")[1]
-    assert again.splitlines()[2] == lines[2]  # same seed and recipe
+    assert again.splitlines()[3] == lines[3]  # same seed and recipe
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "line"),
+    [
+        ("default/net.json", [], "recipe (default): epochs 1, optimizer sgd, learning_rate 0.1, momentum 0.9, "),
+        ("own", [], f"recipe ({Path('own') / 'recipe.json'}): epochs 1, optimizer adam, learning_rate 0.01, momentum"),
+        ("own/architecture.json", ["--recipe", "other.json"], "recipe (other.json): epochs 1, optimizer adamw, "),
+        ("own", ["--set", "batch_size=100"], f"recipe ({Path('own') / 'recipe.json'}, batch_size=100): epochs 1, "),
+    ],
+)
+def test_train_prints_recipe_and_its_source(nas, tmp_path, monkeypatch, named, options, line):
+    monkeypatch.chdir(tmp_path)
+    text = Architecture.load("nas-897").dumps()
+    for file in ("default/net.json", "own/architecture.json"):
+        Path(file).parent.mkdir()
+        Path(file).write_text(text)
+    Path("own/recipe.json").write_text('{"optimizer": "adam", "learning_rate": 0.01}')
+    Path("other.json").write_text('{"optimizer": "adamw"}')
+    status, out, _ = nas("train", named, "--dataset", "digits", "--epochs", 1, *options)
+    assert status == 0
+    assert out.splitlines()[1].startswith(line)
+
+
+@pytest.mark.parametrize("command", ["cost", "show"])
+def test_network_is_named_by_row_of_leaderboard_or_folder(nas, command):
+    (by_name, by_folder) = (nas(command, named) for named in ("nas-7840", ROOT / "results" / "models" / "nas-7840"))
+    assert by_name == by_folder
+    assert "7,840" in by_name[1]
 
 
 def test_train_with_test_option_prints_test_accuracy(nas):

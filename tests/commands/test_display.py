@@ -93,7 +93,7 @@ def test_notebook_panel_updates_single_output(events, notebook):
 def test_notebook_panel_escapes_html_and_truncates_lines(events, notebook):
     panel = NotebookPanel()
     (started,) = of_type(events, SearchStarted)
-    panel(replace(started, dataset_note="<script>", unfit=tuple(f"line {number}" for number in range(50))))
+    panel(replace(started, dataset_note="<script>", unfit_designs=tuple(f"line {number}" for number in range(50))))
     panel.show()
     last = notebook.outputs[-1].data
     assert "&lt;script&gt;" in last["text/html"]

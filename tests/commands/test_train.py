@@ -12,6 +12,7 @@ from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, Global
 from nas.commands.train import train, train_seeds
 from nas.errors import NasError, TrainingDiverged
 from nas.recipe import Recipe
+from nas.resources import shipped_designs
 
 NETWORK = Architecture(
     input_shape=(1, 28, 28),
@@ -52,6 +53,31 @@ def test_each_run_equals_single_training_with_its_seed(test, workers):
     assert replace(found.fit, **timeless) == replace(first, **timeless)
 
 
+def test_named_network_is_trained_with_its_own_recipe(capsys):
+    fit = train("nas-897", epochs=1, dataset="digits", device="cpu", progress=True)
+    assert fit.architecture == Architecture.load("nas-897")
+    assert fit.recipe == replace(Recipe.of_network("nas-897"), epochs=1)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("dataset digits: ")
+    assert second.startswith(f"recipe ({shipped_designs()['nas-897']}): epochs 1, optimizer sgd, learning_rate 0.4, ")
+
+
+@pytest.mark.parametrize("given", [(), (RECIPE,)])
+def test_architecture_is_trained_with_given_or_default_recipe_and_epochs(given, capsys):
+    fit = train(NETWORK, *given, epochs=1, dataset="digits", device="cpu", progress=True)
+    assert fit.recipe == replace(*given or (Recipe(),), epochs=1)
+    assert len(fit.history) == 1
+    assert ("\nrecipe (default): epochs 1, " in capsys.readouterr().out) == (not given)
+
+
+def test_network_of_folder_is_trained_with_several_seeds(tmp_path):
+    (tmp_path / "architecture.json").write_text(NETWORK.dumps())
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE.to_json()))
+    found = train_seeds(tmp_path, epochs=1, seeds=2, dataset="digits", device="cpu", workers=1)
+    assert (found.fit.architecture, found.fit.recipe) == (NETWORK, replace(RECIPE, epochs=1))
+    assert [len(history) for history in found.histories.values()] == [1, 1]
+
+
 def test_json_statistics_are_computed_from_runs():
     found = train_seeds(NETWORK, RECIPE, seeds=3, target=0.2, dataset="digits", device="cpu", workers=2)
     said = json.loads(json.dumps(found.to_json()))
@@ -86,6 +112,7 @@ def test_diverged_run_has_accuracy_zero_and_no_weights():
             {"first_seed": 2**64 - 1},
             "`first_seed=18446744073709551615`: expected an integer from 0 to 2**64 - 5",
         ),
+        ({"epochs": 0}, "`epochs=0`: expected an integer of at least 1"),
         ({"workers": 0}, "`workers=0`: expected an integer of at least 1"),
     ],
 )

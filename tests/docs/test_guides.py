@@ -13,6 +13,8 @@ from support.golden import nas
 from support.paths import ROOT
 from support.serving import assert_serves
 
+from nas.architecture.architecture import Architecture
+from nas.commands.search import search
 from nas.data import datasets
 from nas.data.image_folder import list_images
 
@@ -106,6 +108,7 @@ def test_every_guide_command_runs(guide, place, monkeypatch):
                     # In this process, because a new one takes seconds to import torch and Optuna.
                     done = nas(*shlex.split(fewer(line), comments=True)[1:])
                     assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
+                    assert "warning: " not in done.out, f"{line}\n{done.out}"  # a network that a search leaves out
                 else:
                     run(["sh", "-c", fewer(line)])
 
@@ -121,6 +124,17 @@ def test_relative_links_point_to_existing_files(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_search_starts_from_network_of_own_limits_guide(tmp_path, monkeypatch):
+    guide = next(path for path in GUIDES if path.stem == "own_limits")
+    (text,) = (text for language, text in blocks(guide) if language == "json")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(text)
+    given = {"dataset": "digits", "max_params": 8000, "epochs": 1, "trials": 1, "device": "cpu", "workers": 1}
+    result = search(**given, start_from=["mine.json"])
+    assert [trial.source for trial in result.best] == ["mine.json"]
+    assert result.best[0].architecture == Architecture.load("mine.json")
 
 
 def test_own_images_snippet_creates_image_folder_dataset(place):

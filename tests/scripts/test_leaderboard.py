@@ -10,6 +10,8 @@ from support.paths import ROOT
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.recipe import Recipe
+from nas.resources import shipped_designs
+from nas.space.portfolio import Design
 
 sys.path.append(str(ROOT))
 
@@ -63,6 +65,22 @@ class TestRow:
         opening = f"| [`{row['name']}`](results/models/{row['name']}) |" in (ROOT / "README.md").read_text()
         assert opening == (row in leaderboard.non_dominated(FOUND))
         assert f"| [`{row['name']}`](models/{row['name']}) |" in (ROOT / "results" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", [row["name"] for row in FOUND])
+def test_row_of_search_ships_as_design_of_same_name(name):
+    folder = ROOT / "results" / "models" / name
+    design = Design.load(shipped_designs()[name])
+    assert design.architecture == Architecture.load(folder / "architecture.json")
+    assert design.recipe == Recipe.load(folder / "recipe.json")
+    assert f"row {name} of the leaderboard" in design.about
+
+
+def test_written_design_equals_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "designs").mkdir()
+    monkeypatch.setattr(leaderboard, "spaces_folder", lambda: tmp_path)
+    leaderboard.write_design("nas-7840")
+    assert (tmp_path / "designs" / "nas-7840.json").read_text() == shipped_designs()["nas-7840"].read_text()
 
 
 def test_every_row_has_runs_and_valid_definition():

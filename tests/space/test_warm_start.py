@@ -8,7 +8,7 @@ import pytest
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
-from nas.commands.events import EpochFinished
+from nas.commands.events import EpochFinished, SearchStarted
 from nas.commands.search import search
 from nas.commands.trials import trials
 from nas.errors import ArchitectureError, StudyError
@@ -114,6 +114,45 @@ def test_recipe_json_is_no_network_and_applies_only_in_its_folder(mnist, tmp_pat
     monkeypatch.chdir(tmp_path)
     (start,), _ = known_candidates(["mnist-7825"], mnist, KEPT, seed=0)
     assert mnist.candidate(start.values).recipe.rotation == 8.0
+
+
+def test_own_recipe_of_design_comes_before_recipe_file_beside_it(mnist, tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(rotation=0.0).to_json()))
+    design = tmp_path / "design.json"
+    design.write_text(shipped_designs()["mnist-7825"].read_text())
+    (start,), _ = known_candidates([design], mnist, KEPT, seed=0)
+    assert mnist.candidate(start.values).recipe.rotation == 8.0
+
+
+@pytest.mark.parametrize("start_from", [["mnist-7825"], ["mnist-7825", "mnist-6136"]])
+def test_search_is_refused_if_no_given_network_fits(tmp_path, start_from):
+    with pytest.raises(StudyError) as caught:
+        search(dataset="digits", max_params=7000, start_from=start_from, results=tmp_path / "results")
+    given, first = f"`start_from={start_from}`", "mnist-7825 is left out: params is 7825, expected params<=7000"
+    expected = "expected a network that fits the search space and the limits"
+    assert str(caught.value).startswith(f"{given}: {expected}; {first} (such a network is not scaled)")
+    assert str(caught.value).count(" is left out: ") == len(start_from)
+    assert not (tmp_path / "results").exists()
+
+
+def test_search_warns_last_of_network_that_is_left_out(tmp_path, tiny_space, capsys):
+    started = []
+    options = {"dataset": "digits", "space": tiny_space, "epochs": 1, "max_params": 900, "min_receptive_field": 10}
+    first = search(**options, trials=1, device="cpu", workers=1, results=tmp_path / "first")
+    fits = tmp_path / "fits.json"
+    fits.write_text(first.best[0].architecture.dumps())
+    search(
+        **options,
+        **{"trials": 1, "device": "cpu", "workers": 1, "results": tmp_path / "second", "progress": True},
+        start_from=[fits, "mnist-7825"],
+        on_event=lambda event: started.append(event) if isinstance(event, SearchStarted) else None,
+    )
+    lines = capsys.readouterr().out.splitlines()
+    ((unfit,),) = (event.unfit for event in started)
+    assert unfit.startswith("mnist-7825 is left out: ")
+    (number,) = (number for number, line in enumerate(lines) if line == f"warning: {unfit}")
+    assert lines[number - 1].startswith("study search in ")
+    assert lines[number + 1].startswith("trial 0: ")
 
 
 def test_network_with_other_input_shape_raises():

@@ -83,7 +83,7 @@ def test_scaled_changes_only_widths_and_stays_in_domains():
         ({"block2": 3}, "here: block2 is 3, expected a table"),
         ({"widths": {}}, "here: widths.start is missing, expected a number of at least 1"),
         ({"widths": {"start": 0.5}}, "here: widths.start is 0.5, expected a number of at least 1"),
-        ({"portfolio": ["nas-1"]}, "here: portfolio[0] is 'nas-1', expected one of mnist-7784"),
+        ({"portfolio": ["nas-1"]}, "here: portfolio[0] is 'nas-1', expected one of colour-5868"),
     ],
 )
 def test_invalid_table_error_names_key_and_expected(tables, message):

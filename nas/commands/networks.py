@@ -1,0 +1,82 @@
+"""Networks that a user names: their architecture, their recipe and their cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nas.architecture import cost
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import Cost, LayerRow
+from nas.recipe import Recipe, recipe_file
+from nas.text import one_line
+
+
+def cost_of(network: Architecture | str | Path) -> Cost:
+    """Returns the cost of a network, without building it: this takes microseconds and no torch.
+
+    The receptive field follows `rf += (kernel - 1) * dilation * jump; jump *= stride`
+    (Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", 2019).
+
+    Args:
+        network (Architecture | str | Path): Network, name of a known one such as "nas-3686", path of an architecture
+            file or of a design, or folder of an export.
+
+    Returns:
+        All metrics that limits can be set on.
+
+    Raises:
+        ArchitectureError: If there is no such network, or a layer does not fit.
+    """
+    return cost.cost_of(load_architecture(network))
+
+
+def layer_table(network: Architecture | str | Path) -> list[LayerRow]:
+    """Returns the table of layers that `nas show` prints: shapes, parameters, multiply-accumulates, receptive field.
+
+    A global pool counts as a window as large as its input.
+
+    Args:
+        network (Architecture | str | Path): Network, name of a known one such as "nas-3686", path of an architecture
+            file or of a design, or folder of an export.
+
+    Returns:
+        One row per layer. The layers of a composite follow it, and repeated layers appear once.
+
+    Raises:
+        ArchitectureError: If there is no such network, or a layer does not fit.
+    """
+    return cost.layer_table(load_architecture(network))
+
+
+def load_architecture(network: Architecture | str | Path) -> Architecture:
+    """Returns the architecture itself, or that of a name, file or folder (`Architecture.load`)."""
+    return network if isinstance(network, Architecture) else Architecture.load(network)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcedRecipe(Recipe):
+    """A recipe and where it comes from, which a training prints.
+
+    Attributes:
+        source: "default", or a file and the fields that were changed.
+    """
+
+    source: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: str) -> Self:
+        """Returns the recipe with its source."""
+        return cls(**recipe.to_json(), source=source)
+
+    def line(self) -> str:
+        """Returns the source and the fields that have an effect, on one line."""
+        return f"recipe ({one_line(self.source)}): {self.text()}"
+
+
+def default_recipe(network: Architecture | str | Path) -> SourcedRecipe:
+    """Returns the recipe of a network that is given by name, file or folder.
+
+    An `Architecture`, and a network without a recipe, get the default recipe.
+    """
+    file = None if isinstance(network, Architecture) else recipe_file(network)
+    return SourcedRecipe(source="default") if file is None else SourcedRecipe.of(Recipe.load(file), str(file))
