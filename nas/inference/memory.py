@@ -1,0 +1,45 @@
+"""Exact bytes of a network in C, from its architecture alone: metrics that limits can be set on."""
+
+from dataclasses import astuple, dataclass, fields
+
+from nas.architecture.architecture import Architecture
+from nas.architecture.cost import FLOAT_BYTES, Cost, cost_of
+from nas.inference.int8 import int8_program, int8_weight_bytes, plan_int8_memory
+from nas.inference.lowering import lower
+from nas.inference.memory_plan import plan_memory
+
+
+@dataclass(frozen=True, slots=True)
+class FullCost(Cost):
+    """Cost of a network with the bytes of its C code. They take about a millisecond.
+
+    Attributes:
+        float_arena_bytes: bytes of RAM for intermediate results of `network.c`.
+        int8_arena_bytes: bytes of RAM for intermediate results of `network_int8.c`.
+        int8_weight_bytes: bytes of all constants of `network_int8.c`: weights, biases, rescaling factors, tables.
+    """
+
+    float_arena_bytes: int
+    int8_arena_bytes: int
+    int8_weight_bytes: int
+
+
+MEMORY_METRICS = tuple(field.name for field in fields(FullCost) if field.name not in Cost.__dataclass_fields__)
+"""Metrics that `FullCost` adds."""
+
+
+def full_cost(architecture: Architecture, cost: Cost | None = None) -> FullCost:
+    """Returns the cost of a network with the bytes of its C code; `cost` is the rest if it is known.
+
+    Raises:
+        ShapeError: A layer does not fit.
+        ArchitectureError: A kind of layer has no inference step.
+    """
+    program = lower(architecture)
+    int8 = int8_program(program)
+    return FullCost(
+        *astuple(cost or cost_of(architecture)),
+        float_arena_bytes=FLOAT_BYTES * plan_memory(program).length,
+        int8_arena_bytes=plan_int8_memory(int8).length,
+        int8_weight_bytes=int8_weight_bytes(int8),
+    )
