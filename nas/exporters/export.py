@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nas.architecture.architecture import Architecture
 from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files, stated_c_bytes
+from nas.exporters.c.lowering import C_KINDS, kinds_without_kernel
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import (
     INT8,
@@ -89,10 +90,10 @@ def export(
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: If a format is unknown or lacks `verification_data`, `output` cannot be written, or a file fails
-            verification.
+        NasError: If a format is unknown or lacks `verification_data`, a layer has no C kernel, `output` cannot be
+            written, or a file fails verification.
     """
-    _check_formats(formats, verification_data, remarks)
+    _check_formats(formats, architecture, verification_data, remarks)
     output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:
         notes.append(
@@ -121,13 +122,21 @@ def export(
     return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes))
 
 
-def _check_formats(formats: Sequence[str], verification_data: VerificationData | None, remarks: Sequence[str]) -> None:
-    """Raises `NasError` if a format is unknown, or int8 lacks the images that calibrate it."""
+def _check_formats(
+    formats: Sequence[str],
+    architecture: Architecture,
+    verification_data: VerificationData | None,
+    remarks: Sequence[str],
+) -> None:
+    """Raises `NasError` if a format is unknown, int8 lacks the images that calibrate it, or C a kernel."""
     if unknown := set(formats) - set(FORMATS):
         raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
     if "int8" in formats and verification_data is None:
         reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
         raise NasError(f"{argument_text('formats', formats)}: int8 needs the training images: {reason}")
+    if "c" in formats and (unsupported := kinds_without_kernel(architecture.layers)):
+        text = f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}"
+        raise NasError(f"{argument_text('formats', formats)}: {text}")
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
@@ -175,7 +184,7 @@ def _write_c(
         files = c_files(
             architecture, weights, mean=provenance.mean, std=provenance.std, classes=provenance.classes, facts=facts
         )
-    except (ValueError, NotImplementedError) as error:
+    except ValueError as error:
         raise NasError(f"network.c: {error}") from None
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii")

@@ -55,7 +55,7 @@ def c_files(
 
     Raises:
         ValueError: `mean`, `std` or `classes` does not fit the network, or a weight is not finite.
-        NotImplementedError: A kind of layer has no inference step.
+        NotImplementedError: The kind of a layer is not in `lowering.C_KINDS`.
     """
     inference = lower(architecture, weights, mean=mean, std=std)
     if len(classes) != num_elements(inference.output.shape):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nas.architecture import modules
 from nas.architecture.activations import activation_name
 from nas.architecture.architecture import Architecture
-from nas.architecture.layers import Shape, num_elements
+from nas.architecture.layers import Layer, Shape, num_elements
 from nas.exporters.c.ir import (
     Activation,
     Add,
@@ -28,6 +28,29 @@ from nas.exporters.c.ir import (
     Value,
     Window,
 )
+
+C_KINDS = (
+    "conv",
+    "depthwise_separable",
+    "batch_norm",
+    "activation",
+    "dropout",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "flatten",
+    "linear",
+    "squeeze_excite",
+    "residual",
+    "repeat",
+)
+"""Kinds of layers that `lower` supports."""
+
+
+def kinds_without_kernel(layers: Sequence[Layer]) -> list[str]:
+    """Returns the kinds of the layers, and of those inside them, that `lower` does not support."""
+    found = {layer.kind for layer in layers} - set(C_KINDS)
+    return sorted(found.union(*(kinds_without_kernel(layer.children()) for layer in layers)))
 
 
 def lower(
@@ -47,7 +70,7 @@ def lower(
     Raises:
         ShapeError: A layer does not fit its input.
         ValueError: `mean` or `std` does not have one number per channel.
-        NotImplementedError: A kind of layer has no inference step.
+        NotImplementedError: The kind of a layer is not in `C_KINDS`.
     """
     channels = architecture.input_shape[0]
     if len(mean) != channels or len(std) != channels:
@@ -141,7 +164,7 @@ class _Lowering:
             case _ if (function := activation_name(module)) is not None:
                 return self._activation(layers, value, function)
             case _:
-                raise NotImplementedError(f"no inference step does what {module} does")
+                raise NotImplementedError(f"no inference step does what {module} does: its kind is not in C_KINDS")
         self.steps.append(out)
         return out.output
 

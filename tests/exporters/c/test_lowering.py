@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from support.architectures import architectures
+from support.custom import Softsign
 from support.draws import architecture_or_none, draws
 
 from nas.architecture.architecture import Architecture
@@ -21,7 +22,7 @@ from nas.architecture.layers import (
     num_elements,
 )
 from nas.architecture.layers import Linear as LinearLayer
-from nas.exporters.c.lowering import lower
+from nas.exporters.c.lowering import C_KINDS, kinds_without_kernel, lower
 from nas.exporters.c.memory_plan import plan_memory
 from nas.resources import shipped_spaces
 from nas.space.search_space import SearchSpace
@@ -148,7 +149,7 @@ def run_through(inference, plan):
     assert all(arena[place] == inference.output.index for place in places(inference.output))
 
 
-@given(architecture=architectures())
+@given(architecture=architectures(C_KINDS))
 def test_memory_plan_overwrites_no_live_value(architecture):
     inference = lowered(architecture, architecture.build().state_dict())
     plan = plan_memory(inference)
@@ -212,3 +213,21 @@ def test_published_networks_need_scratch_of_their_largest_step(name):
 def test_elementwise_steps_reuse_memory_of_dead_values():
     inference, _ = scattered(CONV, RELU, Residual(layers=(NORM, RELU)), RELU, SqueezeExcite())
     assert plan_memory(inference).length == 2 * 72  # two maps; the gates reuse the memory of one
+
+
+# Kinds without a kernel
+
+
+def test_supported_kinds_are_those_of_today():
+    assert (
+        *("conv", "depthwise_separable", "batch_norm", "activation", "dropout", "max_pool", "avg_pool"),
+        *("global_avg_pool", "flatten", "linear", "squeeze_excite", "residual", "repeat"),
+    ) == C_KINDS
+
+
+def test_kinds_without_kernel_are_found_inside_composites():
+    layers = (CONV, Residual(layers=(Repeat(layers=(Softsign(),), times=2),)), Softsign())
+    assert kinds_without_kernel(layers) == ["softsign"]
+    assert kinds_without_kernel((CONV, Residual(layers=(NORM, RELU)))) == []
+    with pytest.raises(NotImplementedError, match=r"^no inference step does what Softsign\(\) does: "):
+        scattered(CONV, Softsign())
