@@ -21,7 +21,7 @@ from support.oracles import check_cost_against_module, peak_by_liveness, windows
 import nas.layers
 from nas.architecture import composites, layers
 from nas.architecture.architecture import Architecture
-from nas.architecture.composites import KINDS
+from nas.architecture.composites import KINDS, Composite
 from nas.architecture.cost import cost_of
 from nas.architecture.diagram import layer_text
 from nas.architecture.layers import Conv, Flatten, GlobalAvgPool, Linear
@@ -98,12 +98,13 @@ def about(kind, text):
 
 def test_kind_is_in_every_table(kind):
     name = CLASSES[kind].__name__
+    examples = "COMPOSITE_EXAMPLES" if issubclass(CLASSES[kind], Composite) else "EXAMPLES"
     golden = json.loads((BEHAVIOUR / "public_names.json").read_text())["layers"]
     update = "NAS_UPDATE_GOLDEN=1 python -m pytest -n 0 tests/behaviour/test_command_line.py -k public_names"
     missing = {
         f"nas/architecture/composites.py: import {name}, and name it in KINDS": kind not in KINDS,
         f"nas/layers.py: import {name}, and name it in __all__": name not in nas.layers.__all__,
-        f'tests/support/architectures.py: add a line "{kind}": … to EXAMPLES': kind not in ALL_KINDS,
+        f'tests/support/architectures.py: add a line "{kind}": … to {examples}': kind not in ALL_KINDS,
         f"tests/behaviour/public_names.json: run {update}": name not in golden,
     }
     todo = "\n".join(text for text, is_missing in missing.items() if is_missing)

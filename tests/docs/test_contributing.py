@@ -59,8 +59,8 @@ def test_new_layer_added_by_following_the_section_is_complete(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NAS_UPDATE_GOLDEN": "0"}
 
     def run(line):
-        command = line.replace(".venv/bin/", f"{shlex.quote(str(BIN))}/")
-        command = re.sub(r"\bnas (?=search|export|show)", f"{shlex.quote(sys.executable)} -m nas ", command)
+        command = line.replace(".venv/bin/nas", f"{shlex.quote(sys.executable)} -m nas")
+        command = command.replace(".venv/bin/", f"{shlex.quote(str(BIN))}/")
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
@@ -73,4 +73,4 @@ def test_new_layer_added_by_following_the_section_is_complete(tmp_path):
             (tmp_path / "scaled.toml").write_text(block)
         elif language == "sh":
             outputs += map(run, block.splitlines())
-    assert any(re.search(r"^\d+ passed", text.splitlines()[-1]) for text in outputs if text)
+    assert "ChannelScale(" in outputs[-1]

@@ -15,6 +15,7 @@ from support.serving import assert_serves
 
 from nas.data import datasets
 from nas.data.image_folder import list_images
+from nas.space.search_space import HEADS
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 NUM_TRAIN, NUM_TEST = 400, 100
@@ -108,6 +109,12 @@ def test_every_guide_command_runs(guide, place, monkeypatch):
                     assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
                 else:
                     run(["sh", "-c", fewer(line)])
+
+
+def test_guide_explains_every_head_of_a_search_space():
+    guide = next(path for path in GUIDES if path.stem == "own_limits").read_text(encoding="utf-8")
+    table = guide.partition("| `head` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.M) == list(HEADS)
 
 
 def test_readme_links_every_guide():
