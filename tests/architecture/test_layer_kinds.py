@@ -153,7 +153,7 @@ def test_cost_equals_that_of_torch_module(kind, cases):
         try:
             check_cost_against_module(network(layer, shape))
         except AssertionError as error:
-            raise AssertionError(about(kind, f".measure differs from torch for {layer} on {shape}: {error}")) from None
+            raise AssertionError(about(kind, f".measure: {layer} on {shape} makes a network with {error}")) from None
 
 
 def test_layer_rejects_inputs_that_its_module_rejects(kind, cases):
@@ -168,7 +168,9 @@ def test_layer_rejects_inputs_that_its_module_rejects(kind, cases):
             except (RuntimeError, ValueError, IndexError) as error:
                 text = f".measure accepts an input of {shape}, but torch does not ({error}): raise a ShapeError"
                 pytest.fail(about(kind, text))
-            assert found == expected, about(kind, f".measure returns another shape than torch for {shape}")
+            assert found == expected, about(
+                kind, f".measure gives {found} for {shape}, torch {expected}: raise a ShapeError if it does not fit"
+            )
 
 
 def test_peak_activation_equals_liveness_analysis(kind, cases):

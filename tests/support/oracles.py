@@ -21,14 +21,24 @@ INNER_ELEMENTS = {modules.SqueezeExcite: lambda module: module.excite.out_featur
 
 
 def check_cost_against_module(architecture: Architecture) -> None:
+    """Asserts that parameters, bytes, MACs and output shape are those of the built module."""
     cost, module = cost_of(architecture), architecture.build().eval()
-    assert cost.params == sum(p.numel() for p in module.parameters() if p.requires_grad)
-    assert cost.weight_bytes == sum(t.numel() * t.element_size() for t in module.state_dict().values())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         output = module(torch.zeros(1, *architecture.input_shape))
-    assert 2 * cost.macs == counter.get_total_flops()
-    assert architecture.output_shape == tuple(output.shape[1:])
-    assert all(type(value) is int for value in dataclasses.astuple(cost))
+    expected = {
+        "params": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "weight_bytes": sum(t.numel() * t.element_size() for t in module.state_dict().values()),
+        "macs": counter.get_total_flops() / 2,
+        "output_shape": tuple(output.shape[1:]),
+    }
+    found = {
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "macs": cost.macs,
+        "output_shape": architecture.output_shape,
+    }
+    assert found == expected, f"{found}, but torch has {expected}"
+    assert all(type(value) is int for value in dataclasses.astuple(cost)), f"{cost} holds other numbers than int"
 
 
 class _Tracer(fx.Tracer):
