@@ -2,8 +2,8 @@
 
 A layer is a value without weights. For the shape of one example, `(channels, height, width)` or `(features,)`,
 `measure` returns its output shape and cost, and `module_call` the constructor call of its torch module. A new kind
-needs a class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`. The
-table in docs/architecture.md names the optional support in other modules.
+needs a class here (in `composites.py` if it contains other layers) and an entry in `KINDS` in `composites.py`.
+CONTRIBUTING.md ("Add a layer") lists everything that belongs to a kind.
 """
 
 from abc import ABC, abstractmethod

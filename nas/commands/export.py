@@ -50,7 +50,7 @@ def export_trial(
     Raises:
         StudyError: If the study or the trial is missing or damaged, or the trial has no weights.
         NasError: If a format is unknown, `output` cannot be written, or a file does not reproduce the network; also if
-            "int8" or "c-int8" is asked for and the dataset is missing.
+            "int8" or "c-int8" is asked for and the dataset is missing, or C and a layer has no C kernel.
     """
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
-from nas.errors import ArchitectureError, NasError, argument_text, one_of
+from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.quantise import Int8Network, quantise
@@ -28,6 +28,7 @@ from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
+from nas.inference.lowering import C_KINDS, kinds_without_kernel
 from nas.text import html_lines, table_text
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def export(
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: If a format is unknown or lacks `verification_data`, `output` cannot be written, or a file fails
-            verification.
+        NasError: If a format is unknown or lacks `verification_data`, a layer has no C kernel, `output` cannot be
+            written, or a file fails verification.
     """
-    _check_formats(formats, verification_data, remarks)
+    _check_formats(formats, architecture, verification_data, remarks)
     output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:
         notes.append(
@@ -150,13 +151,21 @@ def export(
     return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes))
 
 
-def _check_formats(formats: Sequence[str], verification_data: VerificationData | None, remarks: Sequence[str]) -> None:
-    """Raises `NasError` if a format is unknown, or int8 lacks the images that calibrate it."""
+def _check_formats(
+    formats: Sequence[str],
+    architecture: Architecture,
+    verification_data: VerificationData | None,
+    remarks: Sequence[str],
+) -> None:
+    """Raises `NasError` if a format is unknown, int8 lacks the images that calibrate it, or C a kernel."""
     if unknown := set(formats) - set(FORMATS):
         raise NasError(f"{argument_text('formats', formats)}: {sorted(unknown)[0]!r} found, expected {one_of(FORMATS)}")
     if verification_data is None and (calibrated := [name for name in formats if name in CALIBRATED]):
         reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
         raise NasError(f"{argument_text('formats', formats)}: {calibrated[0]} needs the training images: {reason}")
+    if {"c", "c-int8"} & set(formats) and (unsupported := kinds_without_kernel(architecture.layers)):
+        text = f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}"
+        raise NasError(f"{argument_text('formats', formats)}: {text}")
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
@@ -204,7 +213,7 @@ def _errors_of(name: str) -> Iterator[None]:
     """Turns errors of a network that cannot become C into `NasError` with the file's name."""
     try:
         yield
-    except (ValueError, ArchitectureError) as error:
+    except ValueError as error:
         raise NasError(f"{name}: {error}") from None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from nas.architecture import composites, layers
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Layer, Shape, num_elements
-from nas.errors import ArchitectureError
+from nas.errors import ArchitectureError, one_of
 from nas.inference.program import (
     Activation,
     Add,
@@ -29,6 +29,30 @@ INPUT = "input"
 """Name of the parameters that normalise the pixels; no module of a network has it."""
 
 
+C_KINDS = (
+    "conv",
+    "depthwise_separable",
+    "batch_norm",
+    "activation",
+    "dropout",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "flatten",
+    "linear",
+    "squeeze_excite",
+    "residual",
+    "repeat",
+)
+"""Kinds of layers that `lower` supports."""
+
+
+def kinds_without_kernel(sequence: Sequence[Layer]) -> list[str]:
+    """Returns the kinds of the layers, and of those inside them, that `lower` does not support."""
+    found = {layer.kind for layer in sequence} - set(C_KINDS)
+    return sorted(found.union(*(kinds_without_kernel(layer.children()) for layer in sequence)))
+
+
 def lower(architecture: Architecture) -> Program:
     """Returns the steps from pixels 0..255 to the logits.
 
@@ -36,8 +60,10 @@ def lower(architecture: Architecture) -> Program:
 
     Raises:
         ShapeError: A layer does not fit its input.
-        ArchitectureError: A kind of layer has no inference step.
+        ArchitectureError: The kind of a layer is not in `C_KINDS`.
     """
+    if unsupported := kinds_without_kernel(architecture.layers):
+        raise ArchitectureError(f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}")
     architecture.output_shape  # noqa: B018  # raises with the position of a layer that does not fit
     lowering = _Lowering()
     pixels = Value(index=0, shape=architecture.input_shape)
@@ -101,7 +127,7 @@ class _Lowering:
                 return value
             case composites.Repeat():
                 return self.add_nested(layer.layers * layer.times, name, value)
-        raise ArchitectureError(f"{layer.kind}: this kind of layer has no inference step")
+        raise AssertionError(f"{layer.kind} is in C_KINDS and has no steps")
 
     def _append(self, step: Step) -> Value:
         self.steps.append(step)

@@ -1,6 +1,6 @@
 """Exact bytes of a network in C, from its architecture alone: metrics that limits can be set on."""
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import FLOAT_BYTES, Cost, cost_of
@@ -38,7 +38,7 @@ def full_cost(architecture: Architecture, cost: Cost | None = None) -> FullCost:
     program = lower(architecture)
     int8 = int8_program(program)
     return FullCost(
-        *astuple(cost or cost_of(architecture)),
+        **asdict(cost or cost_of(architecture)),
         float_arena_bytes=FLOAT_BYTES * plan_memory(program).length,
         int8_arena_bytes=plan_int8_memory(int8).length,
         int8_weight_bytes=int8_weight_bytes(int8),

@@ -13,10 +13,20 @@ from random import Random
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.layers import Activation, BatchNorm, Convolution, Dropout, Layer, measure_sequence
+from nas.architecture.layers import Activation, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
 from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import HEADS, ORDERS, POOLS, ConvStyle, Layers, SearchSpace, block_layers, transition_unit
+from nas.space.search_space import (
+    HEADS,
+    ORDERS,
+    POOLS,
+    ConvStyle,
+    Layers,
+    SearchSpace,
+    after_conv,
+    block_layers,
+    transition_unit,
+)
 
 Values = dict[str, Value]
 
@@ -166,10 +176,10 @@ def _best_with_block(
 
 def _order_and_activation(layers: Layers) -> tuple[str, str]:
     """Returns the order and the activation function after the first convolution."""
-    first = (layers[0].children() or layers)[1:3]
-    parts = tuple("norm" if isinstance(x, BatchNorm) else "act" if isinstance(x, Activation) else "" for x in first)
-    order = next((order for order, own in ORDERS.items() if parts[: len(own)] == own), "norm_act")
-    return order, next((x.function for x in first if isinstance(x, Activation)), "relu")
+    first = tuple(takewhile(lambda layer: not isinstance(layer, Convolution), (layers[0].children() or layers)[1:]))
+    activation = next((x.function for x in first if isinstance(x, Activation)), "relu")
+    following = {order: after_conv(order, activation) for order in ORDERS}
+    return next((order for order, own in following.items() if first[: len(own)] == own), "norm_act"), activation
 
 
 def _blocks(architecture: Architecture, end: int, pools: Sequence[int]) -> Iterator[_Block]:

@@ -61,7 +61,12 @@ if TYPE_CHECKING:
 
 VERSION = 1  # version of the parameters' meaning: raise it when the same values come to produce another network
 
-ORDERS = {"norm_act": ("norm", "act"), "act_norm": ("act", "norm"), "act": ("act",)}
+ORDERS = {
+    "norm_act": ("norm", "act"),
+    "act_norm": ("act", "norm"),
+    "act": ("act",),
+}
+"""What follows a convolution, by the name of the order: names of `order_parts`."""
 POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
 HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
 
@@ -438,36 +443,51 @@ def transition_unit(channels: int, order: str, activation: str) -> Layers:
 
 
 @cache
-def _conv(width: int, kernel: int, padding: str, convolution: str, bias: bool) -> Layer:
-    kind = DepthwiseSeparable if convolution == "separable" else Conv
-    return kind(out_channels=width, kernel_size=kernel, padding=padding, bias=bias)  # type: ignore[arg-type]
+def _conv(width: int, style: ConvStyle) -> Layer:
+    """Returns the convolution; it has a bias only if there is no norm."""
+    kind = DepthwiseSeparable if style.convolution == "separable" else Conv
+    bias = "norm" not in ORDERS[style.order]
+    return kind(out_channels=width, kernel_size=style.kernel_size, padding=style.padding, bias=bias)  # type: ignore[arg-type]
+
+
+def order_parts(activation: str) -> dict[str, Layer]:
+    """Returns the layers that an order consists of, by the names in `ORDERS`."""
+    return {
+        "norm": BatchNorm(),
+        "act": Activation(function=activation),
+    }
 
 
 @cache
-def _norm_act_dropout(order: str, activation: str, dropout: float) -> Layers:
-    parts: dict[str, Layer] = {"norm": BatchNorm(), "act": Activation(function=activation)}
-    return tuple(parts[part] for part in ORDERS[order]) + ((Dropout(rate=dropout),) if dropout else ())
+def after_conv(order: str, activation: str) -> Layers:
+    """Returns the layers that follow a convolution, without dropout."""
+    parts = order_parts(activation)
+    return tuple(parts[part] for part in ORDERS[order])
+
+
+@cache
+def _dropout(rate: float) -> Layers:
+    return (Dropout(rate=rate),) if rate else ()
 
 
 @cache
 def conv_unit(width: int, style: ConvStyle) -> Layers:
-    """Returns a convolution with its norm, activation and dropout; it has a bias only if there is no norm."""
-    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
-    return conv, *_norm_act_dropout(style.order, style.activation, style.dropout)
+    """Returns a convolution with the layers of its order, such as norm and activation, and its dropout."""
+    return _conv(width, style), *after_conv(style.order, style.activation), *_dropout(style.dropout)
 
 
 @cache
 def shared_conv_unit(width: int, times: int, style: ConvStyle) -> Layers:
-    """Returns a convolution and activation applied `times` times with shared weights, then a norm and dropout.
+    """Returns a convolution and activation applied `times` times with shared weights, then the rest of the order.
 
     The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `conv_unit`.
     """
     if times == 1:
         return conv_unit(width, style)
-    conv = _conv(width, style.kernel_size, style.padding, style.convolution, style.order == "act")
-    repeat = Repeat(layers=(conv, Activation(function=style.activation)), times=times, shared=True)
-    norm = (BatchNorm(),) if "norm" in ORDERS[style.order] else ()
-    return repeat, *norm, *((Dropout(rate=style.dropout),) if style.dropout else ())
+    activation = Activation(function=style.activation)
+    repeat = Repeat(layers=(_conv(width, style), activation), times=times, shared=True)
+    rest = (layer for layer in after_conv(style.order, style.activation) if layer != activation)
+    return repeat, *rest, *_dropout(style.dropout)
 
 
 def _convolutions_from_last(layers: Sequence[Layer]) -> Iterator[Convolution]:

@@ -15,7 +15,7 @@ from support.paths import ROOT
 from torch import nn
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.composites import Repeat, Residual
+from nas.architecture.composites import KINDS, Repeat, Residual
 from nas.architecture.layers import (
     Activation,
     BatchNorm,
@@ -204,10 +204,7 @@ def test_shape_error_names_layer_position():
 RELU = {"kind": "activation"}
 REPEAT = {"kind": "repeat", "times": 2}
 CONV = {"kind": "conv", "out_channels": 1, "kernel_size": 3}
-ALL_KINDS = (
-    "conv, depthwise_separable, batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, "
-    "squeeze_excite, residual, repeat"
-)
+ALL_KINDS = ", ".join(KINDS)
 NEEDED = "an object with input_shape, layers, version"
 A_SHAPE = "[channels, height, width], each an integer from 1 to 1e12"
 A_LIST = "a list of at least one layer"

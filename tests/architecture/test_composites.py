@@ -2,10 +2,10 @@ from random import Random
 
 import pytest
 import torch
-from support.architectures import LOCAL, draw_layers
+from support.architectures import draw_layers
 from torch import nn
 
-from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual, sequential_call
+from nas.architecture.composites import KINDS, DepthwiseSeparable, Repeat, Residual, sequential_call
 from nas.architecture.layers import (
     Activation,
     BatchNorm,
@@ -20,6 +20,7 @@ from nas.architecture.layers import (
 from nas.errors import ArchitectureError, ShapeError
 
 CONV = Conv(out_channels=2, kernel_size=3, padding=1)
+ON_MAPS = tuple(kind for kind, layer in KINDS.items() if kind != "linear" and not layer.ends_features)
 
 
 def test_depthwise_separable_equals_hand_computed_measure_and_modules():
@@ -58,7 +59,7 @@ def test_repeat_equals_unrolled_layers():
     for seed in range(100):
         rng = Random(f"repeat {seed}")
         shape = (rng.randint(1, 3), 20, 20)
-        layers, times = draw_layers(rng, shape, LOCAL, rng.randint(1, 3), depth=1), rng.randint(1, 3)
+        layers, times = draw_layers(rng, shape, ON_MAPS, rng.randint(1, 3), depth=1), rng.randint(1, 3)
         repeat = Repeat(layers=layers, times=times)
         try:
             written_out = measure_sequence(layers * times, shape)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from support.architectures import architectures, draw_architecture
 from support.effort import examples, seeds
+from support.oracles import check_cost_against_module, peak_by_liveness
 from support.paths import ROOT
-from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import KINDS, Repeat, Residual
@@ -27,7 +27,7 @@ from nas.architecture.layers import (
     MaxPool,
     SqueezeExcite,
 )
-from nas.architecture.modules import SqueezeExcite as SqueezeExciteModule
+from nas.architecture.modules import SharedRepeat
 from nas.errors import ShapeError
 
 pytestmark = [
@@ -40,17 +40,6 @@ NUM_RANDOM = 2000
 
 
 # Params, macs, weight bytes and shapes, compared with the built module
-
-
-def check_cost_against_module(architecture: Architecture) -> None:
-    cost, module = cost_of(architecture), architecture.build().eval()
-    assert cost.params == sum(p.numel() for p in module.parameters() if p.requires_grad)
-    assert cost.weight_bytes == sum(t.numel() * t.element_size() for t in module.state_dict().values())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        output = module(torch.zeros(1, *architecture.input_shape))
-    assert 2 * cost.macs == counter.get_total_flops()
-    assert architecture.output_shape == tuple(output.shape[1:])
-    assert all(type(value) is int for value in dataclasses.astuple(cost))
 
 
 def test_cost_equals_hand_computed_values():
@@ -123,49 +112,6 @@ def test_random_architectures_cover_all_kinds_and_listed_options():
 # Peak activation bytes, compared with a liveness analysis of the traced module
 
 
-class Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SqueezeExciteModule) or super().is_leaf_module(m, module_qualified_name)
-
-
-class Sizes(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.sizes: dict[fx.Node, int] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        self.sizes[n] = result.numel()
-        return result
-
-
-def peak_by_liveness(architecture: Architecture) -> int:
-    """Largest number of bytes alive at the same time. A tensor lives from the node that makes it to its last reader."""
-    module = architecture.build().eval()
-    graph = Tracer().trace(module)
-    traced = fx.GraphModule(module, graph)
-    interpreter = Sizes(traced)
-    with torch.no_grad():
-        interpreter.run(torch.zeros(1, *architecture.input_shape))
-    nodes = [node for node in graph.nodes if node.op != "output"]
-    made_by: dict[fx.Node, fx.Node] = {}  # nn.Identity returns its input, not a new tensor
-    last_read: dict[fx.Node, int] = {}
-    for index, node in enumerate(nodes):
-        inputs = [made_by[source] for source in node.all_input_nodes]
-        called = traced.get_submodule(node.target) if node.op == "call_module" else None
-        made_by[node] = inputs[0] if isinstance(called, nn.Identity) else node
-        last_read.update(dict.fromkeys(inputs, index))
-    peak = 0
-    for index, node in enumerate(nodes):
-        if node.op == "placeholder" or made_by[node] is not node:
-            continue
-        alive = [other for other in nodes[:index] if made_by[other] is other and last_read.get(other, -1) >= index]
-        called = traced.get_submodule(node.target) if node.op == "call_module" else None
-        gates = called.excite.out_features if isinstance(called, SqueezeExciteModule) else 0
-        peak = max(peak, sum(interpreter.sizes[other] for other in alive) + interpreter.sizes[node] + gates)
-    return 4 * peak
-
-
 def test_peak_activation_bytes_equal_liveness_analysis():
     for seed in range(400):
         architecture = draw_architecture(Random(f"peak {seed}"))
@@ -178,9 +124,9 @@ def test_sequential_peak_activation_bytes_equal_forward_hook_maximum():
         architecture = draw_architecture(Random(f"hooks {seed}"), kinds=kinds)
         module = architecture.build().eval()
         seen = []
-        for leaf in module.modules():
-            if not list(leaf.children()):
-                leaf.register_forward_hook(
+        for layer in module.modules():
+            if not isinstance(layer, nn.Sequential | SharedRepeat):
+                layer.register_forward_hook(
                     lambda _, inputs, output: seen.append(inputs[0].nbytes + output.nbytes)  # noqa: B023
                 )
         module(torch.zeros(1, *architecture.input_shape))

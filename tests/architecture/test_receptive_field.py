@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from support.architectures import LOCAL, draw_architecture
+from support.architectures import draw_architecture
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
@@ -29,6 +29,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.usefixtures("one_thread"),
 ]
+
+
+KINDS = (
+    "conv",
+    "depthwise_separable",
+    "batch_norm",
+    "activation",
+    "dropout",
+    "max_pool",
+    "avg_pool",
+    "residual",
+    "repeat",
+)
+"""Layers to compose: `window` knows what they see. test_layer_kinds.py checks the window of each kind alone."""
 
 
 def window(layers: tuple[Layer, ...], low: int, high: int, shortcuts: bool = True) -> tuple[int, int]:
@@ -99,7 +113,7 @@ def gradient_extents(architecture: Architecture, position: tuple[int, int]) -> l
 def test_receptive_field_equals_gradient_extent():
     side, num_checked, num_wider = 120, 0, 0
     for seed in range(500):
-        architecture = draw_architecture(Random(f"gradient {seed}"), (2, side, side), LOCAL)
+        architecture = draw_architecture(Random(f"gradient {seed}"), (2, side, side), KINDS)
         _, height, width = architecture.output_shape
         low, high = window(architecture.layers, height // 2, height // 2)
         if low < 0 or high >= side:
@@ -116,7 +130,7 @@ def test_receptive_field_equals_gradient_extent():
 
 def test_receptive_field_equals_backprojected_window():
     for seed in range(1000):
-        architecture = draw_architecture(Random(f"windows {seed}"), kinds=LOCAL)
+        architecture = draw_architecture(Random(f"windows {seed}"), kinds=KINDS)
         low, high = window(architecture.layers, 0, 0, shortcuts=False)
         assert cost_of(architecture).receptive_field == high - low + 1, architecture
 

@@ -15,6 +15,7 @@ from support.stored_attributes import attributes, change
 from nas.cli import main as cli
 from nas.commands.search import search
 from nas.errors import StudyError
+from nas.exporters.c import lowering
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -174,3 +175,12 @@ def test_seed_above_64_bits_is_accepted(tmp_path, tiny_space):
     )
     assert StudyRecords.open(StudyRef(tmp_path)).settings.seed == 10**20
     assert found.tally.num_trained == 1
+
+
+def test_export_of_layer_without_c_kernel_exits_2_and_writes_nothing(study_folder, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(lowering, "C_KINDS", tuple(kind for kind in lowering.C_KINDS if kind != "conv"))
+    status, error = command("export", "--format", "c", "--results", study_folder, "--output", tmp_path / "model")
+    assert status == 2
+    assert error.startswith("error: --format c: layer kind conv has no C kernel, expected one of "), error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from nas.architecture.architecture import Architecture
 from nas.commands.search import search
 from nas.data import datasets
 from nas.data.image_folder import list_images
+from nas.space.search_space import HEADS
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 NUM_TRAIN, NUM_TEST = 400, 100
@@ -111,6 +112,12 @@ def test_every_guide_command_runs(guide, place, monkeypatch):
                     assert "warning: " not in done.out, f"{line}\n{done.out}"  # a network that a search leaves out
                 else:
                     run(["sh", "-c", fewer(line)])
+
+
+def test_guide_explains_every_head_of_a_search_space():
+    guide = next(path for path in GUIDES if path.stem == "own_limits").read_text(encoding="utf-8")
+    table = guide.partition("| `head` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.M) == list(HEADS)
 
 
 def test_readme_links_every_guide():

@@ -1,20 +1,27 @@
 """Exported files load without this package and give the outputs of the trained network."""
 
-import warnings
-
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from support.effort import seeds
-from support.exports import drawn, loaded_source, onnx_model, provenance_of, random_weights, renamed, run_alone, small
+from support.exports import (
+    check_graph_files,
+    drawn,
+    loaded_source,
+    onnx_model,
+    provenance_of,
+    random_weights,
+    renamed,
+    run_alone,
+    small,
+)
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
 from nas.data import datasets
 from nas.exporters.export import evenly_spaced
 from nas.exporters.folder import FILES, OPTIONAL_FILES
-from nas.exporters.graphs import exported_program, write_onnx, write_pt2
 from nas.exporters.model_source import model_source
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -114,20 +121,7 @@ def test_pt2_and_onnx_of_any_architecture_match_torch(seed, tmp_path):
     architecture = drawn(seed)
     module = architecture.build()
     module.load_state_dict(random_weights(architecture, seed))
-    module.eval()
-    program = exported_program(module, architecture.input_shape)
-    write_pt2(program, tmp_path / "model.pt2")
-    write_onnx(program, tmp_path / "model.onnx")
-    images = torch.rand(3, *architecture.input_shape)
-    with torch.inference_mode():
-        expected = module(images)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
-            loaded = torch.export.load(tmp_path / "model.pt2").module()(images)
-    torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
-    onnx_model(tmp_path / "model.onnx")
-    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max()))
+    check_graph_files(module.eval(), architecture.input_shape, tmp_path)
 
 
 HOSTILE = (

@@ -1,9 +1,11 @@
 """The folder of an export is replaced as a whole; files of the user are never lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support.custom import Softsign
 from support.exports import provenance_of, random_weights, small
 
 from nas.commands.export import export_trial
@@ -104,3 +106,21 @@ def test_unknown_format_is_rejected(tmp_path):
             provenance=provenance_of(small()),
             formats=("tflite",),
         )
+
+
+def test_layer_without_c_kernel_is_rejected_before_anything_is_written(tmp_path):
+    architecture = replace(small(), layers=(Softsign(), *small().layers))
+    text = (
+        "`formats=('c',)`: layer kind softsign has no C kernel, expected one of conv, depthwise_separable, batch_norm, "
+        "activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, squeeze_excite, residual, repeat"
+    )
+    with pytest.raises(NasError) as caught:
+        export(
+            architecture,
+            random_weights(architecture),
+            output=tmp_path / "model",
+            provenance=provenance_of(architecture),
+            formats=("c",),
+        )
+    assert str(caught.value) == text
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from support.architectures import architectures
+from support.custom import Softsign
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Repeat, Residual
@@ -14,13 +15,12 @@ from nas.architecture.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool,
-    Layer,
     Linear,
     MaxPool,
     SqueezeExcite,
 )
 from nas.errors import ArchitectureError
-from nas.inference.lowering import lower
+from nas.inference.lowering import C_KINDS, kinds_without_kernel, lower
 from nas.inference.program import Scale
 
 
@@ -87,7 +87,7 @@ def test_folded_norms_are_named_in_order():
     assert lowered(NO_BIAS, NORM).steps[1].bias is True  # the norm's
 
 
-@given(architecture=architectures())
+@given(architecture=architectures(C_KINDS))
 def test_steps_use_every_parameter_of_the_network_once(architecture):
     """State dict prefixes and numbers of parameters are those of the modules that torch builds."""
     program, state = lower(architecture), architecture.build().state_dict()
@@ -102,7 +102,7 @@ def test_steps_use_every_parameter_of_the_network_once(architecture):
         assert step.bias == (f"{name}.bias" in state or bool(step.norms))
 
 
-@given(architecture=architectures())
+@given(architecture=architectures(C_KINDS))
 def test_values_have_the_shapes_that_torch_computes(architecture):
     assert lower(architecture).output.shape == architecture.output_shape
 
@@ -115,15 +115,16 @@ def test_shared_parameters_count_once():
     )  # 4: scales and shifts of pixels
 
 
-def test_layer_without_step_raises():
-    class Unknown(Layer):
-        kind = "unknown"
+def test_supported_kinds_are_those_of_today():
+    assert (
+        *("conv", "depthwise_separable", "batch_norm", "activation", "dropout", "max_pool", "avg_pool"),
+        *("global_avg_pool", "flatten", "linear", "squeeze_excite", "residual", "repeat"),
+    ) == C_KINDS
 
-        def measure(self, shape):
-            return RELU.measure(shape)
 
-        def module_call(self, shape):
-            return RELU.module_call(shape)
-
-    with pytest.raises(ArchitectureError, match=r"^unknown: this kind of layer has no inference step$"):
-        lowered(Unknown())
+def test_kinds_without_kernel_are_found_inside_composites():
+    layers = (CONV, Residual(layers=(Repeat(layers=(Softsign(),), times=2),)), Softsign())
+    assert kinds_without_kernel(layers) == ["softsign"]
+    assert kinds_without_kernel((CONV, Residual(layers=(NORM, RELU)))) == []
+    with pytest.raises(ArchitectureError, match=r"^layer kind softsign has no C kernel, expected one of conv, "):
+        lowered(CONV, Softsign())

@@ -9,7 +9,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Residual
 from nas.architecture.cost import cost_of
 from nas.architecture.layers import Activation, BatchNorm, Conv, SqueezeExcite, num_elements
-from nas.inference.lowering import lower
+from nas.inference.lowering import C_KINDS, lower
 from nas.inference.memory_plan import plan_memory
 from nas.resources import shipped_spaces
 from nas.space.search_space import SearchSpace
@@ -46,7 +46,7 @@ def run_through(program, plan):
     assert all(arena[place] == program.output.index for place in places(program.output))
 
 
-@given(architecture=architectures())
+@given(architecture=architectures(C_KINDS))
 def test_memory_plan_overwrites_no_live_value(architecture):
     program = lower(architecture)
     plan = plan_memory(program)

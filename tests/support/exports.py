@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from random import Random
 
@@ -9,6 +10,7 @@ import torch
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
+from nas.exporters.graphs import exported_program, write_onnx, write_pt2
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance
 from nas.exporters.verify import FileVerification
@@ -76,6 +78,25 @@ def drawn(seed):
     if len(architecture.output_shape) != 1:
         architecture = replace(architecture, layers=(*architecture.layers, Flatten()))
     return architecture
+
+
+def check_graph_files(module, input_shape, folder):
+    """Writes the network as torch.export and ONNX files, and checks that they give its logits."""
+    import onnxruntime
+
+    program = exported_program(module, input_shape)
+    write_pt2(program, folder / "model.pt2")
+    write_onnx(program, folder / "model.onnx")
+    images = torch.rand(3, *input_shape)
+    with torch.inference_mode():
+        expected = module(images)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's deprecation warnings about itself
+            loaded = torch.export.load(folder / "model.pt2").module()(images)
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
+    onnx_model(folder / "model.onnx")
+    (logits,) = onnxruntime.InferenceSession(folder / "model.onnx").run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max()))
 
 
 def onnx_model(path):

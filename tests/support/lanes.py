@@ -17,7 +17,7 @@ from nas.training.cuda.runner import EagerRunner
 from nas.training.data import TrainingData
 from nas.training.metrics import EpochMetrics
 from nas.training.reference import initialise
-from support.architectures import ON_MAPS, draw_architecture
+from support.architectures import ALL_KINDS, draw_architecture
 from support.images import EVERY_AUGMENTATION, noise
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def small(*, width: int = 6, dropout: float = 0.0, per: str = "element") -> Arch
 
 def drawn(seed: int) -> Architecture:
     """Returns a random architecture without dropout, extended to a classifier of ten classes."""
-    kinds = tuple(kind for kind in ON_MAPS if kind != "dropout")
+    kinds = tuple(kind for kind in ALL_KINDS if kind != "dropout")
     found = draw_architecture(Random(seed), (1, 12, 12), kinds)
     if len(found.output_shape) > 1:
         found = replace(found, layers=(*found.layers, Flatten()))

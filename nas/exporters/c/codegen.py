@@ -57,7 +57,7 @@ def c_files(
 
     Raises:
         ValueError: `mean`, `std` or `classes` does not fit the network, or a weight is not finite.
-        ArchitectureError: A kind of layer has no inference step.
+        ArchitectureError: The kind of a layer is not in `lowering.C_KINDS`.
     """
     program = lower(architecture)
     parameters = folded_parameters(program, weights, mean=mean, std=std)

@@ -30,7 +30,7 @@ from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
 from nas.exporters.c.source import stated_bytes
 from nas.inference.int8 import int8_program, int8_weight_bytes, plan_int8_memory
-from nas.inference.lowering import lower
+from nas.inference.lowering import C_KINDS, lower
 from nas.inference.program import Activation, Add, Convolution, Mean, Pool
 
 COMPILER = shutil.which("cc")
@@ -82,7 +82,7 @@ def check_c_equals_reference(architecture, folder, seed=0, level="-O1"):
 
 @pytest.mark.parametrize("seed", seeds(90))
 def test_random_networks_equal_the_reference(seed, tmp_path):
-    check_c_equals_reference(draw_architecture(Random(seed)), tmp_path, seed)
+    check_c_equals_reference(draw_architecture(Random(seed), kinds=C_KINDS), tmp_path, seed)
 
 
 @pytest.mark.parametrize("layer", list(window_cases()), ids=str)
@@ -145,7 +145,7 @@ BYTES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "int32_t": 4}
 @pytest.mark.parametrize("seed", range(6))
 def test_header_states_the_bytes_of_the_arrays(seed):
     """They are known before training: from the architecture alone."""
-    architecture = every_kind() if seed == 0 else draw_architecture(Random(seed))
+    architecture = every_kind() if seed == 0 else draw_architecture(Random(seed), kinds=C_KINDS)
     network = int8_network(architecture)
     files = files_of(network)
     arrays = re.findall(r"^static (const FLASH )?(\w+) (\w+)\[(\d+)\]", files["network_int8.c"], re.MULTILINE)
