@@ -66,8 +66,11 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "receptive_field": MetricLabel("receptive field", "input pixels", "pixels of receptive field"),
     "peak_activation_bytes": MetricLabel("peak activation", "bytes", "bytes of activations at the peak"),
     "weight_bytes": MetricLabel("weights", "bytes", "bytes of weights"),
+    "float_arena_bytes": MetricLabel("scratch memory of C", "bytes", "bytes of scratch memory in C"),
+    "int8_arena_bytes": MetricLabel("scratch memory of int8 C", "bytes", "bytes of scratch memory in int8 C"),
+    "int8_weight_bytes": MetricLabel("constants of int8 C", "bytes", "bytes of constants in int8 C"),
 }
-"""Display texts of every metric of `Cost`, for tables, figures, reports and model cards."""
+"""Display texts of every metric that can be limited, for tables, figures, reports and model cards."""
 
 
 def cost_of(architecture: Architecture) -> Cost:

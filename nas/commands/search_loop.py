@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.architecture.cost import Cost, cost_of
+from nas.architecture.cost import Cost
 from nas.commands.events import EpochFinished, Event, OthersAwaited, TrialFinished, TrialStarted
 from nas.errors import ArchitectureError, SearchSpaceError, StudyError, first_line
 from nas.sampling.candidate_view import CandidateView
@@ -18,7 +18,7 @@ from nas.sampling.feasible import FeasibleSampler, NoNewCandidateError
 from nas.sampling.pruners import CandidatePruner, pruner_named
 from nas.sampling.samplers import sampler_named
 from nas.space.constraints import Constraint, most_violated
-from nas.space.feasibility import DUPLICATE
+from nas.space.feasibility import DUPLICATE, cost_for
 from nas.space.search_space import SearchSpace
 from nas.space.warm_start import KnownCandidate
 from nas.study.attributes import Outcome, StoredTrial
@@ -230,7 +230,7 @@ class SearchLoop:
         try:
             self.space.check(writer.stored_trial(trial.number).params)
             candidate = self.space.suggest(trial)
-            cost = cost_of(candidate.architecture)
+            cost = cost_for(self.constraints, candidate.architecture)
         except (ArchitectureError, SearchSpaceError) as error:  # only with parameters that a user enqueued
             writer.abandon(trial.number, Outcome.UNUSED, first_line(error))
             return

@@ -13,6 +13,7 @@ from nas.exporters.model_source import recipe_rows
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import FileVerification
 from nas.space.constraints import Constraint
+from nas.space.feasibility import cost_for
 from nas.templates import render_template
 
 
@@ -48,6 +49,7 @@ def render_card(
     `remarks` are notes such as what could not be verified and why.
     """
     summary, (channels, height, width) = summarise(architecture), architecture.input_shape
+    limits = [Constraint.parse(text) for text in provenance.limits]
     accuracy_column = (
         " val accuracy, seen in training |" if verification_data and verification_data.is_seen else " val accuracy |"
     )
@@ -59,7 +61,8 @@ def render_card(
         remarks=remarks,
         cost=summary.cost,
         rows=summary.rows,
-        limits=[Constraint.parse(text) for text in provenance.limits],
+        limits=limits,
+        limited=cost_for(limits, architecture),
         recipe=recipe_rows(provenance.recipe),
         kind={1: "grey", 3: "in colour (red, green, blue)"}.get(channels, f"{channels} channels"),
         height=height,

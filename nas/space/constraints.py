@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from nas.architecture.cost import METRICS, Cost
 from nas.errors import ConstraintError, one_of
+from nas.inference.memory import MEMORY_METRICS
 from nas.schema import check_counts, mismatch_text
 
 _PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
+LIMITED_METRICS = (*METRICS, *MEMORY_METRICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Constraint:
     """An upper or lower limit on one metric of a network's cost.
 
     Attributes:
-        metric: name of a field of `Cost`.
+        metric: name of a field of `FullCost`.
         relation: "<=" or ">=".
         bound: the limit, an integer of at least 1.
 
@@ -31,8 +33,8 @@ class Constraint:
     bound: int
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConstraintError(f"constraint: metric is {mismatch_text(self.metric, one_of(METRICS))}")
+        if self.metric not in LIMITED_METRICS:
+            raise ConstraintError(f"constraint: metric is {mismatch_text(self.metric, one_of(LIMITED_METRICS))}")
         if self.relation not in ("<=", ">="):
             raise ConstraintError(f"constraint: relation is {mismatch_text(self.relation, '<= or >=')}")
         if type(self.bound) is not int or self.bound < 1:
@@ -43,7 +45,7 @@ class Constraint:
         """Returns the constraint in a text such as "macs<=200000"; raises `ConstraintError` if it is not valid."""
         match = _PATTERN.fullmatch(text)
         if match is None:
-            form = f"METRIC<=VALUE or METRIC>=VALUE with METRIC {one_of(METRICS)}"
+            form = f"METRIC<=VALUE or METRIC>=VALUE with METRIC {one_of(LIMITED_METRICS)}"
             raise ConstraintError(f"constraint {text!r} found, expected {form}")
         metric, relation, value = match.groups()
         try:
@@ -53,6 +55,11 @@ class Constraint:
         if number % 1 != 0:  # also true for nan and for inf, whose remainder is nan
             raise ConstraintError(f"constraint on {metric}: bound is {mismatch_text(value, BOUND)}")
         return cls(metric, relation, int(number))
+
+    @property
+    def needs_memory_plan(self) -> bool:
+        """Whether only a `FullCost` has the metric."""
+        return self.metric in MEMORY_METRICS
 
     def violation(self, cost: Cost) -> float:
         """Returns by how much the cost violates the constraint, relative to the bound; 0 or less if it satisfies it."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, cost_of
 from nas.errors import ShapeError
+from nas.inference.memory import full_cost
 from nas.space.constraints import Constraint, most_violated
 from nas.space.domains import Value
 from nas.space.search_space import SearchSpace
@@ -40,11 +41,12 @@ class Judgement(NamedTuple):
 
     Attributes:
         architecture: the network; None if its shapes are impossible.
-        cost: the cost; None if its shapes are impossible.
+        cost: the cost, a `FullCost` if limits on the bytes of C code were judged; None if its shapes are impossible.
         reason: empty if the candidate is feasible, otherwise why it is discarded: the metric of the constraint with the
             largest violation, or a key of `REASON_MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by
             `judge`.
         violation: sum of the violations of all constraints, each relative to its bound; infinite for impossible shapes.
+            Limits on the bytes of C code are judged only if all others are kept.
     """
 
     architecture: Architecture | None
@@ -60,8 +62,21 @@ def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping
         cost = cost_of(architecture)
     except ShapeError:
         return Judgement(None, None, IMPOSSIBLE_SHAPE, math.inf)
-    binding = most_violated(constraints, cost)
-    if binding is None:
-        return Judgement(architecture, cost, "", 0.0)
-    violation = sum(max(0.0, constraint.violation(cost)) for constraint in constraints)
-    return Judgement(architecture, cost, binding.metric, violation)
+    cheap = [constraint for constraint in constraints if not constraint.needs_memory_plan]
+    costly = [constraint for constraint in constraints if constraint.needs_memory_plan]
+    binding = most_violated(cheap, cost)
+    if binding is None and costly:
+        cost = full_cost(architecture, cost)
+        binding = most_violated(costly, cost)
+        return Judgement(architecture, cost, binding.metric if binding else "", _violation(costly, cost))
+    return Judgement(architecture, cost, binding.metric if binding else "", _violation(cheap, cost))
+
+
+def cost_for(constraints: Sequence[Constraint], architecture: Architecture) -> Cost:
+    """Returns the cost with all metrics that the constraints limit; raises `ShapeError` if a layer does not fit."""
+    cost = cost_of(architecture)
+    return full_cost(architecture, cost) if any(c.needs_memory_plan for c in constraints) else cost
+
+
+def _violation(constraints: Sequence[Constraint], cost: Cost) -> float:
+    return sum(max(0.0, constraint.violation(cost)) for constraint in constraints)

@@ -85,5 +85,6 @@ def with_likely_feasible_widths(
 
 def _growth_factor(upper: Sequence[Constraint], cost: Cost) -> float:
     """Returns the factor by which the cost can grow until it reaches the first limit; below 1 if it exceeds one."""
-    room: float = min(constraint.bound / max(1, getattr(cost, constraint.metric)) for constraint in upper)
+    judged = [constraint for constraint in upper if hasattr(cost, constraint.metric)]
+    room: float = min(constraint.bound / max(1, getattr(cost, constraint.metric)) for constraint in judged)
     return room

@@ -10,7 +10,7 @@ from typing import Any
 from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint, most_violated
 from nas.space.drawn import Values
-from nas.space.feasibility import IMPOSSIBLE_SHAPE, judge
+from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge
 from nas.space.fill import with_likely_feasible_widths
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scale_widths
@@ -166,8 +166,8 @@ def _judge_draws(
     for _ in range(num_draws):
         values = with_likely_feasible_widths(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
-        if judgement.cost is not None:
-            buildable.append((judgement.cost, values))
+        if judgement.architecture is not None:
+            buildable.append((cost_for(constraints, judgement.architecture), values))
         if judgement.reason:
             discards[judgement.reason] += 1
     return discards, buildable

@@ -8,7 +8,6 @@ from random import Random
 from typing import Any, Self
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.cost import cost_of
 from nas.architecture.layers import shape_text
 from nas.errors import ArchitectureError, StudyError, argument_text
 from nas.recipe import Recipe
@@ -16,7 +15,7 @@ from nas.resources import network_file
 from nas.space.constraints import Constraint
 from nas.space.domains import Value
 from nas.space.encoding import encode_architecture
-from nas.space.feasibility import judge
+from nas.space.feasibility import cost_for, judge
 from nas.space.search_space import RECIPE_PARAMETERS, SearchSpace
 
 
@@ -75,7 +74,7 @@ def known_candidates(
         recipe = Recipe.of_network(file) or Recipe()
         values = complete_values(space, architecture, network, recipe, seed=seed)
         if judge(space, constraints, values).reason:
-            cost = cost_of(architecture)
+            cost = cost_for(constraints, architecture)
             missed = [c for c in constraints if c.violation(cost) > 0]
             found = "; ".join(f"{c.metric} is {getattr(cost, c.metric)}, expected {c}" for c in missed)
             unfit.append(f"{file} is left out: {found} (such a network is not scaled)")

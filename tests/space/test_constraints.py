@@ -9,7 +9,10 @@ from nas.errors import ConstraintError
 from nas.space.constraints import Constraint, limits, most_violated, tightest_per_metric
 
 COST = Cost(params=6000, macs=300_000, receptive_field=21, peak_activation_bytes=40_000, weight_bytes=25_000)
-NAMES = "params, macs, receptive_field, peak_activation_bytes, weight_bytes"
+NAMES = (
+    "params, macs, receptive_field, peak_activation_bytes, weight_bytes,"
+    " float_arena_bytes, int8_arena_bytes, int8_weight_bytes"
+)
 FORM = f"found, expected METRIC<=VALUE or METRIC>=VALUE with METRIC one of {NAMES}"
 AT_LEAST_1 = "expected an integer of at least 1"
 
