@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nas.architecture.architecture import Architecture
+from nas.architecture.architecture import Architecture, check_architecture
 from nas.architecture.layers import Layer, Shape
 from nas.errors import ShapeError
 
@@ -84,7 +84,9 @@ def cost_of(architecture: Architecture) -> Cost:
 
     Raises:
         ShapeError: If a layer does not fit.
+        ArchitectureError: If `architecture` is not one.
     """
+    check_architecture(architecture)
     shape = architecture.input_shape
     params = macs = buffer_bytes = peak = receptive_field = 0
     extent = jump = 1
@@ -143,7 +145,9 @@ def layer_table(architecture: Architecture) -> list[LayerRow]:
 
     Raises:
         ShapeError: If a layer does not fit.
+        ArchitectureError: If `architecture` is not one.
     """
+    check_architecture(architecture)
     architecture.output_shape  # noqa: B018  # raises with the position of a layer that does not fit
     rows: list[LayerRow] = []
 

@@ -6,12 +6,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.architecture.architecture import Architecture
+from nas.architecture.architecture import Architecture, check_architecture
 from nas.commands.display import epoch_line
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
-from nas.schema import check_counts, check_target
+from nas.schema import DEFAULT_TARGET, check_counts, check_instance, check_target
 from nas.seed_stats import SeedAccuracies
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
@@ -27,10 +27,13 @@ from nas.workers.run_all import run_all
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+DEFAULT_RECIPE = Recipe()
+RECIPE_HINT = "Recipe(epochs=15) or Recipe.load('recipe.json')"
+
 
 def train(
     architecture: Architecture,
-    recipe: Recipe,
+    recipe: Recipe = DEFAULT_RECIPE,
     *,
     dataset: str | None = None,
     data_root: str | Path | None = None,
@@ -45,7 +48,7 @@ def train(
 
     Args:
         architecture (Architecture): Network to train; its input and output shape must fit the dataset.
-        recipe (Recipe): How to train it, for how many epochs.
+        recipe (Recipe): How to train it, for how many epochs. Default: `Recipe()`, 15 epochs.
         dataset (str | None): Name of a dataset, or "folder:PATH". Default: MNIST if available, else scikit-learn's
             digits.
         data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
@@ -67,6 +70,8 @@ def train(
         ArchitectureError: If the network does not fit the dataset or cannot be built.
         NasError: If the seed, the dataset or the device is not valid, or memory does not suffice for a batch.
     """
+    check_architecture(architecture)
+    check_instance("recipe", recipe, Recipe, RECIPE_HINT)
     _check_seed("seed", seed)
     picked = pick_device(device)
     loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
@@ -87,11 +92,11 @@ def train(
 
 def train_seeds(
     architecture: Architecture,
-    recipe: Recipe,
+    recipe: Recipe = DEFAULT_RECIPE,
     *,
     seeds: int = 5,
     first_seed: int = 0,
-    target: float = 0.994,
+    target: float = DEFAULT_TARGET,
     dataset: str | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -107,7 +112,7 @@ def train_seeds(
 
     Args:
         architecture (Architecture): Network to train; its input and output shape must fit the dataset.
-        recipe (Recipe): How to train it, for how many epochs.
+        recipe (Recipe): How to train it, for how many epochs. Default: `Recipe()`, 15 epochs.
         seeds (int): Number of runs, at least 2. Default: 5.
         first_seed (int): Seed of the first run; the others have the seeds after it. Default: 0.
         target (float): Accuracy to reach in each of the last 5 epochs, a fraction above 0 and at most 1. Default:
@@ -135,6 +140,8 @@ def train_seeds(
     """
     check_counts(seeds=(seeds, 2), workers=(workers, 1))
     check_target(target)
+    check_architecture(architecture)
+    check_instance("recipe", recipe, Recipe, RECIPE_HINT)
     _check_seed("first_seed", first_seed, seeds)
     backend = Compute(device=device, workers=workers).backend()
     loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress)
@@ -177,7 +184,7 @@ def train_seeds(
 
 
 def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
-    if not 0 <= seed <= 2**64 - seeds:
+    if type(seed) is not int or not 0 <= seed <= 2**64 - seeds:
         raise NasError(f"{argument_text(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
 
 

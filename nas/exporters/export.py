@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.architecture.architecture import Architecture
+from nas.architecture.architecture import Architecture, check_architecture
 from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files, stated_c_bytes
 from nas.exporters.folder import copy_package_file, replace_folder
@@ -24,6 +24,7 @@ from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import FileVerification, has_compiler, normalise_images, verify_files
+from nas.schema import sequence_of
 from nas.text import html_lines
 
 if TYPE_CHECKING:
@@ -81,17 +82,20 @@ def export(
         output (str | Path): New or empty folder, or one that holds an earlier export.
         provenance (Provenance): Facts about the network, for the model card and the sources.
         verification_data (VerificationData | None): Data to verify on. Default: None, random images.
-        formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `verification_data`; "c"
-            writes network.h and network.c, which are verified only if the compiler `cc` is installed. Default: none.
+        formats (Sequence[str]): Additional formats, one or several: "int8" writes model_int8.onnx and needs
+            `verification_data`; "c" writes network.h and network.c, which are verified only if the compiler `cc` is
+            installed. Default: none.
         remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: If a format is unknown or lacks `verification_data`, `output` cannot be written, or a file fails
-            verification.
+        NasError: If `architecture` is not an `Architecture`, a format is unknown or lacks `verification_data`, `output`
+            cannot be written, or a file fails verification.
     """
+    check_architecture(architecture)
+    formats = sequence_of(formats)
     _check_formats(formats, verification_data, remarks)
     output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:
