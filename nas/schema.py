@@ -201,7 +201,7 @@ def check_keys(
 
 def _unknown_key_text(key: object, known: Iterable[str]) -> str:
     """Returns an unknown key with the most similar known one, if one is similar."""
-    similar = difflib.get_close_matches(key, known, n=1) if isinstance(key, str) else []
+    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.75) if isinstance(key, str) else []
     return short_repr(key) + "".join(f" (did you mean {name}?)" for name in similar)
 
 

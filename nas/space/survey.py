@@ -125,7 +125,7 @@ class SpaceReport:
             lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
         others = " and ".join(str(limit.constraint) for limit in self.limits if limit.constraint.metric != "params")
         for condition, cost in (
-            (f"that keeps {others}", self.smallest_within_limits),
+            (f"that keeps {others}", self.smallest_within_limits if others else None),
             ("if limits are ignored", self.smallest),
         ):
             if cost is not None:
