@@ -7,6 +7,7 @@ from .architecture.cost import LayerRow as LayerRow
 from .commands.confirm import Confirmation as Confirmation
 from .commands.confirm import confirm as confirm
 from .commands.events import ConfirmEvent as ConfirmEvent
+from .commands.events import ConfirmStarted as ConfirmStarted
 from .commands.events import EpochFinished as EpochFinished
 from .commands.events import Event as Event
 from .commands.events import FinalRunFinished as FinalRunFinished

@@ -1,12 +1,15 @@
 """Checks values and keys read from files and studies, with messages that all have the same form."""
 
+import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.errors import NasError, argument_text, names_text, one_of, short_repr
+
+T = TypeVar("T")
 
 MAX_COUNT = 10**12
 """Upper limit of sizes and counts. Larger than any machine needs; products of a few of them can still be printed."""
@@ -178,18 +181,28 @@ def check_keys(
 ) -> Mapping[str, Any]:
     """Returns the value if it is an object with all `required` keys and only `known` ones (None: any keys).
 
-    Raises `error` otherwise. `where` names the place in the message; it may be empty if the caller adds the place.
+    Raises `error` otherwise, which names unknown keys first: a misspelt key is missing, too. `where` names the place in
+    the message; it may be empty if the caller adds the place.
     """
     place = f"{where}: " if where else ""
     if not isinstance(value, dict):
         wanted = f"an object with {', '.join(sorted(required))}" if required else "an object"
         raise error(f"{place}{short_repr(value)} found, expected {wanted}")
-    if missing := required - value.keys():
-        raise error(f"{place}{names_text(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    problems = []
     if known is not None and (unknown := value.keys() - set(known)):
-        keys = f"key{'s' * (len(unknown) > 1)} {', '.join(sorted(map(short_repr, unknown)))}"
-        raise error(f"{place}unknown {keys}, expected {one_of(known)}")
+        keys = ", ".join(sorted(_unknown_key_text(key, known) for key in unknown))
+        problems.append(f"unknown key{'s' * (len(unknown) > 1)} {keys}, expected {one_of(known)}")
+    if missing := required - value.keys():
+        problems.append(f"{names_text(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    if problems:
+        raise error(place + "; ".join(problems))
     return value
+
+
+def _unknown_key_text(key: object, known: Iterable[str]) -> str:
+    """Returns an unknown key with the most similar known one, if one is similar."""
+    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.75) if isinstance(key, str) else []
+    return short_repr(key) + "".join(f" (did you mean {name}?)" for name in similar)
 
 
 def mismatch_text(value: object, expected: object) -> str:
@@ -202,12 +215,32 @@ def number_text(number: float) -> str:
     return f"{number:g}".replace("e+", "e")
 
 
+EXPONENT_BY_SUFFIX = {"k": "e3", "m": "e6"}
+
+
+def parse_number(text: str) -> int | float:
+    """Returns the number in a text such as "8000", "8k", "1.5M" or "0.994", an int if it is whole.
+
+    Raises `ValueError` if the text is not a number.
+    """
+    text = text.strip().lower()
+    for suffix, exponent in EXPONENT_BY_SUFFIX.items():
+        if text.endswith(suffix):
+            text = text.removesuffix(suffix) + exponent  # "2.3e3" is exact, 2.3 * 1000 is not
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        return int(number) if number % 1 == 0 else number  # the remainder of nan and inf is nan
+
+
 TEXT = Text()
 INDEX = Interval(int, 0)
 COUNT = Interval(int, 1)
 """An integer of at least 1."""
 TARGET = Interval(float, 0, 1, open_low=True)
 """An accuracy to reach, as a fraction."""
+DEFAULT_TARGET = 0.994
 RATE = Interval(float, 0, 1, open_high=True)
 """A probability below 1."""
 
@@ -216,6 +249,19 @@ def check_target(target: float) -> None:
     """Raises `NasError` unless a target accuracy is a fraction above 0 and at most 1."""
     if not TARGET.accepts(target):
         raise NasError(f"{argument_text('target', target)}: expected {TARGET}, such as 0.994")
+
+
+def sequence_of(values: Any) -> tuple[Any, ...]:
+    """Returns the values of an argument that takes several, as a tuple; a single one need not be in a list."""
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+
+
+def check_instance(name: str, value: object, kind: type[T], hint: str, error: type[NasError] = NasError) -> T:
+    """Returns the argument `name`; raises `error` unless it is a `kind`. `hint`: an example, such as a call."""
+    if isinstance(value, kind):
+        return value
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    raise error(f"{argument_text(name, value)}: expected {article} {kind.__name__}, such as {hint}")
 
 
 def check_counts(error: type[NasError] = NasError, /, **counts: tuple[int | None, int]) -> None:

@@ -87,7 +87,7 @@ class Ranking:
     @property
     def pick_text(self) -> str:
         """Which trial is picked and why, as text."""
-        error = f"{100 * self.standard_error:.3f} points, one standard error of a difference"
+        error = f"{100 * self.standard_error:.3f} points, one standard error of the difference of two means"
         if len(self.tied) == 1:
             return f"trial {self.winner.trial} is picked: the others are behind by more than {error}"
         tied = f"the smallest of {len(self.tied)} that are tied"
@@ -177,19 +177,19 @@ class SeedAccuracies:
         low, high = self.share_of_seeds()
         least, most = self.on_new_images()
         if self.target > most:
-            place = "above that: the mean on new images does not reach it"
+            answer = "does not reach the target: the whole range is below"
         elif self.target < least:
-            place = "below that: the mean on new images reaches it"
+            answer = "reaches the target: the whole range is above"
         else:
-            place = "within that: these runs do not tell whether the mean on new images reaches it"
+            answer = "may or may not reach the target: the range includes"
         return [
             f"Target {self.verdict}: {self.num_met} of {seeds} seeds keep {wanted}.",
             f"Final accuracy {spread_text(self.final_accuracies)}, lowest of {epochs}"
-            f" {spread_text(self.lowest_accuracies)} (mean and standard deviation of {seeds} seeds).",
+            f" {spread_text(self.lowest_accuracies)} (mean ± standard deviation of {seeds} seeds).",
             f"With new seeds, {low:.0%} to {high:.0%} of trainings would keep the target (95 % confidence, from"
             f" {self.num_met} of {seeds}).",
-            f"Mean final accuracy on all such images: {least:.2%} to {most:.2%} (95 % confidence, {seeds} seeds and"
-            f" {self.num_images:,} images); the target lies {place}.",
+            f"Mean final accuracy to expect on new images of this kind: {least:.2%} to {most:.2%} (95 % confidence,"
+            f" {seeds} seeds and {self.num_images:,} images). This mean {answer} {self.target:.2%}.",
         ]
 
     def __str__(self) -> str:

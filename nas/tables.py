@@ -10,6 +10,7 @@ from rich.text import Text
 
 from nas.architecture.cost import METRIC_LABELS
 from nas.seed_stats import Ranking, SeedAccuracies, spread_text
+from nas.space.feasibility import reason_text
 from nas.study.trial import TrialRecord, runs_text
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         counts = [f"{x:,}" if x is not None else "" for x in (trial.params, trial.macs, trial.receptive_field)]
         seconds = f"{trial.seconds:.0f}" if trial.seconds is not None else ""
         state = trial.state.lower() if trial.state in ("RUNNING", "WAITING") else ""
-        note = ", ".join(filter(None, (trial.source, runs_text(trial), trial.reason, state)))
+        reason = reason_text(trial.reason) if trial.outcome == "discarded" else trial.reason
+        note = ", ".join(filter(None, (trial.source, runs_text(trial), reason, state)))
         table.add_row(str(trial.number), *percent, *counts, seconds, Text(note))
     return table
 
@@ -37,9 +39,10 @@ def ranking_table(ranking: Ranking, cost: str) -> Table:
     table = Table(
         title="Mean val accuracy of the last epochs, by seed", title_justify="left", box=None, header_style="bold"
     )
-    for name in ("trial", METRIC_LABELS[cost].axis, "mean ± sd"):
+    num_seeds = len(ranking.finalists[0].objectives)
+    for name in ("trial", METRIC_LABELS[cost].axis, _spread_heading(num_seeds)):
         table.add_column(name, justify="right", no_wrap=True)
-    for seed in range(len(ranking.finalists[0].objectives)):
+    for seed in range(num_seeds):
         table.add_column(f"seed {seed}", justify="right")
     table.add_column("")
     for finalist in ranking.finalists:
@@ -55,7 +58,7 @@ def epoch_table(result: SeedAccuracies, judged_on: str = "test") -> Table:
     """Returns a table with the accuracy over the seeds for each epoch."""
     title = f"{judged_on.capitalize()} accuracy by epoch"
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("epoch", "mean ± sd", "lowest", "highest", "seeds on target"):
+    for name in ("epoch", _spread_heading(len(result.accuracies)), "lowest", "highest", "seeds on target"):
         table.add_column(name, justify="right", no_wrap=True)
     for epoch, values in enumerate(zip(*result.accuracies, strict=True), start=1):
         on_target = sum(value >= result.target for value in values)
@@ -77,6 +80,10 @@ def verification_table(verifications: "Sequence[FileVerification]", *, title: st
         same = f"{verification.num_same:,} of {verification.num_images:,}"
         table.add_row(verification.name, f"{verification.num_bytes:,}", difference, same, accuracy)
     return table
+
+
+def _spread_heading(num_seeds: int) -> str:
+    return f"mean ± std of {num_seeds} seeds"
 
 
 def _short_labels(*metrics: str) -> list[str]:

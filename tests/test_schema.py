@@ -22,6 +22,7 @@ from nas.schema import (
     check,
     check_counts,
     check_keys,
+    parse_number,
 )
 
 # interval, its description, valid values, invalid values in addition to NO_NUMBER
@@ -85,7 +86,8 @@ def test_image_shape_accepts_only_lists_of_three_counts():
         (None, "here: None found, expected an object with a, b"),
         ([], "here: [] found, expected an object with a, b"),
         ({}, "here: a, b are missing"),
-        ({"b": 1, "z": 2}, "here: a is missing"),
+        ({"b": 1}, "here: a is missing"),
+        ({"b": 1, "z": 2}, "here: unknown key 'z', expected one of b, a, c; a is missing"),
         ({"a": 1, "b": 1, "z": 2, "y": 3}, "here: unknown keys 'y', 'z', expected one of b, a, c"),
         ({"a": 1, "b": 1, "a\nline": 2}, "here: unknown key 'a\\nline', expected one of b, a, c"),
     ],
@@ -97,6 +99,27 @@ def test_invalid_keys_error_names_missing_or_unknown_keys(value, text):
     with pytest.raises(RecipeError) as caught:
         check_keys(value, ("b", "a", "c"), "", RecipeError, required={"a", "b"})
     assert str(caught.value) == text.removeprefix("here: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (
+            {"chanels": 4, "num_convs": 1},
+            "unknown key 'chanels' (did you mean channels?), expected channels or num_convs; channels is missing",
+        ),
+        (
+            {"Channels": 4, "zz": 1},
+            "unknown keys 'Channels' (did you mean channels?), 'zz', expected channels or num_convs;"
+            " channels, num_convs are missing",
+        ),
+        ({3: 4, "channels": 4, "num_convs": 1}, "unknown key 3, expected channels or num_convs"),
+    ],
+)
+def test_misspelt_key_is_reported_before_missing_one_with_closest_name(value, text):
+    with pytest.raises(RecipeError) as caught:
+        check_keys(value, ("channels", "num_convs"), "", RecipeError, required={"channels", "num_convs"})
+    assert str(caught.value) == text
 
 
 def test_check_keys_returns_valid_object():
@@ -160,3 +183,18 @@ def test_invalid_count_error_names_argument():
         assert str(caught.value) == f"`trials={value!r}`: expected an integer of at least 1"
     with pytest.raises(RecipeError):
         check_counts(RecipeError, trials=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("8000", 8000), ("8k", 8000), ("2.3K", 2300), ("1.5M", 1_500_000), (" 1e3 ", 1000), ("-1", -1), ("0.994", 0.994)],
+)
+def test_parse_number_reads_suffixes_exactly(text, number):
+    assert parse_number(text) == number
+    assert type(parse_number(text)) is type(number)
+
+
+@pytest.mark.parametrize("text", ["", "k", "8kk", "8 000", "many", "8g", "1e3k", "\u00b2"])
+def test_parse_number_rejects_other_text(text):
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_number(text)

@@ -11,7 +11,7 @@ from nas.architecture.composites import layer_class
 from nas.architecture.layers import Layer, Shape, measure_sequence
 from nas.errors import ArchitectureError, ShapeError
 from nas.resources import network_file
-from nas.schema import ImageShape, check_keys, mismatch_text
+from nas.schema import ImageShape, check_instance, check_keys, mismatch_text
 from nas.text import read_json
 
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ class Architecture:
         """Returns 16 hexadecimal digits, equal for equal architectures on every machine."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_architecture(architecture: object) -> None:
+    """Raises `ArchitectureError` unless the argument `architecture` is an `Architecture`, not its name or file."""
+    check_instance("architecture", architecture, Architecture, "Architecture.load('mnist-7825')", ArchitectureError)
 
 
 def _layer_to_json(layer: Layer) -> dict[str, Any]:

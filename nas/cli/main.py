@@ -23,6 +23,7 @@ from nas.cli import studies as study_commands
 from nas.cli.option_names import Command
 from nas.cli.options import (
     SEARCH,
+    ConfirmTarget,
     Constraints,
     DataRoot,
     Dataset,
@@ -46,8 +47,8 @@ from nas.cli.options import (
     StartFrom,
     Storage,
     Study,
-    Target,
     Workers,
+    number,
 )
 from nas.distribution import conflict_text, package_version
 from nas.errors import NasError, TrainingDiverged, first_line
@@ -80,6 +81,7 @@ def search(
     trials: Annotated[
         int | None,
         typer.Option(
+            parser=number("trials"),
             help="Trainings in the whole study. A trial stopped by a pruner counts as its share of the epochs.",
             rich_help_panel=SEARCH,
             show_default="20, or no limit with --minutes",
@@ -88,6 +90,7 @@ def search(
     minutes: Annotated[
         float | None,
         typer.Option(
+            parser=number("minutes", float),
             help="Minutes of training per worker in the whole study. A training that would exceed them is not started.",
             rich_help_panel=SEARCH,
             show_default=False,
@@ -102,13 +105,19 @@ def search(
     seed: Annotated[
         int | None,
         typer.Option(
+            parser=number("seed"),
             help="Random seed. The same seed and --workers give the same candidates.",
             rich_help_panel=SEARCH,
             show_default="the study's, else 0",
         ),
     ] = None,
     keep_discards: Annotated[
-        int, typer.Option(help="Discarded candidates to store as trials, for browsing.", rich_help_panel=SEARCH)
+        int,
+        typer.Option(
+            parser=number("keep_discards"),
+            help="Discarded candidates to store as trials, for browsing.",
+            rich_help_panel=SEARCH,
+        ),
     ] = 100,
     epochs: Epochs = 15,
     dataset: Dataset = None,
@@ -208,12 +217,13 @@ def confirm(
     top: Annotated[
         int | None,
         typer.Option(
+            parser=number("top"),
             help="Number of best trials to retrain. Two or more are first compared by val accuracy.",
             show_default="1 if the search has repeated its best trials, else 5",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds per trial, at least 2.")] = 5,
-    target: Target = 0.994,
+    seeds: Annotated[int, typer.Option(parser=number("seeds"), help="Seeds per trial, at least 2.")] = 5,
+    target: ConfirmTarget = None,
     again: Annotated[
         bool, typer.Option("--again", help="Open the test split once more. Every opening is counted.")
     ] = False,

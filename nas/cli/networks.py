@@ -15,6 +15,7 @@ from nas.cli.options import (
     Device,
     Exact,
     File,
+    Formats,
     Json,
     MaxActivationBytes,
     MaxMacs,
@@ -24,9 +25,11 @@ from nas.cli.options import (
     Space,
     Target,
     Workers,
+    format_names,
+    number,
     with_settings,
 )
-from nas.errors import NasError
+from nas.errors import NasError, argument_text
 from nas.schema import check_target
 
 if TYPE_CHECKING:
@@ -50,8 +53,8 @@ def space(
         ),
     ] = None,
     data_root: DataRoot = None,
-    draws: Annotated[int, typer.Option(help="Number of random draws.", min=100)] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    draws: Annotated[int, typer.Option(parser=number("draws", least=100), help="Number of random draws.")] = 10_000,
+    seed: Annotated[int, typer.Option(parser=number("seed", least=0), help="Seed of the draws.")] = 0,
     use_json: Json = False,
 ) -> None:
     """Survey a search space without training: feasible share, smallest network, binding limits."""
@@ -119,9 +122,16 @@ def train(
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", show_default="the recipe's, else 15")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="Number of seeds to train with, from --seed on.", min=1)] = 1,
+    epochs: Annotated[
+        int | None,
+        typer.Option(parser=number("epochs"), help="Number of epochs.", show_default="the recipe's, else 15"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(parser=number("seed", least=0), help="Seed of weights, batches and augmentation.")
+    ] = 0,
+    seeds: Annotated[
+        int, typer.Option(parser=number("seeds", least=1), help="Number of seeds to train with, from --seed on.")
+    ] = 1,
     target: Target = 0.994,
     dataset: Dataset = None,
     data_root: DataRoot = None,
@@ -140,6 +150,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    formats: Formats = None,
     use_json: Json = False,
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
@@ -154,8 +165,11 @@ def train(
     changed = with_settings(base, set_ or [], epochs)
     chosen = SourcedRecipe.of(changed, ", ".join([base.source, *(set_ or [])]))
     check_target(target)
+    extra = format_names(formats)
     if output is not None:
         check_output(output)
+    elif extra:
+        raise NasError(f"{argument_text('formats', extra)}: only for an export; give `output`, too")
     where: dict[str, Any] = {
         "dataset": dataset,
         "data_root": data_root,
@@ -175,12 +189,12 @@ def train(
             print_table(epoch_table(result.result, result.fit.judged_on))
     typer.echo(json.dumps(result.to_json()) if use_json else "\n".join(lines))
     if output is not None:
-        folder = _export(result, output)
+        folder = _export(result, output, extra)
         if not use_json:
             typer.echo(f"written to {folder}, every file verified on the val split")
 
 
-def _export(result: "Fit | Repeats", output: Path) -> Path:
+def _export(result: "Fit | Repeats", output: Path, formats: list[str]) -> Path:
     """Exports the network of a training; returns the folder.
 
     Raises `NasError` if the training with the first seed diverged, so that there are no weights.
@@ -197,6 +211,7 @@ def _export(result: "Fit | Repeats", output: Path) -> Path:
         fit.architecture,
         fit.weights,
         output=output,
+        formats=formats,
         provenance=(
             Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
         ),

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -15,21 +17,36 @@ OPTION_BY_PARAMETER = {"first_seed": "seed"}
 
 _ARGUMENT = re.compile(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s.,:;)])")
 
+_CALL = re.compile(r"`nas\.([a-z]+)\(([^`]*)\)`")
+_KEYWORD = re.compile(r"""([a-z]+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+
 
 class Command(TyperCommand):
     """A command whose errors name its options instead of Python parameters."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _naming_options(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _naming_options(ctx):
             return super().invoke(ctx)
-        except NasError as error:
-            raise NasError(with_option_names(str(error), ctx)) from error
+
+
+@contextmanager
+def _naming_options(context: Any) -> Iterator[None]:
+    """Raises a `NasError` again with options of the command instead of Python arguments."""
+    try:
+        yield
+    except NasError as error:
+        raise NasError(with_option_names(str(error), context)) from error
 
 
 def with_option_names(text: str, context: typer.Context) -> str:
     """Returns the text with arguments and parameters as options of the running command.
 
-    "`sampler='tea'`" becomes "--sampler tea", "`sampler`" becomes "--sampler". Other text in backticks stays as it is.
+    "`sampler='tea'`" becomes "--sampler tea", "`sampler`" becomes "--sampler", and the call
+    "`nas.confirm(study='mine')`" becomes "`nas confirm --study mine`". Other text in backticks stays as it is.
     """
     options = {param.name.rstrip("_"): param for param in context.command.params if isinstance(param, TyperOption)}
 
@@ -40,7 +57,16 @@ def with_option_names(text: str, context: typer.Context) -> str:
             return match[0]
         return option.opts[0] if value is None else _with_value(option, value)
 
-    return _ARGUMENT.sub(shown, text)
+    return _ARGUMENT.sub(shown, _CALL.sub(_command, text))
+
+
+def _command(call: re.Match[str]) -> str:
+    """Returns a call of a public function as a command in backticks; other text stays as it is."""
+    try:
+        given = [(name, ast.literal_eval(value)) for name, value in _KEYWORD.findall(call[2])]
+    except (ValueError, SyntaxError):  # text of a user that looks like a call
+        return call[0]
+    return f"`nas {call[1]}{''.join(f' --{name} {_quoted(value)}' for name, value in given)}`"
 
 
 def _with_value(option: TyperOption, source: str) -> str:

@@ -1,17 +1,48 @@
 """Options that several commands share: type, help and default text of each."""
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nas.errors import RecipeError, argument_text, one_of
+from nas.errors import NasError, RecipeError, argument_text, one_of
 from nas.recipe import RECIPE_FIELDS, Recipe
-from nas.schema import check_counts
+from nas.schema import DEFAULT_TARGET, check_counts, parse_number
 
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
+
+
+def number(
+    parameter: str, kind: type[int] | type[float] = int, *, least: int | None = None
+) -> Callable[[object], int | float]:
+    """Returns a parser for the value of an option that is a number, such as "8000", "8k" or "1.5M".
+
+    It raises `NasError` if the value is not a number.
+
+    Args:
+        parameter: name of the option's parameter, for messages.
+        kind: int for integers only, or float.
+        least: smallest value; None if the library checks the range.
+    """
+
+    def parse(text: object) -> int | float:
+        try:
+            found = parse_number(str(text))
+            if kind is int and not isinstance(found, int):
+                raise ValueError
+        except ValueError:
+            expected = "an integer, such as 12 or 8k" if kind is int else "a number, such as 0.5"
+            raise NasError(f"{argument_text(parameter, text)}: expected {expected}") from None
+        if least is not None:
+            check_counts(**{parameter: (int(found), least)})
+        return kind(found)
+
+    parse.__name__ = kind.__name__  # shown in the help
+    return parse
+
 
 File = Annotated[
     Path,
@@ -22,11 +53,18 @@ File = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxParams = Annotated[
-    int | None, typer.Option(help="Maximum number of trainable parameters.", rich_help_panel=LIMITS, show_default=False)
+    int | None,
+    typer.Option(
+        parser=number("max_params"),
+        help="Maximum number of trainable parameters.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
 ]
 MinReceptiveField = Annotated[
     int | None,
     typer.Option(
+        parser=number("min_receptive_field"),
         help="Minimum receptive field of the last feature map, in pixels.",
         rich_help_panel=LIMITS,
         show_default="longer side of the images",
@@ -34,17 +72,30 @@ MinReceptiveField = Annotated[
 ]
 MaxMacs = Annotated[
     int | None,
-    typer.Option(help="Maximum multiply-accumulates per image.", rich_help_panel=LIMITS, show_default=False),
+    typer.Option(
+        parser=number("max_macs"),
+        help="Maximum multiply-accumulates per image.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
 ]
 MaxActivationBytes = Annotated[
     int | None,
     typer.Option(
-        help="Maximum peak of float32 activations for one image, in bytes.", rich_help_panel=LIMITS, show_default=False
+        parser=number("max_activation_bytes"),
+        help="Maximum peak of float32 activations for one image, in bytes.",
+        rich_help_panel=LIMITS,
+        show_default=False,
     ),
 ]
 MaxWeightBytes = Annotated[
     int | None,
-    typer.Option(help="Maximum size of the exported weights, in bytes.", rich_help_panel=LIMITS, show_default=False),
+    typer.Option(
+        parser=number("max_weight_bytes"),
+        help="Maximum size of the exported weights, in bytes.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
 ]
 Constraints = Annotated[
     list[str] | None,
@@ -132,13 +183,26 @@ Device = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
+        parser=number("workers"),
         help="Number of training processes, one thread each.",
         rich_help_panel=DATA,
         show_default="one per GPU, on CPU one per core",
     ),
 ]
 Target = Annotated[
-    float, typer.Option(help="Accuracy that each seed is to reach in each of the last 5 epochs, as a fraction.")
+    float,
+    typer.Option(
+        parser=number("target", float),
+        help="Accuracy that each seed is to reach in each of the last 5 epochs, as a fraction.",
+    ),
+]
+ConfirmTarget = Annotated[
+    float | None,
+    typer.Option(
+        parser=number("target", float),
+        help="Accuracy that each seed is to reach in each of the last 5 epochs, as a fraction.",
+        show_default=f"that of the study's last confirmation, else {DEFAULT_TARGET}",
+    ),
 ]
 Ray = Annotated[
     str | None,
@@ -153,6 +217,7 @@ Ray = Annotated[
 GpusPerTrial = Annotated[
     float | None,
     typer.Option(
+        parser=number("gpus_per_trial", float),
         metavar="0...1",
         help="GPU share of a candidate with --ray: 0, or 0.01 to 1.",
         rich_help_panel=DATA,
@@ -160,7 +225,7 @@ GpusPerTrial = Annotated[
     ),
 ]
 Exact = Annotated[bool, typer.Option("--exact", help="Make GPU training bitwise reproducible.", rich_help_panel=DATA)]
-Epochs = Annotated[int, typer.Option(help="Epochs per training.", rich_help_panel=DATA)]
+Epochs = Annotated[int, typer.Option(parser=number("epochs"), help="Epochs per training.", rich_help_panel=DATA)]
 Results = Annotated[Path, typer.Option(help="Folder of studies, weights, reports and exports.", rich_help_panel=STUDY)]
 Storage = Annotated[
     str | None,
@@ -174,11 +239,27 @@ Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_
 
 
 class ExtraFormat(StrEnum):
-    """Additional formats of `nas export`, the same as `nas.exporters.export.FORMATS`."""
+    """Additional formats of an export, the same as `nas.exporters.export.FORMATS`."""
 
     int8 = "int8"
     c = "c"
     c_int8 = "c-int8"
+
+
+Formats = Annotated[
+    list[ExtraFormat] | None,
+    typer.Option(
+        "--format",
+        help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
+        metavar="int8|c|c-int8",
+        show_default=False,
+    ),
+]
+
+
+def format_names(formats: list[ExtraFormat] | None) -> list[str]:
+    """Returns the values of the option `Formats` for `nas.exporters.export`."""
+    return [each.value for each in formats or ()]
 
 
 class ReportFormat(StrEnum):

@@ -1,6 +1,7 @@
 """The commands trials, dashboard, report and export."""
 
 import json
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +9,7 @@ from typing import Annotated
 import typer
 
 from nas.cli.option_names import with_option_names
-from nas.cli.options import DataRoot, ExtraFormat, ReportFormat, Results, Storage, Study, TableFormat
-from nas.errors import NasError, argument_text
+from nas.cli.options import DataRoot, Formats, ReportFormat, Results, Storage, Study, TableFormat, format_names, number
 
 
 def trials(
@@ -54,11 +54,12 @@ def trials(
         shown = [row for row in rows if discards or row.outcome != "discarded"]
         title = f"Pareto front of accuracy and {settings.cost}" if pareto else f"Study {records.name}"
         print_table(trial_table(shown, title=title))
-        typer.echo(discards_text(records.discards()))
+        num_hidden = sum(row.outcome == "discarded" for row in records.trials()) if not discards else 0
+        typer.echo(discards_text(records.discards(), num_stored=num_hidden))
 
 
 def dashboard(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8080,
+    port: Annotated[int, typer.Option(parser=number("port"), help="Port to listen on; 0 picks a free one.")] = 8080,
     host: Annotated[
         str, typer.Option(help="Address to listen on. One that other machines can reach needs --allow-host.")
     ] = "127.0.0.1",
@@ -130,15 +131,7 @@ def export(
             show_default="named after the trial, in RESULTS/export",
         ),
     ] = None,
-    formats: Annotated[
-        list[ExtraFormat] | None,
-        typer.Option(
-            "--format",
-            help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
-            metavar="int8|c|c-int8",
-            show_default=False,
-        ),
-    ] = None,
+    formats: Formats = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),
     storage: Storage = None,
@@ -148,11 +141,9 @@ def export(
     from nas.commands.export import export_trial
     from nas.tables import print_table, verification_table
 
-    if trial not in ("best", "confirmed") and not trial.isdecimal():
-        raise NasError(f"{argument_text('trial', trial)}: expected the number of a trial, best or confirmed")
     exported = export_trial(
-        int(trial) if trial.isdecimal() else None if trial == "best" else "confirmed",
-        formats=[each.value for each in formats or ()],
+        int(trial) if trial.isdecimal() else trial,
+        formats=format_names(formats),
         data_root=data_root,
         results=results,
         storage=storage,
@@ -163,4 +154,6 @@ def export(
     print_table(verification_table(exported.verifications, title=f"{exported.folder}"))
     for remark in exported.remarks:
         typer.echo(with_option_names(remark, context))
-    typer.echo(f"README.md there is the model card. Try:\n  python {exported.folder / 'predict.py'} IMAGE")
+    typer.echo(
+        f"README.md there is the model card. Try:\n  python {shlex.quote(str(exported.folder / 'predict.py'))} IMAGE"
+    )

@@ -5,14 +5,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nas.commands.display import confirm_line
-from nas.commands.events import ConfirmEvent, Ranked, RunFinished, StageStarted
+from nas.commands.events import ConfirmEvent, ConfirmStarted, Ranked, RunFinished, StageStarted, TargetSource
 from nas.commands.further_runs import train_runs
 from nas.data import datasets
 from nas.errors import StudyError, argument_text
-from nas.schema import check_counts, check_target
+from nas.schema import DEFAULT_TARGET, check_counts, check_target
 from nas.seed_stats import Finalist, Ranking, SeedAccuracies
 from nas.study.confirmation import ConfirmationRecords, Opening
 from nas.study.database import errors_on_use
@@ -99,10 +100,11 @@ DATA_ROOT_HINT = "name the folder of the original data with `data_root`"
 
 
 def confirm(
+    study: str | None = None,
     *,
     top: int | None = None,
     seeds: int = 5,
-    target: float = 0.994,
+    target: float | None = None,
     again: bool = False,
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -112,7 +114,6 @@ def confirm(
     exact: bool = False,
     results: str | Path = "results",
     storage: str | None = None,
-    study: str | None = None,
     progress: bool = False,
     on_event: Callable[[ConfirmEvent], None] = lambda event: None,
 ) -> Confirmation:
@@ -127,10 +128,11 @@ def confirm(
     read. The test split is meant to be opened once per study, so other finalists or seeds are refused unless `again`.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         top (int | None): Number of finalists. Default: 1 if the search has ranked finalists itself, else up to 5.
         seeds (int): Number of seeds that each finalist is trained with, at least 2. Default: 5.
-        target (float): Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1. Default:
-            0.994.
+        target (float | None): Test accuracy to reach in each of the last epochs, a fraction above 0 and at most 1.
+            Default: that of the study's last confirmation, else 0.994.
         again (bool): Whether to open the test split although it was opened for other finalists or seeds. Default:
             False.
         data_root (str | Path | None): Folder that datasets are read from and downloaded to. Default: `$NAS_DATA`, or
@@ -144,7 +146,6 @@ def confirm(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
         progress (bool): Whether to print a line for each event. Default: False.
         on_event (Callable[[ConfirmEvent], None]): Called with each event. Default: does nothing.
 
@@ -157,7 +158,8 @@ def confirm(
         NasError: If an argument is out of range, or the dataset or the device is not available.
     """
     check_counts(top=(top, 1), seeds=(seeds, 2), workers=(workers, 1))
-    check_target(target)
+    if target is not None:
+        check_target(target)
     compute = Compute(device=device, workers=workers, ray=ray, gpus_per_trial=gpus_per_trial, exact=exact)
     backend, ref = compute.backend(), StudyRef(results, storage, study)
 
@@ -176,12 +178,14 @@ def confirm(
         finalists = _finalists(records, top)
         opening = _earlier_opening(confirmation_records, finalists, seeds, again=again)
         dataset = _load_unchanged_dataset(records.settings, data_root)
+        start = _start(confirmation_records, finalists, opening, seeds, target, backend.num_workers)
+        show(start)
         trainer = _Trainer(confirmation_records, finalists, backend, exact=exact, on_event=show)
         ranking = trainer.rank(range(seeds), dataset) if len(finalists) > 1 else None
         if opening is None:  # stored before the split is read, because reading it cannot be undone
             best = ranking.winner.trial if ranking else finalists[0].number
             opening = _record_opening(confirmation_records, best, finalists, seeds)
-        test = trainer.test(opening.trial, range(seeds), dataset, data_root, target)
+        test = trainer.test(opening.trial, range(seeds), dataset, data_root, start.target)
         confirmation = Confirmation(
             study=records.name,
             dataset=dataset.name,
@@ -264,6 +268,50 @@ def _ranking(
             for record in finalists
         ]
     )
+
+
+def _start(
+    confirmation_records: ConfirmationRecords,
+    finalists: Sequence[TrainedTrial],
+    opening: Opening | None,
+    seeds: int,
+    target: float | None,
+    num_workers: int,
+) -> ConfirmStarted:
+    """Returns the first event: the target, and how many runs are to be trained; the winner may not be known yet."""
+    records = confirmation_records.records
+
+    def is_missing(trial: TrainedTrial, judged_on: EvalSplit, seed: int) -> bool:
+        return confirmation_records.history(Run(trial=trial.number, judged_on=judged_on, seed=seed)) is None
+
+    ranked = finalists if len(finalists) > 1 else ()
+    seconds = [trial.seconds for seed in range(seeds) for trial in ranked if is_missing(trial, "val", seed)]
+    if opening is None:
+        seconds += [fmean(trial.seconds for trial in finalists)] * seeds
+    else:
+        winner = next(trial for trial in finalists if trial.number == opening.trial)
+        seconds += [winner.seconds for seed in range(seeds) if is_missing(winner, "test", seed)]
+    num_runs = (len(ranked) + 1) * seeds
+    chosen, source = _target(target, records)
+    return ConfirmStarted(
+        target=chosen,
+        target_source=source,
+        trials=tuple(trial.number for trial in finalists),
+        seeds=seeds,
+        epochs=records.settings.epochs,
+        consistency=records.settings.consistency,
+        num_runs=num_runs,
+        num_done=num_runs - len(seconds),
+        seconds=sum(seconds) / num_workers,
+    )
+
+
+def _target(target: float | None, records: StudyRecords) -> tuple[float, TargetSource]:
+    """Returns the target and where it comes from."""
+    if target is not None:
+        return target, "given"
+    stored = records.stored_confirmation
+    return (stored.test.target, "study") if stored else (DEFAULT_TARGET, "default")
 
 
 def _load_unchanged_dataset(settings: Settings, data_root: str | Path | None) -> datasets.Dataset:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from nas.commands.events import (
     ConfirmEvent,
+    ConfirmStarted,
     EpochFinished,
     Event,
     FinalRunFinished,
@@ -29,7 +30,7 @@ from nas.commands.events import (
 from nas.study.budget import Budget, tally_text
 from nas.study.progress import Tally, discards_text
 from nas.study.trial import TrialRecord, cost_text, result_text
-from nas.text import count_text
+from nas.text import count_text, last_epochs_text
 from nas.training.metrics import EpochMetrics
 from nas.training.results import NUM_LAST_EPOCHS, accuracies_text, objective
 
@@ -86,6 +87,14 @@ def event_line(event: OthersAwaited | FinalsStarted | FinalRunFinished) -> str:
     return f"  {event.num_done}/{event.num_runs}  trial {event.run.trial}, another seed: {text}"
 
 
+def duration_text(seconds: float) -> str:
+    """Returns a duration as rough text, such as "about 2 h 5 min"."""
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    if hours:
+        return f"about {hours} h {minutes} min"
+    return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
+
+
 class PlainDisplay:
     """Prints each event as plain lines."""
 
@@ -102,7 +111,8 @@ class PlainDisplay:
             self.epochs, self.budget = event.epochs, event.budget
             return [*start_lines(event), *warning_lines(event)]
         if isinstance(event, TrialStarted):
-            return [f"trial {event.number}: {cost_text(event.cost)}; {discards_text(event.discards)} so far"]
+            discards = discards_text(event.discards, num_stored=event.num_stored_discards)
+            return [f"trial {event.number}: {cost_text(event.cost)}; so far {discards}"]
         if isinstance(event, EpochFinished):
             return [f"  trial {event.number}  {epoch_line(event.metrics, self.epochs)}"]
         if isinstance(event, OthersAwaited | FinalsStarted | FinalRunFinished):
@@ -217,10 +227,7 @@ class Panel(ABC):
             spent = sum(m.seconds * m.epoch for m in (running.metrics for running in self.running.values()) if m)
             left.append((budget.seconds - self.tally.spent_seconds - spent) / budget.workers)
         seconds = max(0.0, min(left))
-        hours, minutes = divmod(int(seconds) // 60, 60)
-        if hours:
-            return f"about {hours} h {minutes} min"
-        return f"about {minutes} min" if minutes else f"about {int(seconds)} s"
+        return duration_text(seconds)
 
 
 class LivePanel(Panel):
@@ -271,8 +278,33 @@ class NotebookPanel(Panel):
         return {"text/plain": text, "text/html": console.export_html(code_format=PREFORMATTED, inline_styles=True)}
 
 
+TARGET_SOURCES = {
+    "given": "as given",
+    "study": "as in the last confirmation of this study",
+    "default": "the default",
+}
+
+
+def confirm_start_lines(event: ConfirmStarted) -> list[str]:
+    """Returns the target with its source, and what a confirmation is going to train."""
+    seeds, epochs = count_text(event.seeds, "seed"), last_epochs_text(event.consistency, event.epochs)
+    plan = f"{count_text(event.num_runs, 'training')} of {count_text(event.epochs, 'epoch')}: "
+    if len(event.trials) > 1:
+        plan += f"the best {len(event.trials)} trials with {seeds} each, then the winner with {seeds} on train + val"
+    else:
+        plan += f"trial {event.trials[0]} with {seeds} on train + val"
+    if event.num_done == event.num_runs:
+        plan += "; all are stored already"
+    else:
+        stored = f"; {event.num_done} are stored already" if event.num_done else ""
+        plan += f"{stored}; takes {duration_text(event.seconds)} at the speed of the search"
+    return [f"target {event.target:.2%} in {epochs}, {TARGET_SOURCES[event.target_source]}", plan]
+
+
 def confirm_line(event: ConfirmEvent) -> str:
-    """Returns one line for an event of a confirmation."""
+    """Returns the text for an event of a confirmation: two lines for its start, one for another event."""
+    if isinstance(event, ConfirmStarted):
+        return "\n".join(confirm_start_lines(event))
     if isinstance(event, StageStarted):
         what = {
             "val": "on the split of the search, ranked by val accuracy",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from nas.architecture.cost import Cost
 from nas.seed_stats import Ranking
@@ -73,12 +74,14 @@ class TrialStarted:
         candidate: Network and recipe.
         cost: Cost of the network.
         discards: Number of discards in the whole study, by reason.
+        num_stored_discards: Number of them that the study stores as trials; they take trial numbers, too.
     """
 
     number: int
     candidate: Candidate
     cost: Cost
     discards: Mapping[str, int]
+    num_stored_discards: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,36 @@ class FinalRunFinished:
 Event = SearchStarted | TrialStarted | EpochFinished | TrialFinished | OthersAwaited | FinalsStarted | FinalRunFinished
 
 
+TargetSource = Literal["given", "study", "default"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmStarted:
+    """The confirmation starts: it has chosen its target and its finalists.
+
+    Attributes:
+        target: Accuracy to reach in each of the last epochs, a fraction.
+        target_source: Where the target comes from: "given", "study" (its last confirmation) or "default".
+        trials: Numbers of the finalists, best first.
+        seeds: Number of seeds that each of them, and then the winner, is trained with.
+        epochs: Number of epochs of a training run.
+        consistency: Number of last epochs that must reach the target.
+        num_runs: Number of training runs of both stages.
+        num_done: Number of them that have ended before.
+        seconds: Estimated time for the others in seconds, if they take as long as in the search.
+    """
+
+    target: float
+    target_source: TargetSource
+    trials: tuple[int, ...]
+    seeds: int
+    epochs: int
+    consistency: int
+    num_runs: int
+    num_done: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
     """A stage of the confirmation starts: the ranking or the test.
@@ -208,4 +241,4 @@ class Ranked:
     cost: str
 
 
-ConfirmEvent = StageStarted | RunFinished | Ranked
+ConfirmEvent = ConfirmStarted | StageStarted | RunFinished | Ranked

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from nas.data import datasets
-from nas.errors import DatasetError, StudyError
+from nas.errors import DatasetError, NasError, StudyError, argument_text
 from nas.exporters.export import Exported, export
 from nas.exporters.folder import check_output
 from nas.exporters.provenance import Provenance, VerificationData
@@ -15,7 +14,7 @@ from nas.study.reference import StudyRef
 
 
 def export_trial(
-    trial: int | Literal["confirmed"] | None = None,
+    trial: int | str | None = None,
     *,
     formats: Sequence[str] = (),
     data_root: str | Path | None = None,
@@ -31,9 +30,10 @@ def export_trial(
     on random images, and the model card says so.
 
     Args:
-        trial (int | Literal["confirmed"] | None): Number of the trial, or "confirmed" for the winner of `confirm`, with
-            the weights of its first seed, trained on train + val. Default: None, the best trial.
-        formats (Sequence[str]): Formats besides those that are always written: "int8", "c" and "c-int8". Default: none.
+        trial (int | str | None): Number of the trial, "best", or "confirmed" for the winner of `confirm`, with the
+            weights of its first seed, trained on train + val. Default: None, the best trial.
+        formats (Sequence[str]): Formats besides those that are always written, one or several of "int8", "c" and
+            "c-int8". Default: none.
         data_root (str | Path | None): Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the
             user's cache.
         results (str | Path): Results folder of the study. Default: "results".
@@ -49,24 +49,27 @@ def export_trial(
 
     Raises:
         StudyError: If the study or the trial is missing or damaged, or the trial has no weights.
-        NasError: If a format is unknown, `output` cannot be written, or a file does not reproduce the network; also if
-            "int8" or "c-int8" is asked for and the dataset is missing, or C and a layer has no C kernel.
+        NasError: If `trial` is not as described, a format is unknown, `output` cannot be written, or a file does not
+            reproduce the network; also if "int8" or "c-int8" is asked for and the dataset is missing, or C and a layer
+            has no C kernel.
     """
+    if trial not in (None, "best", "confirmed") and type(trial) is not int:
+        raise NasError(f"{argument_text('trial', trial)}: expected the number of a trial, best or confirmed")
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name
     stem = name.replace("/", "_")  # a slash would lead to another folder
     if trial == "confirmed":
         confirmation = records.stored_confirmation
         if confirmation is None:
-            raise StudyError(f"study {name!r} is not confirmed yet; run `nas confirm` first")
+            raise StudyError(f"study {name!r} is not confirmed yet; run {records.ref.call('confirm')} first")
         record, kind = records.trained_trial(confirmation.trial), "confirmed-trial"
         weights = ConfirmationRecords(records).weights(record.number)
         provenance, accuracy = Provenance.of_confirmed(records, record, confirmation), None
     else:
         best = records.best(1)
-        if trial is None and not best:
+        if not isinstance(trial, int) and not best:
             raise StudyError(f"study {name!r} has no finished trial to export yet")
-        record, kind = best[0] if trial is None else records.trained_trial(trial), "trial"
+        record, kind = records.trained_trial(trial) if isinstance(trial, int) else best[0], "trial"
         weights = records.weights(record.number)
         provenance, accuracy = Provenance.of_trial(records, record), record.history[-1].val_accuracy
     output = output or Path(results) / "export" / f"{stem}-{kind}-{record.number}"

@@ -7,9 +7,11 @@ from typing import Self
 from nas.architecture import cost
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, LayerRow
+from nas.errors import ArchitectureError
 from nas.inference.lowering import kinds_without_kernel
 from nas.inference.memory import full_cost
 from nas.recipe import Recipe, recipe_file
+from nas.schema import check_instance
 from nas.text import one_line
 
 
@@ -53,8 +55,13 @@ def layer_table(network: Architecture | str | Path) -> list[LayerRow]:
 
 
 def load_architecture(network: Architecture | str | Path) -> Architecture:
-    """Returns the architecture itself, or that of a name, file or folder (`Architecture.load`)."""
-    return network if isinstance(network, Architecture) else Architecture.load(network)
+    """Returns the architecture itself, or that of a name, file or folder (`Architecture.load`).
+
+    Raises `ArchitectureError` if there is no such network, or if the argument is neither.
+    """
+    if isinstance(network, str | Path):
+        return Architecture.load(network)
+    return check_instance("network", network, Architecture, "'nas-3686', a file or a folder", ArchitectureError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

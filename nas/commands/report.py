@@ -16,12 +16,12 @@ FORMAT_BY_SUFFIX = {"": "html", ".htm": "html", **{f".{name}": name for name in 
 
 
 def report(
+    study: str | None = None,
     *,
     output: str | Path | None = None,
     format: str | None = None,  # noqa: A002  # the option's name
     results: str | Path = "results",
     storage: str | None = None,
-    study: str | None = None,
 ) -> Path:
     """Writes the report of a study.
 
@@ -29,12 +29,12 @@ def report(
     trial, with the columns of `trials_frame`.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         output (str | Path | None): File to write. Default: `RESULTS/STUDY-report.FORMAT`.
         format (str | None): "html", "csv", "json" or "parquet", which needs the extra `smallnas[parquet]`. Default: by
             the ending of `output`; "html" if it has none.
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
 
     Returns:
         The path of the report.

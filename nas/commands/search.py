@@ -18,7 +18,7 @@ from nas.commands.trials import Trials
 from nas.errors import InfeasibleError, NasError, StudyError, argument_text, one_of
 from nas.reports.overview import update_note_and_figures
 from nas.resources import shipped_spaces
-from nas.schema import Interval, check_counts
+from nas.schema import Interval, check_counts, sequence_of
 from nas.space.constraints import Constraint, Limits
 from nas.space.portfolio import SOURCE_PREFIX
 from nas.space.search_space import SearchSpace
@@ -55,6 +55,7 @@ class SearchResult:
         interrupted: Whether Ctrl-C ended the search.
         exhausted: Reason and survey of the limits if the search ended because no feasible, new candidate was found;
             empty otherwise.
+        num_stored_discards: Number of discards that the study stores as trials; they take trial numbers, too.
     """
 
     study: str
@@ -67,10 +68,12 @@ class SearchResult:
     best: Trials[TrainedTrial] = field(repr=False)
     interrupted: bool = False
     exhausted: str = ""
+    num_stored_discards: int = 0
 
     def lines(self) -> list[str]:
         """Returns what was trained and discarded as lines of text."""
-        lines = [f"{tally_text(self.tally, self.budget)}, {discards_text(self.discards)}"]
+        discards = discards_text(self.discards, num_stored=self.num_stored_discards)
+        lines = [f"{tally_text(self.tally, self.budget)}, {discards}"]
         if self.budget.spent_share(self.tally) < 1 and not (self.interrupted or self.exhausted):
             lines.append("The rest of the budget is less than one whole training.")
         return lines
@@ -114,6 +117,7 @@ NEXT_CALLS = ("trials", "confirm", "export_trial", "report", "serve_dashboard")
 
 
 def search(
+    study: str | None = None,
     *,
     max_params: int | None = None,
     epochs: int = 15,
@@ -141,7 +145,6 @@ def search(
     exact: bool = False,
     results: str | Path = "results",
     storage: str | None = None,
-    study: str | None = None,
     command: str | None = None,
     progress: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -159,6 +162,7 @@ def search(
     "Default: the study's, or X" means the setting of an existing study, or X for a new one.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         max_params (int | None): Maximum number of trainable parameters. Default: no limit.
         epochs (int): Number of epochs per candidate. Default: 15.
         trials (int | None): Number of training runs, finalists' runs included; a pruned one counts as its share of the
@@ -201,7 +205,6 @@ def search(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
         command (str | None): Command that repeats the search, which a new study stores. Default: this call as Python
             code.
         progress (bool): Whether to show the progress, in a terminal or in a notebook. Default: False.
@@ -241,7 +244,7 @@ def search(
         sampler=sampler,
         pruner=pruner,
         seed=seed,
-        start_from=start_from,
+        start_from=sequence_of(start_from),
         portfolio=portfolio,
         keep_discards=keep_discards,
     )
@@ -391,6 +394,7 @@ def _summarise(
         best=Trials(records.best(10)),
         interrupted=interrupted,
         exhausted=exhausted,
+        num_stored_discards=records.progress().stored_discards.total(),
     )
 
 

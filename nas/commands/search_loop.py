@@ -248,8 +248,15 @@ class SearchLoop:
         self.running[trial.number] = trial
         self._update_counts()
         candidate = trial.candidate
-        discards = self.progress.discards()
-        self.on_event(TrialStarted(number=trial.number, candidate=candidate, cost=trial.cost, discards=discards))
+        self.on_event(
+            TrialStarted(
+                number=trial.number,
+                candidate=candidate,
+                cost=trial.cost,
+                discards=self.progress.discards(),
+                num_stored_discards=self.progress.stored_discards.total(),
+            )
+        )
         self.workers.submit(
             Job(
                 key=trial.number,

@@ -13,7 +13,7 @@ from nas.commands.networks import SourcedRecipe, default_recipe, load_architectu
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
-from nas.schema import check_counts, check_target
+from nas.schema import DEFAULT_TARGET, check_counts, check_instance, check_target
 from nas.seed_stats import SeedAccuracies
 from nas.training.data import TrainingData
 from nas.training.device import pick_device
@@ -28,6 +28,8 @@ from nas.workers.run_all import run_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+RECIPE_HINT = "Recipe(epochs=15) or Recipe.load('recipe.json')"
 
 
 def train(
@@ -103,7 +105,7 @@ def train_seeds(
     epochs: int | None = None,
     seeds: int = 5,
     first_seed: int = 0,
-    target: float = 0.994,
+    target: float = DEFAULT_TARGET,
     dataset: str | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -195,7 +197,7 @@ def train_seeds(
 
 
 def _check_seed(name: str, seed: int, seeds: int = 1) -> None:
-    if not 0 <= seed <= 2**64 - seeds:
+    if type(seed) is not int or not 0 <= seed <= 2**64 - seeds:
         raise NasError(f"{argument_text(name, seed)}: expected an integer from 0 to 2**64 - {seeds}")
 
 
@@ -203,6 +205,8 @@ def _resolve(
     network: Architecture | str | Path, recipe: Recipe | None, epochs: int | None
 ) -> tuple[Architecture, Recipe, str]:
     """Returns the architecture, the recipe to train it with, and a line about the recipe if its source is known."""
+    if recipe is not None:
+        check_instance("recipe", recipe, Recipe, RECIPE_HINT)
     architecture = load_architecture(network)
     chosen = default_recipe(network) if recipe is None else recipe
     if epochs is not None:

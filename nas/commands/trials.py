@@ -63,14 +63,14 @@ class Trials(tuple[T_co, ...]):
 
 
 def trials(
-    *, results: str | Path = "results", storage: str | None = None, study: str | None = None
+    study: str | None = None, *, results: str | Path = "results", storage: str | None = None
 ) -> Trials[TrialRecord]:
     """Returns all trials of a study, in order of their numbers, including stored discards.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
 
     Returns:
         One record per trial, which a notebook shows as a table. Accuracies are fractions.
@@ -82,7 +82,7 @@ def trials(
 
 
 def trials_dataframe(
-    *, results: str | Path = "results", storage: str | None = None, study: str | None = None
+    study: str | None = None, *, results: str | Path = "results", storage: str | None = None
 ) -> "pd.DataFrame":
     """Returns all trials of a study as a pandas data frame, one row per trial, including stored discards.
 
@@ -97,9 +97,9 @@ def trials_dataframe(
       separated by spaces.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
 
     Returns:
         The data frame. Accuracies are fractions.
@@ -107,4 +107,4 @@ def trials_dataframe(
     Raises:
         StudyError: If the study is missing or damaged.
     """
-    return trials(results=results, storage=storage, study=study).dataframe()
+    return trials(study, results=results, storage=storage).dataframe()

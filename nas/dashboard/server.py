@@ -16,6 +16,7 @@ from nas.dashboard.patches import with_large_pictures
 from nas.dashboard.security import Application, StartResponse, allowed_host_names, with_access_control
 from nas.errors import NasError, StudyError, argument_text
 from nas.reports.overview import update_note_and_figures
+from nas.schema import check_counts, sequence_of
 from nas.study.database import errors_on_use
 from nas.study.optuna_storage import storage_of, study_id
 from nas.study.reader import StudyRecords
@@ -59,10 +60,10 @@ def with_current_figures(application: Application, records: StudyRecords) -> App
 
 
 def serve_dashboard(
+    study: str | None = None,
     *,
     results: str | Path = "results",
     storage: str | None = None,
-    study: str | None = None,
     host: str = HOST,
     port: int = 8080,
     allow_hosts: Collection[str] = (),
@@ -72,13 +73,14 @@ def serve_dashboard(
     """Serves a study in optuna-dashboard until interrupted.
 
     Args:
+        study (str | None): Name of the study. Default: "search".
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        study (str | None): Name of the study. Default: "search".
         host (str): Address to listen on; one that other machines can reach requires `allow_hosts`. Default:
             "127.0.0.1", this machine alone.
         port (int): Port to listen on; 0 picks a free one. Default: 8080.
-        allow_hosts (Collection[str]): Host names that browsers may use, besides those of this machine. Default: none.
+        allow_hosts (Collection[str]): Host names that browsers may use, besides those of this machine; one or several.
+            Default: none.
         read_only (bool): Whether to refuse every request that changes something; note and figures then stay as they
             were stored. Default: False.
         on_ready (Callable[[str], None]): Called with the URL of the study's page when the server listens. Default: does
@@ -86,8 +88,11 @@ def serve_dashboard(
 
     Raises:
         StudyError: If the study is missing or damaged.
-        NasError: If a name in `allow_hosts` is missing or malformed, or the server cannot listen on the port.
+        NasError: If `port` is not an integer, a name in `allow_hosts` is missing or malformed, or the server cannot
+            listen on the port.
     """
+    check_counts(port=(port, 0))
+    allow_hosts = sequence_of(allow_hosts)
     names = allowed_host_names(host, allow_hosts)
     records = StudyRecords.open(StudyRef(results, storage, study))
     with suppress(OSError):  # the study can be shown without a writable folder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.architecture.architecture import Architecture
+from nas.architecture.architecture import Architecture, check_architecture
 from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.int8_codegen import int8_c_files
@@ -29,6 +29,7 @@ from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
 from nas.inference.lowering import C_KINDS, kinds_without_kernel
+from nas.schema import sequence_of
 from nas.text import html_lines, table_text
 
 if TYPE_CHECKING:
@@ -95,18 +96,21 @@ def export(
         output (str | Path): New or empty folder, or one that holds an earlier export.
         provenance (Provenance): Facts about the network, for the model card and the sources.
         verification_data (VerificationData | None): Data to verify on. Default: None, random images.
-        formats (Sequence[str]): Additional formats: "int8" writes model_int8.onnx and needs `verification_data`; "c"
-            writes network.h and network.c, "c-int8" network_int8.h and network_int8.c, which have no floating point
-            and need `verification_data`, too. C is verified only if the compiler `cc` is installed. Default: none.
+        formats (Sequence[str]): Additional formats, one or several: "int8" writes model_int8.onnx and needs
+            `verification_data`; "c" writes network.h and network.c; "c-int8" writes network_int8.h and network_int8.c,
+            which have no floating point and need `verification_data`, too. C is verified only if the compiler `cc` is
+            installed. Default: none.
         remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
         The folder, the verification results and all notes of the model card.
 
     Raises:
-        NasError: If a format is unknown or lacks `verification_data`, a layer has no C kernel, `output` cannot be
-            written, or a file fails verification.
+        NasError: If `architecture` is not an `Architecture`, a format is unknown or lacks `verification_data`, a layer
+            has no C kernel, `output` cannot be written, or a file fails verification.
     """
+    check_architecture(architecture)
+    formats = sequence_of(formats)
     _check_formats(formats, architecture, verification_data, remarks)
     output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:

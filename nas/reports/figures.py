@@ -71,7 +71,9 @@ def accuracy_against_cost(
         means, deviations = zip(*(confirmed[trial.number] for trial in again), strict=True)
         trace = _scatter("mean of further seeds ± standard deviation", again, metric, mode="markers")
         trace["y"] = [100 * mean for mean in means]
-        trace["hovertemplate"] = "%{text}<br>with further seeds %{y:.2f} ± %{error_y.array:.2f} %<extra></extra>"
+        trace["hovertemplate"] = (
+            "%{text}<br>with further seeds %{y:.2f} ± %{error_y.array:.2f} % (standard deviation)<extra></extra>"
+        )
         trace["error_y"] = {"type": "data", "array": [100 * sd for sd in deviations], "color": BLACK, "thickness": 1.2}
         trace["marker"] = {"color": BLACK, "size": 8, "symbol": "square-open"}
         traces.append(trace)

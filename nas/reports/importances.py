@@ -49,6 +49,6 @@ def importance_figure(shares: Mapping[str, tuple[float, float]], *, most: int = 
         "x": [100 * mean for _, (mean, _) in shown],
         "error_x": {"type": "data", "array": [100 * sd for _, (_, sd) in shown], "thickness": 1.2},
         "marker": {"color": BLUE},
-        "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} %<extra></extra>",
+        "hovertemplate": "%{y}: %{x:.1f} ± %{error_x.array:.1f} % (standard deviation of forests)<extra></extra>",
     }
     return make_figure("Importance of hyperparameters", [bars], x="share of the explained variance, %", y="")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nas.architecture.cost import METRICS, Cost
-from nas.errors import ConstraintError, one_of
+from nas.errors import ConstraintError, argument_text, one_of
 from nas.inference.memory import MEMORY_METRICS
-from nas.schema import check_counts, mismatch_text
+from nas.schema import ImageShape, check_counts, check_instance, mismatch_text, parse_number, sequence_of
 
 _PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
@@ -49,12 +49,12 @@ class Constraint:
             raise ConstraintError(f"constraint {text!r} found, expected {form}")
         metric, relation, value = match.groups()
         try:
-            number = int(value) if value.isdecimal() else float(value)
+            number = parse_number(value)
         except ValueError:
             number = math.nan
-        if number % 1 != 0:  # also true for nan and for inf, whose remainder is nan
+        if not isinstance(number, int):
             raise ConstraintError(f"constraint on {metric}: bound is {mismatch_text(value, BOUND)}")
-        return cls(metric, relation, int(number))
+        return cls(metric, relation, number)
 
     @property
     def needs_memory_plan(self) -> bool:
@@ -68,6 +68,20 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.metric}{self.relation}{self.bound}"
+
+
+def parse_constraints(constraints: Sequence[str | Constraint]) -> tuple[Constraint, ...]:
+    """Returns constraints, of which some or all are given as text; a single one need not be in a list.
+
+    Raises `ConstraintError` if one is not valid.
+    """
+    return tuple(map(_parsed, sequence_of(constraints)))
+
+
+def _parsed(constraint: object) -> Constraint:
+    if isinstance(constraint, str):
+        return Constraint.parse(constraint)
+    return check_instance("constraints", constraint, Constraint, "'params<=8000'", ConstraintError)
 
 
 def most_violated(constraints: Iterable[Constraint], cost: Cost) -> Constraint | None:
@@ -137,12 +151,11 @@ class Limits:
             ("weight_bytes", "<=", self.max_weight_bytes),
         )
         named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
-        others = [Constraint.parse(c) if isinstance(c, str) else c for c in self.constraints]
-        return tightest_per_metric([*named, *others])
+        return tightest_per_metric([*named, *parse_constraints(self.constraints)])
 
 
 def limits(
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] = (1, 28, 28),
     *,
     max_params: int | None = None,
     min_receptive_field: int | None = None,
@@ -154,22 +167,26 @@ def limits(
     """Returns the constraints that the arguments of the same names stand for in `search`.
 
     Args:
-        input_shape (Sequence[int]): Shape of the images, (channels, height, width).
+        input_shape (Sequence[int]): Shape of the images, (channels, height, width). Default: (1, 28, 28), as in MNIST.
         max_params (int | None): Maximum number of trainable parameters. Default: no limit.
         min_receptive_field (int | None): Minimum receptive field in pixels. Default: the longer side of the images.
         max_macs (int | None): Maximum number of multiply-accumulates for one image. Default: no limit.
         max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
             no limit.
         max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
-        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
-            none.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000"; one or
+            several. Default: none.
 
     Returns:
         One constraint for each metric and relation, the tightest.
 
     Raises:
-        ConstraintError: If a limit is not an integer of at least 1, a constraint is not valid, or two contradict.
+        ConstraintError: If the shape is not valid, a limit is not an integer of at least 1, a constraint is not valid,
+            or two contradict.
     """
+    shape = list(input_shape) if isinstance(input_shape, Sequence) else input_shape
+    if not ImageShape().accepts(shape):
+        raise ConstraintError(f"{argument_text('input_shape', input_shape)}: expected {ImageShape()}")
     return Limits(
         max_params=max_params,
         min_receptive_field=min_receptive_field,

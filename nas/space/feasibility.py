@@ -26,6 +26,17 @@ REASON_MEANINGS = {
     SMALLER: "keeps the limits, but is not the largest of the four draws for one of the first candidates",
 }
 """Meaning of each discard reason that is not the name of a metric."""
+REASON_WORDS = {
+    IMPOSSIBLE_SHAPE: "impossible shape",
+    DUPLICATE: "drawn before",
+    SMALLER: "not the largest of four feasible draws",
+}
+"""The same in a few words."""
+
+
+def reason_text(reason: str) -> str:
+    """Returns a discard reason in a few words: those of `REASON_WORDS`, or the metric whose limit is missed."""
+    return REASON_WORDS.get(reason, f"limit on {reason}")
 
 
 def reason_meanings(reasons: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,10 @@ from random import Random
 from typing import Any
 
 from nas.architecture.cost import Cost
-from nas.space.constraints import Constraint, most_violated
+from nas.schema import check_counts, check_instance
+from nas.space.constraints import Constraint, most_violated, parse_constraints
 from nas.space.drawn import Values
-from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge
+from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge, reason_text
 from nas.space.fill import with_likely_feasible_widths
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, scale_widths
@@ -99,10 +100,19 @@ class SpaceReport:
         share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
         lines = [f"space {self.space}: {share}"]
         if self.discards:
-            lines.append("discarded: " + ", ".join(f"{reason} {count:,}" for reason, count in self.discards.items()))
+            num = self.num_draws - self.num_feasible
+            counts = ", ".join(
+                f"{reason_text(reason)}: {count:,} ({count / self.num_draws:.2%})"
+                for reason, count in self.discards.items()
+            )
+            lines.append(
+                f"the other {num:,} ({num / self.num_draws:.2%}), each by the limit that it misses most: {counts}"
+            )
+        if len(self.limits) > 1:
+            lines.append("each limit alone, whatever the others; a draw of impossible shape keeps none:")
         is_narrow = self.feasible_share < 0.01
         for limit in self.limits:
-            text = f"{limit.constraint}: kept by {limit.share_alone:.2%} of the draws"
+            text = f"{'  ' * (len(self.limits) > 1)}{limit.constraint}: kept by {limit.share_alone:.2%} of all draws"
             if limit.binds:
                 text += "; it excludes the most"
             if is_narrow and limit.admits_one_percent is not None:
@@ -116,29 +126,38 @@ class SpaceReport:
                 f"{' and '.join(map(str, self.admitting_together))} together" if self.admitting_together else "nothing"
             )
             lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
-        for label, cost in (
-            ("smallest network found in the space", self.smallest),
-            ("smallest found without the limit on parameters", self.smallest_within_limits),
+        others = " and ".join(str(limit.constraint) for limit in self.limits if limit.constraint.metric != "params")
+        for condition, cost in (
+            (f"that keeps {others}", self.smallest_within_limits if others else None),
+            ("if limits are ignored", self.smallest),
         ):
             if cost is not None:
-                lines.append(f"{label}: {cost.params:,} parameters, receptive field {cost.receptive_field}")
+                text = f"smallest network found {condition}: {cost.params:,} parameters"
+                lines.append(f"{text}, receptive field {cost.receptive_field}")
         return lines
 
 
 def survey(
-    space: SearchSpace, constraints: Sequence[Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
+    space: SearchSpace, constraints: Sequence[str | Constraint] = (), *, num_draws: int = 10_000, seed: int = 0
 ) -> SpaceReport:
     """Estimates which share of a search space keeps limits, from random draws and without training; takes seconds.
 
     Args:
         space (SearchSpace): Search space.
-        constraints (Sequence[Constraint]): Limits, such as those that `limits` returns. Default: none.
+        constraints (Sequence[str | Constraint]): Limits, such as those that `limits` returns, or "params<=8000"; one or
+            several. Default: none.
         num_draws (int): Number of random draws, at least 1. Default: 10,000.
         seed (int): Seed of the draws. Default: 0.
 
     Returns:
         The shares of the draws that keep the limits, the limit that excludes most, and the smallest network found.
+
+    Raises:
+        NasError: If `space` is not a `SearchSpace`, a constraint is not valid, or `num_draws` is below 1.
     """
+    check_instance("space", space, SearchSpace, "SearchSpace.load('grey')")
+    check_counts(num_draws=(num_draws, 1))
+    constraints = parse_constraints(constraints)
     discards, buildable = _judge_draws(space, constraints, num_draws, seed)
     costs = [cost for cost, _ in buildable]
     by_params = sorted(buildable, key=lambda draw: draw[0].params)

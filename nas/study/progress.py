@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.space.feasibility import reason_text
 from nas.study.attributes import Outcome, StoredTrial
 from nas.training.metrics import EpochMetrics
 
@@ -30,11 +31,14 @@ class Tally:
     num_further: int = 0
 
 
-def discards_text(discards: Mapping[str, int]) -> str:
-    """Returns the number of discards and their reasons, most frequent first."""
+def discards_text(discards: Mapping[str, int], *, num_stored: int = 0) -> str:
+    """Returns the number of discards and their reasons, most frequent first, and how many are stored as trials."""
     total = sum(discards.values())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1]))
-    return f"{total:,} discarded ({reasons})" if total else "none discarded"
+    reasons = ", ".join(
+        f"{reason_text(reason)}: {count:,}" for reason, count in sorted(discards.items(), key=lambda x: -x[1])
+    )
+    stored = f", the first {num_stored:,} stored as trials, so trial numbers have gaps" if num_stored else ""
+    return f"{total:,} discarded ({reasons}){stored}" if total else "none discarded"
 
 
 class StudyProgress:

@@ -125,7 +125,7 @@ class StudyRecords:
             return records
         database = sqlite_file(ref.url)
         if database is not None and not file_exists(database):
-            mend = "run `nas search` first, or name another one with `results` or `storage`"
+            mend = f"run {ref.call('search')} first, or name another one with `results` or `storage`"
             raise StudyError(f"{database}: no database found; {mend}")
         with errors_on_open(ref.url), errors_on_decode(ref.url):
             names = [name for name in optuna.get_all_study_names(open_storage(ref.url)) if name != ref.name]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.errors import StudyError, argument_text
+from nas.errors import ESCAPED_BACKTICK, StudyError, argument_text
 from nas.study.database import default_storage, masked_url
-from nas.text import options_text
+from nas.text import call_text, options_text
 
 DEFAULT_STUDY = "search"
 DEFAULT_RESULTS = Path("results")
@@ -60,6 +60,13 @@ class StudyRef:
             "study": "" if self.name == DEFAULT_STUDY else self.name,
         }
         return {name: value for name, value in arguments.items() if value}
+
+    def call(self, function: str) -> str:
+        """Returns a call of a public function for this study as Python code in backticks, for messages.
+
+        The command line shows it as a command (`nas.cli.option_names`).
+        """
+        return f"`{call_text(function, self.study_arguments()).replace('`', ESCAPED_BACKTICK)}`"
 
     def options(self) -> str:
         """Returns the command-line options that name the study, each after a space; without defaults and password."""

@@ -64,6 +64,25 @@ def test_space_reports_draws_discards_and_limits(nas):
     assert [limit["constraint"] for limit in report["limits"]] == ["params<=8000", "receptive_field>=28"]
 
 
+def test_space_counts_each_draw_once_and_says_what_smallest_network_is(nas):
+    out = nas("space", "--max-params", "8000", "--max-macs", "300k", "--draws", "500")[1]
+    report = json.loads(nas("space", "--max-params", "8000", "--max-macs", "300k", "--draws", "500", "--json")[1])
+    first, second, third, *limits, within, smallest = out.splitlines()
+    kept = int(re.fullmatch(r"space grey: (\d+) of 500 random draws keep the limits \(\d+\.\d\d%\)", first)[1])
+    others = re.match(r"the other (\d+) \((.*?)%\), each by the limit that it misses most: ", second)
+    assert kept + int(others[1]) == 500
+    assert sum(int(count) for count in re.findall(r": (\d+) \(", second)) == int(others[1])
+    assert "limit on receptive_field: " in second
+    assert third == "each limit alone, whatever the others; a draw of impossible shape keeps none:"
+    assert [line.partition(":")[0] for line in limits] == ["  params<=8000", "  receptive_field>=28", "  macs<=300000"]
+    params = report["smallest_within_limits"]["params"], report["smallest"]["params"]
+    condition = "that keeps receptive_field>=28 and macs<=300000"
+    assert within.startswith(f"smallest network found {condition}: {params[0]} parameters, receptive field ")
+    assert smallest.startswith(
+        f"smallest network found if limits are ignored: {params[1]} parameters, receptive field "
+    )
+
+
 def test_space_takes_input_shape_from_dataset(nas, tiny_space):
     small = Path(tiny_space)
     small.write_text(f"input_shape = [3, 12, 12]\nnum_classes = 2\n{small.read_text()}")
@@ -93,8 +112,13 @@ def test_trials_prints_json_csv_and_table(nas, study_folder):
     _, out, _ = nas("trials", "--results", study_folder)
     assert out.startswith("dataset digits: named by the user\n")
     assert sum("%" in line for line in out.splitlines()) == 2
+    num_stored = sum(row["outcome"] == "discarded" for row in rows)
+    gaps = f"the first {num_stored} stored as trials, so trial numbers have gaps"
+    assert num_stored > 0
+    assert out.splitlines()[-1].endswith(f", {gaps}")
     _, out, _ = nas("trials", "--results", study_folder, "--discards")
-    assert "impossible_shape" in out or "receptive_field" in out
+    assert gaps not in out
+    assert "impossible shape" in out or "limit on receptive_field" in out
 
 
 def test_trials_of_empty_study_prints_no_rows(nas, tmp_path, tiny_space):
@@ -171,6 +195,18 @@ def test_train_with_test_option_prints_test_accuracy(nas):
     out = nas("train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1", "--test")[1]
     assert "  test loss " in out
     assert "Test accuracy: final " in out
+
+
+@pytest.mark.slow
+def test_train_writes_extra_formats_of_export(nas, tmp_path):
+    given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1"]
+    assert nas(*given, "--output", tmp_path / "model", "--format", "c", "--format", "int8")[0] == 0
+    assert {"network.c", "network.h", "model_int8.onnx"} <= {path.name for path in (tmp_path / "model").iterdir()}
+
+
+def test_train_with_format_but_without_output_is_rejected(nas):
+    text = "error: --format c --format int8: only for an export; give --output, too\n"
+    assert nas("train", PUBLISHED / "mnist-3928.json", "--format", "c", "--format", "int8") == (2, "", text)
 
 
 @pytest.mark.slow

@@ -40,6 +40,46 @@ def train_seeds(**given):
     return package.train_seeds(network, package.Recipe(), **given)
 
 
+NO_INTEGER, NO_NUMBER = "expected an integer, such as 12 or 8k", "expected a number, such as 0.5"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["search", "--max-params", "8kb"], f"--max-params 8kb: {NO_INTEGER}"),
+        (["search", "--max-macs", "1.0005k"], f"--max-macs 1.0005k: {NO_INTEGER}"),
+        (["search", "--epochs", ""], f"--epochs '': {NO_INTEGER}"),
+        (["search", "--trials", "inf"], f"--trials inf: {NO_INTEGER}"),
+        (["search", "--minutes", "soon"], f"--minutes soon: {NO_NUMBER}"),
+        (["confirm", "--target", "99.4%"], f"--target 99.4%: {NO_NUMBER}"),
+        (["dashboard", "--port", "a b"], f"--port 'a b': {NO_INTEGER}"),
+        (["space", "--draws", "99"], "--draws 99: expected an integer of at least 100"),
+        (["train", "mnist-3928", "--seeds", "0"], "--seeds 0: expected an integer of at least 1"),
+    ],
+    ids=str,
+)
+def test_invalid_number_is_reported_on_one_line(nas, words, text):
+    assert nas(*words) == (2, "", f"error: {text}\n")
+
+
+def test_every_number_option_reports_its_own_name(nas):
+    num = 0
+    for name, command in COMMANDS.items():
+        for param in command.params:
+            if param.param_type_name == "option" and param.type_descriptor.annotation in (int, float):
+                rest = NO_INTEGER if param.type_descriptor.annotation is int else NO_NUMBER
+                file = ["mnist-3928"] * (name == "train")
+                assert nas(name, *file, param.opts[0], "x") == (2, "", f"error: {param.opts[0]} x: {rest}\n")
+                num += 1
+    assert num > 20
+
+
+def test_limits_accept_k_and_m_for_thousands_and_millions(nas):
+    short = nas("space", "--draws", "100", "--max-params", "8k", "--max-macs", "1.5M", "--json")
+    assert short[0] == 0
+    assert short == nas("space", "--draws", "100", "--max-params", "8000", "--max-macs", "1500000", "--json")
+
+
 def limits(**given):
     return package.limits((1, 28, 28), **given)
 
@@ -266,9 +306,12 @@ def test_missing_database_error_suggests_search_or_other_location(nas, tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NasError) as caught:
         package.trials()
-    text = "results/studies.db: no database found; run `nas search` first, or name another one with"
-    assert str(caught.value) == f"{text} `results` or `storage`"
-    assert nas("trials") == (2, "", f"error: {text} --results or --storage\n")
+    text = "results/studies.db: no database found; run `{}` first, or name another one with"
+    assert str(caught.value) == f"{text.format('nas.search()')} `results` or `storage`"
+    assert nas("trials") == (2, "", f"error: {text.format('nas search')} --results or --storage\n")
+    told = nas("trials", "--results", "my results", "--study", "mine")
+    command = "nas search --results 'my results' --study mine"
+    assert told == (2, "", f"error: my {text.format(command)} --results or --storage\n")
 
 
 def test_error_for_deeply_nested_setting_is_shortened(nas):
@@ -305,6 +348,11 @@ def dashes(text, command="search"):
         ("(`ray`)", "(--ray)"),
         ("`first_seed=3`", "--seed 3"),
         ("`nas search` makes one", "`nas search` makes one"),
+        ("run `nas.confirm()` first", "run `nas confirm` first"),
+        ("run `nas.confirm(results='a b', study='c')` first", "run `nas confirm --results 'a b' --study c` first"),
+        ('`nas.search(study="it\'s")`', """`nas search --study 'it'"'"'s'`"""),
+        (r"`nas.confirm(study='a\nb')`", r"`nas confirm --study $'a\nb'`"),
+        (r"`nas.confirm(study='\x')`", r"`nas.confirm(study='\x')`"),
         ("`max_lag=3`: expected", "`max_lag=3`: expected"),
         ("a`ray`b: No such file or directory", "a`ray`b: No such file or directory"),
         ("`", "`"),

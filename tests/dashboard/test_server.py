@@ -74,7 +74,7 @@ def test_port_in_use_error_suggests_free_port(study_folder):
 
 
 def test_missing_study_raises_study_error(tmp_path):
-    with pytest.raises(StudyError, match=r"studies\.db: no database found; run `nas search` first"):
+    with pytest.raises(StudyError, match=r"studies\.db: no database found; run `nas\.search\(results='.*'\)` first"):
         serve_dashboard(results=tmp_path)
 
 

@@ -181,7 +181,9 @@ def test_standard_error_is_reported_only_after_confirmation(study):
     assert "standard error" not in read(study)
     confirm_by_hand(study)
     words = " ".join("".join(Page(read(study)).words).split())
-    assert "Means that differ by less than one standard error, 1.00 points, count as equal." in words
+    assert (
+        "Means that differ by less than one standard error of their difference, 1.00 points, count as equal." in words
+    )
 
 
 def commands_in_page(study):

@@ -186,7 +186,7 @@ def test_ranking_roundtrips_through_json(finalists):
 def test_pick_text_names_winner_and_reason():
     best = Finalist(trial=4, cost=20, objectives=(0.5, 0.75))
     smaller = Finalist(trial=9, cost=10, objectives=(0.25, 0.5))
-    error = "one standard error of a difference"
+    error = "one standard error of the difference of two means"
     assert Ranking(finalists=(best, smaller), standard_error=0.0125).pick_text == (
         f"trial 4 is picked: the others are behind by more than 1.250 points, {error}"
     )

@@ -81,33 +81,33 @@ MISSED = [[0.91, 0.92], [0.92, 0.91]]
             result_of(MET, target=0.994, consistency=3, num_images=10_000_000),
             [
                 "Target met: 3 of 3 seeds keep at least 99.40% in each of the last 3 epochs.",
-                "Final accuracy 99.45 ± 0.01 %, lowest of the last 3 epochs 99.41 ± 0.01 % (mean and standard deviation"
+                "Final accuracy 99.45 ± 0.01 %, lowest of the last 3 epochs 99.41 ± 0.01 % (mean ± standard deviation"
                 " of 3 seeds).",
                 "With new seeds, 29% to 100% of trainings would keep the target (95 % confidence, from 3 of 3).",
-                "Mean final accuracy on all such images: 99.42% to 99.48% (95 % confidence, 3 seeds and 10,000,000"
-                " images); the target lies below that: the mean on new images reaches it.",
+                "Mean final accuracy to expect on new images of this kind: 99.42% to 99.48% (95 % confidence, 3 seeds"
+                " and 10,000,000 images). This mean reaches the target: the whole range is above 99.40%.",
             ],
         ),
         (
             result_of(SOME, target=0.994),
             [
                 "Target met by some: 2 of 4 seeds keep at least 99.40% in each of the last 2 epochs.",
-                "Final accuracy 99.40 ± 0.02 %, lowest of the last 2 epochs 99.39 ± 0.02 % (mean and standard deviation"
+                "Final accuracy 99.40 ± 0.02 %, lowest of the last 2 epochs 99.39 ± 0.02 % (mean ± standard deviation"
                 " of 4 seeds).",
                 "With new seeds, 7% to 93% of trainings would keep the target (95 % confidence, from 2 of 4).",
-                "Mean final accuracy on all such images: 99.22% to 99.53% (95 % confidence, 4 seeds and 10,000 images);"
-                " the target lies within that: these runs do not tell whether the mean on new images reaches it.",
+                "Mean final accuracy to expect on new images of this kind: 99.22% to 99.53% (95 % confidence, 4 seeds"
+                " and 10,000 images). This mean may or may not reach the target: the range includes 99.40%.",
             ],
         ),
         (
             result_of(MISSED, target=0.995, num_images=360),
             [
                 "Target missed: 0 of 2 seeds keep at least 99.50% in each of the last 2 epochs.",
-                "Final accuracy 91.50 ± 0.71 %, lowest of the last 2 epochs 91.00 ± 0.00 % (mean and standard deviation"
+                "Final accuracy 91.50 ± 0.71 %, lowest of the last 2 epochs 91.00 ± 0.00 % (mean ± standard deviation"
                 " of 2 seeds).",
                 "With new seeds, 0% to 84% of trainings would keep the target (95 % confidence, from 0 of 2).",
-                "Mean final accuracy on all such images: 84.32% to 98.31% (95 % confidence, 2 seeds and 360 images);"
-                " the target lies above that: the mean on new images does not reach it.",
+                "Mean final accuracy to expect on new images of this kind: 84.32% to 98.31% (95 % confidence, 2 seeds"
+                " and 360 images). This mean does not reach the target: the whole range is below 99.50%.",
             ],
         ),
     ],
@@ -136,7 +136,7 @@ def test_lines_and_json_agree_with_result(rows, target, num_images):
     assert spread_text(result.final_accuracies) in second
     assert spread_text(result.lowest_accuracies) in second
     low, high = result.on_new_images()
-    assert (" below that: " in last, " within that: " in last, " above that: " in last) == (
+    assert (" range is above " in last, " range includes " in last, " range is below " in last) == (
         target < low,
         low <= target <= high,
         target > high,

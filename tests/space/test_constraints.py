@@ -32,7 +32,10 @@ def test_constraint_roundtrips_through_text(metric, relation, bound):
     assert Constraint.parse(str(constraint)) == constraint
 
 
-@pytest.mark.parametrize("text", ["macs<=200000", " macs <= 200000 ", "macs<=2e5", "macs<=200000.0", "macs <=200_000"])
+@pytest.mark.parametrize(
+    "text",
+    ["macs<=200000", " macs <= 200000 ", "macs<=2e5", "macs<=200000.0", "macs <=200_000", "macs<=200K", "macs<=0.2M"],
+)
 def test_parse_accepts_alternative_spellings(text):
     assert Constraint.parse(text) == Constraint("macs", "<=", 200_000)
 
@@ -48,7 +51,8 @@ def test_parse_accepts_alternative_spellings(text):
         ("params<=", f"constraint 'params<=' {FORM}"),
         ("params<=8000 macs<=1", f"constraint 'params<=8000 macs<=1' {FORM}"),
         ("flops<=8000", f"constraint: metric is 'flops', expected one of {NAMES}"),
-        ("params<=8k", f"constraint on params: bound is '8k', {AT_LEAST_1}"),
+        ("params<=8kb", f"constraint on params: bound is '8kb', {AT_LEAST_1}"),
+        ("params<=1.0001k", f"constraint on params: bound is '1.0001k', {AT_LEAST_1}"),
         ("params<=0.5", f"constraint on params: bound is '0.5', {AT_LEAST_1}"),
         ("params<=nan", f"constraint on params: bound is 'nan', {AT_LEAST_1}"),
         ("params<=inf", f"constraint on params: bound is 'inf', {AT_LEAST_1}"),
@@ -215,3 +219,17 @@ def test_limit_that_is_not_positive_integer_raises(options, error):
     with pytest.raises(ConstraintError) as caught:
         limits((1, 28, 28), **options)
     assert str(caught.value) == error
+
+
+def test_limits_without_shape_are_those_of_mnist_and_single_constraint_needs_no_list():
+    assert limits(max_params=3) == limits((1, 28, 28), max_params=3)
+    assert limits(constraints="macs<=9") == limits(constraints=["macs<=9"])
+    assert limits(constraints=Constraint("macs", "<=", 9)) == limits(constraints=["macs<=9"])
+
+
+@pytest.mark.parametrize("shape", [8000, "grey", (28, 28), (1, 28, 0), None])
+def test_limits_reject_invalid_shape(shape):
+    with pytest.raises(ConstraintError) as caught:
+        limits(shape, max_params=3)
+    expected = "expected [channels, height, width], each an integer from 1 to 1e12"
+    assert str(caught.value) == f"`input_shape={shape!r}`: {expected}"

@@ -254,13 +254,15 @@ def test_report_without_feasible_draws_names_binding_limit():
     lines = report.lines()
     assert lines[0] == "space mnist: 0 of 500 random draws keep the limits (0.00%)"
     assert (
-        f"params<=100: kept by 0.00% of the draws; it excludes the most; params<={params.admits_one_percent} "
+        f"  params<=100: kept by 0.00% of all draws; it excludes the most; params<={params.admits_one_percent} "
         "would admit 1 % of the space" in lines
     )
     assert lines[-2:] == [
-        f"smallest network found in the space: 121 parameters, receptive field {report.smallest.receptive_field}",
-        f"smallest found without the limit on parameters: {report.smallest_within_limits.params} parameters, "
-        f"receptive field {report.smallest_within_limits.receptive_field}",
+        "smallest network found that keeps receptive_field>=28:"
+        f" {report.smallest_within_limits.params} parameters,"
+        f" receptive field {report.smallest_within_limits.receptive_field}",
+        "smallest network found if limits are ignored: 121 parameters,"
+        f" receptive field {report.smallest.receptive_field}",
     ]
 
 
@@ -278,8 +280,8 @@ def test_report_of_space_without_buildable_networks():
     assert report.smallest_within_limits is None
     assert report.lines() == [
         "space void: 0 of 50 random draws keep the limits (0.00%)",
-        "discarded: impossible_shape 50",
-        "params<=8000: kept by 0.00% of the draws",
+        "the other 50 (100.00%), each by the limit that it misses most: impossible shape: 50 (100.00%)",
+        "params<=8000: kept by 0.00% of all draws",
         "no draw can be built: a feature map would be smaller than its window",
     ]
 
@@ -301,11 +303,17 @@ def test_report_lines_equal_expected_text():
     )
     assert report.lines() == [
         "space mnist: 1,295 of 10,000 random draws keep the limits (12.95%)",
-        "discarded: impossible_shape 4,774, params 2,843, receptive_field 1,088",
-        "params<=8000: kept by 23.83% of the draws; it excludes the most",
-        "receptive_field>=28: kept by 25.00% of the draws",
-        "smallest network found in the space: 121 parameters, receptive field 8",
-        "smallest found without the limit on parameters: 1,309 parameters, receptive field 28",
+        "the other 8,705 (87.05%), each by the limit that it misses most: impossible shape: 4,774 (47.74%),"
+        " limit on params: 2,843 (28.43%), limit on receptive_field: 1,088 (10.88%)",
+        "each limit alone, whatever the others; a draw of impossible shape keeps none:",
+        "  params<=8000: kept by 23.83% of all draws; it excludes the most",
+        "  receptive_field>=28: kept by 25.00% of all draws",
+        "smallest network found that keeps receptive_field>=28: 1,309 parameters, receptive field 28",
+        "smallest network found if limits are ignored: 121 parameters, receptive field 8",
+    ]
+    # With no other limit, the two smallest networks are the same.
+    assert [line for line in replace(report, limits=report.limits[:1]).lines() if "smallest" in line] == [
+        "smallest network found if limits are ignored: 121 parameters, receptive field 8"
     ]
 
 

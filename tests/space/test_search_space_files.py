@@ -176,7 +176,11 @@ RECIPE_KEYS = (
         ("low = 4", "low = 0", "conv.channels: low is 0, expected an integer from 1 to 1e12"),
         ("step = 2", "step = 3", "conv.channels: high is 8, expected low (4) plus a multiple of step (3)"),
         ("step = 2", "step = 2, log = true", "conv.channels: step and log = true found, expected only one of them"),
-        ("step = 2", "steps = 2", "conv.channels: unknown key 'steps', expected one of low, high, step, log"),
+        (
+            "step = 2",
+            "steps = 2",
+            "conv.channels: unknown key 'steps' (did you mean step?), expected one of low, high, step, log",
+        ),
         ("{ low = 4, high = 8, step = 2 }", "0", "conv.channels is 0, expected an integer from 1 to 1e12"),
         ("{ low = 4, high = 8, step = 2 }", "true", "conv.channels is True, expected an integer from 1 to 1e12"),
         ("{ low = 4, high = 8, step = 2 }", "8.0", "conv.channels is 8.0, expected an integer from 1 to 1e12"),

@@ -14,6 +14,7 @@ from support.confirmations import (
     untimed,
 )
 
+from nas.commands.confirm import RunFinished, confirm
 from nas.study.confirmation import ConfirmationRecords
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
@@ -97,7 +98,9 @@ def test_interrupted_command_exits_130_and_keeps_finished_runs(study, whole, nas
     assert (status, err) == (130, "Interrupted: runs that have ended are kept, the same command goes on.\n")
     first, second = runs_in(whole[2])[:2]
     kept = ConfirmationRecords(StudyRecords.open(StudyRef(study)))
-    assert untimed(kept.history(first)) == untimed(whole[2][1].history)
+    assert untimed(kept.history(first)) == untimed(
+        next(event for event in whole[2] if isinstance(event, RunFinished)).history
+    )
     assert kept.history(second) is None
 
 
@@ -108,3 +111,42 @@ def test_export_command_writes_confirmed_trial(confirmed, whole, nas):
     folder = confirmed / "export" / f"search-confirmed-trial-{whole[1].winner.number}"
     assert out.startswith(f"Trial {whole[1].winner.number}: writing files")
     assert (folder / "weights.pt").exists()
+
+
+def test_target_comes_from_option_then_last_confirmation_then_default(study, nas):
+    def first_line(results, *more):
+        asked = ["--top", TOP, "--seeds", SEEDS, "--device", "cpu", "--workers", 1, *more]
+        status, out, err = nas("confirm", *asked, "--results", results)
+        assert (status, err) == (0, "")
+        return out.splitlines()[0], re.search(r"keep at least ([0-9.]+%)", out)[1]
+
+    last = "in the last 2 epochs"
+    assert first_line(study) == (f"target 99.40% {last}, the default", "99.40%")
+    assert first_line(study, "--target", "0.3") == (f"target 30.00% {last}, as given", "30.00%")
+    assert first_line(study) == (f"target 30.00% {last}, as in the last confirmation of this study", "30.00%")
+
+
+def test_python_function_takes_target_of_last_confirmation(confirmed):
+    given = {"top": TOP, "seeds": SEEDS, "device": "cpu", "workers": 1, "results": confirmed}
+    assert confirm(**given).test.target == TARGET
+    assert confirm(**given, target=0.3).test.target == 0.3
+    assert confirm(**given).test.target == 0.3
+
+
+def test_second_line_announces_trainings_and_their_time(study, nas):
+    plan = "6 trainings of 2 epochs: the best 2 trials with 2 seeds each, then the winner with 2 seeds on train + val"
+    assert re.fullmatch(
+        rf"{re.escape(plan)}; takes about \d+ s at the speed of the search", nas(*command(study))[1].splitlines()[1]
+    )
+    assert nas(*command(study))[1].splitlines()[1] == f"{plan}; all are stored already"
+
+
+def test_plan_counts_stored_runs(ranked, nas):
+    assert "; 4 are stored already; takes about " in nas(*command(ranked))[1].splitlines()[1]
+
+
+def test_plan_of_single_trial_has_one_stage(study, nas):
+    assert re.match(
+        r"2 trainings of 2 epochs: trial \d+ with 2 seeds on train \+ val; takes about ",
+        nas(*command(study, top=1))[1].splitlines()[1],
+    )

@@ -34,8 +34,14 @@ def test_export_contains_weights_and_accuracy_of_first_seed(confirmed, whole, fi
 def test_export_of_unconfirmed_study_raises_error(study, tmp_path):
     with pytest.raises(StudyError) as caught:
         export_trial("confirmed", results=study, output=tmp_path / "model")
-    assert str(caught.value) == "study 'search' is not confirmed yet; run `nas confirm` first"
+    call = f"nas.confirm(results='{study}')"
+    assert str(caught.value) == f"study 'search' is not confirmed yet; run `{call}` first"
     assert not (tmp_path / "model").exists()
+
+
+def test_export_command_of_unconfirmed_study_suggests_whole_command(study, nas):
+    text = f"study 'search' is not confirmed yet; run `nas confirm --results {study}` first"
+    assert nas("export", "--trial", "confirmed", "--results", study) == (2, "", f"error: {text}\n")
 
 
 def test_damaged_confirmed_weights_error_names_file_and_trial(confirmed, whole, tmp_path):

@@ -67,7 +67,7 @@ def test_missing_study_is_rejected_and_not_created(study, tmp_path, nas):
     missing = tmp_path / "missing"
     text = (
         f"error: {missing / 'studies.db'}: no database found;"
-        " run `nas search` first, or name another one with --results or --storage\n"
+        f" run `nas search --results {missing}` first, or name another one with --results or --storage\n"
     )
     assert nas("confirm", "--results", missing) == (2, "", text)
     assert not missing.exists()

@@ -23,7 +23,7 @@ from support.confirmations import (
     untimed,
 )
 
-from nas.commands.confirm import Ranked, RunFinished, StageStarted, confirm
+from nas.commands.confirm import ConfirmStarted, Ranked, RunFinished, StageStarted, confirm
 from nas.data import datasets
 from nas.seed_stats import Finalist, Ranking
 from nas.study.reader import StudyRecords
@@ -54,12 +54,14 @@ def test_events_report_stages_runs_and_ranking_in_order(whole):
     _, found, events = whole
     told = [event for event in events if event != "test"]
     assert [type(event) for event in told] == [
+        ConfirmStarted,
         StageStarted,
         *[RunFinished] * (TOP * SEEDS),
         Ranked,
         StageStarted,
         *[RunFinished] * SEEDS,
     ]
+    assert (told[0].target, told[0].target_source, told[0].num_runs, told[0].num_done) == (TARGET, "given", NUM_RUNS, 0)
     stages = [event for event in told if isinstance(event, StageStarted)]
     assert [(stage.judged_on, stage.num_runs, stage.num_done) for stage in stages] == [
         ("val", TOP * SEEDS, 0),

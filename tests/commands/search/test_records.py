@@ -63,8 +63,8 @@ def test_discards_are_counted_per_candidate(tmp_path, tiny_space):
 def test_search_stores_python_call_or_given_command(tmp_path, tiny_space):
     given = {**options(tmp_path, tiny_space, trials=1, epochs=1), "results": tmp_path, "storage": None, "study": "x"}
     call = (
-        f"nas.search(max_params=900, epochs=1, trials=1, dataset='digits', space={tiny_space!r},"
-        f" min_receptive_field=10, device='cpu', workers=1, results={str(tmp_path)!r}, study='x')"
+        f"nas.search(study='x', max_params=900, epochs=1, trials=1, dataset='digits', space={tiny_space!r},"
+        f" min_receptive_field=10, device='cpu', workers=1, results={str(tmp_path)!r})"
     )
     search(**given)
     assert StudyRecords.open(StudyRef(tmp_path, study="x")).notes.command == call

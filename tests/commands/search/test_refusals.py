@@ -53,9 +53,9 @@ def test_infeasible_limits_raise_error_with_survey(tmp_path, tiny_space):
     assert lines[0] == "fewer than 1 in 10,000 candidates of the search space keep the limits"
     assert lines[1] == "space tiny: 0 of 10,000 random draws keep the limits (0.00%)"
     assert any(
-        line.startswith("params<=30: kept by 0.00% of the draws; it excludes the most; params<=") for line in lines
+        line.startswith("  params<=30: kept by 0.00% of all draws; it excludes the most; params<=") for line in lines
     )
-    assert any(line.startswith("smallest found without the limit on parameters: ") for line in lines)
+    assert any(line.startswith("smallest network found that keeps receptive_field>=10: ") for line in lines)
     assert not (tmp_path / "results").exists()
 
 
