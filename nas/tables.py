@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.architecture.cost import METRIC_LABELS
+from nas.boards import Board
 from nas.seed_stats import Ranking, SeedAccuracies, spread_text
 from nas.space.feasibility import reason_text
 from nas.study.trial import TrialRecord, runs_text
@@ -31,6 +32,19 @@ def trial_table(trials: Sequence[TrialRecord], *, title: str) -> Table:
         reason = reason_text(trial.reason) if trial.outcome == "discarded" else trial.reason
         note = ", ".join(filter(None, (trial.source, runs_text(trial), reason, state)))
         table.add_row(str(trial.number), *percent, *counts, seconds, Text(note))
+    return table
+
+
+def board_table(boards: Sequence[Board]) -> Table:
+    """Returns a table of boards, with their memory and the limits on a network's int8 C code, in bytes."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("board", "", "core"):
+        table.add_column(name, overflow="fold")
+    for name in ("MHz", "RAM", "flash", "arena at most", "constants at most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for board in boards:
+        numbers = (board.ram_bytes, board.flash_bytes, *board.bounds().values())
+        table.add_row(board.name, board.title, board.core, f"{board.clock_mhz:g}", *(f"{x:,}" for x in numbers))
     return table
 
 

@@ -23,6 +23,7 @@ from nas.cli import studies as study_commands
 from nas.cli.option_names import Command
 from nas.cli.options import (
     SEARCH,
+    BoardName,
     ConfirmTarget,
     Constraints,
     DataRoot,
@@ -77,6 +78,7 @@ def search(
     max_macs: MaxMacs = None,
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
+    board: BoardName = None,
     constraints: Constraints = None,
     trials: Annotated[
         int | None,
@@ -152,6 +154,7 @@ def search(
         max_macs=max_macs,
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
+        board=board,
         constraints=constraints or (),
         objective=objective,
         sampler=sampler,
@@ -286,6 +289,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     networks.cost: "nas cost mnist-7825",
     networks.show: "nas show mnist-7825",
     networks.train: "nas train mnist-7825 --set rotation=7",
+    networks.boards: "nas search --board pico",
     study_commands.trials: "nas trials --format csv > trials.csv",
     study_commands.dashboard: "nas dashboard --port 8080",
     study_commands.report: "nas report --output report.html",

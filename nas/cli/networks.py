@@ -9,6 +9,7 @@ import typer
 
 from nas.cli.options import (
     DATA,
+    BoardName,
     Constraints,
     DataRoot,
     Dataset,
@@ -42,6 +43,7 @@ def space(
     max_macs: MaxMacs = None,
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
+    board: BoardName = None,
     constraints: Constraints = None,
     space: Space = None,
     dataset: Annotated[
@@ -78,6 +80,7 @@ def space(
         max_macs=max_macs,
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
+        board=board,
         constraints=constraints or (),
     )
     report = survey(loaded, bounds, num_draws=draws, seed=seed)
@@ -90,6 +93,18 @@ def cost(file: File, use_json: Json = False) -> None:
 
     found = dataclasses.asdict(cost_of(file))
     typer.echo(json.dumps(found) if use_json else "\n".join(f"{key:<22} {value:>12,}" for key, value in found.items()))
+
+
+def boards(use_json: Json = False) -> None:
+    """List the boards that nas search --board knows, and what their memory allows a network in int8 C."""
+    from nas.boards import load_boards
+    from nas.tables import board_table, print_table
+
+    known = load_boards()
+    if use_json:
+        typer.echo(json.dumps([dataclasses.asdict(board) | board.bounds() for board in known], indent=2))
+    else:
+        print_table(board_table(known))
 
 
 def show(file: File) -> None:

@@ -97,6 +97,16 @@ MaxWeightBytes = Annotated[
         show_default=False,
     ),
 ]
+BoardName = Annotated[
+    str | None,
+    typer.Option(
+        "--board",
+        metavar="NAME",
+        help="Board (see nas boards, or FILE.toml:NAME): the int8 C code must fit into half of its RAM and flash.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
+]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(

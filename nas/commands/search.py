@@ -130,6 +130,7 @@ def search(
     max_macs: int | None = None,
     max_activation_bytes: int | None = None,
     max_weight_bytes: int | None = None,
+    board: str | None = None,
     constraints: Sequence[str | Constraint] = (),
     objective: str | None = None,
     sampler: str | None = None,
@@ -181,6 +182,8 @@ def search(
         max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
             no limit.
         max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
+            into half of its RAM and of its flash. Default: no board.
         constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
             none.
         objective (str | None): "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as
@@ -238,6 +241,7 @@ def search(
             max_macs=max_macs,
             max_activation_bytes=max_activation_bytes,
             max_weight_bytes=max_weight_bytes,
+            board=board,
             constraints=constraints,
         ),
         objectives=_objectives(objective),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nas.architecture.cost import METRICS, Cost
+from nas.boards import Board
 from nas.errors import ConstraintError, argument_text, one_of
 from nas.inference.memory import MEMORY_METRICS
 from nas.schema import ImageShape, check_counts, check_instance, mismatch_text, parse_number, sequence_of
@@ -119,6 +120,7 @@ class Limits:
         max_macs: largest number of multiply-accumulates for one example.
         max_activation_bytes: largest `peak_activation_bytes`.
         max_weight_bytes: largest number of bytes of weights.
+        board: name of a board whose memory the network's int8 C code must fit into, or "FILE.toml:NAME".
         constraints: further constraints, as objects or as text such as "macs<=200000".
     """
 
@@ -127,6 +129,7 @@ class Limits:
     max_macs: int | None = None
     max_activation_bytes: int | None = None
     max_weight_bytes: int | None = None
+    board: str | None = None
     constraints: Sequence[str | Constraint] = ()
 
     def constraints_for(self, input_shape: Sequence[int]) -> tuple[Constraint, ...]:
@@ -151,6 +154,8 @@ class Limits:
             ("weight_bytes", "<=", self.max_weight_bytes),
         )
         named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
+        if self.board is not None:
+            named += [Constraint(metric, "<=", bound) for metric, bound in Board.load(self.board).bounds().items()]
         return tightest_per_metric([*named, *parse_constraints(self.constraints)])
 
 
@@ -162,6 +167,7 @@ def limits(
     max_macs: int | None = None,
     max_activation_bytes: int | None = None,
     max_weight_bytes: int | None = None,
+    board: str | None = None,
     constraints: Sequence[str | Constraint] = (),
 ) -> tuple[Constraint, ...]:
     """Returns the constraints that the arguments of the same names stand for in `search`.
@@ -174,6 +180,8 @@ def limits(
         max_activation_bytes (int | None): Maximum bytes of float32 activations alive at once, for one image. Default:
             no limit.
         max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
+        board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
+            into half of its RAM and of its flash. Default: no board.
         constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000"; one or
             several. Default: none.
 
@@ -193,5 +201,6 @@ def limits(
         max_macs=max_macs,
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
+        board=board,
         constraints=constraints,
     ).constraints_for(input_shape)

@@ -1,0 +1,107 @@
+"""Boards with a microcontroller: what their memory allows a network, and the processor core that runs it."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import NasError, one_of, short_repr
+from nas.schema import COUNT, TEXT, Interval, ObjectOf, OneOf, check
+from nas.text import read_text
+
+CORES = ("avr", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "xtensa-lx7")
+CORTEX_CODE_BYTES = 6_144
+"""Upper bound of the bytes of machine code on a Cortex-M.
+
+A network that calls every int8 kernel has 5,967 on a Cortex-M0 and 5,211 on the others, with arm-none-eabi-gcc 12.2.1
+-O2; small networks have about two thirds of that.
+"""
+CODE_BYTES = {
+    **{core: CORTEX_CODE_BYTES for core in CORES if core.startswith("cortex")},
+    "avr": 12_288,  # 10,180 with avr-gcc 5.4.0 -Os
+    "xtensa-lx7": 8_192,  # not measured
+}
+STACK_BYTES = {core: 640 if core == "avr" else 1_024 for core in CORES}
+"""Allowance for the stack of `predict`.
+
+664 to 808 bytes were measured on emulated Cortex-M cores with -O2; avr-gcc 5.4.0 -Os states frames of 392, 127 and some
+smaller ones.
+"""
+DEFAULT_SHARE = 0.5
+
+BOARD_FIELDS = ObjectOf(
+    {
+        **dict.fromkeys(("title", "source"), TEXT),
+        "core": OneOf(CORES),
+        "clock_mhz": Interval(float, 0, open_low=True),
+        **dict.fromkeys(("ram_bytes", "flash_bytes"), COUNT),
+    },
+    required={"title", "core", "clock_mhz", "ram_bytes", "flash_bytes", "source"},
+    closed=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A board with a microcontroller.
+
+    Attributes:
+        name: short name, such as "pico".
+        title: full name, and the microcontroller.
+        core: one of `CORES`.
+        clock_mhz: highest clock frequency, in MHz.
+        ram_bytes: bytes of RAM.
+        flash_bytes: bytes of flash memory.
+        source: where these figures come from.
+    """
+
+    name: str
+    title: str
+    core: str
+    clock_mhz: float
+    ram_bytes: int
+    flash_bytes: int
+    source: str
+
+    @classmethod
+    def load(cls, name: str) -> "Board":
+        """Returns a shipped board by name, or a board "FILE.toml:NAME" of a file like `boards.toml`.
+
+        Raises `NasError` if there is no such board or the file is not valid.
+        """
+        file, _, inside = name.rpartition(":") if ".toml:" in name else ("", "", name)
+        boards = {board.name: board for board in load_boards(Path(file) if file else None)}
+        if inside not in boards:
+            place = f"{file}: " if file else ""
+            expected = f"{one_of(boards)}, or FILE.toml:NAME"
+            raise NasError(f"{place}board {short_repr(inside)} is unknown, expected {expected}")
+        return boards[inside]
+
+    def bounds(self, share: float = DEFAULT_SHARE) -> dict[str, int]:
+        """Returns the upper limits of a network in int8 C by metric, for a share of the board's RAM and flash.
+
+        RAM holds the arena and the stack, flash the constants and the code. The rest is for the user's own program.
+        Raises `NasError` if not even the code fits.
+        """
+        bounds = {
+            "int8_arena_bytes": int(self.ram_bytes * share) - STACK_BYTES[self.core],
+            "int8_weight_bytes": int(self.flash_bytes * share) - CODE_BYTES[self.core],
+        }
+        if min(bounds.values()) < 1:
+            raise NasError(
+                f"board {self.name}: {share:.0%} of {self.ram_bytes:,} bytes of RAM and {self.flash_bytes:,} of flash"
+                f" found, expected more than {STACK_BYTES[self.core]:,} for the stack and"
+                f" {CODE_BYTES[self.core]:,} for code"
+            )
+        return bounds
+
+
+def load_boards(file: Path | None = None) -> list[Board]:
+    """Returns the boards of a TOML file, or the shipped ones; raises `NasError` if the file is not valid."""
+    path = Path(__file__).with_name("boards.toml") if file is None else file
+    try:
+        tables = tomllib.loads(read_text(path, NasError))
+    except tomllib.TOMLDecodeError as error:
+        raise NasError(f"{path}: {error}") from None
+    for name, table in tables.items():
+        check(table, BOARD_FIELDS, f"{path}: [{name}]", NasError)
+    return [Board(name=name, **table) for name, table in tables.items()]
