@@ -165,7 +165,7 @@ def test_printed_search_result_is_counts_best_trials_and_place(result):
     assert (
         str(shown)
         == """\
-2 of 2 trained, 12 discarded (params 12)
+2 of 2 trained, 12 discarded (limit on params: 12)
 Best by mean val accuracy of the last epochs
 trial  val accuracy  lowest  parameters   MACs  receptive field  seconds
     7        91.00%  90.00%          58  3,456                5        2  mine.json

@@ -29,6 +29,10 @@ class Cost:
     peak_activation_bytes: int
     weight_bytes: int
 
+    def metrics(self) -> dict[str, int]:
+        """Returns the metrics that every study stores, by name."""
+        return {name: getattr(self, name) for name in METRICS}
+
     def lines(self) -> list[str]:
         """Returns all metrics as two lines of text."""
         return [

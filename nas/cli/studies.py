@@ -132,6 +132,14 @@ def export(
         ),
     ] = None,
     formats: Formats = None,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also write int8 C, and run it on an emulated core of this board (see nas boards, or FILE.toml:NAME).",
+            show_default=False,
+        ),
+    ] = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),
     storage: Storage = None,
@@ -144,6 +152,7 @@ def export(
     exported = export_trial(
         int(trial) if trial.isdecimal() else trial,
         formats=format_names(formats),
+        board=board,
         data_root=data_root,
         results=results,
         storage=storage,
@@ -152,7 +161,7 @@ def export(
         on_start=lambda number: typer.echo(f"Trial {number}: writing files, then loading each in a fresh process …"),
     )
     print_table(verification_table(exported.verifications, title=f"{exported.folder}"))
-    for remark in exported.remarks:
+    for remark in exported.lines():
         typer.echo(with_option_names(remark, context))
     typer.echo(
         f"README.md there is the model card. Try:\n  python {shlex.quote(str(exported.folder / 'predict.py'))} IMAGE"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nas.boards import Board
 from nas.data import datasets
 from nas.errors import DatasetError, NasError, StudyError, argument_text
 from nas.exporters.export import Exported, export
@@ -17,6 +18,7 @@ def export_trial(
     trial: int | str | None = None,
     *,
     formats: Sequence[str] = (),
+    board: str | None = None,
     data_root: str | Path | None = None,
     results: str | Path = "results",
     storage: str | None = None,
@@ -34,6 +36,8 @@ def export_trial(
             weights of its first seed, trained on train + val. Default: None, the best trial.
         formats (Sequence[str]): Formats besides those that are always written, one or several of "int8", "c" and
             "c-int8". Default: none.
+        board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". Adds "c-int8" and runs it on the
+            board's core in an emulator, if gcc-arm-none-eabi and qemu-system-arm are installed. Default: no board.
         data_root (str | Path | None): Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the
             user's cache.
         results (str | Path): Results folder of the study. Default: "results".
@@ -55,6 +59,7 @@ def export_trial(
     """
     if trial not in (None, "best", "confirmed") and type(trial) is not int:
         raise NasError(f"{argument_text('trial', trial)}: expected the number of a trial, best or confirmed")
+    target = None if board is None else Board.load(board)
     records = StudyRecords.open(StudyRef(results, storage, study))
     name = records.name
     stem = name.replace("/", "_")  # a slash would lead to another folder
@@ -91,5 +96,6 @@ def export_trial(
         provenance=provenance,
         verification_data=verification_data,
         formats=formats,
+        board=target,
         remarks=[f"Not verified on the validation split: {missing}."] if missing else [],
     )

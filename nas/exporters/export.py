@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture, check_architecture
+from nas.boards import Board
 from nas.errors import NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.int8_codegen import int8_c_files
+from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import Int8Network, quantise
 from nas.exporters.c.source import stated_bytes
+from nas.exporters.core_test.emulate import NUM_CORE_IMAGES, CoreRun, missing_for, run_on_core
 from nas.exporters.folder import copy_package_file, replace_folder
 from nas.exporters.graphs import (
     INT8,
@@ -49,26 +52,32 @@ class Exported:
         folder: Folder that was written.
         verifications: Verification result of each file.
         remarks: Notes of the model card, such as what could not be verified and why.
+        core_run: Result of the run on the emulated core of the board; None without one.
     """
 
     folder: Path
     verifications: tuple[FileVerification, ...]
     remarks: tuple[str, ...]
+    core_run: CoreRun | None = None
 
     def __str__(self) -> str:
         """Returns the folder, its files with their verification, and the remarks as lines of text."""
         from nas.tables import verification_table
 
         files = table_text(verification_table(self.verifications, title=str(self.folder)))
-        return "\n".join([files, *self.remarks])
+        return "\n".join([files, *self.lines()])
+
+    def lines(self) -> list[str]:
+        """Returns the result on the board's core, if there is one, and the remarks."""
+        return [*(self.core_run.lines() if self.core_run else ()), *self.remarks]
 
     def _repr_html_(self) -> str:
         """Returns the files, their verification and the remarks as HTML, for notebooks."""
         from nas.tables import table_html, verification_table
 
         return table_html(verification_table(self.verifications, title=str(self.folder))) + html_lines(
-            self.remarks
-        ) * bool(self.remarks)
+            self.lines()
+        ) * bool(self.lines())
 
 
 def export(
@@ -79,6 +88,7 @@ def export(
     provenance: Provenance,
     verification_data: VerificationData | None = None,
     formats: Sequence[str] = (),
+    board: Board | None = None,
     remarks: Sequence[str] = (),
 ) -> Exported:
     """Writes a verified export to the folder `output`; replaces an earlier export as a whole.
@@ -100,6 +110,8 @@ def export(
             `verification_data`; "c" writes network.h and network.c; "c-int8" writes network_int8.h and network_int8.c,
             which have no floating point and need `verification_data`, too. C is verified only if the compiler `cc` is
             installed. Default: none.
+        board (Board | None): Board whose core runs network_int8.c in an emulator, if the tools for that are installed:
+            its logits must equal the reference's. Adds the format "c-int8". Default: None.
         remarks (Sequence[str]): Notes for the model card. Default: none.
 
     Returns:
@@ -111,6 +123,8 @@ def export(
     """
     check_architecture(architecture)
     formats = sequence_of(formats)
+    if board is not None:
+        formats = list(dict.fromkeys([*formats, "c-int8"]))
     _check_formats(formats, architecture, verification_data, remarks)
     output, notes = Path(output), list(remarks)
     if verification_data and verification_data.is_seen:
@@ -143,16 +157,23 @@ def export(
         verifications = verify_files(
             folder, names, architecture, weights, provenance, verification_data, int8_network=int8_network
         )
+        core_run = None
+        if board is not None and int8_network is not None and verification_data is not None:
+            if reason := missing_for(board):
+                notes.append(f"{INT8_C} was not run on the core of board {board.name}: {reason}.")
+            else:
+                core_run = _run_on_core(folder, board, int8_network, verification_data)
         written = ExportedFiles(
             formats=formats,
             verifications=verifications,
             quantised=quantised,
             c_bytes={name: stated_bytes(sources[str(Path(name).with_suffix(".h"))]) for name in c_names},
             unverified=unverified,
+            core_run=core_run,
         )
         card = render_card(architecture, provenance, written, verification_data=verification_data, remarks=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes))
+    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes), core_run=core_run)
 
 
 def _check_formats(
@@ -242,6 +263,13 @@ def _quantise(
     """Returns the network in int8, calibrated on training images."""
     images = _calibration_images(verification_data)
     return quantise(architecture, weights, images, mean=provenance.mean, std=provenance.std)
+
+
+def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_data: VerificationData) -> CoreRun:
+    """Runs network_int8.c on the emulated core of a board, on images of the validation split."""
+    images = verification_data.val.images
+    pixels = images[evenly_spaced(len(images), NUM_CORE_IMAGES)].numpy()
+    return run_on_core(folder, board, pixels, run_int8(network, pixels))
 
 
 def _facts_of_sources(provenance: Provenance) -> list[str]:

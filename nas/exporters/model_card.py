@@ -8,6 +8,7 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.cost import METRIC_LABELS
 from nas.architecture.summary import summarise
 from nas.distribution import package_version
+from nas.exporters.core_test.emulate import CoreRun
 from nas.exporters.graphs import INT8, QuantisationInfo
 from nas.exporters.model_source import recipe_rows
 from nas.exporters.provenance import Provenance, VerificationData
@@ -27,6 +28,7 @@ class ExportedFiles:
         quantised: Size of the int8 model; None if it was not written.
         c_bytes: Bytes of constants and of scratch memory that the header of each C file states, by file name.
         unverified: Files that could not be verified on this machine.
+        core_run: Result of the run on the emulated core of a board; None without one.
     """
 
     formats: Sequence[str]
@@ -34,6 +36,7 @@ class ExportedFiles:
     quantised: QuantisationInfo | None = None
     c_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unverified: Sequence[Path] = ()
+    core_run: CoreRun | None = None
 
 
 def render_card(
@@ -65,6 +68,7 @@ def render_card(
         limited=cost_for(limits, architecture),
         recipe=recipe_rows(provenance.recipe),
         kind={1: "grey", 3: "in colour (red, green, blue)"}.get(channels, f"{channels} channels"),
+        channels=channels,
         height=height,
         width=width,
         shape=f"{channels}, {height}, {width}",

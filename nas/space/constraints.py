@@ -11,7 +11,7 @@ from nas.errors import ConstraintError, argument_text, one_of
 from nas.inference.memory import MEMORY_METRICS
 from nas.schema import ImageShape, check_counts, check_instance, mismatch_text, parse_number, sequence_of
 
-_PATTERN = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
+_PATTERN = re.compile(r"\s*([a-z_][a-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
 LIMITED_METRICS = (*METRICS, *MEMORY_METRICS)
 

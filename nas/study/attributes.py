@@ -3,7 +3,6 @@
 The dashboard shows user attributes. System attributes (`nas:…`) are read by this package only.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,8 +79,7 @@ def begin_attrs(
         session: ID of the search that trains it, which holds a lock of this name while it runs.
     """
     return Attributes(
-        user=dataclasses.asdict(cost)
-        | {"num_draws": num_draws, "fingerprint": fingerprint, "candidate": index, "seed": seed},
+        user=cost.metrics() | {"num_draws": num_draws, "fingerprint": fingerprint, "candidate": index, "seed": seed},
         system={
             f"{PREFIX}architecture": candidate.architecture.to_json(),
             f"{PREFIX}recipe": candidate.recipe.to_json(),
@@ -97,7 +95,7 @@ def discard_count_attrs(discards: Mapping[str, int]) -> Attributes:
 
 def discard_attrs(reason: str, cost: Cost | None) -> Attributes:
     """Returns the attributes of a trial that is not trained. `cost` is None for an impossible shape."""
-    costs = dataclasses.asdict(cost) if cost is not None else {}
+    costs = cost.metrics() if cost is not None else {}
     return Attributes(user=costs | {"reason": reason, "outcome": str(Outcome.DISCARDED)})
 
 

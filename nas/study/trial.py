@@ -1,6 +1,5 @@
 """Typed records of trials: in training, in any state, and trained."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -62,7 +61,7 @@ class RunningTrial:
     def _shared_fields(self, reason: str, seconds: float) -> dict[str, Any]:
         return {
             "number": self.number,
-            **dataclasses.asdict(self.cost),
+            **self.cost.metrics(),
             "seconds": seconds,
             "num_draws": self.num_draws,
             "seed": self.seed,

@@ -15,7 +15,7 @@ from support.stored_attributes import attributes, change
 from nas.cli import main as cli
 from nas.commands.search import search
 from nas.errors import StudyError
-from nas.exporters.c import lowering
+from nas.inference import lowering
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 

@@ -1,0 +1,53 @@
+/* Start of a test program on a Cortex-M without an operating system; output goes to the emulator by semihosting. */
+
+#include <stdint.h>
+
+#include "test.h"
+
+extern uint32_t stack_top, data_load, data_start, data_end, bss_start, bss_end;
+
+int main(void);
+void reset(void);
+
+static void call_host(int operation, const void *argument)
+{
+    register int r0 __asm__("r0") = operation;
+    register const void *r1 __asm__("r1") = argument;
+    __asm__ volatile("bkpt 0xAB" : "+r"(r0) : "r"(r1) : "memory");
+}
+
+void write_text(const char *text)
+{
+    call_host(0x04, text); /* SYS_WRITE0 */
+}
+
+static void leave(void)
+{
+    for (;;) {
+        call_host(0x18, (const void *)0x20026); /* SYS_EXIT, ADP_Stopped_ApplicationExit */
+    }
+}
+
+static void fault(void)
+{
+    write_text("fault 1\n");
+    leave();
+}
+
+__attribute__((section(".vectors"), used)) static void *const vectors[16] = {
+    &stack_top, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault, 0,
+    0, 0, 0, (void *)fault, (void *)fault, 0, (void *)fault, (void *)fault,
+};
+
+void reset(void)
+{
+    const uint32_t *from = &data_load;
+    for (uint32_t *to = &data_start; to < &data_end; to++) {
+        *to = *from++;
+    }
+    for (uint32_t *to = &bss_start; to < &bss_end; to++) {
+        *to = 0;
+    }
+    main();
+    leave();
+}
