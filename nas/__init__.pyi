@@ -4,6 +4,7 @@ from . import layers as layers
 from .architecture.architecture import Architecture as Architecture
 from .architecture.cost import Cost as Cost
 from .architecture.cost import LayerRow as LayerRow
+from .boards import Board as Board
 from .commands.confirm import Confirmation as Confirmation
 from .commands.confirm import confirm as confirm
 from .commands.events import ConfirmEvent as ConfirmEvent
@@ -44,6 +45,7 @@ from .errors import SearchSpaceError as SearchSpaceError
 from .errors import ShapeError as ShapeError
 from .errors import StudyError as StudyError
 from .errors import TrainingDiverged as TrainingDiverged
+from .exporters.core_test.emulate import CoreRun as CoreRun
 from .exporters.export import Exported as Exported
 from .exporters.export import export as export
 from .exporters.provenance import Provenance as Provenance

@@ -35,6 +35,7 @@ def test_every_command_succeeds_on_one_study(nas, tmp_path, tiny_space):
     network = tmp_path / "model" / "architecture.json"
     assert int(json.loads(run("cost", network, "--json"))["params"]) <= 900
     assert "receptive field" in run("show", network)
+    assert "Raspberry Pi Pico" in run("boards")
     assert "Val accuracy: final " in run("train", network, "--dataset", "digits", "--epochs", 1, "--device", "cpu")
     ran.add("dashboard")
     command = [sys.executable, "-m", "nas", "dashboard", "--results", results, "--port", "0"]

@@ -20,8 +20,17 @@ FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 """Functions of `Activation` steps."""
 
 
+Change = Callable[[Step, Tensor], Tensor]
+"""Function that replaces a tensor of a step."""
+
+
 def run_float(
-    program: Program, parameters: Mapping[str, Int8Parameters], pixels: Tensor
+    program: Program,
+    parameters: Mapping[str, Int8Parameters],
+    pixels: Tensor,
+    *,
+    on_sum: Change = lambda step, out: out,
+    on_value: Change = lambda step, out: out,
 ) -> Iterator[tuple[Step, Tensor]]:
     """Yields each step of an int8 program with its output, float (N, *shape).
 
@@ -29,6 +38,8 @@ def run_float(
         program: From `int8_program`.
         parameters: From `int8_parameters`.
         pixels: Images, uint8 (N, channels, height, width).
+        on_sum: Replaces the sums of a convolution, (N, channels, height, width), before ReLU. Default: unchanged.
+        on_value: Replaces the output of a step, (N, *shape). Default: unchanged.
     """
     values: dict[int, Tensor] = {}
 
@@ -42,11 +53,11 @@ def run_float(
                 maps = read(step.inputs[0]).reshape(len(pixels), *step.in_shape)
             else:
                 maps = pixels - affine.zeros[:, None, None]
-            out = convolve(step, maps, affine.weight) + affine.bias[:, None, None]
+            out = on_sum(step, convolve(step, maps, affine.weight) + affine.bias[:, None, None])
         else:
             out = _output(step, [read(value) for value in step.inputs])
         out = out.reshape(len(pixels), *step.output.shape)
-        values[step.output.index] = torch.relu(out) if step.relu else out
+        values[step.output.index] = on_value(step, torch.relu(out) if step.relu else out)
         yield step, values[step.output.index]
 
 

@@ -51,7 +51,7 @@ def int8_parameters(
         zeros = torch.zeros(channels, dtype=torch.float64)
         if not step.inputs and name != INPUT:
             scales = 1 / (255 * torch.tensor(std, dtype=torch.float64))
-            weight = weight * _by_weight(scales, step)
+            weight = weight * by_weight(scales, step)
             zeros = 255 * torch.tensor(mean, dtype=torch.float64)
         found[name] = Int8Parameters(
             weight=weight.float(),
@@ -65,7 +65,7 @@ def int8_parameters(
     return found
 
 
-def _by_weight(numbers: Tensor, step: Convolution) -> Tensor:
+def by_weight(numbers: Tensor, step: Convolution) -> Tensor:
     """Returns the numbers of the input channels, (in channels,), as (out channels, in channels / groups, 1, 1)."""
     by_group = numbers.reshape(step.groups, -1)
     return by_group.repeat_interleave(step.channels // step.groups, 0)[:, :, None, None]

@@ -3,11 +3,15 @@
 A real number x is stored as the integer x / scale + zero. Weights have a scale for each output channel and zero 0;
 every value between steps has one scale and one zero, from its minimum and maximum on training images. Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+
+Three changes lower the error: channels get similar ranges (`equalise.py`), an activation function's arguments get the
+range that changes its results least, and biases take back the mean error of rounding.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +19,11 @@ from torch import Tensor
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import num_elements
+from nas.exporters.c.equalise import equalised
 from nas.exporters.c.float_program import FUNCTIONS, run_float
 from nas.exporters.c.int8_parameters import Int8Parameters, int8_parameters
 from nas.inference.int8 import int8_program
+from nas.inference.lowering import lower
 from nas.inference.program import (
     Activation,
     Add,
@@ -37,6 +43,11 @@ LOGIT_HEADROOM = 2
 MULTIPLIER_BITS = 31
 MAX_SHIFT = 62
 BATCH = 100
+SAMPLES_A_BATCH = 2000
+NUM_FEW_IMAGES = 500
+"""Images of which all values are kept at the same time, to measure channels and mean errors."""
+RANGE_SHARES = tuple(1 - 0.05 * i for i in range(20))
+"""Shares of the lower end of a range that are tried before an activation function; of the upper end the first six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +179,22 @@ def quantise(
         ArchitectureError: A kind of layer has no inference step.
         ValueError: `mean` or `std` does not have one number per channel, or a weight is not finite or too large.
     """
-    from nas.inference.lowering import lower
-
     program = int8_program(lower(architecture))
     parameters = int8_parameters(program, weights, mean=mean, std=std)
+    few = pixels[:: 1 + len(pixels) // NUM_FEW_IMAGES]
+    parameters = equalised(program, parameters, few)
     encodings = _encodings(program, parameters, pixels)
     scales = {name: _weight_scales(affine.weight.numpy()) for name, affine in parameters.items()}
     integers = {
         name: np.round(affine.weight.numpy() / scales[name][:, None, None, None]).astype(np.int8)
         for name, affine in parameters.items()
     }
-    steps = [_int8_step(step, encodings, parameters, scales, integers) for step in program.steps]
+    rounded = {
+        name: replace(affine, weight=torch.from_numpy(integers[name] * scales[name][:, None, None, None]).float())
+        for name, affine in parameters.items()
+    }
+    errors = _mean_errors(program, parameters, rounded, encodings, few)
+    steps = [_int8_step(step, encodings, parameters, scales, integers, errors) for step in program.steps]
     return Int8Network(
         program=program, steps=tuple(steps), weights=integers, encodings=encodings, num_images=len(pixels)
     )
@@ -186,12 +202,18 @@ def quantise(
 
 def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixels: Tensor) -> dict[int, Encoding]:
     """Returns the encoding of every value; a maximum keeps that of its input, logits are symmetric int16."""
+    functions = {step.inputs[0].index: step.function for step in program.steps if isinstance(step, Activation)}
     ranges: dict[int, tuple[float, float]] = {}
+    samples: dict[int, list[np.ndarray]] = defaultdict(list)
     with torch.inference_mode():
         for batch in torch.split(pixels, BATCH):
             for step, out in run_float(program, parameters, batch):
-                low, high = ranges.get(step.output.index, (math.inf, -math.inf))
-                ranges[step.output.index] = min(low, float(out.min())), max(high, float(out.max()))
+                index = step.output.index
+                low, high = ranges.get(index, (math.inf, -math.inf))
+                ranges[index] = min(low, float(out.min())), max(high, float(out.max()))
+                if index in functions:
+                    flat = out.flatten()
+                    samples[index].append(flat[:: 1 + len(flat) // SAMPLES_A_BATCH].double().numpy())
     encodings: dict[int, Encoding] = {}
     for step in program.steps:
         index = step.output.index
@@ -200,9 +222,65 @@ def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixel
             encodings[index] = Encoding(LOGIT_HEADROOM * largest / WIDE, 0)
         elif isinstance(step, Pool) and step.kind == "max":
             encodings[index] = encodings[step.inputs[0].index]
+        elif index in functions:
+            encodings[index] = _encoding_before(functions[index], np.concatenate(samples[index]), *ranges[index])
         else:
             encodings[index] = Encoding.of_range(*ranges[index])
     return encodings
+
+
+def _encoding_before(function: str, numbers: np.ndarray, low: float, high: float) -> Encoding:
+    """Returns the encoding of the arguments of an activation function that changes its results least.
+
+    Many functions are nearly constant for negative arguments, which then need no fine steps: of ranges inside `low` to
+    `high`, the one with the smallest mean squared error of the function on `numbers` is chosen.
+    """
+    apply, exact = FUNCTIONS[function], FUNCTIONS[function](torch.from_numpy(numbers)).numpy()
+
+    def error(encoding: Encoding) -> float:
+        rounded = encoding.decode(encoding.encode(numbers))
+        return float(np.square(apply(torch.from_numpy(rounded)).numpy() - exact).mean())
+
+    tried = [Encoding.of_range(low * a, high * b) for a in RANGE_SHARES for b in RANGE_SHARES[:6]]
+    return min(tried, key=error)
+
+
+def _mean_errors(
+    program: Program,
+    exact: Mapping[str, Int8Parameters],
+    rounded: Mapping[str, Int8Parameters],
+    encodings: Mapping[int, Encoding],
+    pixels: Tensor,
+) -> dict[int, np.ndarray]:
+    """Returns by how much rounding shifts the mean of each channel of a convolution, which its bias must take back.
+
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2; here the
+    means are those of training images. Each convolution is corrected before the next is measured.
+    """
+    means: dict[int, Tensor] = {}
+    errors: dict[int, np.ndarray] = {}
+
+    def measure(step: Step, sums: Tensor) -> Tensor:
+        means[step.output.index] = sums.mean((0, 2, 3))
+        return sums
+
+    def correct(step: Step, sums: Tensor) -> Tensor:
+        error = sums.mean((0, 2, 3)) - means[step.output.index]
+        errors[step.output.index] = error.double().numpy()
+        return sums - error[:, None, None]
+
+    def rounding(step: Step, out: Tensor) -> Tensor:
+        if step.output.index == program.output.index:
+            return out
+        scale, zero = encodings[step.output.index].scale, encodings[step.output.index].zero
+        return ((out / scale).round() + zero).clamp(LOW, HIGH).sub(zero).mul(scale)
+
+    with torch.inference_mode():
+        for _ in run_float(program, exact, pixels, on_sum=measure):
+            pass
+        for _ in run_float(program, rounded, pixels, on_sum=correct, on_value=rounding):
+            pass
+    return errors
 
 
 def _weight_scales(weight: np.ndarray) -> np.ndarray:
@@ -217,13 +295,14 @@ def _int8_step(
     parameters: Mapping[str, Int8Parameters],
     scales: Mapping[str, np.ndarray],
     integers: Mapping[str, np.ndarray],
+    errors: Mapping[int, np.ndarray],
 ) -> Int8Step:
     inputs, output = [encodings[value.index] for value in step.inputs], encodings[step.output.index]
     zeros = tuple(encoding.zero for encoding in inputs)
     match step:
         case Convolution():
             affine, weight = parameters[step.parameters], integers[step.parameters]
-            bias, input_scale = affine.bias.double().numpy(), 1.0
+            bias, input_scale = affine.bias.double().numpy() - errors[step.output.index], 1.0
             if inputs:
                 input_scale = inputs[0].scale
             else:

@@ -14,7 +14,17 @@ from nas.boards import DEFAULT_SHARE, Board
 from nas.errors import NasError
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
-FLAGS = ("-std=gnu99", "-O2", "-Wall", "-Wextra", "-Werror", "-mthumb", "-ffunction-sections", "-fdata-sections")
+FLAGS = ("-std=gnu99", "-ffreestanding", "-O2", "-Wall", "-Wextra", "-Werror", "-mthumb", "-ffunction-sections")
+    "-std=gnu99",
+    "-ffreestanding",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-mthumb",
+    "-ffunction-sections",
+    "-fdata-sections",
+)
 SOURCES = ("startup.c", "main.c", "test.h", "link.ld")
 NUM_CORE_IMAGES = 4
 """Images that an export runs on the core."""
@@ -134,8 +144,8 @@ def run_on_core(folder: Path, board: Board, images: np.ndarray, expected: np.nda
         text, data, bss, *_ = map(int, sizes.split()[:3])
         symbols = {"flash_origin": machine.flash_origin, "ram_origin": machine.ram_origin, "ram_length": RAM_BYTES}
         defined = [f"-Wl,--defsym={name}={value}" for name, value in symbols.items()]
-        libraries = ["-nostartfiles", "--specs=nosys.specs", "-Wl,--gc-sections", *defined, "-T", "link.ld"]
-        _run([COMPILER, *flags, *libraries, "startup.c", "main.c", "network_int8.o", "-o", "test.elf"], build)
+        options = ["-nostdlib", "-Wl,--gc-sections", *defined, "-T", "link.ld"]
+        _run([COMPILER, *flags, *options, "startup.c", "main.c", "network_int8.o", "-lgcc", "-o", "test.elf"], build)
         emulator = [EMULATOR, *machine.arguments, "-nographic", "-monitor", "none", "-serial", "none"]
         emulator += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "test.elf"]
         printed = _run(emulator, build)
@@ -181,6 +191,6 @@ def _run(command: Sequence[str], folder: Path) -> str:
     except subprocess.TimeoutExpired:
         raise NasError(f"{command[0]} did not end within {TIMEOUT_SECONDS} s") from None
     if done.returncode:
-        last = next((line for line in done.stderr.splitlines() if "error" in line), f"exit status {done.returncode}")
+        last = next((line for line in done.stderr.splitlines() if "error" in line.lower()), f"exit status {done.returncode}")
         raise NasError(f"{command[0]}: {last}")
     return done.stdout + done.stderr if command[0] == EMULATOR else done.stdout

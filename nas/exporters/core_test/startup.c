@@ -1,5 +1,6 @@
 /* Start of a test program on a Cortex-M without an operating system; output goes to the emulator by semihosting. */
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "test.h"
@@ -8,6 +9,25 @@ extern uint32_t stack_top, data_load, data_start, data_end, bss_start, bss_end;
 
 int main(void);
 void reset(void);
+
+/* Compilers may call these two, which a C library would have. Their loops must not become calls of themselves. */
+#define LOOP __attribute__((optimize("no-tree-loop-distribute-patterns")))
+
+LOOP void *memset(void *to, int byte, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        ((unsigned char *)to)[i] = (unsigned char)byte;
+    }
+    return to;
+}
+
+LOOP void *memcpy(void *restrict to, const void *restrict from, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        ((unsigned char *)to)[i] = ((const unsigned char *)from)[i];
+    }
+    return to;
+}
 
 static void call_host(int operation, const void *argument)
 {
