@@ -65,7 +65,7 @@ def test_instructions_are_those_that_a_known_loop_executes(tmp_path):
     (tmp_path / "network_int8.c").write_text(
         '#include "network_int8.h"\nint predict(const unsigned char *pixels, int16_t *logits)\n{\n'
         "    unsigned count = 1000000;\n    (void)pixels;\n"
-        '    __asm__ volatile("1: nop\\n subs %0, %0, #1\\n bne 1b" : "+r"(count));\n'
+        '    __asm__ volatile(".syntax unified\\n1: nop\\n subs %0, %0, #1\\n bne 1b" : "+r"(count));\n'
         "    logits[0] = 7;\n    return 0;\n}\n"
     )
     images, expected = np.zeros((1, 1, 2, 2), np.uint8), np.full((1, 1), 7, np.int16)

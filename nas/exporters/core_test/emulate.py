@@ -15,16 +15,6 @@ from nas.errors import NasError
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 FLAGS = ("-std=gnu99", "-ffreestanding", "-O2", "-Wall", "-Wextra", "-Werror", "-mthumb", "-ffunction-sections")
-    "-std=gnu99",
-    "-ffreestanding",
-    "-O2",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-mthumb",
-    "-ffunction-sections",
-    "-fdata-sections",
-)
 SOURCES = ("startup.c", "main.c", "test.h", "link.ld")
 NUM_CORE_IMAGES = 4
 """Images that an export runs on the core."""
@@ -191,6 +181,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
     except subprocess.TimeoutExpired:
         raise NasError(f"{command[0]} did not end within {TIMEOUT_SECONDS} s") from None
     if done.returncode:
-        last = next((line for line in done.stderr.splitlines() if "error" in line.lower()), f"exit status {done.returncode}")
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        last = lines[0] if lines else f"exit status {done.returncode}"
         raise NasError(f"{command[0]}: {last}")
     return done.stdout + done.stderr if command[0] == EMULATOR else done.stdout
