@@ -37,6 +37,7 @@ DRAWS = ("--task", "digits", "--space", FIXTURES / "tiny.toml", "--min-receptive
 SMALL = {
     "bench/draws.py": ("train", *DRAWS, "--draws", 2, "--every", 5, "--epochs", 1, "--workers", 1, "--rows", "{out}"),
     "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
+    "bench/int8.py": ["nas-897", "--dataset", "digits", "--images", 50],
     "bench/memory.py": ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--trials", 1, "--workers", 1),
     "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
     "bench/recipes.py": (*RECIPES, "--rows", "{out}/rows.jsonl"),
@@ -135,6 +136,7 @@ class Kinds:
 KINDS = {
     "bench/draws.py": Kinds.draws,
     "bench/earn.py": Kinds.table,
+    "bench/int8.py": Kinds.table,
     "bench/memory.py": Kinds.json_lines,
     "bench/proxies.py": Kinds.table,
     "bench/recipes.py": Kinds.table,
