@@ -44,14 +44,14 @@ def test_limits_of_a_board_are_half_of_its_memory_without_stack_and_code(tmp_pat
     assert [str(limit) for limit in found] == [
         "params<=8000",
         "receptive_field>=28",
-        "int8_arena_bytes<=18976",
-        "int8_weight_bytes<=93856",
+        "int8_arena_bytes<=18720",
+        "int8_weight_bytes<=93344",
     ]
 
 
 def test_own_limits_and_a_board_keep_the_tighter(tmp_path):
     found = limits(board=own(tmp_path, OWN), constraints=["int8_arena_bytes<=5000", "int8_weight_bytes<=999999"])
-    assert {"int8_arena_bytes<=5000", "int8_weight_bytes<=93856"} <= set(map(str, found))
+    assert {"int8_arena_bytes<=5000", "int8_weight_bytes<=93344"} <= set(map(str, found))
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,10 @@ def measure(name: str, dataset: datasets.Dataset, num_images: int | None) -> tup
     network = quantise(architecture, weights, calibration, mean=dataset.mean, std=dataset.std)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (dataset.mean, dataset.std))
     with torch.inference_mode():
-        exact = np.concatenate([module((part / 255 - mean) / std).numpy().argmax(1) for part in val.split(BATCH)])
-    found = np.concatenate([run_int8(network, part.numpy()).argmax(1) for part in val.split(BATCH)])
+        exact = np.concatenate(
+            [module((part / 255 - mean) / std).numpy().argmax(1) for part in torch.split(val, BATCH)]
+        )
+    found = np.concatenate([run_int8(network, part.numpy()).argmax(1) for part in torch.split(val, BATCH)])
     same, cost = float((exact == found).mean()), full_cost(architecture)
     percent = " | ".join(f"{100 * share:.2f}" for share in ((exact == labels).mean(), (found == labels).mean(), same))
     sizes = f"{cost.int8_weight_bytes:,} | {cost.int8_arena_bytes:,}"

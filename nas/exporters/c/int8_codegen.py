@@ -19,7 +19,7 @@ from nas.exporters.c.source import (
     window_literal,
 )
 from nas.inference.int8 import int8_weight_bytes, plan_int8_memory
-from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Widen
+from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Widen, Window
 
 NAME = "network_int8"
 FLASH = """\
@@ -96,7 +96,7 @@ def _array_definitions(network: Int8Network) -> Iterator[str]:
         if isinstance(each.step, Convolution) and not each.step.inputs:
             yield c_int_array("uint8_t", array_name("zeros", index), np.array(each.zeros))
         if each.bias is not None:
-            yield c_int_array("int32_t", array_name("bias", index), each.bias)
+            yield c_int_array("int32_t", array_name("bias", index), _stored_bias(each, network))
         if each.rescaling is not None:
             yield c_int_array("int32_t", array_name("multiplier", index), each.rescaling.multiplier)
             yield c_int_array("int8_t", array_name("shift", index), each.rescaling.shift)
@@ -144,12 +144,11 @@ class _Writer:
             options = f"{window_literal(step.window)}, {step.groups}, {array_name('zeros', index)}, {weight}"
             return f"convolve_pixels{suffix}", maps, options, self._rescaling(each, index)
         source = scratch_pointer(step.inputs[0], self.offsets)
-        window = step.window
-        if (window.size, window.stride, window.padding, step.groups) == (1, 1, 0, 1):
+        if _mixes_channels(step):
             sizes = f"{source}, {step.in_shape[0]}, {output}, {shape[0]}, {num_elements(shape[1:])}"
-            return f"mix_channels{suffix}", sizes, f"{each.zeros[0]}, {weight}", self._rescaling(each, index)
+            return f"mix_channels{suffix}", sizes, weight, self._rescaling(each, index)
         maps = f"{source}, {shape_literal(step.in_shape)}, {output}, {shape_literal(shape)}"
-        options = f"{window_literal(window)}, {step.groups}, {each.zeros[0]}, {weight}"
+        options = f"{window_literal(step.window)}, {step.groups}, {each.zeros[0]}, {weight}"
         return f"convolve{suffix}", maps, options, self._rescaling(each, index)
 
     def _rescaling(self, each: Int8Step, index: int) -> str:
@@ -159,6 +158,22 @@ class _Writer:
         low = each.zero if each.step.relu else lowest
         arrays = f"{bias}, {array_name('multiplier', index)}, {array_name('shift', index)}"
         return f"(struct rescaling){{{arrays}}}, {low}, {each.zero}"
+
+
+def _mixes_channels(step: Convolution) -> bool:
+    """Returns whether a convolution of values (not of pixels) mixes the channels at each point, and no more."""
+    return bool(step.inputs) and step.window == Window(size=1) and step.groups == 1
+
+
+def _stored_bias(each: Int8Step, network: Int8Network) -> np.ndarray:
+    """Returns the biases as the step's kernel needs them: `mix_channels` does not subtract the input's zero."""
+    assert each.bias is not None
+    assert isinstance(each.step, Convolution)
+    if not _mixes_channels(each.step):
+        return each.bias
+    sums = network.weights[each.step.parameters].sum((1, 2, 3), dtype=np.int32)
+    moved: np.ndarray = each.bias - each.zeros[0] * sums
+    return moved
 
 
 def _map_shape(step: Convolution) -> Shape:

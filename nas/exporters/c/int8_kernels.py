@@ -26,26 +26,35 @@ static void {name}(const {source} *restrict input, struct shape in, {target} *re
 {" " * (len(name) + 13)}struct rescaling rescaling, int low, int out_zero)
 {{
     const int in_plane = in.height * in.width, taps = window.size * window.size;
+    const int reach = window.dilation * (window.size - 1) + 1;
     const int group_inputs = in.channels / groups, group_outputs = out.channels / groups;
     for (int channel = 0; channel < out.channels; channel++) {{
         const int first_source = channel / group_outputs * group_inputs;
         for (int row = 0; row < out.height; row++) {{
             const int top = row * window.stride - window.padding;
-            const int first_row = steps_before(-top, window.dilation, window.size);
-            const int end_row = steps_before(in.height - top, window.dilation, window.size);
+            int first_row = 0, end_row = window.size;
+            if (top < 0 || top + reach > in.height) {{
+                first_row = steps_before(-top, window.dilation, window.size);
+                end_row = steps_before(in.height - top, window.dilation, window.size);
+            }}
             for (int column = 0; column < out.width; column++) {{
                 const int left = column * window.stride - window.padding;
-                const int first = steps_before(-left, window.dilation, window.size);
-                const int end = steps_before(in.width - left, window.dilation, window.size);
-                const {source} *map = input + first_source * in_plane;
-                const FLASH int8_t *filter = weight;
+                int first = 0, end = window.size;
+                if (left < 0 || left + reach > in.width) {{
+                    first = steps_before(-left, window.dilation, window.size);
+                    end = steps_before(in.width - left, window.dilation, window.size);
+                }}
+                const {source} *map = input + first_source * in_plane + left + first * window.dilation;
+                const FLASH int8_t *filter = weight + first;
                 int32_t sum = rescaling.bias[channel];
                 for (int source = 0; source < group_inputs; source++) {{
 {"                    const int zero = zeros[first_source + source];" + chr(10) if pixels else ""}\
                     for (int y = first_row; y < end_row; y++) {{
-                        const {source} *from = map + (top + y * window.dilation) * in.width + left;
+                        const {source} *from = map + (top + y * window.dilation) * in.width;
+                        const FLASH int8_t *factor = filter + y * window.size;
                         for (int x = first; x < end; x++) {{
-                            sum += filter[y * window.size + x] * (from[x * window.dilation] - zero);
+                            sum += *factor++ * (*from - zero);
+                            from += window.dilation;
                         }}
                     }}
                     map += in_plane;
@@ -66,22 +75,29 @@ def pointwise_kernel(name: str, target: str) -> Kernel:
     """Returns a kernel for 1x1 convolutions and fully connected layers, to int8 values or int16 logits."""
     return Kernel(
         f"""\
-/* Mixes channels at each point of a map: a 1x1 convolution, or a fully connected layer on maps of one point. */
+/* Mixes channels at each point of a map: a 1x1 convolution, or a fully connected layer on maps of one point.
+ * Two output channels at a time; the zero of the input is part of the biases.
+ */
 static void {name}(const int8_t *restrict input, int in_channels, {target} *restrict output, int out_channels,
-{" " * (len(name) + 13)}int plane, int zero, const FLASH int8_t *weight, struct rescaling rescaling, int low,
-{" " * (len(name) + 13)}int out_zero)
+{" " * (len(name) + 13)}int plane, const FLASH int8_t *weight, struct rescaling rescaling, int low, int out_zero)
 {{
-    for (int channel = 0; channel < out_channels; channel++) {{
+    for (int channel = 0; channel < out_channels; channel += 2) {{
+        const int next = channel + 1 < out_channels; /* 0 for the last of an odd number */
+        const FLASH int8_t *const left = weight + channel * in_channels, *const right = left + next * in_channels;
         for (int point = 0; point < plane; point++) {{
             const int8_t *from = input + point;
-            int32_t sum = rescaling.bias[channel];
+            int32_t sum = rescaling.bias[channel], next_sum = rescaling.bias[channel + next];
             for (int source = 0; source < in_channels; source++) {{
-                sum += weight[source] * (*from - zero);
+                const int value = *from;
+                sum += left[source] * value;
+                next_sum += right[source] * value;
                 from += plane;
             }}
-            *output++ = ({target})clamp(rescale(sum, rescaling, channel) + out_zero, low, {LIMITS[target][1]});
+            output[next * plane + point] =
+                ({target})clamp(rescale(next_sum, rescaling, channel + next) + out_zero, low, {LIMITS[target][1]});
+            output[point] = ({target})clamp(rescale(sum, rescaling, channel) + out_zero, low, {LIMITS[target][1]});
         }}
-        weight += in_channels;
+        output += 2 * plane;
     }}
 }}
 """,
