@@ -40,10 +40,12 @@ def known_networks() -> dict[str, Path]:
 def network_file(name_or_path: str | Path) -> Path:
     """Returns the file of a network: of a known one by its name, `architecture.json` in a folder, or the path itself.
 
-    Raises `ArchitectureError` for an unknown name. The file need not exist.
+    A folder that has the name of a known network stands for itself only if it holds `architecture.json`. Raises
+    `ArchitectureError` for an unknown name. The file need not exist.
     """
-    if os.path.isdir(name_or_path):  # `Path.is_dir` raises for names that are too long
-        return Path(name_or_path) / "architecture.json"
+    inside = os.path.join(name_or_path, "architecture.json")
+    if os.path.isfile(inside) or (os.path.isdir(name_or_path) and str(name_or_path) not in known_networks()):
+        return Path(inside)
     return shipped_or_file(name_or_path, known_networks(), suffix=".json", what="network", error=ArchitectureError)
 
 

@@ -93,3 +93,13 @@ def test_installed_package_loads_spaces_from_its_own_folder(tmp_path, monkeypatc
     (inside / "mine.toml").write_text("[network]\nnum_blocks = 1\n[block]\nnum_convs = 1\n[conv]\nchannels = [3, 4]\n")
     monkeypatch.setattr(shipped, "__file__", str(tmp_path / "nas" / "resources.py"))
     assert SearchSpace.load("mine").name == "mine"
+
+
+def test_folder_named_like_a_known_network_stands_for_itself_only_with_an_architecture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = Architecture.load("nas-3686")
+    (tmp_path / "nas-3686").mkdir()
+    assert Architecture.load("nas-3686") == known
+    other = Architecture.load("mnist-7825")
+    (tmp_path / "nas-3686" / "architecture.json").write_text(other.dumps())
+    assert Architecture.load("nas-3686") == other

@@ -9,7 +9,7 @@ range that changes its results least, and biases take back the mean error of rou
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -202,7 +202,12 @@ def quantise(
 
 def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixels: Tensor) -> dict[int, Encoding]:
     """Returns the encoding of every value; a maximum keeps that of its input, logits are symmetric int16."""
-    functions = {step.inputs[0].index: step.function for step in program.steps if isinstance(step, Activation)}
+    reads = Counter(value.index for step in program.steps for value in step.inputs)
+    functions = {
+        step.inputs[0].index: step.function
+        for step in program.steps
+        if isinstance(step, Activation) and reads[step.inputs[0].index] == 1
+    }
     ranges: dict[int, tuple[float, float]] = {}
     samples: dict[int, list[np.ndarray]] = defaultdict(list)
     with torch.inference_mode():
@@ -309,12 +314,13 @@ def _int8_step(
                 zeros = tuple(int(x) for x in affine.zeros.round())
                 bias = bias + _shift_of_zeros(step, affine)
             units = input_scale * scales[step.parameters]
+            factors = units / output.scale
             return Int8Step(
                 step=step,
                 zeros=zeros,
                 zero=output.zero,
-                bias=_int32(bias / units, weight),
-                rescaling=Rescaling.by(units / output.scale),
+                bias=_int32(bias / units, weight, factors),
+                rescaling=Rescaling.by(factors),
             )
         case Mean() | Pool(kind="average"):
             size = step.window.size**2 if isinstance(step, Pool) else num_elements(step.inputs[0].shape[1:])
@@ -344,9 +350,10 @@ def _shift_of_zeros(step: Convolution, affine: Int8Parameters) -> np.ndarray:
     return moved
 
 
-def _int32(bias: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Returns biases as int32; raises `ValueError` if the sums of a channel could leave its range."""
+def _int32(bias: np.ndarray, weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Returns biases as int32; raises `ValueError` if a sum, or a sum times its factor, could leave that range."""
     largest = np.abs(bias) + 255.0 * np.abs(weight.astype(np.float64)).sum((1, 2, 3))
-    if largest.max() >= 2**31:
-        raise ValueError(f"a sum may reach {largest.max():.3g} in int8, expected below 2^31: a bias is too large")
+    reached = float(max(largest.max(), (largest * factors).max()))
+    if reached >= 2**31:
+        raise ValueError(f"a sum may reach {reached:.3g} in int8, expected below 2^31: weights differ too much in size")
     return np.round(bias).astype(np.int32)

@@ -12,6 +12,8 @@ from support.c_networks import normalisation, random_images, random_weights
 from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
+from nas.architecture.composites import Residual
+from nas.architecture.layers import Activation, Conv
 from nas.exporters.c.equalise import LARGEST_FACTOR, equalised
 from nas.exporters.c.float_program import run_float
 from nas.exporters.c.int8_parameters import int8_parameters
@@ -102,3 +104,24 @@ def test_rescaling_with_too_large_a_factor_raises():
     with pytest.raises(ValueError, match=r"^a rescaling factor is 1\.07e\+09, expected below 1073741824$"):
         Rescaling.by([2.0**30])
     assert Rescaling.by([1e-12]).multiplier[0] == 0
+
+
+def test_value_with_two_readers_keeps_its_whole_range():
+    """The range before an activation function is narrowed only if no other step reads the value."""
+    body = (Activation(function="silu"), Conv(out_channels=4, kernel_size=1))
+    layers = (Conv(out_channels=4, kernel_size=3, padding="same"), Residual(layers=body))
+    architecture = Architecture(input_shape=(1, 8, 8), layers=layers)
+    program, weights, parameters = network(architecture)
+    images = random_images((1, 8, 8), 40)
+    first = program.steps[0].output.index
+    low = min(float(out.min()) for step, out in run_float(program, parameters, images) if step.output.index == first)
+    encoding = quantise(architecture, weights, images, **normalisation(1)).encodings[first]
+    assert encoding.scale * (-128 - encoding.zero) == pytest.approx(low, abs=encoding.scale)
+
+
+def test_weights_that_int32_cannot_hold_raise():
+    architecture = Architecture(input_shape=(1, 4, 4), layers=(Conv(out_channels=2, kernel_size=1),))
+    weights = random_weights(architecture, 0)
+    weights["0.bias"] = torch.tensor([1e12, 0.0])
+    with pytest.raises(ValueError, match=r"^a sum may reach .* in int8, expected below 2\^31: "):
+        quantise(architecture, weights, random_images((1, 4, 4), 4), **normalisation(1))
