@@ -27,6 +27,11 @@ STACK_BYTES = {core: 640 if core == "avr" else 1_280 for core in CORES}
 some smaller ones.
 """
 DEFAULT_SHARE = 0.5
+INSTRUCTION_METRICS = {
+    "cortex-m0": "m0_instructions",
+    **dict.fromkeys(("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"), "m4_instructions"),
+}
+"""Metric that estimates the instructions of a network on each core. Those with Thumb-2 differ by about 1 %."""
 
 BOARD_FIELDS = ObjectOf(
     {
@@ -76,11 +81,12 @@ class Board:
             raise NasError(f"{place}board {short_repr(inside)} is unknown, expected {expected}")
         return boards[inside]
 
-    def bounds(self, share: float = DEFAULT_SHARE) -> dict[str, int]:
+    def bounds(self, share: float = DEFAULT_SHARE, *, max_latency_ms: float | None = None) -> dict[str, int]:
         """Returns the upper limits of a network in int8 C by metric, for a share of the board's RAM and flash.
 
         RAM holds the arena and the stack, flash the constants and the code. The rest is for the user's own program.
-        Raises `NasError` if not even the code fits.
+        `max_latency_ms` also limits the estimated instructions of an image, each taken as one cycle of the board's
+        clock. Raises `NasError` if not even the code fits, or if there is no such estimate for the core.
         """
         bounds = {
             "int8_arena_bytes": int(self.ram_bytes * share) - STACK_BYTES[self.core],
@@ -92,6 +98,12 @@ class Board:
                 f" found, expected more than {STACK_BYTES[self.core]:,} for the stack and"
                 f" {CODE_BYTES[self.core]:,} for code"
             )
+        if max_latency_ms is not None:
+            if self.core not in INSTRUCTION_METRICS:
+                cores = one_of(INSTRUCTION_METRICS)
+                raise NasError(f"`max_latency_ms`: board {self.name} has the core {self.core}, expected {cores}")
+            instructions = int(max_latency_ms * 1000 * self.clock_mhz)
+            bounds[INSTRUCTION_METRICS[self.core]] = instructions
         return bounds
 
 

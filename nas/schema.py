@@ -215,7 +215,7 @@ def number_text(number: float) -> str:
     return f"{number:g}".replace("e+", "e")
 
 
-EXPONENT_BY_SUFFIX = {"k": "e3", "m": "e6"}
+EXPONENT_BY_SUFFIX = {"k": "e3", "K": "e3", "M": "e6"}  # "m" would be read as minutes or milli
 
 
 def parse_number(text: str) -> int | float:
@@ -223,7 +223,7 @@ def parse_number(text: str) -> int | float:
 
     Raises `ValueError` if the text is not a number.
     """
-    text = text.strip().lower()
+    text = text.strip()
     for suffix, exponent in EXPONENT_BY_SUFFIX.items():
         if text.endswith(suffix):
             text = text.removesuffix(suffix) + exponent  # "2.3e3" is exact, 2.3 * 1000 is not

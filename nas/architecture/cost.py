@@ -73,6 +73,8 @@ METRIC_LABELS: Mapping[str, MetricLabel] = {
     "float_arena_bytes": MetricLabel("scratch memory of C", "bytes", "bytes of scratch memory in C"),
     "int8_arena_bytes": MetricLabel("scratch memory of int8 C", "bytes", "bytes of scratch memory in int8 C"),
     "int8_weight_bytes": MetricLabel("constants of int8 C", "bytes", "bytes of constants in int8 C"),
+    "m0_instructions": MetricLabel("instructions on Cortex-M0", "one image", "instructions an image on a Cortex-M0"),
+    "m4_instructions": MetricLabel("instructions on Cortex-M4", "one image", "instructions an image on a Cortex-M4"),
 }
 """Display texts of every metric that can be limited, for tables, figures, reports and model cards."""
 

@@ -34,6 +34,7 @@ from nas.cli.options import (
     GpusPerTrial,
     Json,
     MaxActivationBytes,
+    MaxLatencyMs,
     MaxMacs,
     MaxParams,
     MaxWeightBytes,
@@ -79,6 +80,7 @@ def search(
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
     board: BoardName = None,
+    max_latency_ms: MaxLatencyMs = None,
     constraints: Constraints = None,
     trials: Annotated[
         int | None,
@@ -155,6 +157,7 @@ def search(
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
         board=board,
+        max_latency_ms=max_latency_ms,
         constraints=constraints or (),
         objective=objective,
         sampler=sampler,

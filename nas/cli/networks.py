@@ -19,6 +19,7 @@ from nas.cli.options import (
     Formats,
     Json,
     MaxActivationBytes,
+    MaxLatencyMs,
     MaxMacs,
     MaxParams,
     MaxWeightBytes,
@@ -44,6 +45,7 @@ def space(
     max_activation_bytes: MaxActivationBytes = None,
     max_weight_bytes: MaxWeightBytes = None,
     board: BoardName = None,
+    max_latency_ms: MaxLatencyMs = None,
     constraints: Constraints = None,
     space: Space = None,
     dataset: Annotated[
@@ -81,6 +83,7 @@ def space(
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
         board=board,
+        max_latency_ms=max_latency_ms,
         constraints=constraints or (),
     )
     report = survey(loaded, bounds, num_draws=draws, seed=seed)

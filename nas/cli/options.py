@@ -107,6 +107,15 @@ BoardName = Annotated[
         show_default=False,
     ),
 ]
+MaxLatencyMs = Annotated[
+    float | None,
+    typer.Option(
+        parser=number("max_latency_ms", kind=float),
+        help="Maximum time of one image on the board, in ms, if every instruction takes one cycle; needs --board.",
+        rich_help_panel=LIMITS,
+        show_default=False,
+    ),
+]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(

@@ -131,6 +131,7 @@ def search(
     max_activation_bytes: int | None = None,
     max_weight_bytes: int | None = None,
     board: str | None = None,
+    max_latency_ms: float | None = None,
     constraints: Sequence[str | Constraint] = (),
     objective: str | None = None,
     sampler: str | None = None,
@@ -184,6 +185,8 @@ def search(
         max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
         board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
             into half of its RAM and of its flash. Default: no board.
+        max_latency_ms (float | None): Longest time of one image on the board, in ms, if every instruction takes one
+            cycle; needs `board`. Default: no limit.
         constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
             none.
         objective (str | None): "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as
@@ -242,6 +245,7 @@ def search(
             max_activation_bytes=max_activation_bytes,
             max_weight_bytes=max_weight_bytes,
             board=board,
+            max_latency_ms=max_latency_ms,
             constraints=constraints,
         ),
         objectives=_objectives(objective),

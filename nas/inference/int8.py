@@ -111,14 +111,17 @@ def _convolution(step: Affine, in_shape: Shape, *, groups: int) -> Convolution:
 def _with_folded_pixels(steps: list[Step]) -> Iterator[Step]:
     """Yields the steps without the first, the normalisation, if it can be folded into the convolution that reads it.
 
-    Not folded is a normalisation with a batch norm: its zero, the value of padding, may lie far outside 0..255.
+    Not folded is a normalisation with a batch norm, whose zero, the value of padding, may lie far outside 0..255, and
+    one before flattened pixels.
     """
     first, *others = steps
     assert isinstance(first, Convolution)
     readers = [step for step in others if first.output.index in (value.index for value in step.inputs)]
     uses = Counter(step.parameters for step in others if isinstance(step, Affine))
     match readers:
-        case [Convolution() as reader] if uses[reader.parameters] == 1 and not first.norms:
+        case [Convolution() as reader] if (
+            uses[reader.parameters] == 1 and reader.in_shape == first.in_shape and not first.norms
+        ):
             for step in others:
                 yield replace(step, layers=(*first.layers, *step.layers), inputs=()) if step is reader else step
         case _:

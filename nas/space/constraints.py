@@ -9,10 +9,11 @@ from nas.architecture.cost import METRICS, Cost
 from nas.boards import Board
 from nas.errors import ConstraintError, argument_text, one_of
 from nas.inference.memory import MEMORY_METRICS
-from nas.schema import ImageShape, check_counts, check_instance, mismatch_text, parse_number, sequence_of
+from nas.schema import ImageShape, Interval, check_counts, check_instance, mismatch_text, parse_number, sequence_of
 
 _PATTERN = re.compile(r"\s*([a-z_][a-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
+LATENCY = Interval(float, 0, 1e9, open_low=True)
 LIMITED_METRICS = (*METRICS, *MEMORY_METRICS)
 
 
@@ -121,6 +122,7 @@ class Limits:
         max_activation_bytes: largest `peak_activation_bytes`.
         max_weight_bytes: largest number of bytes of weights.
         board: name of a board whose memory the network's int8 C code must fit into, or "FILE.toml:NAME".
+        max_latency_ms: longest time of one image on the board, in ms, if every instruction takes one cycle.
         constraints: further constraints, as objects or as text such as "macs<=200000".
     """
 
@@ -130,6 +132,7 @@ class Limits:
     max_activation_bytes: int | None = None
     max_weight_bytes: int | None = None
     board: str | None = None
+    max_latency_ms: float | None = None
     constraints: Sequence[str | Constraint] = ()
 
     def constraints_for(self, input_shape: Sequence[int]) -> tuple[Constraint, ...]:
@@ -154,9 +157,18 @@ class Limits:
             ("weight_bytes", "<=", self.max_weight_bytes),
         )
         named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
-        if self.board is not None:
-            named += [Constraint(metric, "<=", bound) for metric, bound in Board.load(self.board).bounds().items()]
+        named += [Constraint(metric, "<=", bound) for metric, bound in self._board_bounds().items()]
         return tightest_per_metric([*named, *parse_constraints(self.constraints)])
+
+    def _board_bounds(self) -> dict[str, int]:
+        limit = self.max_latency_ms
+        if limit is not None and not LATENCY.accepts(limit):
+            raise ConstraintError(f"{argument_text('max_latency_ms', limit)}: expected {LATENCY}")
+        if self.board is not None:
+            return Board.load(self.board).bounds(max_latency_ms=limit)
+        if limit is not None:
+            raise ConstraintError(f"{argument_text('max_latency_ms', limit)}: expected `board`, too")
+        return {}
 
 
 def limits(
@@ -168,6 +180,7 @@ def limits(
     max_activation_bytes: int | None = None,
     max_weight_bytes: int | None = None,
     board: str | None = None,
+    max_latency_ms: float | None = None,
     constraints: Sequence[str | Constraint] = (),
 ) -> tuple[Constraint, ...]:
     """Returns the constraints that the arguments of the same names stand for in `search`.
@@ -182,6 +195,8 @@ def limits(
         max_weight_bytes (int | None): Maximum bytes of stored float32 parameters and buffers. Default: no limit.
         board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
             into half of its RAM and of its flash. Default: no board.
+        max_latency_ms (float | None): Longest time of one image on the board, in ms, if every instruction takes one
+            cycle; needs `board`. Default: no limit.
         constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000"; one or
             several. Default: none.
 
@@ -202,5 +217,6 @@ def limits(
         max_activation_bytes=max_activation_bytes,
         max_weight_bytes=max_weight_bytes,
         board=board,
+        max_latency_ms=max_latency_ms,
         constraints=constraints,
     ).constraints_for(input_shape)

@@ -37,6 +37,8 @@ from nas.inference.program import (
 )
 
 LOW, HIGH = -128, 127
+MAX_RESCALED = 2**30
+"""Largest rescaled sum: int32 must hold it. Only values that are nearly constant on training images come near it."""
 WIDE = 32767  # largest int16; the lowest logit is -WIDE, too
 LOGIT_HEADROOM = 2
 """Largest logit that can be stored, relative to the largest of the calibration images."""
@@ -184,7 +186,7 @@ def quantise(
     few = pixels[:: 1 + len(pixels) // NUM_FEW_IMAGES]
     parameters = equalised(program, parameters, few)
     encodings = _encodings(program, parameters, pixels)
-    scales = {name: _weight_scales(affine.weight.numpy()) for name, affine in parameters.items()}
+    scales = _weight_scales(program, parameters, encodings)
     integers = {
         name: np.round(affine.weight.numpy() / scales[name][:, None, None, None]).astype(np.int8)
         for name, affine in parameters.items()
@@ -231,7 +233,17 @@ def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixel
             encodings[index] = _encoding_before(functions[index], np.concatenate(samples[index]), *ranges[index])
         else:
             encodings[index] = Encoding.of_range(*ranges[index])
+        if isinstance(step, Convolution):
+            scale = encodings[step.inputs[0].index].scale if step.inputs else 1.0
+            finest = _largest_sum(parameters[step.parameters], scale) / MAX_RESCALED
+            encodings[index] = replace(encodings[index], scale=max(encodings[index].scale, finest))
     return encodings
+
+
+def _largest_sum(affine: Int8Parameters, input_scale: float) -> float:
+    """Returns the largest absolute sum of a convolution, as a real number, that int8 inputs of a scale can reach."""
+    weights: Tensor = affine.weight.double().abs().sum((1, 2, 3)) * 255 * input_scale
+    return float((weights + affine.bias.double().abs()).max())
 
 
 def _encoding_before(function: str, numbers: np.ndarray, low: float, high: float) -> Encoding:
@@ -288,10 +300,24 @@ def _mean_errors(
     return errors
 
 
-def _weight_scales(weight: np.ndarray) -> np.ndarray:
-    """Returns the scale of each output channel, (out channels,); 1 for channels without weights."""
-    largest = np.abs(weight.astype(np.float64)).max((1, 2, 3))
-    return np.where(largest > 0, largest / HIGH, 1.0)
+def _weight_scales(
+    program: Program, parameters: Mapping[str, Int8Parameters], encodings: Mapping[int, Encoding]
+) -> dict[str, np.ndarray]:
+    """Returns the scale of each output channel's weights, (out channels,), by the parameters' name.
+
+    A scale is larger than the weights need where a bias would not fit into int32 otherwise: for inputs so small that
+    the bias alone counts. Channels without weights have scale 1.
+    """
+    scales = {}
+    for name, affine in parameters.items():
+        largest = affine.weight.double().abs().amax((1, 2, 3)).numpy()
+        scales[name] = np.where(largest > 0, largest / HIGH, 1.0)
+    for step in program.steps:
+        if isinstance(step, Convolution) and step.inputs:
+            bias = parameters[step.parameters].bias.double().abs().numpy()
+            least = bias / encodings[step.inputs[0].index].scale / MAX_RESCALED
+            scales[step.parameters] = np.maximum(scales[step.parameters], least)
+    return scales
 
 
 def _int8_step(
@@ -314,13 +340,12 @@ def _int8_step(
                 zeros = tuple(int(x) for x in affine.zeros.round())
                 bias = bias + _shift_of_zeros(step, affine)
             units = input_scale * scales[step.parameters]
-            factors = units / output.scale
             return Int8Step(
                 step=step,
                 zeros=zeros,
                 zero=output.zero,
-                bias=_int32(bias / units, weight, factors),
-                rescaling=Rescaling.by(factors),
+                bias=_int32(bias / units, weight),
+                rescaling=Rescaling.by(units / output.scale),
             )
         case Mean() | Pool(kind="average"):
             size = step.window.size**2 if isinstance(step, Pool) else num_elements(step.inputs[0].shape[1:])
@@ -350,10 +375,9 @@ def _shift_of_zeros(step: Convolution, affine: Int8Parameters) -> np.ndarray:
     return moved
 
 
-def _int32(bias: np.ndarray, weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Returns biases as int32; raises `ValueError` if a sum, or a sum times its factor, could leave that range."""
+def _int32(bias: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns biases as int32; raises `ValueError` if the sums of a channel could leave that range."""
     largest = np.abs(bias) + 255.0 * np.abs(weight.astype(np.float64)).sum((1, 2, 3))
-    reached = float(max(largest.max(), (largest * factors).max()))
-    if reached >= 2**31:
-        raise ValueError(f"a sum may reach {reached:.3g} in int8, expected below 2^31: weights differ too much in size")
+    if largest.max() >= 2**31:
+        raise ValueError(f"a sum may reach {largest.max():.3g} in int8, expected below 2^31: a bias is too large")
     return np.round(bias).astype(np.int32)

@@ -121,9 +121,35 @@ def test_value_with_two_readers_keeps_its_whole_range():
     assert encoding.scale * (-128 - encoding.zero) == pytest.approx(low, abs=encoding.scale)
 
 
-def test_weights_that_int32_cannot_hold_raise():
-    architecture = Architecture(input_shape=(1, 4, 4), layers=(Conv(out_channels=2, kernel_size=1),))
+def test_nearly_constant_values_do_not_overflow():
+    """A layer that is almost 0 on the calibration images, and large on others."""
+    layers = (Conv(out_channels=2, kernel_size=1), Activation(), Conv(out_channels=2, kernel_size=1))
+    architecture = Architecture(input_shape=(1, 4, 4), layers=layers)
     weights = random_weights(architecture, 0)
-    weights["0.bias"] = torch.tensor([1e12, 0.0])
-    with pytest.raises(ValueError, match=r"^a sum may reach .* in int8, expected below 2\^31: "):
+    weights["0.weight"], weights["0.bias"] = torch.ones(2, 1, 1, 1), torch.full((2,), 0.1 / 0.3 + 1e-12)
+    black, white = torch.zeros(4, 1, 4, 4, dtype=torch.uint8), np.full((1, 1, 4, 4), 255, np.uint8)
+    quantised = quantise(architecture, weights, black, **normalisation(1))
+    first = quantised.steps[0]
+    sums = 255 * np.abs(quantised.weights["0"].astype(np.int64)).sum() + np.abs(first.bias.astype(np.int64)).max()
+    assert (sums * first.rescaling.multiplier.astype(object) >> int(first.rescaling.shift[0])).max() < 2**31
+    assert run_int8(quantised, white).shape == (1, 32)
+
+
+def test_bias_far_larger_than_its_inputs_is_kept():
+    """A layer whose inputs are almost 0 on the calibration images: its bias alone counts."""
+    layers = (Conv(out_channels=2, kernel_size=1, bias=False), Conv(out_channels=3, kernel_size=1))
+    architecture = Architecture(input_shape=(1, 4, 4), layers=layers)
+    weights = random_weights(architecture, 0)
+    weights["0.weight"] = torch.full((2, 1, 1, 1), 1e-13)
+    weights["1.bias"] = torch.tensor([1.0, -2.0, 0.5])
+    images = random_images((1, 4, 4), 8)
+    quantised = quantise(architecture, weights, images, **normalisation(1))
+    logits = run_int8(quantised, images.numpy()).reshape(8, 3, 16) * quantised.logit_scale
+    np.testing.assert_allclose(logits.mean((0, 2)), [1.0, -2.0, 0.5], atol=0.01)
+
+
+def test_weights_that_are_not_finite_raise():
+    architecture = Architecture(input_shape=(1, 4, 4), layers=(Conv(out_channels=2, kernel_size=1),))
+    weights = {**random_weights(architecture, 0), "0.bias": torch.tensor([float("inf"), 0.0])}
+    with pytest.raises(ValueError, match=r"^a weight is inf, expected a finite number$"):
         quantise(architecture, weights, random_images((1, 4, 4), 4), **normalisation(1))
