@@ -77,3 +77,29 @@ def test_unknown_board_error_lists_known_ones():
         NasError, match=r"^board 'tico' is unknown, expected one of arduino-uno, .*, or FILE\.toml:NAME$"
     ):
         Board.load("tico")
+
+
+def test_latency_limits_the_instructions_of_the_core(tmp_path):
+    assert Board.load(own(tmp_path, OWN)).bounds(max_latency_ms=2.5)["m4_instructions"] == 250_000
+    assert "m0_instructions<=6650000" in map(str, limits(board="pico", max_latency_ms=50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"max_latency_ms": 50}, "`max_latency_ms=50`: expected `board`, too"),
+        (
+            {"max_latency_ms": 0, "board": "pico"},
+            "`max_latency_ms=0`: expected a number above 0",
+        ),
+        (
+            {"max_latency_ms": 50, "board": "esp32-s3"},
+            "`max_latency_ms`: board esp32-s3 has the core xtensa-lx7, expected one of cortex-m0, cortex-m3, cortex-m4,"
+            " cortex-m7, cortex-m33",
+        ),
+    ],
+)
+def test_invalid_latency_error_names_what_was_expected(arguments, error):
+    with pytest.raises(NasError) as caught:
+        limits(**arguments)
+    assert str(caught.value) == error

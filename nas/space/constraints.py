@@ -13,7 +13,7 @@ from nas.schema import ImageShape, Interval, check_counts, check_instance, misma
 
 _PATTERN = re.compile(r"\s*([a-z_][a-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
-LATENCY = Interval(float, 0, 1e9, open_low=True)
+LATENCY = Interval(float, 0, open_low=True)
 LIMITED_METRICS = (*METRICS, *MEMORY_METRICS)
 
 

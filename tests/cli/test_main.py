@@ -45,6 +45,8 @@ def test_cost_prints_every_metric(nas):
         "float_arena_bytes": 56448,
         "int8_arena_bytes": 14112,
         "int8_weight_bytes": 8446,
+        "m0_instructions": 28181311,
+        "m4_instructions": 16925150,
     }
     assert "params                        7,825\n" in nas("cost", PUBLISHED / "mnist-7825.json")[1]
 

@@ -11,7 +11,7 @@ from nas.space.constraints import Constraint, limits, most_violated, tightest_pe
 COST = Cost(params=6000, macs=300_000, receptive_field=21, peak_activation_bytes=40_000, weight_bytes=25_000)
 NAMES = (
     "params, macs, receptive_field, peak_activation_bytes, weight_bytes,"
-    " float_arena_bytes, int8_arena_bytes, int8_weight_bytes"
+    " float_arena_bytes, int8_arena_bytes, int8_weight_bytes, m0_instructions, m4_instructions"
 )
 FORM = f"found, expected METRIC<=VALUE or METRIC>=VALUE with METRIC one of {NAMES}"
 AT_LEAST_1 = "expected an integer of at least 1"
