@@ -3,11 +3,13 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas.errors import NasError, one_of, short_repr
 from nas.schema import COUNT, TEXT, Interval, ObjectOf, OneOf, check
 from nas.text import read_text
 
+SHIPPED = Path(__file__).with_name("boards.toml")
 CORES = ("avr", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "xtensa-lx7")
 CORTEX_CODE_BYTES = 6_656
 """Upper bound of the bytes of machine code on a Cortex-M.
@@ -74,12 +76,17 @@ class Board:
         Raises `NasError` if there is no such board or the file is not valid.
         """
         file, _, inside = name.rpartition(":") if ".toml:" in name else ("", "", name)
-        boards = {board.name: board for board in load_boards(Path(file) if file else None)}
-        if inside not in boards:
+        tables = _tables(Path(file) if file else SHIPPED)
+        if inside not in tables:
             place = f"{file}: " if file else ""
-            expected = f"{one_of(boards)}, or FILE.toml:NAME"
+            expected = f"{one_of(tables)}, or FILE.toml:NAME"
             raise NasError(f"{place}board {short_repr(inside)} is unknown, expected {expected}")
-        return boards[inside]
+        return cls._from_table(inside, tables[inside], where=file or SHIPPED.name)
+
+    @classmethod
+    def _from_table(cls, name: str, table: Any, *, where: str) -> "Board":
+        check(table, BOARD_FIELDS, f"{where}: [{name}]", NasError)
+        return cls(name=name, **table)
 
     def bounds(self, share: float = DEFAULT_SHARE, *, max_latency_ms: float | None = None) -> dict[str, int]:
         """Returns the upper limits of a network in int8 C by metric, for a share of the board's RAM and flash.
@@ -107,13 +114,14 @@ class Board:
         return bounds
 
 
-def load_boards(file: Path | None = None) -> list[Board]:
-    """Returns the boards of a TOML file, or the shipped ones; raises `NasError` if the file is not valid."""
-    path = Path(__file__).with_name("boards.toml") if file is None else file
+def load_boards() -> list[Board]:
+    """Returns the shipped boards."""
+    return [Board.load(name) for name in _tables(SHIPPED)]
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """Returns the tables of a TOML file by name; raises `NasError` if it cannot be read."""
     try:
-        tables = tomllib.loads(read_text(path, NasError))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(read_text(path, NasError))
+    except ValueError as error:
         raise NasError(f"{path}: {error}") from None
-    for name, table in tables.items():
-        check(table, BOARD_FIELDS, f"{path}: [{name}]", NasError)
-    return [Board(name=name, **table) for name, table in tables.items()]

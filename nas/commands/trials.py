@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, SupportsIndex, TypeVar, overload
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 from nas.study.trial import TrialRecord
-from nas.text import count_text, html_lines
+from nas.text import count_text, html_lines, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,16 +45,27 @@ class Trials(tuple[T_co, ...]):
     def __repr__(self) -> str:
         return f"<{self._counts()}>"
 
+    def __str__(self) -> str:
+        """Returns the table as text, as a notebook shows it."""
+        from nas.tables import trial_table
+
+        shown = self._shown()
+        return table_text(trial_table(shown[:MAX_ROWS], title=self._counts()))
+
     def _repr_html_(self) -> str:
         """Returns the table as HTML. It leaves out stored discards, unless there is nothing else."""
         from nas.tables import table_html, trial_table
 
-        shown = [trial for trial in self if trial.outcome != "discarded"] or list(self)
+        shown = self._shown()
         left_out = len(self) - len(shown[:MAX_ROWS])
         more = (
             [f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
         )
         return table_html(trial_table(shown[:MAX_ROWS], title=self._counts())) + html_lines(more) * bool(more)
+
+    def _shown(self) -> "list[T_co]":
+        """Returns the trials without stored discards, unless there is nothing else."""
+        return [trial for trial in self if trial.outcome != "discarded"] or list(self)
 
     def _counts(self) -> str:
         outcomes = Counter(trial.outcome or trial.state.lower() for trial in self)

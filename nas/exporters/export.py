@@ -161,6 +161,7 @@ def export(
         if board is not None and int8_network is not None and verification_data is not None:
             if reason := missing_for(board):
                 notes.append(f"{INT8_C} was not run on the core of board {board.name}: {reason}.")
+                notes.append(_fit_text(board, stated_bytes(sources["network_int8.h"])))
             else:
                 core_run = _run_on_core(folder, board, int8_network, verification_data)
         written = ExportedFiles(
@@ -270,6 +271,17 @@ def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_
     images = verification_data.val.images
     pixels = images[evenly_spaced(len(images), NUM_CORE_IMAGES)].numpy()
     return run_on_core(folder, board, pixels, run_int8(network, pixels))
+
+
+def _fit_text(board: Board, needed: tuple[int, int]) -> str:
+    """Returns whether constants and arena, in bytes, fit into the share of a board's memory that searches allow."""
+    bounds, (constants, arena) = board.bounds(), needed
+    allowed = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
+    verdict = "fits" if constants <= allowed[0] and arena <= allowed[1] else "DOES NOT FIT"
+    return (
+        f"Board {board.name}: the network {verdict}: {constants:,} bytes of constants of {allowed[0]:,} allowed,"
+        f" {arena:,} bytes of arena of {allowed[1]:,}."
+    )
 
 
 def _facts_of_sources(provenance: Provenance) -> list[str]:

@@ -40,6 +40,9 @@ and 14.9 %.
 """
 
 
+MAX_COUNTED = 10_000
+
+
 def instructions(program: Program, core: str) -> int:
     """Returns the estimated instructions of `predict` for one image on a core of `COEFFICIENTS`.
 
@@ -87,7 +90,12 @@ def _rounds(step: Step) -> Iterator[tuple[str, int]]:
 
 
 def _taps(side: int, outputs: int, window: Window) -> tuple[int, int]:
-    """Returns the taps inside the map along one axis, summed over all outputs, and the outputs that miss some taps."""
+    """Returns the taps inside the map along one axis, summed over all outputs, and the outputs that miss some taps.
+
+    The border of windows or maps that no microcontroller could hold is not counted: that would take too long.
+    """
+    if outputs * window.size > MAX_COUNTED:
+        return outputs * window.size, 0
     inside = [
         sum(0 <= output * window.stride - window.padding + tap * window.dilation < side for tap in range(window.size))
         for output in range(outputs)

@@ -44,6 +44,8 @@ class StudyRef:
     @property
     def name(self) -> str:
         """Name of the study."""
+        if not isinstance(self.study, str | None):
+            raise StudyError(f"{argument_text('study', self.study)}: expected a name, such as 'mine'")
         return self.study or DEFAULT_STUDY
 
     def check_name(self) -> None:

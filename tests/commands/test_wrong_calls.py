@@ -28,6 +28,8 @@ NO_NAME = "`network=7825`: expected an Architecture, such as 'nas-3686', a file 
             "`constraints=8000`: expected a Constraint, such as 'params<=8000'",
         ),
         (lambda: nas.export_trial("mine"), "`trial='mine'`: expected the number of a trial, best or confirmed"),
+        (lambda: nas.search(8000), "`study=8000`: expected a name, such as 'mine'"),
+        (lambda: nas.trials(5), "`study=5`: expected a name, such as 'mine'"),
         (lambda: nas.serve_dashboard(port="x"), "`port='x'`: expected an integer of at least 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """int8 C gives the integers of the reference on emulated Cortex-M cores, within the bytes that boards allow for."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -55,7 +56,9 @@ def test_core_gives_the_integers_of_the_reference_within_the_allowances(core, ne
     assert run.num_images == 2
     estimate = instructions(quantised.program, "cortex-m0" if core == "cortex-m0" else "cortex-m4")
     assert 0.8 < estimate / run.instructions < 1.2
-    assert run.lines()[0].startswith(f"{BOARDS[core]}: PASS, an emulated {core} ")
+    verdict = "PASS, an" if run.fits else "DOES NOT FIT, though an"
+    assert run.lines()[0].startswith(f"{BOARDS[core]}: {verdict} emulated {core} ")
+    assert run.fits == (run.ram_bytes + run.stack_bytes <= run.board.ram_bytes / 2)
 
 
 @needs_tools
@@ -94,24 +97,27 @@ def test_export_for_a_board_states_pass_and_bytes(study_folder, tmp_path):
     done = export_trial(results=study_folder, output=tmp_path / "model", board="pico")
     assert done.core_run.board.name == "pico"
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "**PASS** on an emulated cortex-m0, the core of Raspberry Pi Pico (RP2040)" in card
+    assert "**PASS** on an emulated cortex-m0, the core of the Raspberry Pi Pico (RP2040)" in card
     assert f"| instructions an image | {done.core_run.instructions:,} |" in card
     assert "fits into half of the flash and half of the RAM" in re.sub(r"\s+", " ", card)
     assert "pico: PASS" in str(done)
 
 
-def test_export_without_emulator_says_so(study_folder, tmp_path, monkeypatch):
+def test_export_without_emulator_says_so_and_whether_it_fits(study_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(emulate, "EMULATOR", "no-such-emulator")
     done = export_trial(results=study_folder, output=tmp_path / "a", board="pico")
     assert done.core_run is None
-    assert (
-        done.remarks == ("network_int8.c was not run on the core of board pico: no-such-emulator is not installed.",)
-        or "arm-none-eabi-gcc is not installed" in done.remarks[0]
+    missing = "arm-none-eabi-gcc" if shutil.which("arm-none-eabi-gcc") is None else "no-such-emulator"
+    assert done.remarks[0] == f"network_int8.c was not run on the core of board pico: {missing} is not installed."
+    assert re.fullmatch(
+        r"Board pico: the network fits: \d+ bytes of constants of 1,041,920 allowed, .*", done.remarks[1]
     )
     assert (tmp_path / "a" / "network_int8.c").exists()
-    done = export_trial(results=study_folder, output=tmp_path / "b", board="esp32-s3")
-    expected = "network_int8.c was not run on the core of board esp32-s3: there is no emulator for the core xtensa-lx7."
-    assert done.remarks == (expected,)
+    done = export_trial(results=study_folder, output=tmp_path / "b", board="arduino-uno")
+    expected = "network_int8.c was not run on the core of board arduino-uno: there is no emulator for the core avr."
+    assert done.remarks[0] == expected
+    assert done.remarks[1].startswith("Board arduino-uno: the network DOES NOT FIT: ")
+    assert done.remarks[1] in (tmp_path / "b" / "README.md").read_text()
 
 
 def test_unknown_board_writes_nothing(study_folder, tmp_path):

@@ -79,7 +79,12 @@ class CoreRun:
     def fits(self) -> bool:
         """Whether the network fits into the share of the board's memory that searches allow."""
         is_small = self.flash_bytes <= DEFAULT_SHARE * self.board.flash_bytes
-        return is_small and self.ram_bytes + self.stack_bytes <= DEFAULT_SHARE * self.board.ram_bytes
+        return is_small and self.used_ram_bytes <= DEFAULT_SHARE * self.board.ram_bytes
+
+    @property
+    def used_ram_bytes(self) -> int:
+        """Bytes of static RAM and stack."""
+        return self.ram_bytes + self.stack_bytes
 
     @property
     def milliseconds(self) -> float:
@@ -88,13 +93,14 @@ class CoreRun:
 
     def lines(self) -> list[str]:
         """Returns the result as lines of text."""
-        board, fits = self.board, "fit" if self.fits else "DO NOT FIT"
+        board = self.board
+        verdict = "PASS, " if self.fits else "DOES NOT FIT, though "
+        flash, ram = (int(DEFAULT_SHARE * size) for size in (board.flash_bytes, board.ram_bytes))
         return [
-            f"{board.name}: PASS, an emulated {board.core} gave the integers of the reference for"
+            f"{board.name}: {verdict}an emulated {board.core} gave the integers of the reference for"
             f" {self.num_images} images",
-            f"  flash {self.flash_bytes:,} bytes (code and constants), RAM {self.ram_bytes + self.stack_bytes:,}"
-            f" ({self.stack_bytes:,} of them stack): they {fits} into half of the board's"
-            f" {board.flash_bytes:,} and {board.ram_bytes:,}",
+            f"  flash {self.flash_bytes:,} bytes of {flash:,} allowed (code and constants), RAM"
+            f" {self.used_ram_bytes:,} of {ram:,} ({self.stack_bytes:,} of them stack); allowed is half of the board's",
             f"  {self.instructions:,} instructions an image: {self.milliseconds:.1f} ms at {board.clock_mhz:g} MHz"
             " if each takes one cycle",
         ]
