@@ -39,8 +39,8 @@ Fitted to 77 random networks; 33 others are off by 2.1 % on a Cortex-M0 and 3.8 
 and 14.9 %.
 """
 
-
 MAX_COUNTED = 10_000
+"""Largest number of taps along one axis that are looked at one by one."""
 
 
 def instructions(program: Program, core: str) -> int:
