@@ -274,13 +274,13 @@ def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_
 
 
 def _fit_text(board: Board, needed: tuple[int, int]) -> str:
-    """Returns whether constants and arena, in bytes, fit into the share of a board's memory that searches allow."""
+    """Returns whether constants and arena, in bytes, fit into the share of a board's memory that searches use."""
     bounds, (constants, arena) = board.bounds(), needed
-    allowed = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
-    verdict = "fits" if constants <= allowed[0] and arena <= allowed[1] else "DOES NOT FIT"
+    most_constants, most_arena = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
+    verdict = "fits" if constants <= most_constants and arena <= most_arena else "DOES NOT FIT"
     return (
-        f"Board {board.name}: the network {verdict}: {constants:,} bytes of constants of {allowed[0]:,} allowed,"
-        f" {arena:,} bytes of arena of {allowed[1]:,}."
+        f"Board {board.name}: the network {verdict}: {constants:,} bytes of constants, at most {most_constants:,};"
+        f" {arena:,} bytes of arena, at most {most_arena:,}."
     )
 
 

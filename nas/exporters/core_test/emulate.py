@@ -99,8 +99,8 @@ class CoreRun:
         return [
             f"{board.name}: {verdict}an emulated {board.core} gave the integers of the reference for"
             f" {self.num_images} images",
-            f"  flash {self.flash_bytes:,} bytes of {flash:,} allowed (code and constants), RAM"
-            f" {self.used_ram_bytes:,} of {ram:,} ({self.stack_bytes:,} of them stack); allowed is half of the board's",
+            f"  flash {self.flash_bytes:,} of {flash:,} bytes (code and constants), RAM {self.used_ram_bytes:,} of"
+            f" {ram:,} ({self.stack_bytes:,} of them stack); the limits are half of the board's",
             f"  {self.instructions:,} instructions an image: {self.milliseconds:.1f} ms at {board.clock_mhz:g} MHz"
             " if each takes one cycle",
         ]
