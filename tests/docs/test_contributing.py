@@ -59,8 +59,10 @@ def test_new_layer_added_by_following_the_section_is_complete(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NAS_UPDATE_GOLDEN": "0"}
 
     def run(line):
-        command = line.replace(".venv/bin/nas", f"{shlex.quote(sys.executable)} -m nas")
-        command = command.replace(".venv/bin/", f"{shlex.quote(str(BIN))}/")
+        # One replacement first to last: the interpreter's own path may contain .venv/bin, too.
+        command = line.replace(".venv/bin/nas", ".venv/bin/python -m nas").replace(
+            ".venv/bin/", f"{shlex.quote(str(BIN))}/"
+        )
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
