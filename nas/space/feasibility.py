@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, cost_of
 from nas.errors import ShapeError
-from nas.inference.memory import full_cost
+from nas.inference.memory import FullCost, full_cost
 from nas.space.constraints import Constraint, most_violated
 from nas.space.domains import Value
 from nas.space.search_space import SearchSpace
@@ -75,19 +75,22 @@ def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping
         return Judgement(None, None, IMPOSSIBLE_SHAPE, math.inf)
     cheap = [constraint for constraint in constraints if not constraint.needs_memory_plan]
     costly = [constraint for constraint in constraints if constraint.needs_memory_plan]
-    binding = most_violated(cheap, cost)
+    judged, binding = cheap, most_violated(cheap, cost)
     if binding is None and costly:
         cost = full_cost(architecture, cost)
-        binding = most_violated(costly, cost)
-        return Judgement(architecture, cost, binding.metric if binding else "", _violation(costly, cost))
-    return Judgement(architecture, cost, binding.metric if binding else "", _violation(cheap, cost))
+        judged, binding = costly, most_violated(costly, cost)
+    if binding is None:
+        return Judgement(architecture, cost, "", 0.0)
+    violation = sum(max(0.0, constraint.violation(cost)) for constraint in judged)
+    return Judgement(architecture, cost, binding.metric, violation)
 
 
-def cost_for(constraints: Sequence[Constraint], architecture: Architecture) -> Cost:
-    """Returns the cost with all metrics that the constraints limit; raises `ShapeError` if a layer does not fit."""
-    cost = cost_of(architecture)
-    return full_cost(architecture, cost) if any(c.needs_memory_plan for c in constraints) else cost
+def cost_for(constraints: Sequence[Constraint], architecture: Architecture, known: Cost | None = None) -> Cost:
+    """Returns the cost with all metrics that the constraints limit; raises `ShapeError` if a layer does not fit.
 
-
-def _violation(constraints: Sequence[Constraint], cost: Cost) -> float:
-    return sum(max(0.0, constraint.violation(cost)) for constraint in constraints)
+    `known`: the cost, with or without the metrics that need a memory plan, if it has been computed.
+    """
+    cost = cost_of(architecture) if known is None else known
+    if isinstance(cost, FullCost) or not any(constraint.needs_memory_plan for constraint in constraints):
+        return cost
+    return full_cost(architecture, cost)

@@ -186,7 +186,7 @@ def _judge_draws(
         values = with_likely_feasible_widths(space, constraints, space.draw(rng))
         judgement = judge(space, constraints, values)
         if judgement.architecture is not None:
-            buildable.append((cost_for(constraints, judgement.architecture), values))
+            buildable.append((cost_for(constraints, judgement.architecture, judgement.cost), values))
         if judgement.reason:
             discards[judgement.reason] += 1
     return discards, buildable

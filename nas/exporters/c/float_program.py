@@ -6,19 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas.architecture.layers import ACTIVATIONS
+from nas.architecture.module_call import ModuleCall
 from nas.exporters.c.int8_parameters import Int8Parameters
 from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Program, Step, Value, Widen
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "hardswish": functional.hardswish,
+    **{name: ModuleCall(torch_name).build() for name, torch_name in ACTIVATIONS.items()},
     "sigmoid": torch.sigmoid,
 }
 """Functions of `Activation` steps."""
-
 
 Change = Callable[[Step, Tensor], Tensor]
 """Function that replaces a tensor of a step."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from nas.exporters.c.float_program import convolve
-from nas.exporters.c.quantise import HIGH, LOW, WIDE, Int8Network, Int8Step, Rescaling
+from nas.exporters.c.quantise import HIGH, LOW, WIDE, Int8Network, Int8Step
 from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Value, Widen
 
 
@@ -65,19 +65,15 @@ def _windows(step: Pool, maps: np.ndarray, padding: int) -> np.ndarray:
 def _rescaled(each: Int8Step, network: Int8Network, sums: np.ndarray) -> np.ndarray:
     """Returns int64 sums (N, channels, …) as the step's output."""
     assert each.rescaling is not None
-    multiplier, shift = (x.astype(np.int64).reshape(-1, 1, 1) for x in _pair(each.rescaling))
+    multiplier, shift = (x.reshape(-1, 1, 1) for x in each.rescaling.as_int64())
     return _stored(each, network, (sums * multiplier + (1 << (shift - 1))) >> shift)
 
 
 def _sum(each: Int8Step, network: Int8Network, inputs: list[np.ndarray]) -> np.ndarray:
     assert each.rescaling is not None
-    multiplier, shift = (x.astype(np.int64) for x in _pair(each.rescaling))
+    multiplier, shift = each.rescaling.as_int64()
     parts = [(x - zero) * factor for x, zero, factor in zip(inputs, each.zeros, multiplier, strict=True)]
     return _stored(each, network, (parts[0] + parts[1] + (1 << (shift[0] - 1))) >> shift[0])
-
-
-def _pair(rescaling: Rescaling) -> tuple[np.ndarray, np.ndarray]:
-    return rescaling.multiplier, rescaling.shift
 
 
 def _stored(each: Int8Step, network: Int8Network, rescaled: np.ndarray) -> np.ndarray:

@@ -102,6 +102,10 @@ class Rescaling:
         multiplier = [round(math.ldexp(factor, shift)) for factor in factors]
         return cls(multiplier=np.array(multiplier, np.int32), shift=np.full(len(factors), shift, np.int8))
 
+    def as_int64(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns multipliers and shifts in the type of the products."""
+        return self.multiplier.astype(np.int64), self.shift.astype(np.int64)
+
 
 def _multiplier_and_shift(factor: float) -> tuple[int, int]:
     fraction, exponent = math.frexp(factor)  # factor = fraction * 2^exponent, fraction in [0.5, 1)
@@ -145,14 +149,12 @@ class Int8Network:
         steps: The program's steps with their integers.
         weights: int8 (out channels, in channels / groups, size, size), by the parameters' name.
         encodings: Encoding of each value by its index.
-        num_images: Number of calibration images.
     """
 
     program: Program
     steps: tuple[Int8Step, ...]
     weights: Mapping[str, np.ndarray]
     encodings: Mapping[int, Encoding]
-    num_images: int
 
     @property
     def logit_scale(self) -> float:
@@ -197,9 +199,7 @@ def quantise(
     }
     errors = _mean_errors(program, parameters, rounded, encodings, few)
     steps = [_int8_step(step, encodings, parameters, scales, integers, errors) for step in program.steps]
-    return Int8Network(
-        program=program, steps=tuple(steps), weights=integers, encodings=encodings, num_images=len(pixels)
-    )
+    return Int8Network(program=program, steps=tuple(steps), weights=integers, encodings=encodings)
 
 
 def _encodings(program: Program, parameters: Mapping[str, Int8Parameters], pixels: Tensor) -> dict[int, Encoding]:
