@@ -28,7 +28,8 @@ STACK_BYTES = {core: 640 if core == "avr" else 1_280 for core in CORES}
 732 to 1,052 bytes were measured on emulated Cortex-M cores with -O2; avr-gcc 5.4.0 -Os states frames of 362, 127 and
 some smaller ones.
 """
-DEFAULT_SHARE = 0.5
+SHARE = 0.5
+"""Share of a board's RAM and flash that a network may use."""
 INSTRUCTION_METRICS = {
     "cortex-m0": "m0_instructions",
     **dict.fromkeys(("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"), "m4_instructions"),
@@ -88,22 +89,29 @@ class Board:
         check(table, BOARD_FIELDS, f"{where}: [{name}]", NasError)
         return cls(name=name, **table)
 
-    def bounds(self, share: float = DEFAULT_SHARE, *, max_latency_ms: float | None = None) -> dict[str, int]:
-        """Returns the upper limits of a network in int8 C by metric, for a share of the board's RAM and flash.
+    @property
+    def ram_limit(self) -> int:
+        """Bytes of RAM that a network may use; the rest is for the user's own program."""
+        return int(SHARE * self.ram_bytes)
 
-        RAM holds the arena and the stack, flash the constants and the code. The rest is for the user's own program.
-        `max_latency_ms` also limits the estimated instructions of an image, each taken as one cycle of the board's
-        clock. Raises `NasError` if not even the code fits, or if there is no such estimate for the core.
+    @property
+    def flash_limit(self) -> int:
+        """Bytes of flash that a network may use; the rest is for the user's own program."""
+        return int(SHARE * self.flash_bytes)
+
+    def bounds(self, *, max_latency_ms: float | None = None) -> dict[str, int]:
+        """Returns the upper limits of a network in int8 C by metric.
+
+        RAM holds the arena and the stack, flash the constants and the code. `max_latency_ms` also limits the estimated
+        instructions of an image, each taken as one cycle of the board's clock. Raises `NasError` if not even the code
+        fits, or if there is no such estimate for the core.
         """
-        bounds = {
-            "int8_arena_bytes": int(self.ram_bytes * share) - STACK_BYTES[self.core],
-            "int8_weight_bytes": int(self.flash_bytes * share) - CODE_BYTES[self.core],
-        }
+        stack, code = STACK_BYTES[self.core], CODE_BYTES[self.core]
+        bounds = {"int8_arena_bytes": self.ram_limit - stack, "int8_weight_bytes": self.flash_limit - code}
         if min(bounds.values()) < 1:
             raise NasError(
-                f"board {self.name}: {share:.0%} of {self.ram_bytes:,} bytes of RAM and {self.flash_bytes:,} of flash"
-                f" found, expected more than {STACK_BYTES[self.core]:,} for the stack and"
-                f" {CODE_BYTES[self.core]:,} for code"
+                f"board {self.name}: {SHARE:.0%} of {self.ram_bytes:,} bytes of RAM and {self.flash_bytes:,} of flash"
+                f" found, expected more than {stack:,} for the stack and {code:,} for code"
             )
         if max_latency_ms is not None:
             if self.core not in INSTRUCTION_METRICS:

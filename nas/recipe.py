@@ -104,10 +104,14 @@ class Recipe:
         values = self.to_json().items()
         return {name: x for name, x in values if x != 0 and schedules.get(name, self.schedule) == self.schedule}
 
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns the fields that have an effect, and their values as text."""
+        values = self.effective_fields().items()
+        return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
+
     def text(self) -> str:
         """Returns the fields that have an effect, on one line: "epochs 15, optimizer sgd, learning_rate 0.1"."""
-        fields = self.effective_fields().items()
-        return ", ".join(f"{name} {f'{x:.4g}' if isinstance(x, float) else x}" for name, x in fields)
+        return ", ".join(f"{name} {value}" for name, value in self.rows())
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "recipe") -> "Recipe":

@@ -32,7 +32,7 @@ from nas.cli.options import (
     with_settings,
 )
 from nas.errors import NasError, argument_text
-from nas.schema import check_target
+from nas.schema import DEFAULT_TARGET, check_target
 
 if TYPE_CHECKING:
     from nas.training.fit import Fit, Repeats
@@ -150,7 +150,7 @@ def train(
     seeds: Annotated[
         int, typer.Option(parser=number("seeds", least=1), help="Number of seeds to train with, from --seed on.")
     ] = 1,
-    target: Target = 0.994,
+    target: Target = DEFAULT_TARGET,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",

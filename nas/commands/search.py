@@ -187,8 +187,8 @@ def search(
             into half of its RAM and of its flash. Default: no board.
         max_latency_ms (float | None): Longest time of one image on the board, in ms, if every instruction takes one
             cycle; needs `board`. Default: no limit.
-        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000". Default:
-            none.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `FullCost`, such as "macs<=200000".
+            Default: none.
         objective (str | None): "accuracy", or "accuracy,COST" for a Pareto front, with "params" or another metric as
             COST. Default: the study's, or "accuracy".
         sampler (str | None): Proposes candidates: "elite", "evolution", "tpe", "gp", "nsga2" or "random". Default: the

@@ -11,6 +11,7 @@ from nas.text import count_text, html_lines, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
 T_co = TypeVar("T_co", bound=TrialRecord, covariant=True)
 
@@ -47,25 +48,24 @@ class Trials(tuple[T_co, ...]):
 
     def __str__(self) -> str:
         """Returns the table as text, as a notebook shows it."""
-        from nas.tables import trial_table
-
-        shown = self._shown()
-        return table_text(trial_table(shown[:MAX_ROWS], title=self._counts()))
+        table, remarks = self._table_and_remarks()
+        return "\n".join([table_text(table), *remarks])
 
     def _repr_html_(self) -> str:
         """Returns the table as HTML. It leaves out stored discards, unless there is nothing else."""
-        from nas.tables import table_html, trial_table
+        from nas.tables import table_html
 
-        shown = self._shown()
-        left_out = len(self) - len(shown[:MAX_ROWS])
-        more = (
-            [f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."] if left_out else []
-        )
-        return table_html(trial_table(shown[:MAX_ROWS], title=self._counts())) + html_lines(more) * bool(more)
+        table, remarks = self._table_and_remarks()
+        return table_html(table) + html_lines(remarks) * bool(remarks)
 
-    def _shown(self) -> "list[T_co]":
-        """Returns the trials without stored discards, unless there is nothing else."""
-        return [trial for trial in self if trial.outcome != "discarded"] or list(self)
+    def _table_and_remarks(self) -> "tuple[Table, list[str]]":
+        """Returns the table, without stored discards unless there is nothing else, and what it leaves out."""
+        from nas.tables import trial_table
+
+        shown = ([trial for trial in self if trial.outcome != "discarded"] or list(self))[:MAX_ROWS]
+        left_out = len(self) - len(shown)
+        remark = f"The table leaves out {count_text(left_out, 'trial')}; .dataframe() has all of them."
+        return trial_table(shown, title=self._counts()), [remark] * bool(left_out)
 
     def _counts(self) -> str:
         outcomes = Counter(trial.outcome or trial.state.lower() for trial in self)

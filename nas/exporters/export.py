@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture, check_architecture
 from nas.boards import Board
-from nas.errors import NasError, argument_text, one_of
+from nas.errors import ArchitectureError, NasError, argument_text, one_of
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
@@ -31,7 +31,7 @@ from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import model_source, state_names
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
-from nas.inference.lowering import C_KINDS, kinds_without_kernel
+from nas.inference.lowering import check_kinds
 from nas.schema import sequence_of
 from nas.text import html_lines, table_text
 
@@ -134,26 +134,21 @@ def export(
     with replace_folder(output) as folder:
         _write_sources(folder, architecture, provenance)
         names = _write_weights(folder, architecture, weights) + _write_graphs(folder, architecture.input_shape)
-        sources: dict[str, str] = {}
-        quantised, int8_network, unverified = None, None, []
+        quantised = None
         if "int8" in formats and verification_data is not None:
             quantised = _write_int8(folder, verification_data, provenance)
             names.append(INT8)
-        if "c" in formats:
-            with _errors_of("network.c"):
-                sources |= _c_sources(architecture, weights, provenance)
+        int8_network = None
         if "c-int8" in formats and verification_data is not None:
-            with _errors_of(INT8_C):
-                int8_network = _quantise(architecture, weights, verification_data, provenance)
-                sources |= int8_c_files(int8_network, classes=provenance.classes, facts=_facts_of_sources(provenance))
-        for name, text in sources.items():
-            (folder / name).write_text(text, encoding="ascii")
-        c_names = [name for name in sources if name.endswith(".c")]
+            int8_network = _quantise(architecture, weights, verification_data, provenance)
+        headers = _write_c(folder, architecture, weights, provenance, int8_network, is_float="c" in formats)
+        unverified = []
         if has_compiler():
-            names += c_names
+            names += headers
         else:
-            unverified = [folder / name for name in c_names]
-            notes += [f"{name} was not verified: the C compiler cc is not installed." for name in c_names]
+            unverified = [folder / name for name in headers]
+            notes += [f"{name} was not verified: the C compiler cc is not installed." for name in headers]
+        c_bytes = {name: stated_bytes(header) for name, header in headers.items()}
         verifications = verify_files(
             folder, names, architecture, weights, provenance, verification_data, int8_network=int8_network
         )
@@ -161,14 +156,14 @@ def export(
         if board is not None and int8_network is not None and verification_data is not None:
             if reason := missing_for(board):
                 notes.append(f"{INT8_C} was not run on the core of board {board.name}: {reason}.")
-                notes.append(_fit_text(board, stated_bytes(sources["network_int8.h"])))
+                notes.append(_fit_text(board, c_bytes[INT8_C]))
             else:
                 core_run = _run_on_core(folder, board, int8_network, verification_data)
         written = ExportedFiles(
             formats=formats,
             verifications=verifications,
             quantised=quantised,
-            c_bytes={name: stated_bytes(sources[str(Path(name).with_suffix(".h"))]) for name in c_names},
+            c_bytes=c_bytes,
             unverified=unverified,
             core_run=core_run,
         )
@@ -189,9 +184,11 @@ def _check_formats(
     if verification_data is None and (calibrated := [name for name in formats if name in CALIBRATED]):
         reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
         raise NasError(f"{argument_text('formats', formats)}: {calibrated[0]} needs the training images: {reason}")
-    if {"c", "c-int8"} & set(formats) and (unsupported := kinds_without_kernel(architecture.layers)):
-        text = f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}"
-        raise NasError(f"{argument_text('formats', formats)}: {text}")
+    if {"c", "c-int8"} & set(formats):
+        try:
+            check_kinds(architecture)
+        except ArchitectureError as error:
+            raise NasError(f"{argument_text('formats', formats)}: {error}") from None
 
 
 def evenly_spaced(num: int, most: int) -> list[int]:
@@ -243,16 +240,32 @@ def _errors_of(name: str) -> Iterator[None]:
         raise NasError(f"{name}: {error}") from None
 
 
-def _c_sources(architecture: Architecture, weights: "Mapping[str, Tensor]", provenance: Provenance) -> dict[str, str]:
-    """Returns the texts of network.h and network.c by file name."""
-    return c_files(
-        architecture,
-        weights,
-        mean=provenance.mean,
-        std=provenance.std,
-        classes=provenance.classes,
-        facts=_facts_of_sources(provenance),
-    )
+def _write_c(
+    folder: Path,
+    architecture: Architecture,
+    weights: "Mapping[str, Tensor]",
+    provenance: Provenance,
+    int8_network: Int8Network | None,
+    *,
+    is_float: bool,
+) -> dict[str, str]:
+    """Writes C in float32 if `is_float`, and of the int8 network if there is one.
+
+    Returns the text of the header of each C file by the C file's name.
+    """
+    facts = [f"{provenance.dataset}: {provenance.result}.", *provenance.facts]
+    sources: dict[str, str] = {}
+    if is_float:
+        with _errors_of("network.c"):
+            sources |= c_files(
+                architecture, weights, mean=provenance.mean, std=provenance.std, classes=provenance.classes, facts=facts
+            )
+    if int8_network is not None:
+        with _errors_of(INT8_C):
+            sources |= int8_c_files(int8_network, classes=provenance.classes, facts=facts)
+    for name, text in sources.items():
+        (folder / name).write_text(text, encoding="ascii")
+    return {name: sources[name.replace(".c", ".h")] for name in sources if name.endswith(".c")}
 
 
 def _quantise(
@@ -263,7 +276,8 @@ def _quantise(
 ) -> Int8Network:
     """Returns the network in int8, calibrated on training images."""
     images = _calibration_images(verification_data)
-    return quantise(architecture, weights, images, mean=provenance.mean, std=provenance.std)
+    with _errors_of(INT8_C):
+        return quantise(architecture, weights, images, mean=provenance.mean, std=provenance.std)
 
 
 def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_data: VerificationData) -> CoreRun:
@@ -275,18 +289,13 @@ def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_
 
 def _fit_text(board: Board, needed: tuple[int, int]) -> str:
     """Returns whether constants and arena, in bytes, fit into the share of a board's memory that searches use."""
-    bounds, (constants, arena) = board.bounds(), needed
+    (constants, arena), bounds = needed, board.bounds()
     most_constants, most_arena = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
     verdict = "fits" if constants <= most_constants and arena <= most_arena else "DOES NOT FIT"
     return (
         f"Board {board.name}: the network {verdict}: {constants:,} bytes of constants, at most {most_constants:,};"
         f" {arena:,} bytes of arena, at most {most_arena:,}."
     )
-
-
-def _facts_of_sources(provenance: Provenance) -> list[str]:
-    """Returns the lines of the comment at the top of C files."""
-    return [f"{provenance.dataset}: {provenance.result}.", *provenance.facts]
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

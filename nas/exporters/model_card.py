@@ -10,7 +10,6 @@ from nas.architecture.summary import summarise
 from nas.distribution import package_version
 from nas.exporters.core_test.emulate import CoreRun
 from nas.exporters.graphs import INT8, QuantisationInfo
-from nas.exporters.model_source import recipe_rows
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import FileVerification
 from nas.space.constraints import Constraint
@@ -66,7 +65,7 @@ def render_card(
         rows=summary.rows,
         limits=limits,
         limited=cost_for(limits, architecture),
-        recipe=recipe_rows(provenance.recipe),
+        recipe=provenance.recipe.rows(),
         kind={1: "grey", 3: "in colour (red, green, blue)"}.get(channels, f"{channels} channels"),
         channels=channels,
         height=height,

@@ -10,7 +10,6 @@ from nas.architecture.cost import cost_of
 from nas.architecture.layers import Shape, shape_text
 from nas.architecture.module_call import ModuleCall
 from nas.exporters.provenance import Provenance
-from nas.recipe import Recipe
 from nas.text import one_line
 
 LINE = 100
@@ -80,12 +79,6 @@ def readable_shape(shape: Shape) -> str:
     return shape_text(shape, " x ")
 
 
-def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
-    """Returns the recipe's fields that have an effect, and their values as text."""
-    values = recipe.effective_fields().items()
-    return [(name, f"{x:.4g}" if isinstance(x, float) else str(x)) for name, x in values]
-
-
 def docstring(paragraphs: Sequence[str]) -> str:
     """Returns paragraphs as the wrapped and escaped content of a triple-quoted docstring."""
     text = "\n".join(textwrap.fill(one_line(paragraph), LINE) for paragraph in paragraphs)
@@ -95,7 +88,7 @@ def docstring(paragraphs: Sequence[str]) -> str:
 def _summary(architecture: Architecture, provenance: Provenance) -> list[str]:
     cost = cost_of(architecture)
     channels, height, width = architecture.input_shape
-    recipe = ", ".join(f"{name} {value}" for name, value in recipe_rows(provenance.recipe))
+    recipe = provenance.recipe.text()
     return [
         f"{provenance.dataset} in {cost.params:,} parameters: {provenance.result}.",
         "",

@@ -53,6 +53,12 @@ def kinds_without_kernel(sequence: Sequence[Layer]) -> list[str]:
     return sorted(found.union(*(kinds_without_kernel(layer.children()) for layer in sequence)))
 
 
+def check_kinds(architecture: Architecture) -> None:
+    """Raises `ArchitectureError` if the kind of a layer is not in `C_KINDS`."""
+    if unsupported := kinds_without_kernel(architecture.layers):
+        raise ArchitectureError(f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}")
+
+
 def lower(architecture: Architecture) -> Program:
     """Returns the steps from pixels 0..255 to the logits.
 
@@ -62,8 +68,7 @@ def lower(architecture: Architecture) -> Program:
         ShapeError: A layer does not fit its input.
         ArchitectureError: The kind of a layer is not in `C_KINDS`.
     """
-    if unsupported := kinds_without_kernel(architecture.layers):
-        raise ArchitectureError(f"layer kind {unsupported[0]} has no C kernel, expected {one_of(C_KINDS)}")
+    check_kinds(architecture)
     architecture.output_shape  # noqa: B018  # raises with the position of a layer that does not fit
     lowering = _Lowering()
     pixels = Value(index=0, shape=architecture.input_shape)

@@ -197,8 +197,8 @@ def limits(
             into half of its RAM and of its flash. Default: no board.
         max_latency_ms (float | None): Longest time of one image on the board, in ms, if every instruction takes one
             cycle; needs `board`. Default: no limit.
-        constraints (Sequence[str | Constraint]): Further limits on metrics of `Cost`, such as "macs<=200000"; one or
-            several. Default: none.
+        constraints (Sequence[str | Constraint]): Further limits on metrics of `FullCost`, such as "macs<=200000"; one
+            or several. Default: none.
 
     Returns:
         One constraint for each metric and relation, the tightest.

@@ -105,13 +105,27 @@ static void {name}(const int8_t *restrict input, int in_channels, {target} *rest
     )
 
 
-def average_kernel(name: str, target: str) -> Kernel:
-    """Returns a kernel for average pooling, to int8 values or int16 logits."""
+def pool_kernel(
+    name: str,
+    target: str,
+    *,
+    comment: str,
+    arguments: str,
+    start: str,
+    each: str,
+    result: str,
+    dependencies: tuple[str, ...],
+) -> Kernel:
+    """Returns a pooling kernel, to int8 values or int16 logits.
+
+    `start`, `each` and `result` are C text: the declaration of the number that a window gives, its update with the
+    element at `y`, `x`, and the output. `arguments` follow those of every pool.
+    """
     return Kernel(
         f"""\
-/* Mean of each window; padding counts as 0. The rescaling divides by the window's size. */
+/* {comment} */
 static void {name}(const int8_t *restrict input, struct shape in, {target} *restrict output, struct shape out,
-{" " * (len(name) + 13)}struct pool window, int zero, struct rescaling rescaling, int low, int out_zero)
+{" " * (len(name) + 13)}struct pool window{arguments})
 {{
     for (int channel = 0; channel < out.channels; channel++) {{
         for (int row = 0; row < out.height; row++) {{
@@ -120,21 +134,47 @@ static void {name}(const int8_t *restrict input, struct shape in, {target} *rest
             for (int column = 0; column < out.width; column++) {{
                 const int left = column * window.stride - window.padding;
                 const int first = clip(left, in.width), end = clip(left + window.width, in.width);
-                int32_t sum = 0;
+                {start};
                 for (int y = first_row; y < end_row; y++) {{
                     for (int x = first; x < end; x++) {{
-                        sum += input[y * in.width + x] - zero;
+                        {each};
                     }}
                 }}
-                *output++ = ({target})clamp(rescale(sum, rescaling, 0) + out_zero, low, {LIMITS[target][1]});
+                *output++ = {result};
             }}
         }}
         input += in.height * in.width;
     }}
 }}
 """,
-        dependencies=("shape", "pool", "clip", "rescale", "clamp"),
+        dependencies=("shape", "pool", "clip", *dependencies),
     )
+
+
+def average_kernel(name: str, target: str) -> Kernel:
+    """Returns a kernel for average pooling, to int8 values or int16 logits."""
+    return pool_kernel(
+        name,
+        target,
+        comment="Mean of each window; padding counts as 0. The rescaling divides by the window's size.",
+        arguments=", int zero, struct rescaling rescaling, int low, int out_zero",
+        start="int32_t sum = 0",
+        each="sum += input[y * in.width + x] - zero",
+        result=f"({target})clamp(rescale(sum, rescaling, 0) + out_zero, low, {LIMITS[target][1]})",
+        dependencies=("rescale", "clamp"),
+    )
+
+
+def table_kernel(name: str, target: str, comment: str) -> Kernel:
+    """Returns a kernel that replaces each value by an entry of a table of int8 values or int16 logits."""
+    return Kernel(f"""\
+{comment}static void {name}(const int8_t *input, {target} *output, int count, const FLASH {target} *table)
+{{
+    for (int i = 0; i < count; i++) {{
+        output[i] = table[input[i] + 128];
+    }}
+}}
+""")
 
 
 INT8_KERNELS: dict[str, Kernel] = {
@@ -178,51 +218,20 @@ static int clamp(int32_t value, int low, int high)
     "mix_channels_to_logits": pointwise_kernel("mix_channels_to_logits", INT16),
     "average": average_kernel("average", INT8),
     "average_to_logits": average_kernel("average_to_logits", INT16),
-    "max_pool": Kernel(
-        """\
-/* Maximum of each window, without padding; every window overlaps the map. */
-static void max_pool(const int8_t *restrict input, struct shape in, int8_t *restrict output, struct shape out,
-                     struct pool window)
-{
-    for (int channel = 0; channel < out.channels; channel++) {
-        for (int row = 0; row < out.height; row++) {
-            const int top = row * window.stride - window.padding;
-            const int first_row = clip(top, in.height), end_row = clip(top + window.height, in.height);
-            for (int column = 0; column < out.width; column++) {
-                const int left = column * window.stride - window.padding;
-                const int first = clip(left, in.width), end = clip(left + window.width, in.width);
-                int8_t value = -128;
-                for (int y = first_row; y < end_row; y++) {
-                    for (int x = first; x < end; x++) {
-                        value = input[y * in.width + x] > value ? input[y * in.width + x] : value;
-                    }
-                }
-                *output++ = value;
-            }
-        }
-        input += in.height * in.width;
-    }
-}
-""",
-        dependencies=("shape", "pool", "clip"),
+    "max_pool": pool_kernel(
+        "max_pool",
+        INT8,
+        comment="Maximum of each window, without padding; every window overlaps the map.",
+        arguments="",
+        start="int8_t value = -128",
+        each="value = input[y * in.width + x] > value ? input[y * in.width + x] : value",
+        result="value",
+        dependencies=(),
     ),
-    "look_up": Kernel("""\
-/* Activation function: the output for each input from -128 to 127. */
-static void look_up(const int8_t *input, int8_t *output, int count, const FLASH int8_t *table)
-{
-    for (int i = 0; i < count; i++) {
-        output[i] = table[input[i] + 128];
-    }
-}
-"""),
-    "look_up_logits": Kernel("""\
-static void look_up_logits(const int8_t *input, int16_t *output, int count, const FLASH int16_t *table)
-{
-    for (int i = 0; i < count; i++) {
-        output[i] = table[input[i] + 128];
-    }
-}
-"""),
+    "look_up": table_kernel(
+        "look_up", INT8, "/* Activation function: the output for each input from -128 to 127. */\n"
+    ),
+    "look_up_logits": table_kernel("look_up_logits", INT16, ""),
     "gate_channels": Kernel(
         """\
 /* Multiplies each channel by its gate. */

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.boards import DEFAULT_SHARE, Board
+from nas.boards import Board
 from nas.errors import NasError
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
@@ -78,8 +78,7 @@ class CoreRun:
     @property
     def fits(self) -> bool:
         """Whether the network fits into the share of the board's memory that searches allow."""
-        is_small = self.flash_bytes <= DEFAULT_SHARE * self.board.flash_bytes
-        return is_small and self.used_ram_bytes <= DEFAULT_SHARE * self.board.ram_bytes
+        return self.flash_bytes <= self.board.flash_limit and self.used_ram_bytes <= self.board.ram_limit
 
     @property
     def used_ram_bytes(self) -> int:
@@ -95,12 +94,12 @@ class CoreRun:
         """Returns the result as lines of text."""
         board = self.board
         verdict = "PASS, " if self.fits else "DOES NOT FIT, though "
-        flash, ram = (int(DEFAULT_SHARE * size) for size in (board.flash_bytes, board.ram_bytes))
         return [
             f"{board.name}: {verdict}an emulated {board.core} gave the integers of the reference for"
             f" {self.num_images} images",
-            f"  flash {self.flash_bytes:,} of {flash:,} bytes (code and constants), RAM {self.used_ram_bytes:,} of"
-            f" {ram:,} ({self.stack_bytes:,} of them stack); the limits are half of the board's",
+            f"  flash {self.flash_bytes:,} of {board.flash_limit:,} bytes (code and constants), RAM"
+            f" {self.used_ram_bytes:,} of {board.ram_limit:,} ({self.stack_bytes:,} of them stack); the limits are half"
+            " of the board's",
             f"  {self.instructions:,} instructions an image: {self.milliseconds:.1f} ms at {board.clock_mhz:g} MHz"
             " if each takes one cycle",
         ]
