@@ -28,7 +28,7 @@ from nas.exporters.graphs import (
     write_pt2,
 )
 from nas.exporters.model_card import ExportedFiles, render_card
-from nas.exporters.model_source import model_source, state_names
+from nas.exporters.model_source import exported_keys, model_source
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
 from nas.inference.lowering import check_kinds
@@ -210,11 +210,10 @@ def _write_weights(folder: Path, architecture: Architecture, weights: "Mapping[s
     import torch
     from safetensors.torch import save
 
-    names = state_names(architecture)
-    renamed = {}
-    for key, tensor in weights.items():
-        index, _, rest = key.partition(".")
-        renamed[f"{names[int(index)]}.{rest}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    renamed = {
+        name: weights[key].detach().to("cpu", copy=True).contiguous()
+        for key, name in exported_keys(architecture, weights).items()
+    }
     torch.save(renamed, folder / "weights.pt")
     (folder / "model.safetensors").write_bytes(save(renamed))
     return ["weights.pt", "model.safetensors"]

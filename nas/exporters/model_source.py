@@ -2,7 +2,7 @@
 
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.blocks import Block, split_into_blocks
@@ -72,6 +72,13 @@ def state_names(architecture: Architecture) -> dict[int, str]:
     return {
         part.start + i: f"{part.name}.{i}" for part in split_into_blocks(architecture) for i in range(len(part.layers))
     }
+
+
+def exported_keys(architecture: Architecture, keys: Iterable[str]) -> dict[str, str]:
+    """Returns the key in model.py's state dict of each key of `architecture.build()`'s."""
+    names = state_names(architecture)
+    parts = {key: key.partition(".") for key in keys}
+    return {key: f"{names[int(index)]}.{rest}" for key, (index, _, rest) in parts.items()}
 
 
 def readable_shape(shape: Shape) -> str:

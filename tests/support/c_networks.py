@@ -1,5 +1,10 @@
 """Networks, weights and images for the tests of exported C."""
 
+import os
+import shutil
+import subprocess
+
+import pytest
 import torch
 
 from nas.architecture.architecture import Architecture
@@ -17,6 +22,32 @@ from nas.architecture.layers import (
     MaxPool,
     SqueezeExcite,
 )
+
+COMPILER = shutil.which("cc")
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wdouble-promotion")
+
+
+def run(*command, folder, **options):
+    """Returns what a command prints; it must succeed."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_with_sanitizers(main, source, folder):
+    """Returns what a program prints that is compiled with those of gcc and clang; they end it at an error.
+
+    `main`: text of the program's main file. `source`: name of a network's C file in `folder`.
+    """
+    (folder / "main.c").write_text(main)
+    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    try:
+        run(COMPILER, *sanitizers, "empty.c", "-o", "empty", folder=folder)
+    except AssertionError as error:
+        pytest.skip(f"the compiler has no sanitizers: {error}")
+    run(COMPILER, *STRICT, "-O1", *sanitizers, "main.c", source, "-o", "main", "-lm", folder=folder)
+    return run(folder / "main", folder=folder, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
 
 
 def written(files, folder):

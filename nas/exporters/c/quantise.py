@@ -77,6 +77,29 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Int8Weights:
+    """Weights of a convolution: real numbers are `scales * integers`.
+
+    Attributes:
+        integers: int8 (out channels, in channels / groups, size, size).
+        scales: float64 (out channels,).
+    """
+
+    integers: np.ndarray
+    scales: np.ndarray
+
+    @classmethod
+    def of(cls, weight: Tensor, scales: np.ndarray) -> "Int8Weights":
+        """Returns the closest integers of float32 weights."""
+        integers = np.round(weight.numpy() / scales[:, None, None, None]).astype(np.int8)
+        return cls(integers=integers, scales=scales)
+
+    def decode(self) -> Tensor:
+        """Returns the real numbers, float32."""
+        return torch.from_numpy(self.integers * self.scales[:, None, None, None]).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rescaling:
     """Turns int32 sums into integers of another scale: `(sum * multiplier + 2^(shift - 1)) >> shift`.
 
@@ -189,16 +212,11 @@ def quantise(
     parameters = equalised(program, parameters, few)
     encodings = _encodings(program, parameters, pixels)
     scales = _weight_scales(program, parameters, encodings)
-    integers = {
-        name: np.round(affine.weight.numpy() / scales[name][:, None, None, None]).astype(np.int8)
-        for name, affine in parameters.items()
-    }
-    rounded = {
-        name: replace(affine, weight=torch.from_numpy(integers[name] * scales[name][:, None, None, None]).float())
-        for name, affine in parameters.items()
-    }
+    int8_weights = {name: Int8Weights.of(affine.weight, scales[name]) for name, affine in parameters.items()}
+    rounded = {name: replace(affine, weight=int8_weights[name].decode()) for name, affine in parameters.items()}
     errors = _mean_errors(program, parameters, rounded, encodings, few)
-    steps = [_int8_step(step, encodings, parameters, scales, integers, errors) for step in program.steps]
+    steps = [_int8_step(step, encodings, parameters, int8_weights, errors) for step in program.steps]
+    integers = {name: each.integers for name, each in int8_weights.items()}
     return Int8Network(program=program, steps=tuple(steps), weights=integers, encodings=encodings)
 
 
@@ -324,27 +342,26 @@ def _int8_step(
     step: Step,
     encodings: Mapping[int, Encoding],
     parameters: Mapping[str, Int8Parameters],
-    scales: Mapping[str, np.ndarray],
-    integers: Mapping[str, np.ndarray],
+    int8_weights: Mapping[str, Int8Weights],
     errors: Mapping[int, np.ndarray],
 ) -> Int8Step:
     inputs, output = [encodings[value.index] for value in step.inputs], encodings[step.output.index]
     zeros = tuple(encoding.zero for encoding in inputs)
     match step:
         case Convolution():
-            affine, weight = parameters[step.parameters], integers[step.parameters]
+            affine, weight = parameters[step.parameters], int8_weights[step.parameters]
             bias, input_scale = affine.bias.double().numpy() - errors[step.output.index], 1.0
             if inputs:
                 input_scale = inputs[0].scale
             else:
                 zeros = tuple(int(x) for x in affine.zeros.round())
                 bias = bias + _shift_of_zeros(step, affine)
-            units = input_scale * scales[step.parameters]
+            units = input_scale * weight.scales
             return Int8Step(
                 step=step,
                 zeros=zeros,
                 zero=output.zero,
-                bias=_int32(bias / units, weight),
+                bias=_int32(bias / units, weight.integers),
                 rescaling=Rescaling.by(units / output.scale),
             )
         case Mean() | Pool(kind="average"):

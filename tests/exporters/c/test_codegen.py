@@ -1,10 +1,8 @@
 """Exported C compiles without warnings and agrees with torch."""
 
 import ctypes
-import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from random import Random
 
@@ -13,10 +11,14 @@ import pytest
 import torch
 from support.architectures import draw_architecture
 from support.c_networks import (
+    COMPILER,
+    STRICT,
     every_kind,
     normalisation,
     random_images,
     random_weights,
+    run,
+    run_with_sanitizers,
     torch_logits,
     window_cases,
     written,
@@ -38,8 +40,6 @@ from nas.recipe import Recipe
 from nas.training.data import TrainingData
 from nas.training.select import train
 
-COMPILER = shutil.which("cc")
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wdouble-promotion")
 TOLERANCE = 1e-4
 
 pytestmark = [
@@ -47,12 +47,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
     pytest.mark.usefixtures("one_thread"),
 ]
-
-
-def run(*command, folder, **options):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @dataclass
@@ -174,17 +168,7 @@ def test_exported_c_passes_sanitizers(tmp_path):
     architecture = every_kind()
     files = files_of(architecture, random_weights(architecture, seed=3))
     written(files, tmp_path)
-    (tmp_path / "main.c").write_text(MAIN)
-    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
-    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    try:
-        run(COMPILER, *sanitizers, "empty.c", "-o", "empty", folder=tmp_path)
-    except AssertionError as error:
-        pytest.skip(f"the compiler has no sanitizers: {error}")
-    run(COMPILER, *STRICT, "-O1", *sanitizers, "main.c", "network.c", "-o", "main", "-lm", folder=tmp_path)
-    assert run(tmp_path / "main", folder=tmp_path, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}).startswith(
-        "class "
-    )
+    assert run_with_sanitizers(MAIN, "network.c", tmp_path).startswith("class ")
 
 
 MAIN = """

@@ -1,9 +1,7 @@
 """int8 C computes exactly what the NumPy reference does, and nearly what the network in float does."""
 
 import ctypes
-import os
 import re
-import shutil
 import subprocess
 from random import Random
 
@@ -13,10 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.architectures import draw_architecture
 from support.c_networks import (
+    COMPILER,
+    STRICT,
     every_kind,
     normalisation,
     random_images,
     random_weights,
+    run,
+    run_with_sanitizers,
     torch_logits,
     window_cases,
     written,
@@ -32,9 +34,6 @@ from nas.exporters.c.source import stated_bytes
 from nas.inference.int8 import int8_program, int8_weight_bytes, plan_int8_memory
 from nas.inference.lowering import C_KINDS, lower
 from nas.inference.program import Activation, Add, Convolution, Mean, Pool
-
-COMPILER = shutil.which("cc")
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="there is no C compiler called cc"),
@@ -58,9 +57,8 @@ def files_of(network):
 def run_c(network, images, folder, level="-O1"):
     """Logits (N, classes) and classes (N,) of the compiled network."""
     files = files_of(network)
-    command = [COMPILER, *STRICT, level, "-fPIC", "-shared", "network_int8.c", "-o", "network.so"]
-    done = subprocess.run(command, cwd=written(files, folder), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    options = (level, "-fPIC", "-shared", "network_int8.c", "-o", "network.so")
+    run(COMPILER, *STRICT, *options, folder=written(files, folder))
     library = ctypes.CDLL(str(folder / "network.so"))
     logits = np.zeros((len(images), num_elements(network.program.output.shape)), np.int16)
     found = [
@@ -110,18 +108,7 @@ def test_source_has_no_floating_point(tmp_path):
 
 def test_sanitizers_find_no_undefined_behaviour(tmp_path):
     written(files_of(int8_network(every_kind(), 3)), tmp_path)
-    (tmp_path / "main.c").write_text(MAIN)
-    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
-    command = [COMPILER, *sanitizers, "empty.c", "-o", "empty"]
-    if subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode:
-        pytest.skip("the compiler has no sanitizers")
-    command = [COMPILER, *STRICT, "-O1", *sanitizers, "main.c", "network_int8.c", "-o", "main"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([tmp_path / "main"], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("class ")
+    assert run_with_sanitizers(MAIN, "network_int8.c", tmp_path).startswith("class ")
 
 
 MAIN = """
