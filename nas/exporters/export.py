@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nas.architecture.architecture import Architecture, check_architecture
 from nas.boards import Board
 from nas.errors import ArchitectureError, NasError, argument_text, one_of
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.codegen import c_files
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
@@ -276,7 +277,7 @@ def _quantise(
     """Returns the network in int8, calibrated on training images."""
     images = _calibration_images(verification_data)
     with _errors_of(INT8_C):
-        return quantise(architecture, weights, images, mean=provenance.mean, std=provenance.std)
+        return quantise(calibrate(architecture, weights, images, mean=provenance.mean, std=provenance.std))
 
 
 def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_data: VerificationData) -> CoreRun:

@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from nas.architecture.architecture import Architecture
 from nas.boards import load_boards
 from nas.errors import ShapeError
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
@@ -89,7 +90,7 @@ def measure(architecture: Architecture, cores: list[str]) -> tuple[dict[str, int
     weights = architecture.build().state_dict()
     channels = architecture.input_shape[0]
     images = torch.randint(256, (8, *architecture.input_shape), dtype=torch.uint8)
-    network = quantise(architecture, weights, images, mean=[0.5] * channels, std=[0.25] * channels)
+    network = quantise(calibrate(architecture, weights, images, mean=[0.5] * channels, std=[0.25] * channels))
     classes = [str(i) for i in range(architecture.output_shape[0])]
     pixels = images[:1].numpy()
     board_of = {board.core: board for board in load_boards()}

@@ -25,6 +25,7 @@ from nas.architecture.architecture import Architecture
 from nas.boards import Board
 from nas.data import datasets
 from nas.errors import DatasetError
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
@@ -78,7 +79,7 @@ def measure(name: str, dataset: datasets.Dataset, num_images: int | None, boards
     train, val = dataset.train.images, dataset.val.images[:num_images]
     labels = dataset.val.labels[:num_images].numpy()
     calibration = train[evenly_spaced(len(train), MAX_CALIBRATION_IMAGES)]
-    network = quantise(architecture, weights, calibration, mean=dataset.mean, std=dataset.std)
+    network = quantise(calibrate(architecture, weights, calibration, mean=dataset.mean, std=dataset.std))
     for board in boards:
         pixels = val[:1].numpy()
         with tempfile.TemporaryDirectory() as place:

@@ -12,6 +12,7 @@ from nas.architecture.layers import num_elements
 from nas.boards import CODE_BYTES, STACK_BYTES, Board
 from nas.commands.export import export_trial
 from nas.errors import NasError
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
@@ -32,7 +33,9 @@ def network(request, tmp_path_factory):
     architecture = every_kind() if request.param == "every kind" else Architecture.load(request.param)
     channels = architecture.input_shape[0]
     calibration = random_images(architecture.input_shape, 16)
-    quantised = quantise(architecture, random_weights(architecture, 0), calibration, **normalisation(channels))
+    quantised = quantise(
+        calibrate(architecture, random_weights(architecture, 0), calibration, **normalisation(channels))
+    )
     classes = [str(i) for i in range(num_elements(architecture.output_shape))]
     folder = written(int8_c_files(quantised, classes=classes, facts=[]), tmp_path_factory.mktemp("network"))
     images = random_images(architecture.input_shape, 2).numpy()

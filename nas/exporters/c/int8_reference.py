@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from nas.exporters.c.float_program import convolve
-from nas.exporters.c.quantise import HIGH, LOW, WIDE, Int8Network, Int8Step
+from nas.exporters.c.int8_numbers import HIGH, LOW, WIDE
+from nas.exporters.c.quantise import Int8Network, Int8Step
 from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Value, Widen
 
 

@@ -27,6 +27,7 @@ from support.effort import seeds
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import num_elements
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
@@ -46,7 +47,7 @@ def int8_network(architecture, seed=0, num_images=16):
     """A quantised network with random weights."""
     channels = architecture.input_shape[0]
     images = random_images(architecture.input_shape, num_images, seed=seed + 1)
-    return quantise(architecture, random_weights(architecture, seed), images, **normalisation(channels))
+    return quantise(calibrate(architecture, random_weights(architecture, seed), images, **normalisation(channels)))
 
 
 def files_of(network):
@@ -147,7 +148,7 @@ def test_integers_are_close_to_the_network_in_float():
     """On images like those that it was calibrated with, int8 decides as float does unless two classes are close."""
     architecture = Architecture.load("mnist-7825")
     weights, images = random_weights(architecture, 1), random_images((1, 28, 28), 200, seed=5)
-    network = quantise(architecture, weights, images, **normalisation(1))
+    network = quantise(calibrate(architecture, weights, images, **normalisation(1)))
     logits = run_int8(network, images.numpy()) * network.logit_scale
     expected = torch_logits(architecture, weights, images, **normalisation(1)).numpy()
     spread = expected.std()
@@ -257,7 +258,7 @@ def convolution(each, name, network, constant, node, read):
 def test_logits_are_within_one_step_of_onnxruntime(name):
     """onnxruntime runs the QDQ graph with the same scales; a step is a 255th of the logits' range."""
     architecture, images = Architecture.load(name), random_images((1, 28, 28), 200, seed=9)
-    network = quantise(architecture, random_weights(architecture, 4), images, **normalisation(1))
+    network = quantise(calibrate(architecture, random_weights(architecture, 4), images, **normalisation(1)))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(

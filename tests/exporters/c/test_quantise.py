@@ -14,11 +14,13 @@ from support.effort import seeds
 from nas.architecture.architecture import Architecture
 from nas.architecture.composites import Residual
 from nas.architecture.layers import Activation, Conv
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.equalise import LARGEST_FACTOR, equalised
 from nas.exporters.c.float_program import run_float
+from nas.exporters.c.int8_numbers import Encoding, Rescaling
 from nas.exporters.c.int8_parameters import int8_parameters
 from nas.exporters.c.int8_reference import run_int8
-from nas.exporters.c.quantise import Encoding, Rescaling, quantise
+from nas.exporters.c.quantise import quantise
 from nas.inference.int8 import int8_program
 from nas.inference.lowering import C_KINDS, lower
 from nas.inference.program import Convolution
@@ -71,7 +73,7 @@ def test_biases_take_back_the_mean_error():
     architecture, images = Architecture.load("mnist-7825"), random_images((1, 28, 28), 200)
     program, weights, parameters = network(architecture)
     expected = float_logits(program, parameters, images).numpy()
-    quantised = quantise(architecture, weights, images, **normalisation(1))
+    quantised = quantise(calibrate(architecture, weights, images, **normalisation(1)))
     found = run_int8(quantised, images.numpy()) * quantised.logit_scale
     bias, noise = np.abs((found - expected).mean(0)).max(), np.sqrt(((found - expected) ** 2).mean())
     assert bias < 0.15 * noise
@@ -117,7 +119,7 @@ def test_value_with_two_readers_keeps_its_whole_range():
     images = random_images((1, 8, 8), 40)
     first = program.steps[0].output.index
     low = min(float(out.min()) for step, out in run_float(program, parameters, images) if step.output.index == first)
-    encoding = quantise(architecture, weights, images, **normalisation(1)).encodings[first]
+    encoding = quantise(calibrate(architecture, weights, images, **normalisation(1))).encodings[first]
     assert encoding.scale * (-128 - encoding.zero) == pytest.approx(low, abs=encoding.scale)
 
 
@@ -128,7 +130,7 @@ def test_nearly_constant_values_do_not_overflow():
     weights = random_weights(architecture, 0)
     weights["0.weight"], weights["0.bias"] = torch.ones(2, 1, 1, 1), torch.full((2,), 0.1 / 0.3 + 1e-12)
     black, white = torch.zeros(4, 1, 4, 4, dtype=torch.uint8), np.full((1, 1, 4, 4), 255, np.uint8)
-    quantised = quantise(architecture, weights, black, **normalisation(1))
+    quantised = quantise(calibrate(architecture, weights, black, **normalisation(1)))
     first = quantised.steps[0]
     sums = 255 * np.abs(quantised.weights["0"].astype(np.int64)).sum() + np.abs(first.bias.astype(np.int64)).max()
     assert (sums * first.rescaling.multiplier.astype(object) >> int(first.rescaling.shift[0])).max() < 2**31
@@ -143,7 +145,7 @@ def test_bias_far_larger_than_its_inputs_is_kept():
     weights["0.weight"] = torch.full((2, 1, 1, 1), 1e-13)
     weights["1.bias"] = torch.tensor([1.0, -2.0, 0.5])
     images = random_images((1, 4, 4), 8)
-    quantised = quantise(architecture, weights, images, **normalisation(1))
+    quantised = quantise(calibrate(architecture, weights, images, **normalisation(1)))
     logits = run_int8(quantised, images.numpy()).reshape(8, 3, 16) * quantised.logit_scale
     np.testing.assert_allclose(logits.mean((0, 2)), [1.0, -2.0, 0.5], atol=0.01)
 
@@ -152,4 +154,4 @@ def test_weights_that_are_not_finite_raise():
     architecture = Architecture(input_shape=(1, 4, 4), layers=(Conv(out_channels=2, kernel_size=1),))
     weights = {**random_weights(architecture, 0), "0.bias": torch.tensor([float("inf"), 0.0])}
     with pytest.raises(ValueError, match=r"^a weight is inf, expected a finite number$"):
-        quantise(architecture, weights, random_images((1, 4, 4), 4), **normalisation(1))
+        calibrate(architecture, weights, random_images((1, 4, 4), 4), **normalisation(1))
