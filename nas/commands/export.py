@@ -19,6 +19,7 @@ def export_trial(
     *,
     formats: Sequence[str] = (),
     board: str | None = None,
+    finetune: int = 0,
     data_root: str | Path | None = None,
     results: str | Path = "results",
     storage: str | None = None,
@@ -38,6 +39,8 @@ def export_trial(
             "c-int8". Default: none.
         board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". Adds "c-int8" and runs it on the
             board's core in an emulator, if gcc-arm-none-eabi and qemu-system-arm are installed. Default: no board.
+        finetune (int): Number of epochs that the network trains on with the rounding of int8, for "c-int8" or a board.
+            It is exported if its val accuracy is higher. Default: 0, none.
         data_root (str | Path | None): Folder of the datasets; nothing is downloaded. Default: `$NAS_DATA`, or the
             user's cache.
         results (str | Path): Results folder of the study. Default: "results".
@@ -97,5 +100,6 @@ def export_trial(
         verification_data=verification_data,
         formats=formats,
         board=target,
+        finetune=finetune,
         remarks=[f"Not verified on the validation split: {missing}."] if missing else [],
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
@@ -10,6 +11,9 @@ from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial
 from nas.text import last_epochs_text
 from nas.training.fit import Fit, Repeats
+
+if TYPE_CHECKING:
+    from nas.training.data import TrainingData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,27 @@ class VerificationData:
     def of(cls, dataset: Dataset, *, is_seen: bool, accuracy: float | None = None) -> "VerificationData":
         """Returns the train and val splits of a dataset."""
         return cls(train=dataset.train, val=dataset.val, is_seen=is_seen, accuracy=accuracy)
+
+    def training_data(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> "TrainingData":
+        """Returns the images that the weights were trained on, and the val split.
+
+        Args:
+            mean: Mean of each channel, of pixels scaled to 0..1.
+            std: Standard deviation of each channel, of pixels scaled to 0..1.
+        """
+        import torch
+
+        from nas.training.data import TrainingData
+
+        parts = (self.train, self.val) if self.is_seen else (self.train,)
+        return TrainingData(
+            train_images=torch.cat([part.images for part in parts]),
+            train_labels=torch.cat([part.labels for part in parts]),
+            val_images=self.val.images,
+            val_labels=self.val.labels,
+            mean=mean,
+            std=std,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

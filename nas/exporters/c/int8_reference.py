@@ -3,10 +3,14 @@
 import numpy as np
 import torch
 
+from nas.data.datasets import Split
 from nas.exporters.c.float_program import convolve
 from nas.exporters.c.int8_numbers import HIGH, LOW, WIDE
 from nas.exporters.c.quantise import Int8Network, Int8Step
 from nas.inference.program import Activation, Add, Convolution, Gate, Mean, Pool, Value, Widen
+
+BATCH = 250
+"""Images of which all values are kept in memory at the same time."""
 
 
 def run_int8(network: Int8Network, pixels: np.ndarray) -> np.ndarray:
@@ -41,6 +45,12 @@ def run_int8(network: Int8Network, pixels: np.ndarray) -> np.ndarray:
                 raise AssertionError(f"no function for {step}")
         values[step.output.index] = out.reshape(len(pixels), *step.output.shape)
     return values[network.program.output.index].reshape(len(pixels), -1).astype(np.int16)
+
+
+def accuracy_of_int8(network: Int8Network, split: Split) -> float:
+    """Returns the share of images whose largest logit is that of their label, 0 to 1."""
+    logits = [run_int8(network, part.numpy()) for part in torch.split(split.images, BATCH)]
+    return float((np.concatenate(logits).argmax(1) == split.labels.numpy()).mean())
 
 
 def _convolution(each: Int8Step, network: Int8Network, maps: np.ndarray) -> np.ndarray:
