@@ -1,5 +1,7 @@
 """Exported files load without this package and give the outputs of the trained network."""
 
+import re
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -19,7 +21,9 @@ from support.exports import (
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
+from nas.commands.export import export_trial
 from nas.data import datasets
+from nas.errors import NasError
 from nas.exporters.export import evenly_spaced
 from nas.exporters.folder import FILES, OPTIONAL_FILES
 from nas.exporters.model_source import model_source
@@ -161,3 +165,27 @@ def test_calibration_images_span_whole_training_split(num):
     assert len(chosen) == min(num, 1000) == len(set(chosen))
     assert chosen[0] == 0
     assert num - 1 - chosen[-1] <= num / 1000
+
+
+def test_fine_tuned_int8_is_exported_only_if_its_accuracy_is_higher(study_folder, tmp_path):
+    found = export_trial(results=study_folder, output=tmp_path / "tuned", formats="c-int8", finetune=2)
+    (note,) = [remark for remark in found.remarks if "fine-tuned" in remark]
+    after, without = (float(share) for share in re.findall(r"(\d+\.\d+)%", note))
+    (accuracy,) = [each.accuracy for each in found.verifications if each.name == "network_int8.c"]
+    assert accuracy is not None
+    assert f"{accuracy:.2%}" == f"{max(after, without):.2f}%"
+    assert ("is not fine-tuned" in note) == (after <= without)
+    assert note in (found.folder / "README.md").read_text().replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"finetune": 1}, r"^`finetune=1`: only for the format c-int8$"),
+        ({"finetune": -1, "formats": "c-int8"}, r"^`finetune=-1`: expected an integer of at least 0$"),
+    ],
+)
+def test_fine_tuning_that_makes_no_sense_leaves_no_folder(study_folder, tmp_path, arguments, message):
+    with pytest.raises(NasError, match=message):
+        export_trial(results=study_folder, output=tmp_path / "tuned", **arguments)
+    assert not (tmp_path / "tuned").exists()

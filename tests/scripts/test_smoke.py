@@ -41,7 +41,7 @@ SMALL = {
     "bench/draws.py": ("train", *DRAWS, "--draws", 2, "--every", 5, "--epochs", 1, "--workers", 1, "--rows", "{out}"),
     "bench/earn.py": (*EARN, "--runs", "{out}/earn"),
     "bench/instructions.py": ["--networks", 8, "--core", "cortex-m4"],
-    "bench/int8.py": ["nas-897", "--dataset", "digits", "--images", 50],
+    "bench/int8.py": ["nas-897", "--dataset", "digits", "--images", 50, "--finetune", 1, "--test"],
     "bench/memory.py": ("--dataset", "digits", "--space", FIXTURES / "tiny.toml", "--trials", 1, "--workers", 1),
     "bench/proxies.py": ("--dataset", "digits", "--candidates", 20, "--proxies", "grad_norm"),
     "bench/recipes.py": (*RECIPES, "--rows", "{out}/rows.jsonl"),
