@@ -271,9 +271,9 @@ Formats = Annotated[
     list[ExtraFormat] | None,
     typer.Option(
         "--format",
-        help="Also write int8 ONNX, C in float32 (c) or in integers (c-int8), or a project with the latter (arduino,"
-        " makefile). Repeatable.",
-        metavar="|".join(ExtraFormat),
+        help="Also write int8 (ONNX), c (C in float32), c-int8 (C in integers), or a project with this C in integers:"
+        " arduino, makefile. Repeatable.",
+        metavar="FORMAT",
         show_default=False,
     ),
 ]

@@ -138,7 +138,8 @@ def test_layer_without_c_kernel_is_rejected_before_anything_is_written(kind, tmp
     architecture = replace(small(), layers=(Softsign(), *small().layers))
     text = (
         f"`formats=('{kind}',)`: layer kind softsign has no C kernel, expected one of conv, depthwise_separable, "
-        "batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, squeeze_excite, residual, repeat"
+        "batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, squeeze_excite, "
+        "residual, repeat"
     )
     with pytest.raises(NasError) as caught:
         export(
