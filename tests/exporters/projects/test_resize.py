@@ -1,6 +1,7 @@
 """`resize.h` averages areas exactly: bit for bit as integers in NumPy, and without undefined behaviour."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from support.c_networks import COMPILER, STRICT, run, sanitizers
 from support.effort import seeds
 
 from nas.exporters import projects
+
+FOLDER = Path(projects.__file__).parent
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler called cc")
 
@@ -45,7 +48,7 @@ int main(void)
 def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resize")
     (folder / "main.c").write_text(MAIN)
-    options = (*sanitizers(folder), "-O1", "-I", Path(projects.__file__).parent)
+    options = (*sanitizers(folder), "-O1", "-I", FOLDER)
     run(COMPILER, *STRICT, *options, "main.c", "-o", "resize", folder=folder)
     return folder / "resize"
 
@@ -120,3 +123,25 @@ def test_image_of_the_target_size_is_copied_and_halves_are_rounded_up(program):
     np.testing.assert_array_equal(resized(program, image, 7, 9, 7), image.transpose(2, 0, 1))
     assert resized(program, np.array([[[0], [1]]], np.uint8), 2, 1, 1).item() == 1
     assert resized(program, np.array([[[0], [1], [0]]], np.uint8), 3, 1, 1).item() == 0
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        ("g++", "-std=c++11", "-pedantic", "-Wconversion", "-Wshadow"),
+        ("avr-gcc", "-mmcu=atmega2560", "-std=gnu11"),
+        ("avr-g++", "-mmcu=atmega2560", "-std=gnu++11"),
+        ("arm-none-eabi-g++", "-mcpu=cortex-m0", "-mthumb", "-ffreestanding"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_header_compiles_as_c_and_cpp_for_chips(compiler, tmp_path):
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"{compiler[0]} is not installed")
+    suffix = "cpp" if "++" in compiler[0] else "c"
+    (tmp_path / f"frame.{suffix}").write_text(
+        '#include "resize.h"\nvoid shrink(const uint8_t *frame, uint8_t *out);\n'
+        "void shrink(const uint8_t *frame, uint8_t *out) { resize(frame, 160, 120, 160, 1, out, 28, 28); }\n"
+    )
+    warnings = ("-Wall", "-Wextra", "-Werror", "-Os")
+    run(*compiler, *warnings, "-I", FOLDER, "-c", f"frame.{suffix}", folder=tmp_path)
