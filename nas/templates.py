@@ -1,4 +1,4 @@
-"""Fills the jinja2 templates of the report, the model card and the dashboard's note, which lie beside their modules."""
+"""Fills the jinja2 templates of the report, the dashboard's note, and the model card and the projects of an export."""
 
 import re
 from pathlib import Path

@@ -263,14 +263,17 @@ class ExtraFormat(StrEnum):
     int8 = "int8"
     c = "c"
     c_int8 = "c-int8"
+    arduino = "arduino"
+    makefile = "makefile"
 
 
 Formats = Annotated[
     list[ExtraFormat] | None,
     typer.Option(
         "--format",
-        help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
-        metavar="int8|c|c-int8",
+        help="Also write int8 (ONNX), c (C in float32), c-int8 (C in integers), or a project with this C in integers:"
+        " arduino, makefile. Repeatable.",
+        metavar="FORMAT",
         show_default=False,
     ),
 ]

@@ -35,8 +35,8 @@ def export_trial(
     Args:
         trial (int | str | None): Number of the trial, "best", or "confirmed" for the winner of `confirm`, with the
             weights of its first seed, trained on train + val. Default: None, the best trial.
-        formats (Sequence[str]): Formats besides those that are always written, one or several of "int8", "c" and
-            "c-int8". Default: none.
+        formats (Sequence[str]): Formats besides those that are always written, one or several of "int8", "c",
+            "c-int8", "arduino" and "makefile". Default: none.
         board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". Adds "c-int8" and runs it on the
             board's core in an emulator, if gcc-arm-none-eabi and qemu-system-arm are installed. Default: no board.
         finetune (int): Number of epochs that the network trains on with the rounding of int8, for "c-int8" or a board.
@@ -57,7 +57,7 @@ def export_trial(
     Raises:
         StudyError: If the study or the trial is missing or damaged, or the trial has no weights.
         NasError: If `trial` is not as described, a format is unknown, `output` cannot be written, or a file does not
-            reproduce the network; also if "int8" or "c-int8" is asked for and the dataset is missing, or C and a layer
+            reproduce the network; also if a format in int8 is asked for and the dataset is missing, or C and a layer
             has no C kernel.
     """
     if trial not in (None, "best", "confirmed") and type(trial) is not int:

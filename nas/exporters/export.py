@@ -31,6 +31,7 @@ from nas.exporters.graphs import (
 )
 from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import exported_keys, model_source
+from nas.exporters.projects.write import PROJECTS, shown_image, write_project
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
 from nas.inference.lowering import check_kinds
@@ -40,10 +41,12 @@ from nas.text import html_lines, table_text
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORMATS = ("int8", "c", "c-int8")
+FORMATS = ("int8", "c", "c-int8", *PROJECTS)
 """Formats that are written only on request."""
-CALIBRATED = ("int8", "c-int8")
+CALIBRATED = ("int8", "c-int8", *PROJECTS)
 """Formats whose scales come from training images."""
+MAX_SHOWN = 100
+"""Images of the validation split among which a project takes the one that it classifies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +114,9 @@ def export(
         verification_data (VerificationData | None): Data to verify on. Default: None, random images.
         formats (Sequence[str]): Additional formats, one or several: "int8" writes model_int8.onnx and needs
             `verification_data`; "c" writes network.h and network.c; "c-int8" writes network_int8.h and network_int8.c,
-            which have no floating point and need `verification_data`, too. C is verified only if the compiler `cc` is
-            installed. Default: none.
+            which have no floating point and need `verification_data`, too; "arduino" and "makefile" write projects
+            that compile these two, to folders of these names. C is verified only if the compiler `cc` is installed.
+            Default: none.
         board (Board | None): Board whose core runs network_int8.c in an emulator, if the tools for that are installed:
             its logits must equal the reference's. Adds the format "c-int8". Default: None.
         finetune (int): Number of epochs that the network trains on with the rounding of int8, on the images that it was
@@ -133,6 +137,9 @@ def export(
     if board is not None:
         formats = list(dict.fromkeys([*formats, "c-int8"]))
     _check_formats(formats, architecture, verification_data, remarks)
+    projects = [kind for kind in PROJECTS if kind in formats]
+    if projects:
+        formats = list(dict.fromkeys([*formats, "c-int8"]))
     check_counts(finetune=(finetune, 0))
     if finetune and "c-int8" not in formats:
         raise NasError(f"{argument_text('finetune', finetune)}: only for the format c-int8")
@@ -162,6 +169,8 @@ def export(
         verifications = verify_files(
             folder, names, architecture, weights, provenance, verification_data, int8_network=int8_network
         )
+        if int8_network is not None and verification_data is not None:
+            _write_projects(folder, projects, int8_network, verification_data, provenance)
         core_run = None
         if board is not None and int8_network is not None and verification_data is not None:
             if reason := missing_for(board):
@@ -194,7 +203,7 @@ def _check_formats(
     if verification_data is None and (calibrated := [name for name in formats if name in CALIBRATED]):
         reason = " ".join(remarks).removesuffix(".") or "give `verification_data`, too"
         raise NasError(f"{argument_text('formats', formats)}: {calibrated[0]} needs the training images: {reason}")
-    if {"c", "c-int8"} & set(formats):
+    if {"c", "c-int8", *PROJECTS} & set(formats):
         try:
             check_kinds(architecture)
         except ArchitectureError as error:
@@ -303,6 +312,29 @@ def _quantise(
         f" {'epoch' if finetune == 1 else 'epochs'} the val accuracy is {after:.2%}, without {before:.2%}."
     )
     return tuned if after > before else network
+
+
+def _write_projects(
+    folder: Path,
+    projects: Sequence[str],
+    network: Int8Network,
+    verification_data: VerificationData,
+    provenance: Provenance,
+) -> None:
+    """Writes projects around network_int8.c, which classify an image of the validation split."""
+    val = verification_data.val
+    pixels, labels = val.images[:MAX_SHOWN].numpy(), val.labels[:MAX_SHOWN].numpy()
+    logits = run_int8(network, pixels)
+    shown = shown_image(logits, labels)
+    for kind in projects:
+        write_project(
+            kind,
+            folder,
+            pixels=pixels[shown],
+            logits=logits[shown],
+            class_name=provenance.classes[labels[shown]],
+            sentence=f"{provenance.dataset}: {provenance.result}.",
+        )
 
 
 def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_data: VerificationData) -> CoreRun:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas.errors import NasError, names_text
+from nas.exporters.projects.write import PROJECTS
 
 FILES = (
     "README.md",
@@ -20,8 +21,11 @@ FILES = (
     "architecture.json",
     "recipe.json",
 )
-OPTIONAL_FILES = ("model_int8.onnx", "network.h", "network.c", "network_int8.h", "network_int8.c")
-LEFT_BY_USE = ("__pycache__",)
+OPTIONAL_FILES = (
+    *("model_int8.onnx", "network.h", "network.c", "network_int8.h", "network_int8.c"),
+    *(f"{kind}/{path}" for kind, paths in PROJECTS.items() for path in paths),
+)
+LEFT_BY_USE = ("__pycache__", "makefile/build")
 WRITABLE = "a new or empty folder, or an earlier export"
 
 
@@ -37,10 +41,8 @@ def check_output(output: Path) -> Path:
         if output.exists():
             if not output.is_dir():
                 raise NasError(f"{output}: a file found, expected {WRITABLE}")
-            names = sorted(path.name for path in output.iterdir())
-            if foreign := [name for name in names if name not in (*FILES, *OPTIONAL_FILES, *LEFT_BY_USE)]:
-                text = f"{names_text(foreign[:1])} found, which no export writes, expected {WRITABLE}"
-                raise NasError(f"{output}: {text}")
+            if foreign := next(_foreign(output), None):
+                raise NasError(f"{output}: {names_text([foreign])} found, which no export writes, expected {WRITABLE}")
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(dir=output.parent):
@@ -50,6 +52,18 @@ def check_output(output: Path) -> Path:
     except OSError as error:
         raise NasError(f"{error.filename or output}: {error.strerror}") from None
     return output
+
+
+def _foreign(folder: Path, inside: str = "") -> Iterator[str]:
+    """Yields the paths that no export writes, relative to its folder, in the part of it that `inside` names."""
+    for path in sorted(folder.iterdir()):
+        name = f"{inside}{path.name}"
+        if name in LEFT_BY_USE:
+            continue
+        if path.is_dir() and any(file.startswith(f"{name}/") for file in OPTIONAL_FILES):
+            yield from _foreign(path, f"{name}/")
+        elif name not in (*FILES, *OPTIONAL_FILES):
+            yield name
 
 
 @contextlib.contextmanager

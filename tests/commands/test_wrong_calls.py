@@ -64,5 +64,5 @@ def test_search_takes_name_of_study_first(tmp_path, tiny_space):
 
 
 def test_export_takes_best_and_a_single_format(study_folder, tmp_path):
-    with pytest.raises(nas.NasError, match="'d' found, expected one of int8, c, c-int8"):
+    with pytest.raises(nas.NasError, match="'d' found, expected one of int8, c, c-int8, arduino, makefile"):
         nas.export_trial("best", formats="d", results=study_folder, output=tmp_path / "model")

@@ -34,9 +34,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_folder_holds_expected_files_without_local_paths(exported):
-    assert {path.name for path in exported.folder.iterdir()} == {*FILES, *OPTIONAL_FILES}
-    assert {path.stat().st_mode & 0o777 for path in exported.folder.iterdir()} == {0o644}
-    for path in exported.folder.iterdir():  # no paths of this machine
+    files = [path for path in exported.folder.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(exported.folder)) for path in files} == {*FILES, *OPTIONAL_FILES}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+    for path in files:  # no paths of this machine
         text = path.read_bytes().partition(b"The search that found")[0]  # the user's command may contain paths
         for word in (b"/site-packages", str(exported.folder.parent).encode()):
             assert word not in text, path

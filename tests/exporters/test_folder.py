@@ -1,5 +1,6 @@
 """The folder of an export is replaced as a whole; files of the user are never lost."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from support.custom import Softsign
 from support.exports import provenance_of, random_weights, small
 
 from nas.commands.export import export_trial
+from nas.data import datasets
 from nas.errors import NasError, StudyError
 from nas.exporters.export import export
-from nas.exporters.folder import FILES, check_output
+from nas.exporters.folder import FILES, OPTIONAL_FILES, check_output
+from nas.exporters.provenance import VerificationData
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -42,6 +45,26 @@ def test_folder_with_other_files_is_rejected(study_folder, tmp_path):
     with pytest.raises(NasError, match=r"model: thesis\.txt found, which no export writes, expected a new or empty"):
         export_trial(results=study_folder, output=tmp_path / "model")
     assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["arduino/mine.ino", "arduino/src/mine/thesis.txt", "makefile/main.o", "arduino"])
+def test_project_with_other_files_is_rejected(name, tmp_path):
+    for path in OPTIONAL_FILES:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "makefile" / "build" / "host").mkdir(parents=True)
+    (tmp_path / "makefile" / "build" / "host" / "main").touch()  # from `make`, replaced with the export
+    check_output(tmp_path)
+    if name == "arduino":
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(NasError) as caught:
+        check_output(tmp_path)
+    found = "arduino/src/mine" if "thesis" in name else name
+    assert str(caught.value) == (
+        f"{tmp_path}: {found} found, which no export writes, expected a new or empty folder, or an earlier export"
+    )
 
 
 def test_folder_is_rejected_before_start_is_reported(study_folder, tmp_path):
@@ -98,7 +121,8 @@ def test_discarded_or_unknown_trial_is_rejected(study_folder, tmp_path):
 
 
 def test_unknown_format_is_rejected(tmp_path):
-    with pytest.raises(NasError, match=r"^`formats=\('tflite',\)`: 'tflite' found, expected one of int8, c, c-int8$"):
+    expected = r"'tflite' found, expected one of int8, c, c-int8, arduino, makefile$"
+    with pytest.raises(NasError, match=rf"^`formats=\('tflite',\)`: {expected}"):
         export(
             small(),
             random_weights(small()),
@@ -108,11 +132,14 @@ def test_unknown_format_is_rejected(tmp_path):
         )
 
 
-def test_layer_without_c_kernel_is_rejected_before_anything_is_written(tmp_path):
+@pytest.mark.parametrize("kind", ["c", "c-int8", "arduino", "makefile"])
+def test_layer_without_c_kernel_is_rejected_before_anything_is_written(kind, tmp_path):
+    data = VerificationData.of(datasets.load("digits"), is_seen=False)
     architecture = replace(small(), layers=(Softsign(), *small().layers))
     text = (
-        "`formats=('c',)`: layer kind softsign has no C kernel, expected one of conv, depthwise_separable, batch_norm, "
-        "activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, squeeze_excite, residual, repeat"
+        f"`formats=('{kind}',)`: layer kind softsign has no C kernel, expected one of conv, depthwise_separable, "
+        "batch_norm, activation, dropout, max_pool, avg_pool, global_avg_pool, flatten, linear, squeeze_excite, "
+        "residual, repeat"
     )
     with pytest.raises(NasError) as caught:
         export(
@@ -120,7 +147,8 @@ def test_layer_without_c_kernel_is_rejected_before_anything_is_written(tmp_path)
             random_weights(architecture),
             output=tmp_path / "model",
             provenance=provenance_of(architecture),
-            formats=("c",),
+            verification_data=data,
+            formats=(kind,),
         )
     assert str(caught.value) == text
     assert list(tmp_path.iterdir()) == []

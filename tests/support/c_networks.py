@@ -34,19 +34,24 @@ def run(*command, folder, **options):
     return done.stdout
 
 
+def sanitizers(folder):
+    """Returns the options for the sanitizers of gcc and clang, which end a program at an error; skips without them."""
+    options = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
+    try:
+        run(COMPILER, *options, "empty.c", "-o", "empty", folder=folder)
+    except AssertionError as error:
+        pytest.skip(f"the compiler has no sanitizers: {error}")
+    return options
+
+
 def run_with_sanitizers(main, source, folder):
-    """Returns what a program prints that is compiled with those of gcc and clang; they end it at an error.
+    """Returns what a program prints that is compiled with sanitizers.
 
     `main`: text of the program's main file. `source`: name of a network's C file in `folder`.
     """
     (folder / "main.c").write_text(main)
-    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
-    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    try:
-        run(COMPILER, *sanitizers, "empty.c", "-o", "empty", folder=folder)
-    except AssertionError as error:
-        pytest.skip(f"the compiler has no sanitizers: {error}")
-    run(COMPILER, *STRICT, "-O1", *sanitizers, "main.c", source, "-o", "main", "-lm", folder=folder)
+    run(COMPILER, *STRICT, "-O1", *sanitizers(folder), "main.c", source, "-o", "main", "-lm", folder=folder)
     return run(folder / "main", folder=folder, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
 
 

@@ -89,17 +89,17 @@ def _scratch(length: int) -> Iterator[str]:
 def _array_definitions(network: Int8Network) -> Iterator[str]:
     """Yields the constants: weights by the parameters' name, all others by the step's index."""
     for name, weight in network.weights.items():
-        yield c_int_array("int8_t", array_name("weight", name), weight)
+        yield c_int_array("FLASH int8_t", array_name("weight", name), weight)
     for index, each in enumerate(network.steps):
         if each.table is not None:
-            yield c_int_array(TYPES[each.table.dtype], array_name("table", index), each.table)
+            yield c_int_array(f"FLASH {TYPES[each.table.dtype]}", array_name("table", index), each.table)
         if isinstance(each.step, Convolution) and not each.step.inputs:
-            yield c_int_array("uint8_t", array_name("zeros", index), np.array(each.zeros))
+            yield c_int_array("FLASH uint8_t", array_name("zeros", index), np.array(each.zeros))
         if each.bias is not None:
-            yield c_int_array("int32_t", array_name("bias", index), _stored_bias(each, network))
+            yield c_int_array("FLASH int32_t", array_name("bias", index), _stored_bias(each, network))
         if each.rescaling is not None:
-            yield c_int_array("int32_t", array_name("multiplier", index), each.rescaling.multiplier)
-            yield c_int_array("int8_t", array_name("shift", index), each.rescaling.shift)
+            yield c_int_array("FLASH int32_t", array_name("multiplier", index), each.rescaling.multiplier)
+            yield c_int_array("FLASH int8_t", array_name("shift", index), each.rescaling.shift)
 
 
 class _Writer:

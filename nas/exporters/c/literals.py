@@ -40,8 +40,8 @@ def c_array(name: str, tensor: Tensor) -> str:
 
 
 def c_int_array(kind: str, name: str, numbers: np.ndarray) -> str:
-    """Returns the definition of a constant integer array in flash; `kind` is the C type of its elements."""
-    return _array(f"FLASH {kind}", name, [_c_integer(x) for x in numbers.flatten().tolist()], INTEGERS_A_LINE)
+    """Returns the definition of a constant integer array; `kind` is the C type of its elements."""
+    return _array(kind, name, [_c_integer(x) for x in numbers.flatten().tolist()], INTEGERS_A_LINE)
 
 
 def _c_integer(number: int) -> str:

@@ -15,7 +15,8 @@ from nas.errors import NasError
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 FLAGS = ("-std=gnu99", "-ffreestanding", "-O2", "-Wall", "-Wextra", "-Werror", "-mthumb", "-ffunction-sections")
-SOURCES = ("startup.c", "main.c", "test.h", "link.ld")
+SOURCES = ("startup.c", "main.c", "startup.h", "link.ld")
+EMULATOR_OPTIONS = "-nographic -monitor none -serial none -semihosting-config enable=on,target=native"
 NUM_CORE_IMAGES = 4
 """Images that an export runs on the core."""
 TIMEOUT_SECONDS = 300
@@ -141,9 +142,8 @@ def run_on_core(folder: Path, board: Board, images: np.ndarray, expected: np.nda
         defined = [f"-Wl,--defsym={name}={value}" for name, value in symbols.items()]
         options = ["-nostdlib", "-Wl,--gc-sections", *defined, "-T", "link.ld"]
         _run([COMPILER, *flags, *options, "startup.c", "main.c", "network_int8.o", "-lgcc", "-o", "test.elf"], build)
-        emulator = [EMULATOR, *machine.arguments, "-nographic", "-monitor", "none", "-serial", "none"]
-        emulator += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "test.elf"]
-        printed = _run(emulator, build)
+        options = [*EMULATOR_OPTIONS.split(), *machine.arguments, "-icount", "shift=0"]
+        printed = _run([EMULATOR, *options, "-kernel", "test.elf"], build)
         compiler = _run([COMPILER, "--version"], build).splitlines()[0]
     numbers = re.findall(r"^(\w+) (\d+)$", printed, re.MULTILINE)
     ticks = [int(number) for name, number in numbers if name == "ticks"]

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 #include "network_int8.h"
-#include "test.h"
+#include "startup.h"
 #include "vectors.h"
 
 #define UNUSED 0xA5A5A5A5u

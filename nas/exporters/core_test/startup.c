@@ -1,9 +1,9 @@
-/* Start of a test program on a Cortex-M without an operating system; output goes to the emulator by semihosting. */
+/* Start of a program on a Cortex-M without an operating system, whose text goes to an emulator or a debugger. */
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "test.h"
+#include "startup.h"
 
 extern uint32_t stack_top, data_load, data_start, data_end, bss_start, bss_end;
 

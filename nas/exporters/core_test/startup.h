@@ -1,13 +1,13 @@
-/* What the test program's files share. */
+/* What startup.c gives a program. */
 
-#ifndef TEST_H
-#define TEST_H
+#ifndef STARTUP_H
+#define STARTUP_H
 
 #include <stdint.h>
 
 extern uint32_t bss_end; /* end of static memory, where the lowest stack could lie */
 
-void write_text(const char *text);
+void write_text(const char *text); /* by semihosting: to an emulator or a debugger */
 
 /* Lowest address of the stack that is in use. */
 static inline uint32_t *stack_pointer(void)
