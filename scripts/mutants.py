@@ -68,6 +68,7 @@ TESTS = {
     "nas/space/encoding.py": SPACE,
     "nas/space/feasibility.py": SPACE,
     "nas/space/fill.py": SPACE,
+    "nas/space/network_parts.py": SPACE,
     "nas/space/portfolio.py": SPACE,
     "nas/space/search_space.py": SPACE,
     "nas/space/survey.py": SPACE,

@@ -29,8 +29,8 @@ class FullCost(Cost):
     m4_instructions: int
 
 
-MEMORY_METRICS = tuple(field.name for field in fields(FullCost) if field.name not in Cost.__dataclass_fields__)
-"""Metrics that `FullCost` adds."""
+C_CODE_METRICS = tuple(field.name for field in fields(FullCost) if field.name not in Cost.__dataclass_fields__)
+"""Metrics of the C code: those that `FullCost` adds to `Cost`."""
 
 
 def full_cost(architecture: Architecture, cost: Cost | None = None) -> FullCost:

@@ -17,7 +17,8 @@ from nas.sampling.candidate_view import CandidateView
 from nas.sampling.samplers import NUM_STARTUP, Proposal, SamplerFunction, random_search, tpe
 from nas.space.candidate import Candidate
 from nas.space.constraints import Constraint
-from nas.space.drawn import Discard, DrawnCandidate, Values
+from nas.space.domains import Values
+from nas.space.drawn import Discard, DrawnCandidate
 from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
 from nas.space.fill import with_filled_widths
 from nas.space.search_space import SearchSpace

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import NasError, ShapeError, argument_text, one_of
 from nas.pareto import dominates, pareto_front
-from nas.space.drawn import Values
+from nas.space.domains import Values
 from nas.space.search_space import SearchSpace
 from nas.space.widths import is_width, nearest_width
 

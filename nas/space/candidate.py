@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from nas.architecture.architecture import Architecture
 from nas.recipe import Recipe
 
-NEWER_RECIPE_FIELDS = ("flip",)  # fields of the recipe that are newer than the first studies
+NEWER_RECIPE_FIELDS = ("flip",)
+"""Fields of the recipe that are newer than the first studies; fingerprints leave them out if they are off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Candidate:
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits, equal for the same network with the same recipe."""
-        # Fields in LATER are left out if they are off, so that candidates of older studies keep their fingerprints.
+        # Newer fields are left out if they are off, so that candidates of older studies keep their fingerprints.
         recipe = {
             name: value for name, value in self.recipe.to_json().items() if value or name not in NEWER_RECIPE_FIELDS
         }

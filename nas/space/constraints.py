@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from nas.architecture.cost import METRICS, Cost
 from nas.boards import Board
 from nas.errors import ConstraintError, argument_text, one_of
-from nas.inference.memory import MEMORY_METRICS
+from nas.inference.memory import C_CODE_METRICS
 from nas.schema import ImageShape, Interval, check_counts, check_instance, mismatch_text, parse_number, sequence_of
 
 _PATTERN = re.compile(r"\s*([a-z_][a-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
 LATENCY = Interval(float, 0, open_low=True)
-LIMITED_METRICS = (*METRICS, *MEMORY_METRICS)
+LIMITED_METRICS = (*METRICS, *C_CODE_METRICS)
+"""Metrics that a constraint may limit: the fields of `FullCost`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class Constraint:
         return cls(metric, relation, number)
 
     @property
-    def needs_memory_plan(self) -> bool:
-        """Whether only a `FullCost` has the metric."""
-        return self.metric in MEMORY_METRICS
+    def needs_full_cost(self) -> bool:
+        """Whether only a `FullCost` has the metric, because it is one of the C code."""
+        return self.metric in C_CODE_METRICS
 
     def violation(self, cost: Cost) -> float:
         """Returns by how much the cost violates the constraint, relative to the bound; 0 or less if it satisfies it."""
@@ -161,6 +162,7 @@ class Limits:
         return tightest_per_metric([*named, *parse_constraints(self.constraints)])
 
     def _board_bounds(self) -> dict[str, int]:
+        """Returns the upper limit of each metric that `board` and `max_latency_ms` limit."""
         limit = self.max_latency_ms
         if limit is not None and not LATENCY.accepts(limit):
             raise ConstraintError(f"{argument_text('max_latency_ms', limit)}: expected {LATENCY}")

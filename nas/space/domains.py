@@ -29,14 +29,18 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Value = bool | int | float | str
+Values = dict[str, Value]
+"""Values of parameters of a search space, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A choice between a few values.
 
-    weights: relative frequency of each value in random draws; empty: all values are equally likely. Optuna's samplers
-    ignore the weights.
+    Attributes:
+        values: the values, in the order of the file.
+        weights: relative frequency of each value in random draws; empty: all values are equally likely. Optuna's
+            samplers ignore the weights.
     """
 
     values: tuple[Value, ...]
@@ -66,9 +70,14 @@ class Choice:
         return any(type(value) is type(x) and value == x for x in self.values)
 
     def nearest(self, value: Value) -> Value:
-        """Returns the value itself if it is a choice, otherwise the closest choice if all are numbers, or the first."""
-        if self.accepts(value) or not all(_is_number(x) for x in (value, *self.values)):
-            return value if self.accepts(value) else self.values[0]
+        """Returns the value itself if it is one of the choice.
+
+        Otherwise returns the closest one if all are numbers, else the first one.
+        """
+        if self.accepts(value):
+            return value
+        if not all(_is_number(x) for x in (value, *self.values)):
+            return self.values[0]
         return min(self.values, key=lambda x: abs(float(x) - float(value)))
 
     def suggest(self, trial: "Trial", name: str) -> Value:
@@ -151,7 +160,7 @@ class FloatRange:
         return self.rounded_value(self.low + self.step * int(rng.random() * (steps + 1)))
 
     def rounded_value(self, value: float) -> float:
-        """Returns the number rounded to 3 significant digits, or to 12 if the range has steps."""
+        """Returns the number, within the range, rounded to 3 significant digits, or to 12 if the range has steps."""
         digits = 3 if self.step is None else 12  # 12 digits remove rounding errors of TPE, such as 0.15000000000000002
         return min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
@@ -178,11 +187,9 @@ class FloatRange:
     def nearest(self, value: Value) -> float:
         """Returns the number of the range that is closest to `value`."""
         inside = min(max(float(value), self.low), self.high)
-        return (
-            inside
-            if self.step is None
-            else self.rounded_value(self.low + self.step * round((inside - self.low) / self.step))
-        )
+        if self.step is None:
+            return inside
+        return self.rounded_value(self.low + self.step * round((inside - self.low) / self.step))
 
     def suggest(self, trial: "Trial", name: str) -> float:
         """Suggests the parameter through an Optuna trial and returns its value."""
@@ -229,10 +236,10 @@ def parse_domain(data: object, expected: ScalarSchema, where: str) -> Domain | V
     Raises:
         SearchSpaceError: the domain is not valid.
     """
+    if isinstance(data, dict) and "values" in data:
+        return _parse_weighted_choice(data, expected, where)
     if isinstance(data, dict):
-        return (
-            _parse_weighted_choice(data, expected, where) if "values" in data else _parse_range(data, expected, where)
-        )
+        return _parse_range(data, expected, where)
     if not isinstance(data, list):
         return _parse_value(data, expected, where)
     values = _parse_values(data, expected, where)

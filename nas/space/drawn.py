@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 from nas.architecture.cost import Cost
 from nas.space.candidate import Candidate
-from nas.space.domains import Value
+from nas.space.domains import Values
 from nas.space.feasibility import Judgement
-
-Values = dict[str, Value]
-"""A value for each parameter of a search space."""
 
 
 class Discard(NamedTuple):

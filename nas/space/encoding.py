@@ -15,20 +15,19 @@ from nas.architecture.architecture import Architecture
 from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
 from nas.architecture.layers import Activation, Convolution, Dropout, Layer, measure_sequence
 from nas.errors import ArchitectureError
-from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, domain_text, value_text
-from nas.space.search_space import (
+from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value, Values, domain_text, value_text
+from nas.space.network_parts import (
     HEADS,
     ORDERS,
     POOLS,
     ConvStyle,
     Layers,
-    SearchSpace,
     after_conv,
     block_layers,
+    head_layers,
     transition_unit,
 )
-
-Values = dict[str, Value]
+from nas.space.search_space import SearchSpace
 
 
 def encode_architecture(space: SearchSpace, architecture: Architecture) -> Values:
@@ -44,8 +43,9 @@ def encode_architecture(space: SearchSpace, architecture: Architecture) -> Value
         raise ArchitectureError(f"output_shape is {architecture.output_shape}, expected {(space.num_classes,)}")
     readings: list[Values] = []
     mismatches: list[_LayerMismatch] = []
-    around = any(isinstance(layer, Residual) for layer in architecture.layers)
-    for (head, end), residual in product(_heads(space, architecture), (around, not around)):
+    # Both are tried, because blocks without padding look the same with and without `residual`.
+    has_residual = any(isinstance(layer, Residual) for layer in architecture.layers)
+    for (head, end), residual in product(_heads(space, architecture), (has_residual, not has_residual)):
         try:
             readings.append(_read_network(space, architecture, end, head, residual))
         except _LayerMismatch as mismatch:
@@ -55,6 +55,7 @@ def encode_architecture(space: SearchSpace, architecture: Architecture) -> Value
     values = _best_reading(space, readings)
     if outside := _out_of_domain_messages(space, values):
         raise ArchitectureError("; ".join(outside))
+    # The reading explains each block by itself; whether they give the network together is checked here.
     rebuilt = space.architecture({**space.draw(Random(0)), **values})
     if difference := _difference(architecture.layers, rebuilt.layers):
         raise ArchitectureError(str(difference))
@@ -80,6 +81,7 @@ def _furthest(mismatches: Sequence[_LayerMismatch]) -> _LayerMismatch:
 
 
 def _best_reading(space: SearchSpace, readings: Sequence[Values]) -> Values:
+    """Returns the reading with the fewest values outside the space, the first of equals."""
     return min(readings, key=lambda reading: len(_out_of_domain_messages(space, reading)))
 
 
@@ -120,9 +122,13 @@ class _Block:
 def _heads(space: SearchSpace, architecture: Architecture) -> list[tuple[str, int]]:
     """Returns the possible heads of the network, each with the index of its first layer."""
     layers = architecture.layers
-    start = max(0, len(layers) - 3)
+    start = max(0, len(layers) - 3)  # a head has at most three layers
     ends = [end for end in range(start, len(layers)) if not any(layer.ends_features for layer in layers[:end])]
-    heads = [(head, end) for head in HEADS for end in ends if space.head_layers(head, layers[:end]) == layers[end:]]
+    heads = [
+        (head, end)
+        for head, end in product(HEADS, ends)
+        if layers[end:] == head_layers(head, layers[:end], input_shape=space.input_shape, num_classes=space.num_classes)
+    ]
     if not heads:
         found = ", ".join(_layer_text(layer) for layer in layers[start:])
         raise ArchitectureError(f"layer {start + 1}: {found} found, expected a head ({', '.join(HEADS)})")
@@ -142,10 +148,10 @@ def _read_network(space: SearchSpace, architecture: Architecture, end: int, head
     if pools:
         values["pool"] = next(x for x, pool in POOLS.items() if type(pool) is type(architecture.layers[pools[0]]))
     blocks = list(_blocks(architecture, end, pools))
-    best = {False: values}
+    best = {False: values}  # by whether the next block begins with a transition
     for block in blocks:
         best = _best_with_block(space, block, style, best)
-    values = best[False]
+    values = best[False]  # nothing follows the last block
     if all(values[f"block{block.number}.padding"] == "valid" for block in blocks):
         del values["residual"]  # unused: blocks without padding have no residual connection
     return values
@@ -156,7 +162,7 @@ def _best_with_block(
 ) -> dict[bool, Values]:
     """Returns the best values of the network up to this block, from those up to the block before it.
 
-    The key says whether the transition comes after the pool, so that the next block begins with it. Raises
+    Both are by whether the block after them begins with their transition, because it comes after the pool. Raises
     `_LayerMismatch` if no reading of the block fits.
     """
     fitting: dict[bool, list[Values]] = {False: [], True: []}
@@ -175,21 +181,24 @@ def _best_with_block(
 
 
 def _order_and_activation(layers: Layers) -> tuple[str, str]:
-    """Returns the order and the activation function after the first convolution."""
-    first = tuple(takewhile(lambda layer: not isinstance(layer, Convolution), (layers[0].children() or layers)[1:]))
-    activation = next((x.function for x in first if isinstance(x, Activation)), "relu")
-    following = {order: after_conv(order, activation) for order in ORDERS}
-    return next((order for order, own in following.items() if first[: len(own)] == own), "norm_act"), activation
+    """Returns the order and the activation function after the first convolution; the defaults if there are none."""
+    begin = layers[0].children() or layers  # the first convolution may be inside a residual
+    following = tuple(takewhile(lambda layer: not isinstance(layer, Convolution), begin[1:]))
+    activation = next((layer.function for layer in following if isinstance(layer, Activation)), "relu")
+    expected = {order: after_conv(order, activation) for order in ORDERS}
+    return next((order for order, own in expected.items() if following[: len(own)] == own), "norm_act"), activation
 
 
 def _blocks(architecture: Architecture, end: int, pools: Sequence[int]) -> Iterator[_Block]:
+    """Yields the blocks of the network; `pools` are the indices of its pools, `end` that of its head."""
     layers = architecture.layers
     for number, (before, pool) in enumerate(zip([-1, *pools], [*pools, None], strict=True), start=1):
         start, stop = before + 1, len(layers) if pool is None else pool + 1
         channels = measure_sequence(layers[:start], architecture.input_shape).output_shape[0]
         # A space has one kind of pool per network, so a later pool of another kind is reported as a mismatch.
-        behind = layers[end:] if pool is None else tuple(x for x in POOLS.values() if type(x) is type(layers[pools[0]]))
-        yield _Block(number, start, channels, layers[start:stop], behind, last=pool is None)
+        first_pool = tuple(x for x in POOLS.values() if pools and type(x) is type(layers[pools[0]]))
+        end_layers = layers[end:] if pool is None else first_pool
+        yield _Block(number, start, channels, layers[start:stop], end_layers, last=pool is None)
 
 
 def _convolutions(layers: Layers) -> list[Layer]:
@@ -247,33 +256,33 @@ def _body_readings(
     if not repeats and widths[-1:] == widths[-2:-1]:
         counts.append((len(widths) - 1, 1))  # a shared convolution applied once looks like any other
     for padding, (num_convs, times) in product(paddings, counts):
-        of_each = ConvStyle(conv.kernel_size, padding, kind, style.order, style.activation, dropout)
+        conv_style = ConvStyle(conv.kernel_size, padding, kind, style.order, style.activation, dropout)
         own: Values = {"num_convs": num_convs, "kernel_size": conv.kernel_size, "padding": padding}
         own |= {"convolution": kind, "shared_repeats": times, "dropout": dropout}
         own |= {f"conv{number}.channels": width for number, width in enumerate(widths[: num_convs - gap], start=1)}
-        yield own, block_layers(widths[:num_convs], times, of_each, style.residual, in_channels)
+        yield own, block_layers(widths[:num_convs], times, conv_style, style.residual, in_channels)
 
 
 def _difference(found: Layers, expected: Layers, place: tuple[int, ...] = (0,)) -> _LayerMismatch | None:
     """Returns the first difference as a mismatch, or None; `place` is the place of the first layer."""
     for index, (layer, other) in enumerate(zip_longest(found, expected), start=place[-1]):
         if layer != other:
-            here = (*place[:-1], index)
-            within = (
-                layer and type(layer) is type(other) and _difference(layer.children(), other.children(), (*here, 0))
-            )
-            return within or _LayerMismatch(here, layer, _layer_text(other))
+            layer_place = (*place[:-1], index)
+            inside = None
+            if layer is not None and type(layer) is type(other):
+                inside = _difference(layer.children(), other.children(), (*layer_place, 0))
+            return inside or _LayerMismatch(layer_place, layer, _layer_text(other))
     return None
 
 
 def _layer_text(layer: Layer | None) -> str:
-    """Returns a layer's kind and non-default fields as text, without the layers that it contains."""
+    """Returns a layer's kind and non-default fields (all if none differs) as text, without the layers inside it."""
     if layer is None:
         return "nothing"
     values = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "layers"}
     defaults = {field.name: field.default for field in fields(layer)}
-    told = {name: value for name, value in values.items() if value != defaults[name]} or values
-    return layer.kind + (f"({', '.join(f'{name}={value}' for name, value in told.items())})" if told else "")
+    shown = {name: value for name, value in values.items() if value != defaults[name]} or values
+    return layer.kind + (f"({', '.join(f'{name}={value}' for name, value in shown.items())})" if shown else "")
 
 
 def _out_of_domain_messages(space: SearchSpace, values: Values) -> list[str]:

@@ -19,7 +19,6 @@ IMPOSSIBLE_SHAPE = "impossible_shape"
 DUPLICATE = "duplicate"
 SMALLER = "smaller"
 
-
 REASON_MEANINGS = {
     IMPOSSIBLE_SHAPE: "cannot be built: a feature map would be smaller than its window",
     DUPLICATE: "was drawn before in this study",
@@ -52,12 +51,12 @@ class Judgement(NamedTuple):
 
     Attributes:
         architecture: the network; None if its shapes are impossible.
-        cost: the cost, a `FullCost` if limits on the bytes of C code were judged; None if its shapes are impossible.
+        cost: the cost, a `FullCost` if limits on the C code were judged; None if its shapes are impossible.
         reason: empty if the candidate is feasible, otherwise why it is discarded: the metric of the constraint with the
             largest violation, or a key of `REASON_MEANINGS`. "duplicate" and "smaller" are set by the sampler, not by
             `judge`.
         violation: sum of the violations of all constraints, each relative to its bound; infinite for impossible shapes.
-            Limits on the bytes of C code are judged only if all others are kept.
+            Limits on the C code, its bytes and instructions, are judged only if all others are kept.
     """
 
     architecture: Architecture | None
@@ -67,14 +66,17 @@ class Judgement(NamedTuple):
 
 
 def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping[str, Value]) -> Judgement:
-    """Returns the judgement on the candidate with these parameter values, without building a module."""
+    """Returns the judgement on the candidate with these parameter values, without building a module.
+
+    Limits on the C code are judged last, because its metrics take about a millisecond.
+    """
     try:
         architecture = space.architecture(values)
         cost = cost_of(architecture)
     except ShapeError:
         return Judgement(None, None, IMPOSSIBLE_SHAPE, math.inf)
-    cheap = [constraint for constraint in constraints if not constraint.needs_memory_plan]
-    costly = [constraint for constraint in constraints if constraint.needs_memory_plan]
+    cheap = [constraint for constraint in constraints if not constraint.needs_full_cost]
+    costly = [constraint for constraint in constraints if constraint.needs_full_cost]
     judged, binding = cheap, most_violated(cheap, cost)
     if binding is None and costly:
         cost = full_cost(architecture, cost)
@@ -88,9 +90,9 @@ def judge(space: SearchSpace, constraints: Sequence[Constraint], values: Mapping
 def cost_for(constraints: Sequence[Constraint], architecture: Architecture, known: Cost | None = None) -> Cost:
     """Returns the cost with all metrics that the constraints limit; raises `ShapeError` if a layer does not fit.
 
-    `known`: the cost, with or without the metrics that need a memory plan, if it has been computed.
+    `known`: the cost, with or without the metrics of the C code, if it has been computed.
     """
     cost = cost_of(architecture) if known is None else known
-    if isinstance(cost, FullCost) or not any(constraint.needs_memory_plan for constraint in constraints):
+    if isinstance(cost, FullCost) or not any(constraint.needs_full_cost for constraint in constraints):
         return cost
     return full_cost(architecture, cost)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from nas.architecture.cost import Cost
 from nas.space.constraints import Constraint
-from nas.space.domains import Value
-from nas.space.drawn import Values
+from nas.space.domains import Value, Values
 from nas.space.feasibility import judge
 from nas.space.search_space import SearchSpace
 from nas.space.widths import scale_widths
@@ -20,8 +19,9 @@ def with_filled_widths(
 ) -> Values:
     """Returns the values with all widths scaled by the largest factor that satisfies every upper limit.
 
-    If even the smallest widths violate an upper limit or a limit on the receptive field, they are returned. The values
-    are returned unchanged if the space has no `widths` or no constraint is an upper limit. Takes about a millisecond.
+    The smallest widths are returned if even with them the network cannot be built, or violates an upper limit or a
+    limit on the receptive field. The values are returned unchanged if the space has no `widths` or no constraint is an
+    upper limit. Takes about a millisecond.
 
     Args:
         space: the search space.
@@ -85,6 +85,7 @@ def with_likely_feasible_widths(
 
 def _growth_factor(upper: Sequence[Constraint], cost: Cost) -> float:
     """Returns the factor by which the cost can grow until it reaches the first limit; below 1 if it exceeds one."""
+    # `judge` computes the metrics of the C code only if the other limits are kept.
     judged = [constraint for constraint in upper if hasattr(cost, constraint.metric)]
     room: float = min(constraint.bound / max(1, getattr(cost, constraint.metric)) for constraint in judged)
     return room

@@ -30,7 +30,7 @@ SOURCE_PREFIX = "portfolio "
 RECEPTIVE_FIELD_PARAMETERS = ("kernel_size", "num_convs", "padding", "num_blocks")
 """Parameters that determine the receptive field."""
 
-MAX_REPAIRS = 20
+MAX_CHANGES = 20  # of parameters, to enlarge the receptive field of one design
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,22 +110,22 @@ def _with_sufficient_receptive_field(
 ) -> Mapping[str, Value]:
     """Returns the values with kernels, depth and padding changed until the receptive field satisfies its limit.
 
-    Each change is the best one of a single parameter. The search ends after `MAX_REPAIRS` changes, or if no
-    change brings the receptive field closer to the limit.
+    Each change is the best one of a single parameter. The search ends after `MAX_CHANGES` changes, or if no change
+    brings the receptive field closer to the limit.
     """
     lower = [constraint for constraint in constraints if constraint.metric == "receptive_field"]
     violation = judge(space, lower, values).violation
-    for _ in range(MAX_REPAIRS):
+    for _ in range(MAX_CHANGES):
         if not violation:
             break
         tried = [(judge(space, lower, changed), changed) for changed in _receptive_field_changes(space, values)]
         if not tried:
             break
         # Of several changes that satisfy the limit, the one with the smallest receptive field changes the design least.
-        least, changed = min(tried, key=lambda each: (each[0].violation, each[0].cost and each[0].cost.receptive_field))
-        if least.violation >= violation:
+        best, changed = min(tried, key=lambda each: (each[0].violation, each[0].cost and each[0].cost.receptive_field))
+        if best.violation >= violation:
             break
-        violation, values = least.violation, changed
+        violation, values = best.violation, changed
     return values
 
 

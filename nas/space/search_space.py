@@ -9,30 +9,13 @@ import hashlib
 import json
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from nas.architecture.architecture import Architecture
-from nas.architecture.composites import DepthwiseSeparable, Repeat, Residual
-from nas.architecture.layers import (
-    ACTIVATIONS,
-    Activation,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Convolution,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Shape,
-    measure_sequence,
-)
+from nas.architecture.layers import ACTIVATIONS, Layer, Shape
 from nas.errors import SearchSpaceError, one_of, short_repr
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.resources import shipped_designs, shipped_or_file, shipped_spaces
@@ -51,7 +34,8 @@ from nas.schema import (
     mismatch_text,
 )
 from nas.space.candidate import NEWER_RECIPE_FIELDS, Candidate
-from nas.space.domains import Choice, Domain, FloatRange, Value, domain_text, parse_domain
+from nas.space.domains import Choice, Domain, FloatRange, Value, Values, domain_text, parse_domain
+from nas.space.network_parts import HEADS, ORDERS, POOLS, ConvStyle, Layers, block_layers, head_layers, transition_unit
 from nas.space.widths import GROWTH_PARAMETERS, WIDTHS_PARAMETERS, Widths
 from nas.text import read_text
 
@@ -61,16 +45,6 @@ if TYPE_CHECKING:
 
 VERSION = 1  # version of the parameters' meaning: raise it when the same values come to produce another network
 
-ORDERS = {
-    "norm_act": ("norm", "act"),
-    "act_norm": ("act", "norm"),
-    "act": ("act",),
-}
-"""What follows a convolution, by the name of the order: names of `order_parts`."""
-POOLS: dict[str, Layer] = {"max": MaxPool(kernel_size=2), "avg": AvgPool(kernel_size=2)}
-HEADS = ("gap_conv", "gap_linear", "conv_gap", "valid_conv", "block_gap", "gap")
-
-Layers = tuple[Layer, ...]
 Table = dict[str, Domain | Value]
 TableParameters = dict[str, tuple[ScalarSchema, Value | None]]
 
@@ -190,7 +164,7 @@ class SearchSpace:
         """Returns the same space with another shape of images, number of classes and number of epochs."""
         return replace(self, input_shape=input_shape, num_classes=num_classes, epochs=epochs)
 
-    def draw(self, rng: Random) -> dict[str, Value]:
+    def draw(self, rng: Random) -> Values:
         """Returns a random value of each parameter in `domains`."""
         values = {name: domain.draw(rng) for name, domain in self.domains.items()}
         return values | self.widths.draw(rng, self.domains) if self.widths else values
@@ -218,10 +192,10 @@ class SearchSpace:
 
         Values of ranges without steps are rounded to 3 significant digits, so that the printed recipe is exact.
         """
-        every = {**self.fixed, **values}
-        chosen = {key: self._rounded_value(f"recipe.{key}", every) for key in RECIPE_PARAMETERS}
-        by_sgd, by_adam = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
-        chosen["learning_rate"] = by_sgd if chosen["optimizer"] == "sgd" else by_adam
+        all_values = {**self.fixed, **values}
+        chosen = {key: self._rounded_value(f"recipe.{key}", all_values) for key in RECIPE_PARAMETERS}
+        sgd_rate, adam_rate = chosen.pop("sgd_learning_rate"), chosen.pop("adam_learning_rate")
+        chosen["learning_rate"] = sgd_rate if chosen["optimizer"] == "sgd" else adam_rate
         return Recipe(epochs=self.epochs, **chosen)
 
     def architecture(self, values: Mapping[str, Value]) -> Architecture:
@@ -229,8 +203,8 @@ class SearchSpace:
 
         With the head "gap", the last convolution has one channel per class, whatever its parameter says.
 
-        Only the head "valid_conv" depends on the size of the feature map; it raises `ShapeError` if a layer before it
-        does not fit. With the other heads, `cost_of` finds layers that do not fit.
+        Raises `ShapeError` if the head is "valid_conv", which depends on the size of the feature map, and a layer
+        before it does not fit. With the other heads, only `cost_of` finds layers that do not fit.
         """
         v: dict[str, Any] = {**self.fixed, **values}
         layers: list[Layer] = []
@@ -246,10 +220,10 @@ class SearchSpace:
             if not is_last:
                 layers += _pool_and_transition(block, v)
                 channels = channels if v[block + "transition"] == "none" else v[block + "transition_channels"]
-        layers += self.head_layers(v["head"], layers)
+        layers += head_layers(v["head"], layers, input_shape=self.input_shape, num_classes=self.num_classes)
         return Architecture(input_shape=self.input_shape, layers=tuple(layers))
 
-    def _conv_style(self, block: str, values: Mapping[str, Any]) -> "ConvStyle":
+    def _conv_style(self, block: str, values: Mapping[str, Any]) -> ConvStyle:
         """Returns what the convolutions of a block share; `block` is the start of its parameters' names."""
         return ConvStyle(
             kernel_size=values[block + "kernel_size"],
@@ -261,44 +235,21 @@ class SearchSpace:
         )
 
     def _rounded_value(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Returns the value of a parameter, rounded if its domain is a range of floats."""
         domain = self.domains.get(name)
         return domain.rounded_value(values[name]) if isinstance(domain, FloatRange) else values[name]
-
-    def head_layers(self, head: str, features: Sequence[Layer]) -> Layers:
-        """Returns the layers that compute class scores from a feature map; `features` are the layers before them.
-
-        "block_gap" is one more convolution like the last one. It has no norm and no activation, which would bound the
-        scores.
-        """
-        if head == "gap_conv":
-            return GlobalAvgPool(), _classifier(self.num_classes), Flatten()
-        if head == "gap_linear":
-            return GlobalAvgPool(), Flatten(), Linear(out_features=self.num_classes)
-        if head == "conv_gap":
-            return _classifier(self.num_classes), GlobalAvgPool(), Flatten()
-        if head == "valid_conv":
-            _, height, width = measure_sequence(features, self.input_shape).output_shape
-            conv = Conv(out_channels=self.num_classes, kernel_size=min(height, width), bias=False)
-            return (conv, Flatten()) if height == width else (conv, GlobalAvgPool(), Flatten())
-        if head == "block_gap":
-            # The default serves encoding.py, which passes networks that may have no convolution.
-            last = next(_convolutions_from_last(features), _classifier(self.num_classes))
-            counting = type(last)(
-                out_channels=self.num_classes, kernel_size=last.kernel_size, padding=last.padding, bias=False
-            )
-            return counting, GlobalAvgPool(), Flatten()
-        return GlobalAvgPool(), Flatten()
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with everything except `name`, `epochs` and `portfolio`."""
         off = {f"recipe.{name}" for name in NEWER_RECIPE_FIELDS}
         fixed = sorted((name, value) for name, value in self.fixed.items() if value or name not in off)
-        entries = [VERSION, list(self.input_shape), self.num_classes, fixed]
-        entries.append(sorted((name, repr(domain)) for name, domain in self.domains.items()))
+        domains = sorted((name, repr(domain)) for name, domain in self.domains.items())
+        entries = [VERSION, list(self.input_shape), self.num_classes, fixed, domains]
         # Newer features are left out if a space does not use them, so that older spaces keep their fingerprints.
         if self.widths:
             entries.append(repr(self.widths))
-        weights = sorted((name, x.weights) for name, x in self.domains.items() if isinstance(x, Choice) and x.weights)
+        all_domains = {**self.domains, **(self.widths.domains() if self.widths else {})}
+        weights = sorted((name, x.weights) for name, x in all_domains.items() if isinstance(x, Choice) and x.weights)
         if weights:
             entries.append(weights)
         if self.probes:
@@ -401,30 +352,6 @@ def _max_value(value: Domain | Value) -> int:
     return int(max(value.grid() if isinstance(value, Domain) else [value]))
 
 
-class ConvStyle(NamedTuple):
-    """What the convolutions of a block have in common, beside their widths."""
-
-    kernel_size: int
-    padding: str
-    convolution: str
-    order: str
-    activation: str
-    dropout: float
-
-
-def block_layers(widths: Sequence[int], repeats: int, style: ConvStyle, residual: bool, in_channels: int) -> Layers:
-    """Returns the convolutions of a block, in a residual connection if `residual` and their padding is "same".
-
-    Without padding, the input and the output differ in size and cannot be added.
-    """
-    layers = tuple(layer for width in widths for layer in conv_unit(width, style))
-    if repeats:
-        layers += shared_conv_unit(widths[-1], repeats, style)
-    if residual and style.padding == "same":
-        return (Residual(layers=layers, projection=in_channels != widths[-1]),)
-    return layers
-
-
 def _pool_and_transition(block: str, values: Mapping[str, Any]) -> Layers:
     """Returns the pool after a block, with the block's 1x1 convolution before or after it if there is one."""
     pool, transition = POOLS[values["pool"]], values[block + "transition"]
@@ -432,72 +359,3 @@ def _pool_and_transition(block: str, values: Mapping[str, Any]) -> Layers:
         return (pool,)
     unit = transition_unit(values[block + "transition_channels"], values["order"], values["activation"])
     return (*unit, pool) if transition == "before_pool" else (pool, *unit)
-
-
-def transition_unit(channels: int, order: str, activation: str) -> Layers:
-    """Returns the 1x1 convolution next to a pool, with its norm and activation."""
-    return conv_unit(channels, ConvStyle(1, "same", "full", order, activation, 0.0))
-
-
-# Layers are immutable, so candidates share them. The caches avoid constructing and checking them in every draw.
-
-
-@cache
-def _conv(width: int, style: ConvStyle) -> Layer:
-    """Returns the convolution; it has a bias only if there is no norm."""
-    kind = DepthwiseSeparable if style.convolution == "separable" else Conv
-    bias = "norm" not in ORDERS[style.order]
-    return kind(out_channels=width, kernel_size=style.kernel_size, padding=style.padding, bias=bias)  # type: ignore[arg-type]
-
-
-def order_parts(activation: str) -> dict[str, Layer]:
-    """Returns the layers that an order consists of, by the names in `ORDERS`."""
-    return {
-        "norm": BatchNorm(),
-        "act": Activation(function=activation),
-    }
-
-
-@cache
-def after_conv(order: str, activation: str) -> Layers:
-    """Returns the layers that follow a convolution, without dropout."""
-    parts = order_parts(activation)
-    return tuple(parts[part] for part in ORDERS[order])
-
-
-@cache
-def _dropout(rate: float) -> Layers:
-    return (Dropout(rate=rate),) if rate else ()
-
-
-@cache
-def conv_unit(width: int, style: ConvStyle) -> Layers:
-    """Returns a convolution with the layers of its order, such as norm and activation, and its dropout."""
-    return _conv(width, style), *after_conv(style.order, style.activation), *_dropout(style.dropout)
-
-
-@cache
-def shared_conv_unit(width: int, times: int, style: ConvStyle) -> Layers:
-    """Returns a convolution and activation applied `times` times with shared weights, then the rest of the order.
-
-    The norm is outside the repetition, because its statistics differ each time. If `times` is 1, returns a `conv_unit`.
-    """
-    if times == 1:
-        return conv_unit(width, style)
-    activation = Activation(function=style.activation)
-    repeat = Repeat(layers=(_conv(width, style), activation), times=times, shared=True)
-    rest = (layer for layer in after_conv(style.order, style.activation) if layer != activation)
-    return repeat, *rest, *_dropout(style.dropout)
-
-
-def _convolutions_from_last(layers: Sequence[Layer]) -> Iterator[Convolution]:
-    """Yields the convolutions from last to first, including those inside composites."""
-    for layer in reversed(layers):
-        if isinstance(layer, Convolution):
-            yield layer
-        yield from _convolutions_from_last(layer.children())
-
-
-@cache
-def _classifier(num_classes: int) -> Conv:
-    return Conv(out_channels=num_classes, kernel_size=1, bias=False)

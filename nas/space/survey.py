@@ -10,7 +10,7 @@ from typing import Any
 from nas.architecture.cost import Cost
 from nas.schema import check_counts, check_instance
 from nas.space.constraints import Constraint, most_violated, parse_constraints
-from nas.space.drawn import Values
+from nas.space.domains import Values
 from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge, reason_text
 from nas.space.fill import with_likely_feasible_widths
 from nas.space.search_space import SearchSpace
@@ -97,35 +97,45 @@ class SpaceReport:
 
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""
+        return [*self._share_lines(), *self._limit_lines(), *self._relaxation_lines(), *self._smallest_lines()]
+
+    @property
+    def _is_narrow(self) -> bool:
+        """Whether so few draws are feasible that the report says which wider limits would admit 1 % of the space."""
+        return self.feasible_share < 0.01
+
+    def _share_lines(self) -> Iterator[str]:
         share = f"{self.num_feasible:,} of {self.num_draws:,} random draws keep the limits ({self.feasible_share:.2%})"
-        lines = [f"space {self.space}: {share}"]
+        yield f"space {self.space}: {share}"
         if self.discards:
             num = self.num_draws - self.num_feasible
             counts = ", ".join(
                 f"{reason_text(reason)}: {count:,} ({count / self.num_draws:.2%})"
                 for reason, count in self.discards.items()
             )
-            lines.append(
-                f"the other {num:,} ({num / self.num_draws:.2%}), each by the limit that it misses most: {counts}"
-            )
+            yield f"the other {num:,} ({num / self.num_draws:.2%}), each by the limit that it misses most: {counts}"
+
+    def _limit_lines(self) -> Iterator[str]:
         if len(self.limits) > 1:
-            lines.append("each limit alone, whatever the others; a draw of impossible shape keeps none:")
-        is_narrow = self.feasible_share < 0.01
+            yield "each limit alone, whatever the others; a draw of impossible shape keeps none:"
         for limit in self.limits:
             text = f"{'  ' * (len(self.limits) > 1)}{limit.constraint}: kept by {limit.share_alone:.2%} of all draws"
             if limit.binds:
                 text += "; it excludes the most"
-            if is_narrow and limit.admits_one_percent is not None:
+            if self._is_narrow and limit.admits_one_percent is not None:
                 text += f"; {limit.constraint.metric}{limit.constraint.relation}{limit.admits_one_percent}"
                 text += " would admit 1 % of the space"
-            lines.append(text)
+            yield text
+
+    def _relaxation_lines(self) -> Iterator[str]:
         if self.discards.get(IMPOSSIBLE_SHAPE) == self.num_draws:
-            lines.append("no draw can be built: a feature map would be smaller than its window")
-        elif is_narrow and self.limits and all(limit.admits_one_percent is None for limit in self.limits):
-            wider = (
-                f"{' and '.join(map(str, self.admitting_together))} together" if self.admitting_together else "nothing"
-            )
-            lines.append(f"no value of one limit would admit 1 % of the space; {wider} would")
+            yield "no draw can be built: a feature map would be smaller than its window"
+        elif self._is_narrow and self.limits and all(limit.admits_one_percent is None for limit in self.limits):
+            together = " and ".join(map(str, self.admitting_together))
+            wider = f"{together} together" if together else "nothing"
+            yield f"no value of one limit would admit 1 % of the space; {wider} would"
+
+    def _smallest_lines(self) -> Iterator[str]:
         others = " and ".join(str(limit.constraint) for limit in self.limits if limit.constraint.metric != "params")
         for condition, cost in (
             (f"that keeps {others}", self.smallest_within_limits if others else None),
@@ -133,8 +143,7 @@ class SpaceReport:
         ):
             if cost is not None:
                 text = f"smallest network found {condition}: {cost.params:,} parameters"
-                lines.append(f"{text}, receptive field {cost.receptive_field}")
-        return lines
+                yield f"{text}, receptive field {cost.receptive_field}"
 
 
 def survey(
@@ -217,6 +226,10 @@ def any_feasible(
 
 
 def _bound_admitting(index: int, constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int) -> int | None:
+    """Returns the tightest bound of the constraint `index` with which `wanted` costs keep all constraints.
+
+    None if fewer costs keep the other constraints.
+    """
     constraint = constraints[index]
     others = [c for i, c in enumerate(constraints) if i != index]
     values = sorted(
@@ -229,6 +242,10 @@ def _bound_admitting(index: int, constraints: Sequence[Constraint], costs: Seque
 def _relaxed_constraints(
     constraints: Sequence[Constraint], costs: Sequence[Cost], wanted: int
 ) -> tuple[Constraint, ...]:
+    """Returns the constraints, relaxed by the smallest common factor with which `wanted` costs keep all of them.
+
+    Empty if they need no relaxation, or if there are fewer costs.
+    """
     factors = sorted(max((_factor(c, cost) for c in constraints), default=1.0) for cost in costs)
     if len(factors) < wanted or factors[wanted - 1] <= 1:
         return ()
@@ -270,6 +287,7 @@ def _smallest_cost(
 
 
 def _neighbours(space: SearchSpace, values: Values) -> Iterator[Values]:
+    """Yields the values after each step of `_smallest_cost`."""
     for name, domain in space.domains.items():
         if not name.startswith("recipe.") and not (space.widths and is_width(name)):  # recipes do not change the cost
             yield from ({**values, name: value} for value in domain.grid())

@@ -13,7 +13,7 @@ from nas.errors import ArchitectureError, StudyError, argument_text
 from nas.recipe import Recipe
 from nas.resources import network_file
 from nas.space.constraints import Constraint
-from nas.space.domains import Value
+from nas.space.domains import Values
 from nas.space.encoding import encode_architecture
 from nas.space.feasibility import cost_for, judge
 from nas.space.search_space import RECIPE_PARAMETERS, SearchSpace
@@ -30,11 +30,11 @@ class KnownCandidate:
     """
 
     source: str
-    values: dict[str, Value]
+    values: Values
     fingerprint: str
 
     @classmethod
-    def from_values(cls, space: SearchSpace, values: dict[str, Value], *, source: str) -> Self:
+    def from_values(cls, space: SearchSpace, values: Values, *, source: str) -> Self:
         """Returns the candidate with these parameter values."""
         return cls(source=source, values=values, fingerprint=space.candidate(values).fingerprint())
 
@@ -110,17 +110,24 @@ def _architecture_files(named: str | Path) -> Sequence[str | Path]:
 
 
 def complete_values(
-    space: SearchSpace, architecture: Architecture, network: dict[str, Value], recipe: Recipe, *, seed: int
-) -> dict[str, Value]:
+    space: SearchSpace, architecture: Architecture, network: Values, recipe: Recipe, *, seed: int
+) -> Values:
     """Returns a value for every drawn parameter: from the network, from the recipe, or else random.
 
     The random values matter when a sampler later changes the network so that it uses them.
+
+    Args:
+        space: the search space.
+        architecture: the network; the random values depend on it.
+        network: the values that it determines, from `encode_architecture`.
+        recipe: the recipe; replaced by the closest one in the space.
+        seed: seed of the random values.
     """
     drawn = space.draw(Random(f"{seed} {architecture.fingerprint()}"))
     return {**drawn, **network, **recipe_values(space, recipe)}
 
 
-def recipe_values(space: SearchSpace, recipe: Recipe) -> dict[str, Value]:
+def recipe_values(space: SearchSpace, recipe: Recipe) -> Values:
     """Returns values for the recipe's parameters, each the closest to the recipe that the space has."""
     wanted: dict[str, Any] = {name: getattr(recipe, name, default) for name, (_, default) in RECIPE_PARAMETERS.items()}
     wanted["sgd_learning_rate" if recipe.optimizer == "sgd" else "adam_learning_rate"] = recipe.learning_rate

@@ -13,7 +13,7 @@ from itertools import chain
 from random import Random
 
 from nas.schema import Interval, ScalarSchema
-from nas.space.domains import Choice, Domain, FloatRange, IntRange, Value
+from nas.space.domains import Choice, Domain, Value, Values
 
 FACTOR = Interval(float, 0.1, 10.0)
 WIDTHS_PARAMETERS: dict[str, tuple[ScalarSchema, Value | None]] = {
@@ -42,18 +42,23 @@ class Widths:
     squeeze: Domain | Value
     jitter: Domain | Value
 
-    def draw(self, rng: Random, domains: Mapping[str, Domain]) -> dict[str, Value]:
+    def draw(self, rng: Random, domains: Mapping[str, Domain]) -> Values:
         """Returns random channels of every convolution in `domains`, rounded to the nearest value of each domain."""
-        channels: dict[str, Value] = {}
+        channels: Values = {}
         width, jitter = _draw(self.start, rng), _draw(self.jitter, rng)
         names = width_names(tuple(domains))
         for number, growth in enumerate(self.growth, start=1):
             width *= _draw(growth, rng) if number > 1 else 1.0
             for name in names.get(f"block{number}", ()):
-                beside = name.endswith("transition_channels")
-                factor = _draw(self.squeeze, rng) if beside else jitter ** rng.uniform(-1.0, 1.0)
+                is_transition = name.endswith("transition_channels")
+                factor = _draw(self.squeeze, rng) if is_transition else jitter ** rng.uniform(-1.0, 1.0)
                 channels[name] = nearest_width(domains[name], width * factor)
         return channels
+
+    def domains(self) -> dict[str, Domain | Value]:
+        """Returns the domain or the fixed value of each part of the distribution, by name."""
+        growth = {f"block{number}.growth": growth for number, growth in enumerate(self.growth, start=1)}
+        return {"start": self.start, "squeeze": self.squeeze, "jitter": self.jitter, **growth}
 
 
 def is_width(name: str) -> bool:
@@ -70,7 +75,7 @@ def width_names(parameters: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
     return names
 
 
-def scale_widths(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> dict[str, Value]:
+def scale_widths(values: Mapping[str, Value], domains: Mapping[str, Domain], factor: float) -> Values:
     """Returns the values with every width multiplied by a factor and rounded to the nearest value of its domain."""
     names = chain.from_iterable(width_names(tuple(domains)).values())
     widths = {name: nearest_width(domains[name], float(values[name]) * factor) for name in names}
@@ -85,4 +90,4 @@ def nearest_width(domain: Domain, width: float) -> Value:
 
 
 def _draw(domain: Domain | Value, rng: Random) -> float:
-    return float(domain.draw(rng) if isinstance(domain, Choice | IntRange | FloatRange) else domain)
+    return float(domain.draw(rng) if isinstance(domain, Domain) else domain)

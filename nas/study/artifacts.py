@@ -140,12 +140,12 @@ def _state_dict_difference(state: object, architecture: Architecture) -> str:
         isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in state.values()
     ):
         return f"{type(state).__name__} found, expected a state dict"
-    if odd := state.keys() ^ wanted.keys():
-        return f"{names_text(odd)} found in only one of the file and the network"
+    if in_one := state.keys() ^ wanted.keys():
+        return f"{names_text(in_one)} found in only one of the file and the network"
     for name, tensor in wanted.items():
-        it = state[name]
-        if (it.shape, it.dtype, it.layout) != (tensor.shape, tensor.dtype, tensor.layout):
-            return f"{name} is {it.dtype} {tuple(it.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
-        if it.isnan().any():
+        found = state[name]
+        if (found.shape, found.dtype, found.layout) != (tensor.shape, tensor.dtype, tensor.layout):
+            return f"{name} is {found.dtype} {tuple(found.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+        if found.isnan().any():
             return f"{name} contains nan"
     return ""

@@ -153,6 +153,7 @@ class StoredTrial:
 
     @property
     def reason(self) -> str:
+        """Why the trial was discarded, stopped or failed; otherwise empty."""
         text: str = self.frozen.user_attrs.get("reason", "")
         return text
 

@@ -89,9 +89,9 @@ class StudyStorage(_CachedStorage):
     def _read_trials(self, study_id: int, trial_ids: set[int]) -> None:
         """Reads these trials into memory, and notes which of them are unfinished."""
         # `_get_trials` returns the trials in `trial_ids`, and every trial with a larger ID than this.
-        beyond = self._last_trial_ids[study_id]
+        last = self._last_trial_ids[study_id]
         trials = self._backend._get_trials(
-            study_id, states=None, included_trial_ids=trial_ids, trial_id_greater_than=beyond
+            study_id, states=None, included_trial_ids=trial_ids, trial_id_greater_than=last
         )
         self._add_trials_to_cache(study_id, trials)
         others = self._other_trial_ids[study_id]
@@ -99,6 +99,7 @@ class StudyStorage(_CachedStorage):
         others |= {trial._trial_id for trial in trials if not trial.state.is_finished()}
 
     def _has_changed(self, study_id: int, trial_id: int, state: TrialState) -> bool:
+        """Returns whether the trial, now in `state`, is new or must be read again."""
         if trial_id in self._own_trial_ids:
             return False
         if trial_id not in self._trial_id_to_study_id_and_number:
@@ -158,12 +159,11 @@ class StudyStorage(_CachedStorage):
             if not row.state.is_finished():
                 _replace_attrs(session, models.TrialUserAttributeModel, trial_id, user_attrs, trial.user_attrs)
                 _replace_attrs(session, models.TrialSystemAttributeModel, trial_id, system_attrs, trial.system_attrs)
-                _insert_rows(session, models.TrialIntermediateValueModel, _stored_epochs(trial_id, epochs))
-                _insert_rows(session, models.TrialValueModel, _stored_values(trial_id, values or ()))
+                _insert_rows(session, models.TrialIntermediateValueModel, _epoch_rows(trial_id, epochs))
+                _insert_rows(session, models.TrialValueModel, _value_rows(trial_id, values or ()))
                 row.state, row.datetime_complete = state, ended
-            elif not _has_user_attrs(
-                session, trial_id, user_attrs
-            ):  # otherwise an earlier try ended it, but its answer was lost
+            # With these attributes, an earlier try has ended it, but its answer was lost.
+            elif not _has_user_attrs(session, trial_id, user_attrs):
                 raise UpdateFinishedTrialError(f"trial {row.number} has ended")
         trial.user_attrs |= _json_round_trip(user_attrs)
         trial.system_attrs |= _json_round_trip(system_attrs)
@@ -202,7 +202,7 @@ class StudyStorage(_CachedStorage):
 
     @retry_while_unavailable
     def _write_epochs(self) -> None:
-        rows = [row for trial_id, epochs in self._unwritten_epochs.items() for row in _stored_epochs(trial_id, epochs)]
+        rows = [row for trial_id, epochs in self._unwritten_epochs.items() for row in _epoch_rows(trial_id, epochs)]
         # An integrity error means that an earlier try has written all of them, but its answer was lost.
         with _create_scoped_session(self._backend.scoped_session, ignore_integrity_error=True) as session:
             _insert_rows(session, models.TrialIntermediateValueModel, rows)
@@ -321,11 +321,11 @@ def _insert_trial(session: Session, study_id: int, template: FrozenTrial) -> tup
     session.flush()  # sets the ID
     trial_id: int = row.trial_id
     for model, rows in (
-        (models.TrialParamModel, _stored_params(trial_id, template)),
-        (models.TrialValueModel, _stored_values(trial_id, template.values or ())),
-        (models.TrialUserAttributeModel, _stored_attrs(trial_id, template.user_attrs)),
-        (models.TrialSystemAttributeModel, _stored_attrs(trial_id, template.system_attrs)),
-        (models.TrialIntermediateValueModel, _stored_epochs(trial_id, template.intermediate_values)),
+        (models.TrialParamModel, _param_rows(trial_id, template)),
+        (models.TrialValueModel, _value_rows(trial_id, template.values or ())),
+        (models.TrialUserAttributeModel, _attr_rows(trial_id, template.user_attrs)),
+        (models.TrialSystemAttributeModel, _attr_rows(trial_id, template.system_attrs)),
+        (models.TrialIntermediateValueModel, _epoch_rows(trial_id, template.intermediate_values)),
     ):
         _insert_rows(session, model, rows)
     return number, trial_id
@@ -348,17 +348,15 @@ def _replace_attrs(session: Session, model: Any, trial_id: int, attrs: Attrs, pr
     """Sets attributes; deletes existing ones first, since the syntax of an upsert differs between databases."""
     if replaced := [key for key in attrs if key in present]:
         session.execute(sqlalchemy.delete(model).where(model.trial_id == trial_id, model.key.in_(replaced)))
-    _insert_rows(session, model, _stored_attrs(trial_id, attrs))
+    _insert_rows(session, model, _attr_rows(trial_id, attrs))
 
 
 def _has_user_attrs(session: Session, trial_id: int, attrs: Attrs) -> bool:
     """Returns whether the trial has these user attributes."""
     model = models.TrialUserAttributeModel
     query = sqlalchemy.select(model.key, model.value_json).where(model.trial_id == trial_id)
-    return (
-        _json_round_trip(attrs).items()
-        <= {row.key: json.loads(row.value_json) for row in session.execute(query)}.items()
-    )
+    stored = {row.key: json.loads(row.value_json) for row in session.execute(query)}
+    return _json_round_trip(attrs).items() <= stored.items()
 
 
 def _constraint_attrs(constraints: Attrs) -> dict[str, Any]:
@@ -366,7 +364,10 @@ def _constraint_attrs(constraints: Attrs) -> dict[str, Any]:
     return {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
 
 
-def _stored_params(trial_id: int, trial: FrozenTrial) -> list[dict[str, Any]]:
+# Each of these four functions returns rows of one table, by column.
+
+
+def _param_rows(trial_id: int, trial: FrozenTrial) -> list[dict[str, Any]]:
     return [
         {
             "trial_id": trial_id,
@@ -378,11 +379,11 @@ def _stored_params(trial_id: int, trial: FrozenTrial) -> list[dict[str, Any]]:
     ]
 
 
-def _stored_attrs(trial_id: int, attrs: Attrs) -> list[dict[str, Any]]:
+def _attr_rows(trial_id: int, attrs: Attrs) -> list[dict[str, Any]]:
     return [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
 
 
-def _stored_epochs(trial_id: int, epochs: Mapping[int, float]) -> list[dict[str, Any]]:
+def _epoch_rows(trial_id: int, epochs: Mapping[int, float]) -> list[dict[str, Any]]:
     stored = {
         step: models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(v) for step, v in epochs.items()
     }
@@ -392,7 +393,7 @@ def _stored_epochs(trial_id: int, epochs: Mapping[int, float]) -> list[dict[str,
     ]
 
 
-def _stored_values(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
+def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
     stored = [models.TrialValueModel.value_to_stored_repr(value) for value in values]
     return [
         {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}

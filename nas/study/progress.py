@@ -64,7 +64,7 @@ class StudyProgress:
         self.stored_discards: Counter[int] = Counter()
         self.best: StoredTrial | None = None
         self._discards: Counter[str] = Counter()
-        self._num_trained, self._num_pruned, self._num_epochs = 0, 0, 0
+        self._num_trained, self._num_pruned, self._num_pruned_epochs = 0, 0, 0
         further = [history for histories in finals.values() for history in histories]
         self._num_further = len(further)
         self._seconds = sum((metrics.seconds for history in further for metrics in history), 0.0)
@@ -93,7 +93,7 @@ class StudyProgress:
         return Tally(
             num_trained=self._num_trained,
             num_pruned=self._num_pruned,
-            spent=self._num_trained + self._num_epochs / self.epochs + self._num_further,
+            spent=self._num_trained + self._num_pruned_epochs / self.epochs + self._num_further,
             spent_seconds=self._seconds,
             num_further=self._num_further,
         )
@@ -114,6 +114,6 @@ class StudyProgress:
             self.stored_discards[trial.drawn_for] += 1
         if outcome is Outcome.PRUNED:
             self._num_pruned += 1
-            self._num_epochs += trial.num_epochs
+            self._num_pruned_epochs += trial.num_epochs
         if trial.is_complete and (self.best is None or trial.sort_key() < self.best.sort_key()):
             self.best = trial

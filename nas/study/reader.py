@@ -229,12 +229,12 @@ class StudyRecords:
         further = self._further_objectives()
 
         def standing(trial: StoredTrial) -> tuple[bool, float, int]:
-            objective, params = trial.sort_key()
+            minus_objective, params = trial.sort_key()
             runs = further.get(trial.number, ())
-            return finalists_first and not runs, fmean((objective, *(-run for run in runs))), params
+            return finalists_first and not runs, fmean((minus_objective, *(-run for run in runs))), params
 
-        first = sorted(self._complete_trials(), key=standing)[:count]
-        return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in first]
+        best = sorted(self._complete_trials(), key=standing)[:count]
+        return [replace(read_trained(trial), further=further.get(trial.number, ())) for trial in best]
 
     def pareto(self) -> list[TrainedTrial]:
         """Returns the Pareto front of the trained trials in accuracy and cost, cheapest first.
@@ -262,7 +262,7 @@ class StudyRecords:
         for trial in self.stored_trials():
             # A discarded trial from the queue has no candidate: it counts with the candidate before it.
             index = index if trial.index is None else trial.index
-            counts.setdefault(index, Counter()).update(trial.discards or {})
+            counts.setdefault(index, Counter()).update(trial.discards)
         return [counts[index] for index in sorted(counts)]
 
     def discards(self) -> Counter[str]:

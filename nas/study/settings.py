@@ -21,13 +21,20 @@ class Settings:
     Studies of earlier versions lack the fields that have a default; they were made with these defaults.
 
     Attributes:
+        dataset: Name of the dataset, or its folder.
+        data_fingerprint: Fingerprint of its images and labels.
         split: Description of the split into train and val.
+        space: Name of the search space.
+        space_fingerprint: Fingerprint of the space, bound to the images and classes of the dataset.
         epochs: Number of epochs of a training run.
         consistency: Number of last epochs over which accuracy is measured.
         constraints: Limits, such as "params<=8000".
+        seed: Seed of the draws, from which those of the training runs follow.
         objectives: "accuracy", or "accuracy" and a cost.
+        sampler: Name of the sampler.
         num_startup: Number of first candidates, known or random, that the sampler does not propose.
         choices: Number of feasible random draws per start-up candidate. The one with the most parameters is trained.
+        pruner: Name of the pruner.
         portfolio: Known designs with which the search begins.
     """
 
@@ -66,14 +73,14 @@ class Settings:
         # Fingerprints and splits are only comparable if the names are equal.
         if "dataset" in unlike and "split" in unlike:
             unlike.remove("split")
-        contents = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
-        return [
-            f"{contents[name]} {getattr(self, contents[name])} has changed"
-            if name in contents
-            else f"{name} is {_text(getattr(self, name))} in the study, {_text(getattr(other, name))} now"
-            for name in unlike
-            if contents.get(name) not in unlike
-        ]
+        fingerprints = {"data_fingerprint": "dataset", "space_fingerprint": "space"}
+        texts = []
+        for name in unlike:
+            if name not in fingerprints:
+                texts.append(f"{name} is {_text(getattr(self, name))} in the study, {_text(getattr(other, name))} now")
+            elif (named := fingerprints[name]) not in unlike:
+                texts.append(f"{named} {getattr(self, named)} has changed")
+        return texts
 
 
 SETTINGS = ObjectOf(

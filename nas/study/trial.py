@@ -21,8 +21,12 @@ class RunningTrial:
     """A trial in training.
 
     Attributes:
+        number: Number of the trial in Optuna.
         index: Index of the candidate within the study.
+        candidate: Network and recipe.
         parameters: Value of each parameter of the search space.
+        cost: Cost of the network.
+        seed: Seed of the training run.
         num_draws: Draws until the candidate, itself included.
         source: Provenance of a known candidate; empty for a drawn one.
         history: Metrics of the epochs so far.
@@ -138,6 +142,7 @@ class TrialRecord:
 
 
 FIELDS = tuple(TrialRecord.__dataclass_fields__)
+"""Names of the fields of a trial's record, in the order of `TrialRecord.to_json`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

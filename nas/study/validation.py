@@ -4,7 +4,7 @@ A database may be damaged, or edited by hand or by another program. After this c
 the types of the attributes. Architectures, recipes and epochs are parsed only where they are used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +76,7 @@ TRIAL_SYSTEM_ATTRS = ObjectOf(
 """System attributes of a trial, without their prefix. The first three are fully checked where they are used."""
 
 REQUIRED_IF_TRAINED = {"outcome", *METRICS, "consistent_accuracy", "seconds"}
+"""User attributes of a trial that was trained to the last epoch."""
 
 
 def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directions: int, where: str) -> None:
@@ -106,15 +107,18 @@ def check_study(attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], directi
 
 
 def _check_trial(trial: FrozenTrial, directions: int, where: str) -> None:
+    """Raises `StudyError` unless the trial has what its outcome requires, each with a valid value."""
     outcome = trial.user_attrs.get("outcome")
-    whole = trial.state == TrialState.COMPLETE or outcome == Outcome.TRAINED
+    required_user: Set[str] = frozenset()
+    required_system: Set[str] = frozenset()
+    if trial.state == TrialState.COMPLETE or outcome == Outcome.TRAINED:
+        required_user, required_system = REQUIRED_IF_TRAINED, {"architecture", "recipe", "history"}
+    elif outcome == Outcome.PRUNED:
+        required_system = {"history"}
     system_attrs = StoredTrial(trial).own_system_attrs()
-    needed = {"architecture", "recipe", "history"} if whole else {"history"} if outcome == Outcome.PRUNED else set()
-    check(
-        trial.user_attrs, replace(TRIAL_USER_ATTRS, required=REQUIRED_IF_TRAINED if whole else set()), where, StudyError
-    )
-    check(system_attrs, replace(TRIAL_SYSTEM_ATTRS, required=needed), where, StudyError)
-    if needed and not system_attrs["history"]:
+    check(trial.user_attrs, replace(TRIAL_USER_ATTRS, required=required_user), where, StudyError)
+    check(system_attrs, replace(TRIAL_SYSTEM_ATTRS, required=required_system), where, StudyError)
+    if required_system and not system_attrs["history"]:
         raise StudyError(f"{where}: history is [], expected at least one epoch")
     if trial.state == TrialState.COMPLETE:
         check(trial.values, ListOf(Interval(float, 0), directions, directions), f"{where}: values", StudyError)

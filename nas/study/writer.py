@@ -70,13 +70,13 @@ class StudyWriter:
     def missing_from_study(self, candidates: Iterable[KnownCandidate]) -> list[KnownCandidate]:
         """Returns the known candidates that are not in the study yet."""
         trials = typed_trials(self.trials().values())
-        had = {trial.fingerprint for trial in trials} | {trial.enqueued_fingerprint for trial in trials}
-        return [start for start in candidates if start.fingerprint not in had]
+        stored = {trial.fingerprint for trial in trials} | {trial.enqueued_fingerprint for trial in trials}
+        return [candidate for candidate in candidates if candidate.fingerprint not in stored]
 
-    def enqueue(self, start: KnownCandidate) -> None:
+    def enqueue(self, candidate: KnownCandidate) -> None:
         """Adds a known candidate to the queue."""
-        attrs = attributes.enqueue_attrs(start.source, start.fingerprint)
-        self.study.enqueue_trial(dict(start.values), user_attrs=attrs.user)
+        attrs = attributes.enqueue_attrs(candidate.source, candidate.fingerprint)
+        self.study.enqueue_trial(dict(candidate.values), user_attrs=attrs.user)
 
     # -- beginning -------------------------------------------------------------------------------------------
 
@@ -258,24 +258,30 @@ class StudyWriter:
     def requeue_dead_trials(self, running: Collection[int] = ()) -> None:
         """Ends the running trials of dead searches as interrupted, and enqueues their parameters again.
 
-        Call it under the lock "begin". `running`: numbers of the trials that this search trains.
+        Call it under the lock "begin".
+
+        Args:
+            running: Numbers of the trials that this search trains. Any other running trial of it began in a transaction
+                whose answer was lost, and counts as dead.
         """
         trials = typed_trials(self.study.get_trials(deepcopy=False))
-        queued = {trial.retry_of for trial in trials}
+        retried = {trial.retry_of for trial in trials}
         # A running trial has no session if its search was killed while the trial began.
-        dead: dict[str | None, bool] = {None: True, self.session: True}
+        is_dead: dict[str | None, bool] = {None: True, self.session: True}
         for trial in trials:
             if trial.state != TrialState.RUNNING or trial.number in running:
                 continue
             session = trial.session
-            if session is not None and session not in dead:
-                dead[session] = not self.locks.is_held(session)
-            if dead[session]:
-                self._interrupt(trial, retry=trial.number not in queued)
-        if all(dead.values()):
+            if session not in is_dead:
+                assert session is not None
+                is_dead[session] = not self.locks.is_held(session)
+            if is_dead[session]:
+                self._interrupt(trial, retry=trial.number not in retried)
+        if all(is_dead.values()):
             self.records.artifacts.delete_incomplete_files()
 
     def _interrupt(self, trial: StoredTrial, *, retry: bool) -> None:
+        """Ends a trial of a dead search; with `retry`, enqueues its candidate again, if it has one."""
         has_candidate = trial.has_candidate
         # Enqueued before it ends: if the process is killed in between, the trial is found again but not enqueued twice.
         if has_candidate and retry:

@@ -29,7 +29,7 @@ from nas.architecture.layers import (
 )
 from nas.architecture.modules import SharedRepeat
 from nas.errors import ShapeError
-from nas.inference.memory import MEMORY_METRICS
+from nas.inference.memory import C_CODE_METRICS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
@@ -235,6 +235,6 @@ def test_cost_needs_no_torch_optuna_or_numpy():
 
 
 def test_every_metric_has_label():
-    assert tuple(METRIC_LABELS) == (*METRICS, *MEMORY_METRICS)
+    assert tuple(METRIC_LABELS) == (*METRICS, *C_CODE_METRICS)
     assert METRIC_LABELS["macs"].axis == "MACs, one example"
     assert METRIC_LABELS["params"].axis == "parameters"

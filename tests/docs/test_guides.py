@@ -19,7 +19,7 @@ from nas.commands.search import search
 from nas.data import datasets
 from nas.data.image_folder import list_images
 from nas.exporters.core_test.emulate import missing_for
-from nas.space.search_space import HEADS
+from nas.space.network_parts import HEADS
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 NUM_TRAIN, NUM_TEST = 400, 100

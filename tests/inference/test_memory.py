@@ -8,7 +8,7 @@ from support.draws import architecture_or_none, draws
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
-from nas.inference.memory import MEMORY_METRICS, FullCost, full_cost
+from nas.inference.memory import C_CODE_METRICS, FullCost, full_cost
 from nas.resources import known_networks, shipped_spaces
 from nas.space.constraints import Constraint
 from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge
@@ -46,7 +46,7 @@ def test_limits_on_bytes_are_judged_last_and_exactly(name):
             assert judge(space, parse("int8_arena_bytes<=1"), values).reason == IMPOSSIBLE_SHAPE
             continue
         full = full_cost(architecture)
-        for metric in MEMORY_METRICS:
+        for metric in C_CODE_METRICS:
             exact = getattr(full, metric)
             assert judge(space, parse(f"{metric}<={exact}"), values).reason == ""
             refused = judge(space, parse(f"{metric}<={exact - 1}", "params<=100000000"), values)

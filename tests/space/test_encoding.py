@@ -23,7 +23,8 @@ from nas.architecture.layers import (
 from nas.errors import ArchitectureError, ShapeError
 from nas.space.domains import FloatRange
 from nas.space.encoding import encode_architecture
-from nas.space.search_space import HEADS, ORDERS, SearchSpace
+from nas.space.network_parts import HEADS, ORDERS
+from nas.space.search_space import SearchSpace
 
 NUM_DRAWS = 300
 

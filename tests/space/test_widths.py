@@ -35,6 +35,15 @@ def test_widths_grow_from_block_to_block():
     assert [drawn[f"block{b}.transition_channels"] for b in (1, 2, 3)] == [4, 8, 16]
 
 
+def test_space_fingerprint_depends_on_weights_of_widths():
+    def fingerprint(weights):
+        choice = {"values": [1.0, 2.0], "weights": weights}
+        return space_of(widths={"start": 10.0, "jitter": choice}, block3={"growth": choice}).fingerprint()
+
+    assert fingerprint([1, 2]) == fingerprint([1, 2])
+    assert fingerprint([1, 2]) != fingerprint([1, 3])
+
+
 def test_block_table_overrides_shared_block_values():
     space = space_of(block3={"growth": 0.5, "num_convs": 1, "kernel_size": [3, 5]})
     drawn = space.draw(Random(0))
