@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nas.errors import NasError, RecipeError, argument_text, one_of
+from nas.errors import NasError, RecipeError, argument_text, one_of, suggestion
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.schema import DEFAULT_TARGET, check_counts, parse_number
 
@@ -308,7 +308,7 @@ def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Re
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:
             form = f"FIELD=VALUE with FIELD {one_of(RECIPE_FIELDS)}"
-            raise RecipeError(f"{argument_text('set', setting)}: expected {form}")
+            raise RecipeError(f"{argument_text('set', setting)}{suggestion(name, RECIPE_FIELDS)}: expected {form}")
         try:
             fields[name] = json.loads(value)
         except (ValueError, RecursionError):

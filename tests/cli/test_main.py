@@ -291,8 +291,8 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         ),
         (
             ["search", "--space", "mnits"],
-            "search space 'mnits' is unknown, expected one of colour, grey, mnist, mnist_small, mnist_wide, rgb, or a"
-            " .toml file",
+            "search space 'mnits' is unknown (did you mean mnist?), expected one of colour, grey, mnist, mnist_small,"
+            " mnist_wide, rgb, or a .toml file",
         ),
         (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
         (["cost", "no.json"], "no.json: No such file or directory"),
@@ -325,6 +325,26 @@ def test_invalid_argument_prints_one_line_and_exits_2(nas, tmp_path, monkeypatch
     assert err.startswith(f"error: {text}") if text.endswith(" ") else err == f"error: {text}\n"
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (["cost", "nas-7320"], "nas-7230"),
+        (["search", "--start-from", "nas-7320", "--dataset", "digits"], "nas-7230"),
+        (["search", "--board", "pico2", "--dataset", "digits"], "pico-2"),
+        (["space", "--space", "mnits"], "mnist"),
+        (["search", "--sampler", "elit", "--dataset", "digits"], "elite"),
+        (["search", "--pruner", "mean", "--dataset", "digits"], "median"),
+        (["search", "--dataset", "digit"], "digits"),
+        (["train", "nas-897", "--set", "rotations=7"], "rotation"),
+    ],
+)
+def test_misspelt_name_brings_suggestion(nas, tmp_path, monkeypatch, arguments, known):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = nas(*arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f" (did you mean {known}?)" in err
 
 
 def test_explicit_mnist_never_falls_back(nas, tmp_path):
