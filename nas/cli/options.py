@@ -1,8 +1,7 @@
 """Options that several commands share: type, help and default text of each."""
 
 import json
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,18 @@ def number(
         return kind(found)
 
     parse.__name__ = kind.__name__  # shown in the help
+    return parse
+
+
+def word(parameter: str, words: Sequence[str]) -> Callable[[object], str]:
+    """Returns a parser for the value of an option that is one of a few words; it raises `NasError` for others."""
+
+    def parse(text: object) -> str:
+        if text not in words:
+            guess = suggestion(text, words)
+            raise NasError(f"{argument_text(parameter, text)}{guess}: expected {one_of(words)}")
+        return str(text)
+
     return parse
 
 
@@ -257,45 +268,16 @@ Storage = Annotated[
 Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_panel=STUDY, show_default="search")]
 
 
-class ExtraFormat(StrEnum):
-    """Additional formats of an export, the same as `nas.exporters.export.FORMATS`."""
-
-    int8 = "int8"
-    c = "c"
-    c_int8 = "c-int8"
-
-
 Formats = Annotated[
-    list[ExtraFormat] | None,
+    list[str] | None,
     typer.Option(
         "--format",
-        help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
+        parser=word("formats", ("int8", "c", "c-int8")),
         metavar="int8|c|c-int8",
+        help="Also write int8 ONNX, C in float32 (c) or C in integers (c-int8). Repeatable.",
         show_default=False,
     ),
 ]
-
-
-def format_names(formats: list[ExtraFormat] | None) -> list[str]:
-    """Returns the values of the option `Formats` for `nas.exporters.export`."""
-    return [each.value for each in formats or ()]
-
-
-class ReportFormat(StrEnum):
-    """Formats of `nas report`, the same as `nas.commands.report.FORMATS`."""
-
-    html = "html"
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-
-
-class TableFormat(StrEnum):
-    """Output formats of `nas trials`."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Recipe:
