@@ -23,4 +23,12 @@ import lazy_loader
 warnings.filterwarnings("ignore", "IProgress not found")
 
 # Names are imported from the modules in `__init__.pyi` on first access: light ones load neither torch nor Optuna.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from nas.distribution import package_version
+
+        return package_version()
+    return _public_name(name)

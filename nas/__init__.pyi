@@ -71,3 +71,5 @@ from .study.trial import TrialRecord as TrialRecord
 from .training.fit import Fit as Fit
 from .training.fit import Repeats as Repeats
 from .training.metrics import EpochMetrics as EpochMetrics
+
+__version__: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError, one_of, short_repr
+from nas.errors import NasError, one_of, short_repr, suggestion
 from nas.schema import COUNT, TEXT, Interval, ObjectOf, OneOf, check
 from nas.text import read_text
 
@@ -81,7 +81,8 @@ class Board:
         if inside not in tables:
             place = f"{file}: " if file else ""
             expected = f"{one_of(tables)}, or FILE.toml:NAME"
-            raise NasError(f"{place}board {short_repr(inside)} is unknown, expected {expected}")
+            found = f"board {short_repr(inside)} is unknown{suggestion(inside, tables)}"
+            raise NasError(f"{place}{found}, expected {expected}")
         return cls._from_table(inside, tables[inside], where=file or SHIPPED.name)
 
     @classmethod

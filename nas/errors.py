@@ -4,6 +4,7 @@ The command line prints a `NasError` or a `TrainingDiverged` and exits with stat
 command line prints it on one line, exits with status 1, and shows the traceback only with `--debug`.
 """
 
+import difflib
 import os
 import re
 import reprlib
@@ -98,6 +99,13 @@ def one_of(words: Iterable[object]) -> str:
     """Returns what a message expects where it expects one of these words: "a", "a or b" or "one of a, b, c"."""
     names = [_name(word) for word in words]
     return f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names) or "none"
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """Returns " (did you mean X?)" with the known word that a misspelt one resembles most; empty if none does."""
+    text, by_lower = str(word), {name.lower(): name for name in known}
+    similar = difflib.get_close_matches(text.lower(), by_lower, n=1, cutoff=0.75)
+    return f" (did you mean {_name(by_lower[similar[0]])}?)" if similar and text != by_lower[similar[0]] else ""
 
 
 def first_line(error: BaseException) -> str:

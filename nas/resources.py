@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas.errors import ArchitectureError, NasError, one_of, short_repr
+from nas.errors import ArchitectureError, NasError, one_of, short_repr, suggestion
 
 
 def spaces_folder() -> Path:
@@ -61,7 +61,8 @@ def shipped_or_file(
     if path.suffix or len(path.parts) > 1 or os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         return path
     if path.name not in shipped:
-        raise error(f"{what} {short_repr(path.name)} is unknown, expected {one_of(shipped)}, or a {suffix} file")
+        found = f"{what} {short_repr(path.name)} is unknown{suggestion(path.name, shipped)}"
+        raise error(f"{found}, expected {one_of(shipped)}, or a {suffix} file")
     return shipped[path.name]
 
 

@@ -1,13 +1,12 @@
 """Checks values and keys read from files and studies, with messages that all have the same form."""
 
-import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nas.errors import NasError, argument_text, names_text, one_of, short_repr
+from nas.errors import NasError, argument_text, names_text, one_of, short_repr, suggestion
 
 T = TypeVar("T")
 
@@ -190,19 +189,13 @@ def check_keys(
         raise error(f"{place}{short_repr(value)} found, expected {wanted}")
     problems = []
     if known is not None and (unknown := value.keys() - set(known)):
-        keys = ", ".join(sorted(_unknown_key_text(key, known) for key in unknown))
+        keys = ", ".join(sorted(short_repr(key) + suggestion(key, known) for key in unknown))
         problems.append(f"unknown key{'s' * (len(unknown) > 1)} {keys}, expected {one_of(known)}")
     if missing := required - value.keys():
         problems.append(f"{names_text(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if problems:
         raise error(place + "; ".join(problems))
     return value
-
-
-def _unknown_key_text(key: object, known: Iterable[str]) -> str:
-    """Returns an unknown key with the most similar known one, if one is similar."""
-    similar = difflib.get_close_matches(key, known, n=1, cutoff=0.75) if isinstance(key, str) else []
-    return short_repr(key) + "".join(f" (did you mean {name}?)" for name in similar)
 
 
 def mismatch_text(value: object, expected: object) -> str:

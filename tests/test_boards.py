@@ -74,7 +74,8 @@ def test_invalid_board_error_names_place_and_expected(text, error, tmp_path):
 
 def test_unknown_board_error_lists_known_ones():
     with pytest.raises(
-        NasError, match=r"^board 'tico' is unknown, expected one of arduino-uno, .*, or FILE\.toml:NAME$"
+        NasError,
+        match=r"^board 'tico' is unknown \(did you mean pico\?\), expected one of arduino-uno, .*, or FILE\.toml:NAME$",
     ):
         Board.load("tico")
 

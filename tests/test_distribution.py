@@ -5,6 +5,7 @@ from importlib import metadata
 
 import pytest
 
+import nas
 from nas.distribution import DISTRIBUTION_NAME, conflict_text, package_version
 
 OURS = "Neural architecture search under hard constraints: small CNNs that keep their limits."
@@ -24,7 +25,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_package_version_equals_distribution_version():
-    assert package_version() == metadata.version(DISTRIBUTION_NAME)
+    assert package_version() == nas.__version__ == metadata.version(DISTRIBUTION_NAME)
 
 
 @pytest.mark.parametrize(

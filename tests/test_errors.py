@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nas
-from nas.errors import argument_text, names_text, one_of, short_repr
+from nas.errors import argument_text, names_text, one_of, short_repr, suggestion
 
 PACKAGE = Path(nas.__file__).parent
 
@@ -36,6 +36,21 @@ PACKAGE = Path(nas.__file__).parent
 )
 def test_argument_is_formatted_as_python_keyword(value, text):
     assert argument_text("sampler", value) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("medan", " (did you mean median?)"),
+        ("MEDIAN", " (did you mean median?)"),
+        ("median", ""),
+        ("tea", ""),
+        ("", ""),
+        ("odd\nnames", r" (did you mean 'odd\nname'?)"),
+    ],
+)
+def test_suggestion_is_most_similar_known_word(word, text):
+    assert suggestion(word, ["none", "median", "odd\nname"]) == text
 
 
 @given(st.text(max_size=100))

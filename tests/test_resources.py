@@ -74,8 +74,8 @@ def test_published_networks_with_name_of_design_equal_it():
 
 def test_unknown_network_error_lists_known_networks():
     with pytest.raises(ArchitectureError) as caught:
-        Architecture.load("mnist-1")
-    assert str(caught.value).startswith("network 'mnist-1' is unknown, expected one of colour-5868, ")
+        Architecture.load("imagenet")
+    assert str(caught.value).startswith("network 'imagenet' is unknown, expected one of colour-5868, ")
     assert str(caught.value).endswith(", rgb-residual-6, or a .json file")
     assert {*shipped.shipped_designs(), "mnist-88584"} <= set(re.findall(r"[\w-]+", str(caught.value)))
 

@@ -333,6 +333,10 @@ def _print_unexpected_error(kind: type[BaseException], error: BaseException, tra
     typer.echo(f"This is a bug in nas. To see the traceback, run:\n  {command}", err=True)
 
 
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""Errors of typer for unknown options, missing arguments and the like; typer exports only this subclass of them."""
+
+
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -353,7 +357,11 @@ def main() -> None:
     if warning := conflict_text():
         typer.echo(f"warning: {warning}", err=True)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)  # otherwise typer prints its own errors, in a box
+    except UsageError as error:
+        if message := error.format_message():  # empty if the help was printed because there is no command
+            typer.echo(f"error: {message}", err=True)
+        sys.exit(2)
     except (NasError, TrainingDiverged) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

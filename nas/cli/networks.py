@@ -27,7 +27,6 @@ from nas.cli.options import (
     Space,
     Target,
     Workers,
-    format_names,
     number,
     with_settings,
 )
@@ -183,7 +182,7 @@ def train(
     changed = with_settings(base, set_ or [], epochs)
     chosen = SourcedRecipe.of(changed, ", ".join([base.source, *(set_ or [])]))
     check_target(target)
-    extra = format_names(formats)
+    extra = formats or []
     if output is not None:
         check_output(output)
     elif extra:

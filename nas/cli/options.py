@@ -1,14 +1,13 @@
 """Options that several commands share: type, help and default text of each."""
 
 import json
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nas.errors import NasError, RecipeError, argument_text, one_of
+from nas.errors import NasError, RecipeError, argument_text, one_of, suggestion
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.schema import DEFAULT_TARGET, check_counts, parse_number
 
@@ -41,6 +40,18 @@ def number(
         return kind(found)
 
     parse.__name__ = kind.__name__  # shown in the help
+    return parse
+
+
+def word(parameter: str, words: Sequence[str]) -> Callable[[object], str]:
+    """Returns a parser for the value of an option that is one of a few words; it raises `NasError` for others."""
+
+    def parse(text: object) -> str:
+        if text not in words:
+            guess = suggestion(text, words)
+            raise NasError(f"{argument_text(parameter, text)}{guess}: expected {one_of(words)}")
+        return str(text)
+
     return parse
 
 
@@ -257,48 +268,17 @@ Storage = Annotated[
 Study = Annotated[str | None, typer.Option(help="Name of the study.", rich_help_panel=STUDY, show_default="search")]
 
 
-class ExtraFormat(StrEnum):
-    """Additional formats of an export, the same as `nas.exporters.export.FORMATS`."""
-
-    int8 = "int8"
-    c = "c"
-    c_int8 = "c-int8"
-    arduino = "arduino"
-    makefile = "makefile"
-
-
 Formats = Annotated[
-    list[ExtraFormat] | None,
+    list[str] | None,
     typer.Option(
         "--format",
+        parser=word("formats", ("int8", "c", "c-int8", "arduino", "makefile")),
         help="Also write int8 (ONNX), c (C in float32), c-int8 (C in integers), or a project with this C in integers:"
         " arduino, makefile. Repeatable.",
         metavar="FORMAT",
         show_default=False,
     ),
 ]
-
-
-def format_names(formats: list[ExtraFormat] | None) -> list[str]:
-    """Returns the values of the option `Formats` for `nas.exporters.export`."""
-    return [each.value for each in formats or ()]
-
-
-class ReportFormat(StrEnum):
-    """Formats of `nas report`, the same as `nas.commands.report.FORMATS`."""
-
-    html = "html"
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-
-
-class TableFormat(StrEnum):
-    """Output formats of `nas trials`."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Recipe:
@@ -311,7 +291,7 @@ def with_settings(recipe: Recipe, settings: list[str], epochs: int | None) -> Re
         name, equals, value = setting.partition("=")
         if not equals or name not in RECIPE_FIELDS:
             form = f"FIELD=VALUE with FIELD {one_of(RECIPE_FIELDS)}"
-            raise RecipeError(f"{argument_text('set', setting)}: expected {form}")
+            raise RecipeError(f"{argument_text('set', setting)}{suggestion(name, RECIPE_FIELDS)}: expected {form}")
         try:
             fields[name] = json.loads(value)
         except (ValueError, RecursionError):

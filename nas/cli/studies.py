@@ -9,13 +9,19 @@ from typing import Annotated
 import typer
 
 from nas.cli.option_names import with_option_names
-from nas.cli.options import DataRoot, Formats, ReportFormat, Results, Storage, Study, TableFormat, format_names, number
+from nas.cli.options import DataRoot, Formats, Results, Storage, Study, number, word
 
 
 def trials(
     format_: Annotated[
-        TableFormat, typer.Option("--format", help="Output format. csv and json include stored discards.")
-    ] = (TableFormat.table),
+        str,
+        typer.Option(
+            "--format",
+            parser=word("format", ("table", "csv", "json")),
+            metavar="table|csv|json",
+            help="Output format. csv and json include stored discards.",
+        ),
+    ] = "table",
     discards: Annotated[bool, typer.Option("--discards", help="Include stored discards in the table.")] = False,
     pareto: Annotated[
         bool,
@@ -37,9 +43,9 @@ def trials(
 
     records = StudyRecords.open(StudyRef(results, storage, study))
     rows = records.pareto() if pareto else records.trials()
-    if format_ is TableFormat.json:
+    if format_ == "json":
         typer.echo(json.dumps([row.to_json() for row in rows]))
-    elif format_ is TableFormat.csv:
+    elif format_ == "csv":
         from nas.reports.dataframe import trials_frame
 
         typer.echo(trials_frame(rows).to_csv(index=False), nl=False)
@@ -102,9 +108,11 @@ def report(
         Path | None, typer.Option(help="File to write.", show_default="RESULTS/STUDY-report.FORMAT")
     ] = None,
     format_: Annotated[
-        ReportFormat | None,
+        str | None,
         typer.Option(
             "--format",
+            parser=word("format", ("html", "csv", "parquet", "json")),
+            metavar="html|csv|parquet|json",
             help="html writes one page, the others a table of trials.",
             show_default="suffix of --output, else html",
         ),
@@ -116,8 +124,7 @@ def report(
     """Write a study as one self-contained HTML page, or its trials as a table."""
     from nas.commands.report import report as write
 
-    wanted = format_.value if format_ else None
-    path = write(output=output, format=wanted, results=results, storage=storage, study=study)
+    path = write(output=output, format=format_, results=results, storage=storage, study=study)
     typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
 
 
@@ -160,7 +167,7 @@ def export(
 
     exported = export_trial(
         int(trial) if trial.isdecimal() else trial,
-        formats=format_names(formats),
+        formats=formats or (),
         board=board,
         finetune=finetune,
         data_root=data_root,

@@ -53,7 +53,8 @@ def epoch_line(metrics: EpochMetrics, epochs: int, judged_on: str = "val") -> st
 
 def start_lines(event: SearchStarted) -> list[str]:
     """Returns the lines that a search prints when it starts, before `warning_lines`."""
-    known = "" if event.tally.num_trained else ", ".join(event.portfolio)
+    known = {"known networks, as they are": event.start_from, "known designs, scaled to the limits": event.portfolio}
+    starts = [f"{kind}: {', '.join(names)}" for kind, names in known.items() if names and not event.tally.num_trained]
     waits = event.num_queued and event.budget.admits(event.tally)
     return [
         f"dataset {event.dataset}: {event.dataset_note}",
@@ -61,7 +62,7 @@ def start_lines(event: SearchStarted) -> list[str]:
         f"{count_text(event.epochs, 'epoch')} a candidate on {event.device}, {count_text(event.workers, 'worker')},"
         f" seed {event.seed}",
         f"objective {','.join(event.objectives)}, sampler {event.sampler}, pruner {event.pruner}",
-        *([f"starts with known designs, scaled to the limits: {known}"] if known else []),
+        *([f"starts with {'; then with '.join(starts)}"] if starts else []),
         *event.unfit_designs,
         f"study {event.study} in {event.storage}: {tally_text(event.tally, event.budget)}"
         + (f", {event.num_queued} to train first" if waits else ""),

@@ -36,6 +36,7 @@ class SearchStarted:
         objectives: "accuracy", and a cost if the search is for a Pareto front.
         sampler: Name of the sampler.
         pruner: Name of the pruner.
+        start_from: Networks of `start_from` that fit the space and the limits.
         portfolio: Names of the portfolio's designs that fit the space and the limits.
         seed: Seed of the study.
         discards: Number of discards so far, by reason.
@@ -59,6 +60,7 @@ class SearchStarted:
     objectives: tuple[str, ...]
     sampler: str
     pruner: str
+    start_from: tuple[str, ...]
     portfolio: tuple[str, ...]
     seed: int
     discards: Mapping[str, int]

@@ -353,6 +353,7 @@ def _started_event(writer: StudyWriter, plan: SearchPlan, backend: Backend, budg
     """Returns the event that tells what the search will do, and what the study holds already."""
     records, settings = writer.records, plan.settings
     progress, best = records.progress(), records.best(1)
+    sources = [start.source for start in plan.task.known_candidates]
     return SearchStarted(
         study=records.name,
         storage=records.ref.masked_url,
@@ -371,11 +372,8 @@ def _started_event(writer: StudyWriter, plan: SearchPlan, backend: Backend, budg
         unfit_designs=plan.unfit_designs,
         sampler=settings.sampler,
         pruner=settings.pruner,
-        portfolio=tuple(
-            start.source.removeprefix(SOURCE_PREFIX)
-            for start in plan.task.known_candidates
-            if start.source.startswith(SOURCE_PREFIX)
-        ),
+        start_from=tuple(source for source in sources if not source.startswith(SOURCE_PREFIX)),
+        portfolio=tuple(source.removeprefix(SOURCE_PREFIX) for source in sources if source.startswith(SOURCE_PREFIX)),
         seed=settings.seed,
         discards=progress.discards(),
         best=best[0] if best else None,

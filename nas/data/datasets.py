@@ -1,6 +1,5 @@
 """Loads datasets by name or folder: train and val splits together, the test split separately."""
 
-import difflib
 import hashlib
 import math
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.data.image_folder import common_mode, list_images, read_pixels
-from nas.errors import DatasetError, argument_text, first_line, names_text, one_of
+from nas.errors import DatasetError, argument_text, first_line, names_text, one_of, suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,9 +139,7 @@ def _check_name(name: str) -> None:
     if name in TORCHVISION_DATASETS or name == "digits" or (name.startswith("folder:") and name != "folder:"):
         return
     names = [*TORCHVISION_DATASETS, "digits", "folder:PATH"]
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    guess = f"; did you mean {close[0]}?" if close else ""
-    raise DatasetError(f"{argument_text('dataset', name)}: expected {one_of(names)}{guess}")
+    raise DatasetError(f"{argument_text('dataset', name)}{suggestion(name, names)}: expected {one_of(names)}")
 
 
 def _data_root(argument: str | Path | None, dataset: "_TorchvisionDataset") -> Path:

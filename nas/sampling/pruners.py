@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from nas.errors import NasError, argument_text, one_of
+from nas.errors import NasError, argument_text, one_of, suggestion
 from nas.sampling.candidate_view import CandidateView
 
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
@@ -29,7 +29,7 @@ one poorly.
 def pruner_named(name: str, epochs: int) -> BasePruner:
     """Returns the pruner with that name, for trainings of `epochs` epochs; raises `NasError` for an unknown name."""
     if name not in PRUNERS:
-        raise NasError(f"{argument_text('pruner', name)}: expected {one_of(PRUNERS)}")
+        raise NasError(f"{argument_text('pruner', name)}{suggestion(name, PRUNERS)}: expected {one_of(PRUNERS)}")
     return PRUNERS[name](epochs)
 
 

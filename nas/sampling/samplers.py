@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.errors import NasError, ShapeError, argument_text, one_of
+from nas.errors import NasError, ShapeError, argument_text, one_of, suggestion
 from nas.pareto import dominates, pareto_front
 from nas.space.domains import Values
 from nas.space.search_space import SearchSpace
@@ -170,7 +170,7 @@ SAMPLERS: dict[str, SamplerFunction] = {
 def sampler_named(name: str) -> SamplerFunction:
     """Returns the sampler with that name; raises `NasError` for an unknown name."""
     if name not in SAMPLERS:
-        raise NasError(f"{argument_text('sampler', name)}: expected {one_of(SAMPLERS)}")
+        raise NasError(f"{argument_text('sampler', name)}{suggestion(name, SAMPLERS)}: expected {one_of(SAMPLERS)}")
     return SAMPLERS[name]
 
 

@@ -291,8 +291,8 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
         ),
         (
             ["search", "--space", "mnits"],
-            "search space 'mnits' is unknown, expected one of colour, grey, mnist, mnist_small, mnist_wide, rgb, or a"
-            " .toml file",
+            "search space 'mnits' is unknown (did you mean mnist?), expected one of colour, grey, mnist, mnist_small,"
+            " mnist_wide, rgb, or a .toml file",
         ),
         (["search", "--space", "no.toml"], "no.toml: No such file or directory"),
         (["cost", "no.json"], "no.json: No such file or directory"),
@@ -307,6 +307,13 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
             ["train", PUBLISHED / "mnist-3928.json", "--set", "schedule=slow"],
             "--set schedule=slow: expected one of constant, step, cosine, one_cycle",
         ),
+        (["trials", "--format", "xml"], "--format xml: expected one of table, csv, json"),
+        (
+            ["report", "--format", "HTML"],
+            "--format HTML (did you mean html?): expected one of html, csv, parquet, json",
+        ),
+        (["export", "--format", "int7"], "--format int7 (did you mean int8?): expected one of int8, c, c-int8"),
+        (["train", "nas-897", "--format", "onnx"], "--format onnx: expected one of int8, c, c-int8"),
         (["export", "--trial", "last"], "--trial last: expected the number of a trial, best or confirmed"),
         (
             ["trials"],
@@ -325,6 +332,46 @@ def test_invalid_argument_prints_one_line_and_exits_2(nas, tmp_path, monkeypatch
     assert err.startswith(f"error: {text}") if text.endswith(" ") else err == f"error: {text}\n"
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["search", "--trials"], "--trials"),
+        (["search", "--max-param", "3"], "--max-params"),
+        (["trials", "--quiet"], "--quiet"),
+        (["trials", "--discards=3"], "--discards"),
+        (["cost"], "file"),
+        (["cost", "nas-897", "extra"], "extra"),
+        (["cots"], "cost"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_unknown_or_missing_argument_prints_one_line_and_exits_2(nas, arguments, named):
+    status, out, err = nas(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert named in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        (["cost", "nas-7320"], "nas-7230"),
+        (["search", "--start-from", "nas-7320", "--dataset", "digits"], "nas-7230"),
+        (["search", "--board", "pico2", "--dataset", "digits"], "pico-2"),
+        (["space", "--space", "mnits"], "mnist"),
+        (["search", "--sampler", "elit", "--dataset", "digits"], "elite"),
+        (["search", "--pruner", "mean", "--dataset", "digits"], "median"),
+        (["search", "--dataset", "digit"], "digits"),
+        (["train", "nas-897", "--set", "rotations=7"], "rotation"),
+    ],
+)
+def test_misspelt_name_brings_suggestion(nas, tmp_path, monkeypatch, arguments, known):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = nas(*arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f" (did you mean {known}?)" in err
 
 
 def test_explicit_mnist_never_falls_back(nas, tmp_path):

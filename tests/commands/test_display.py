@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from nas.cli.events import print_json
-from nas.commands.display import LivePanel, NotebookPanel, PlainDisplay, event_display
+from nas.commands.display import LivePanel, NotebookPanel, PlainDisplay, event_display, start_lines
 from nas.commands.events import EpochFinished, FinalRunFinished, SearchStarted, TrialFinished, TrialStarted
 from nas.commands.search import search
 from nas.study.budget import Budget
@@ -57,6 +57,26 @@ def test_live_panel_shows_trial_epoch_and_tally(events):
     printed = panel.console.file.getvalue()
     assert printed.startswith("dataset digits: named by the user\n")
     assert printed.count("params") == 3  # the limits and a line for each trial
+
+
+@pytest.mark.parametrize(
+    ("start_from", "portfolio", "line"),
+    [
+        (("a.json",), (), "starts with known networks, as they are: a.json"),
+        ((), ("b", "c"), "starts with known designs, scaled to the limits: b, c"),
+        (
+            ("a.json", "b.json"),
+            ("b",),
+            "starts with known networks, as they are: a.json, b.json; then with known designs, scaled to the limits: b",
+        ),
+        ((), (), None),
+    ],
+)
+def test_start_names_networks_that_come_first_and_resumed_search_none(events, start_from, portfolio, line):
+    event = replace(events[0], start_from=start_from, portfolio=portfolio)
+    assert [each for each in start_lines(event) if each.startswith("starts")] == [line] * (line is not None)
+    resumed = replace(event, tally=Tally(num_trained=1, num_pruned=0, spent=1.0))
+    assert [each for each in start_lines(resumed) if each.startswith("starts")] == []
 
 
 @pytest.fixture

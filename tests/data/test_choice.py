@@ -82,18 +82,18 @@ def test_unreachable_mirror_reports_reason(raised, reason, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "guess"),
     [
-        ("minst", "; did you mean mnist?"),
-        ("MNIST", "; did you mean mnist?"),
-        ("cifar", "; did you mean cifar10?"),
+        ("minst", " (did you mean mnist?)"),
+        ("MNIST", " (did you mean mnist?)"),
+        ("cifar", " (did you mean cifar10?)"),
         ("imagenet", ""),
-        ("folder:", "; did you mean folder:PATH?"),
+        ("folder:", " (did you mean folder:PATH?)"),
         ("", ""),
     ],
 )
 def test_unknown_dataset_error_lists_names_and_suggestion(name, guess):
     names = "mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, folder:PATH"
     for function in (resolve, load, load_test):
-        assert error_of(function, name) == f"`dataset={name!r}`: expected one of {names}{guess}"
+        assert error_of(function, name) == f"`dataset={name!r}`{guess}: expected one of {names}"
 
 
 def test_explicit_dataset_name_is_kept():

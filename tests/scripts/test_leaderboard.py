@@ -9,6 +9,8 @@ from support.paths import ROOT
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
+from nas.cli.options import with_settings
+from nas.commands.networks import default_recipe
 from nas.recipe import Recipe
 from nas.resources import shipped_designs
 from nas.space.portfolio import Design
@@ -93,6 +95,19 @@ def test_every_row_has_runs_and_valid_definition():
             Architecture.load(ROOT / row["architecture"] if "/" in row["architecture"] else row["architecture"])
         if "recipe" in row:
             Recipe.load(ROOT / row["recipe"])
+
+
+TRAINED = [row["name"] for row in ROWS if row not in FOUND]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_row_states_recipe_of_its_runs(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    row = leaderboard.read_rows()[name]
+    base = Recipe.load(row["recipe"]) if "recipe" in row else default_recipe(row["architecture"])
+    settings = [f"{field}={value}" for field, value in row.get("set", {}).items()]
+    stored = ROOT / "results" / "models" / name / "recipe.json"
+    assert with_settings(base, settings, None) == Recipe.load(stored)
 
 
 @pytest.mark.parametrize(

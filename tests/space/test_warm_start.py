@@ -151,6 +151,7 @@ def test_search_warns_last_of_network_that_is_left_out(tmp_path, tiny_space, cap
     ((unfit,),) = (event.unfit for event in started)
     assert unfit.startswith("mnist-7825 is left out: ")
     (number,) = (number for number, line in enumerate(lines) if line == f"warning: {unfit}")
+    assert f"starts with known networks, as they are: {fits}" in lines
     assert lines[number - 1].startswith("study search in ")
     assert lines[number + 1].startswith("trial 0: ")
 
