@@ -224,6 +224,8 @@ def test_search_result_shows_counts_and_best_trials(result):
     assert BEST_TITLE in found.texts
     assert [row[0] for row in found.rows] == ["trial", *(str(trial.number) for trial in result.best)]
     assert found.texts[-1].startswith(f"Next: nas.trials(results={str(result.results)!r}), nas.confirm(")
+    limited = Html(replace(result, export_arguments={"board": "pico"}))
+    assert "nas.export_trial(board='pico', results=" in limited.texts[-1]
 
 
 def test_search_result_explains_early_end(result):

@@ -207,6 +207,7 @@ def _print_search(result: "SearchResult", ref: "StudyRef", *, quiet: bool) -> No
     """Prints the result of a search: text, the best trials and the commands to run next."""
     from nas.commands.search import BEST_TITLE
     from nas.tables import print_table, trial_table
+    from nas.text import options_text
 
     gap = "" if quiet else "\n"
     typer.echo(gap + "\n".join(result.lines()))
@@ -214,7 +215,8 @@ def _print_search(result: "SearchResult", ref: "StudyRef", *, quiet: bool) -> No
         print_table(trial_table(result.best, title=BEST_TITLE))
         typer.echo(f"The study is in {result.storage}, weights in {ref.folder / 'artifacts'}. Next:")
         front = " --pareto" * (len(result.objectives) > 1)
-        for command in (f"trials{front}", "dashboard", "report", "confirm", "export"):
+        export = f"export{options_text(result.export_arguments)}"
+        for command in (f"trials{front}", "dashboard", "report", "confirm", export):
             typer.echo(f"  nas {command}{ref.options()}")
 
 
@@ -248,8 +250,10 @@ def confirm(
     from nas.commands.confirm import confirm as run
     from nas.commands.display import confirm_line
     from nas.commands.events import ConfirmEvent, Ranked
+    from nas.study.reader import StudyRecords
     from nas.study.reference import StudyRef
     from nas.tables import epoch_table, print_table, ranking_table
+    from nas.text import options_text
 
     def show(event: ConfirmEvent) -> None:
         if use_json:
@@ -284,7 +288,9 @@ def confirm(
     print_table(epoch_table(found.test))
     typer.echo("\n" + "\n".join(found.lines()))
     if found.test.final_accuracies[0]:  # there are no weights if the first seed diverged
-        typer.echo(f"Next:\n  nas export --trial confirmed{StudyRef(results, storage, study).options()}")
+        ref = StudyRef(results, storage, study)
+        arguments = {"trial": "confirmed", **StudyRecords.open(ref).notes.export_arguments}
+        typer.echo(f"Next:\n  nas export{options_text(arguments)}{ref.options()}")
 
 
 EXAMPLES: dict[Callable[..., None], str] = {

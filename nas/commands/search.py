@@ -56,6 +56,7 @@ class SearchResult:
         exhausted: Reason and survey of the limits if the search ended because no feasible, new candidate was found;
             empty otherwise.
         num_stored_discards: Number of discards that the study stores as trials; they take trial numbers, too.
+        export_arguments: Arguments of an export that follow from the search: the board, if there is one.
     """
 
     study: str
@@ -69,6 +70,7 @@ class SearchResult:
     interrupted: bool = False
     exhausted: str = ""
     num_stored_discards: int = 0
+    export_arguments: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Returns what was trained and discarded as lines of text."""
@@ -94,9 +96,10 @@ class SearchResult:
         shown = html_lines(self._lines_with_end())
         if self.best:
             ref = StudyRef(self.results, self.storage, self.study)
-            calls = ", ".join(call_text(name, ref.study_arguments()) for name in NEXT_CALLS)
+            further = {"export_trial": self.export_arguments}
+            calls = (call_text(name, {**further.get(name, {}), **ref.study_arguments()}) for name in NEXT_CALLS)
             table = table_html(trial_table(self.best, title=BEST_TITLE))
-            shown += table + html_lines([self._location(), f"Next: {calls}"])
+            shown += table + html_lines([self._location(), f"Next: {', '.join(calls)}"])
         return shown
 
     def _lines_with_end(self) -> list[str]:
@@ -297,6 +300,8 @@ def _open_study(ref: StudyRef, plan: SearchPlan, locks: Locks, backend: Backend,
         std=tuple(plan.dataset.std),
         classes=plan.dataset.classes,
         command=command,
+        board=plan.board,
+        board_limits=plan.board_limits,
         machine=f"{platform.node()}, {backend.description}, Python {platform.python_version()}",
     )
     with locks.exclusively("begin"):
@@ -401,6 +406,7 @@ def _summarise(
         interrupted=interrupted,
         exhausted=exhausted,
         num_stored_discards=records.progress().stored_discards.total(),
+        export_arguments=records.notes.export_arguments,
     )
 
 

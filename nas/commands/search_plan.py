@@ -49,6 +49,8 @@ class SearchPlan:
         settings: Settings of the study.
         dataset: Images to search on.
         dataset_note: Why this dataset was chosen.
+        board: Name of the board that limits the networks; None without one.
+        board_limits: The limits that come from the board.
         task: What candidates are drawn from.
         unfit: One line for each network of `start_from` that was left out.
         unfit_designs: One line for each design of the portfolio that was left out.
@@ -58,6 +60,8 @@ class SearchPlan:
     settings: Settings
     dataset: datasets.Dataset
     dataset_note: str
+    board: str | None
+    board_limits: tuple[str, ...]
     task: SearchTask
     unfit: tuple[str, ...]
     unfit_designs: tuple[str, ...]
@@ -98,6 +102,8 @@ def plan_search(ref: StudyRef, arguments: SearchArguments) -> SearchPlan:
         settings=settings,
         dataset=dataset,
         dataset_note=dataset_note,
+        board=arguments.limits.board,
+        board_limits=tuple(str(each) for each in arguments.limits.board_constraints() if each in constraints),
         task=SearchTask(
             space=space, constraints=constraints, known_candidates=known, keep_discards=arguments.keep_discards
         ),

@@ -115,9 +115,10 @@ def best_rows(records: StudyRecords, count: int = 10) -> list[dict[str, Any]]:
 
 def commands(records: StudyRecords) -> list[str]:
     """Returns the commands that reproduce the study and its result."""
+    board = records.notes.export_arguments
     if verdict := records.stored_confirmation:
-        return records.commands(("confirm", verdict.confirm_arguments), ("export", {"trial": "confirmed"}))
-    return records.commands(*[("export", {})] * bool(records.best(1)))
+        return records.commands(("confirm", verdict.confirm_arguments), ("export", {"trial": "confirmed", **board}))
+    return records.commands(*[("export", board)] * bool(records.best(1)))
 
 
 def _has_two_objectives(records: StudyRecords) -> bool:

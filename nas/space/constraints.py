@@ -158,19 +158,19 @@ class Limits:
             ("weight_bytes", "<=", self.max_weight_bytes),
         )
         named = [Constraint(metric, relation, bound) for metric, relation, bound in bounds if bound is not None]
-        named += [Constraint(metric, "<=", bound) for metric, bound in self._board_bounds().items()]
-        return tightest_per_metric([*named, *parse_constraints(self.constraints)])
+        return tightest_per_metric([*named, *self.board_constraints(), *parse_constraints(self.constraints)])
 
-    def _board_bounds(self) -> dict[str, int]:
-        """Returns the upper limit of each metric that `board` and `max_latency_ms` limit."""
+    def board_constraints(self) -> tuple[Constraint, ...]:
+        """Returns the constraints that `board` and `max_latency_ms` stand for; raises `NasError` if one is invalid."""
         limit = self.max_latency_ms
         if limit is not None and not LATENCY.accepts(limit):
             raise ConstraintError(f"{argument_text('max_latency_ms', limit)}: expected {LATENCY}")
         if self.board is not None:
-            return Board.load(self.board).bounds(max_latency_ms=limit)
+            bounds = Board.load(self.board).bounds(max_latency_ms=limit)
+            return tuple(Constraint(metric, "<=", bound) for metric, bound in bounds.items())
         if limit is not None:
             raise ConstraintError(f"{argument_text('max_latency_ms', limit)}: expected `board`, too")
-        return {}
+        return ()
 
 
 def limits(

@@ -47,6 +47,8 @@ class StudyNotes:
         classes: Names of the classes.
         command: Command line that created the study, or Python call.
         machine: Machine and devices on which the study was created.
+        board: Name of the board that limits the networks; None without one.
+        board_limits: Those limits of the study that come from the board.
     """
 
     dataset_note: str
@@ -55,11 +57,18 @@ class StudyNotes:
     classes: tuple[str, ...]
     command: str
     machine: str
+    board: str | None = None
+    board_limits: tuple[str, ...] = ()
 
     @property
     def is_python(self) -> bool:
         """Whether the command is a Python call, because the study was begun from Python."""
         return self.command.startswith("nas.search(")
+
+    @property
+    def export_arguments(self) -> dict[str, str]:
+        """Arguments of an export that follow from the search: the board, if there is one."""
+        return {"board": self.board} if self.board else {}
 
     def to_attributes(self) -> dict[str, Any]:
         """Returns the notes as user attributes of the study."""
@@ -69,6 +78,7 @@ class StudyNotes:
             "classes": self.classes,
             "command": self.command,
             "machine": self.machine,
+            **({"board": self.board, "board_limits": self.board_limits} if self.board else {}),
         }
 
     @classmethod
@@ -81,6 +91,8 @@ class StudyNotes:
             classes=tuple(attrs["classes"]),
             command=attrs["command"],
             machine=attrs["machine"],
+            board=attrs.get("board"),
+            board_limits=tuple(attrs.get("board_limits", ())),
         )
 
 

@@ -19,7 +19,10 @@ import pytest
 from support.paths import ROOT
 
 from nas.architecture.architecture import Architecture
+from nas.boards import Board
 from nas.commands.trials import trials
+from nas.study.reader import StudyRecords
+from nas.study.reference import StudyRef
 
 PUBLISHED = ROOT / "search_spaces" / "published"
 
@@ -150,6 +153,23 @@ def test_search_prints_fallback_first_and_next_command_last(nas, tmp_path, tiny_
     status, out, _ = nas("search", *given, "--quiet")
     assert status == 0
     assert out.startswith("1 of 1 trained, ")
+
+
+def test_next_export_names_board_of_search(nas, tmp_path, tiny_space):
+    named = ["--results", tmp_path / "results"]
+    given = ["--space", tiny_space, "--dataset", "digits", "--epochs", 1, "--trials", 1, "--min-receptive-field", 10]
+    here = ["--device", "cpu", "--workers", 1, *named]
+    assert nas("search", *given, *here, "--board", "pico")[1].splitlines()[-5:] == [
+        *(f"  nas {command} --results {named[1]}" for command in ("trials", "dashboard", "report", "confirm")),
+        f"  nas export --board pico --results {named[1]}",
+    ]
+    confirmed = nas("confirm", "--top", 1, "--seeds", 2, *here)[1]
+    assert confirmed.splitlines()[-1] == f"  nas export --trial confirmed --board pico --results {named[1]}"
+    nas("report", *named, "--output", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"nas export --trial confirmed --board pico --results {named[1]}" in page
+    notes = StudyRecords.open(StudyRef(named[1])).notes
+    assert notes.board_limits == tuple(f"{metric}<={bound}" for metric, bound in Board.load("pico").bounds().items())
 
 
 @pytest.mark.slow
