@@ -135,7 +135,9 @@ def test_parallel_candidates_do_not_change_pruning(name):
 def test_unknown_pruner_error_lists_names():
     with pytest.raises(NasError) as caught:
         pruner_named("meadian", EPOCHS)
-    assert str(caught.value) == "`pruner='meadian'`: expected one of none, median, asha, hyperband"
+    assert (
+        str(caught.value) == "`pruner='meadian'` (did you mean median?): expected one of none, median, asha, hyperband"
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 15])
