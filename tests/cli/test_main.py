@@ -332,8 +332,11 @@ BAD_JSON = PUBLISHED.parent / "mnist.toml"
             ["report", "--format", "HTML"],
             "--format HTML (did you mean html?): expected one of html, csv, parquet, json",
         ),
-        (["export", "--format", "int7"], "--format int7 (did you mean int8?): expected one of int8, c, c-int8"),
-        (["train", "nas-897", "--format", "onnx"], "--format onnx: expected one of int8, c, c-int8"),
+        (
+            ["export", "--format", "int7"],
+            "--format int7 (did you mean int8?): expected one of int8, c, c-int8, arduino, makefile",
+        ),
+        (["train", "nas-897", "--format", "onnx"], "--format onnx: expected one of int8, c, c-int8, arduino, makefile"),
         (["export", "--trial", "last"], "--trial last: expected the number of a trial, best or confirmed"),
         (
             ["trials"],
