@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.text import html_lines, last_epochs_text
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of every confidence interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,7 @@ class StoredConfirmation:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], consistency: int) -> "StoredConfirmation":
-        """Returns the verdict from a stored summary that was checked already; `consistency` is the study's."""
+        """Returns the result in a stored summary that was checked already; `consistency` is the study's."""
         ranking = row["ranking"]
         return cls(
             trial=row["trial"],
