@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nas.architecture.cost import METRICS, Cost
 from nas.boards import Board
 from nas.errors import ConstraintError, argument_text, one_of
-from nas.inference.memory import C_CODE_METRICS
+from nas.inference.full_cost import C_CODE_METRICS
 from nas.schema import (
     MAX_COUNT,
     ImageShape,

@@ -32,7 +32,7 @@ from nas.exporters.core_test.emulate import run_on_core
 from nas.exporters.export import evenly_spaced
 from nas.exporters.graphs import MAX_CALIBRATION_IMAGES
 from nas.exporters.model_source import exported_keys
-from nas.inference.memory import full_cost
+from nas.inference.full_cost import full_cost
 
 RESULTS = Path(__file__).parents[2] / "results"
 BATCH = 250
