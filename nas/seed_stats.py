@@ -111,7 +111,7 @@ class SeedAccuracies:
     They are on the test split, or on the val split for `train_seeds` without `test`.
 
     Attributes:
-        accuracies: accuracy after each epoch, one tuple for each seed; zeros for a run that diverged.
+        accuracies: accuracy after each epoch, one tuple for each of at least two seeds; zeros for a run that diverged.
         consistency: number of last epochs that must reach the target.
         target: fraction in 0..1.
         num_images: number of images that the accuracies were measured on.
