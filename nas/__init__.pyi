@@ -51,7 +51,7 @@ from .exporters.export import export as export
 from .exporters.provenance import Provenance as Provenance
 from .exporters.provenance import VerificationData as VerificationData
 from .exporters.verify import FileVerification as FileVerification
-from .inference.memory import FullCost as FullCost
+from .inference.full_cost import FullCost as FullCost
 from .recipe import Recipe as Recipe
 from .seed_stats import Finalist as Finalist
 from .seed_stats import Ranking as Ranking

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, one_of, short_repr, suggestion
-from nas.schema import COUNT, TEXT, Interval, ObjectOf, OneOf, check
+from nas.schema import COUNT, MAX_COUNT, TEXT, Interval, ObjectOf, OneOf, check, check_instance
 from nas.text import read_text
 
 SHIPPED = Path(__file__).with_name("boards.toml")
@@ -40,7 +40,7 @@ BOARD_FIELDS = ObjectOf(
     {
         **dict.fromkeys(("title", "source"), TEXT),
         "core": OneOf(CORES),
-        "clock_mhz": Interval(float, 0, open_low=True),
+        "clock_mhz": Interval(float, 0, MAX_COUNT, open_low=True),
         **dict.fromkeys(("ram_bytes", "flash_bytes"), COUNT),
     },
     required={"title", "core", "clock_mhz", "ram_bytes", "flash_bytes", "source"},
@@ -76,14 +76,15 @@ class Board:
 
         Raises `NasError` if there is no such board or the file is not valid.
         """
-        file, _, inside = name.rpartition(":") if ".toml:" in name else ("", "", name)
+        check_instance("board", name, str, "'pico'")
+        file, _, key = name.rpartition(":") if ".toml:" in name else ("", "", name)
         tables = _tables(Path(file) if file else SHIPPED)
-        if inside not in tables:
+        if key not in tables:
             place = f"{file}: " if file else ""
             expected = f"{one_of(tables)}, or FILE.toml:NAME"
-            found = f"board {short_repr(inside)} is unknown{suggestion(inside, tables)}"
+            found = f"board {short_repr(key)} is unknown{suggestion(key, tables)}"
             raise NasError(f"{place}{found}, expected {expected}")
-        return cls._from_table(inside, tables[inside], where=file or SHIPPED.name)
+        return cls._from_table(key, tables[key], where=file or SHIPPED.name)
 
     @classmethod
     def _from_table(cls, name: str, table: Any, *, where: str) -> "Board":
@@ -132,5 +133,5 @@ def _tables(path: Path) -> dict[str, Any]:
     """Returns the tables of a TOML file by name; raises `NasError` if it cannot be read."""
     try:
         return tomllib.loads(read_text(path, NasError))
-    except ValueError as error:
-        raise NasError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise NasError(f"{path}: not TOML: {error}") from None

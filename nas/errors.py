@@ -22,7 +22,10 @@ class ArchitectureError(NasError):
 class ShapeError(ArchitectureError):
     """A layer that cannot take its input shape.
 
-    position: path to the layer, such as "layers[2].layers[0]"; empty in the layer itself, extended by `with_prefix`.
+    Attributes:
+        text: the message without the position.
+        position: path to the layer, such as "layers[2].layers[0]"; empty in the layer itself, extended by
+            `with_prefix`.
     """
 
     def __init__(self, text: str, position: str = "") -> None:

@@ -38,15 +38,15 @@ class Interval:
             return False
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and abs(value) <= self._end()
+        return above and below and abs(value) <= self._largest()
 
-    def _end(self) -> float:
+    def _largest(self) -> float:
         """Returns the largest absolute value: `MAX_COUNT` for integers without `high`, else the largest float."""
         return MAX_COUNT if self.kind is int and self.high == math.inf else sys.float_info.max
 
     def __str__(self) -> str:
         noun = "an integer" if self.kind is int else "a number"
-        low, high = number_text(self.low), min(self.high, self._end())
+        low, high = number_text(self.low), min(self.high, self._largest())
         if high < sys.float_info.max and not (self.open_low or self.open_high):
             return f"{noun} from {low} to {number_text(high)}"
         above = f"{noun} {'above' if self.open_low else 'of at least'} {low}"

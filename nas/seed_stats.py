@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.text import html_lines, last_epochs_text
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of every confidence interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class SeedAccuracies:
     They are on the test split, or on the val split for `train_seeds` without `test`.
 
     Attributes:
-        accuracies: accuracy after each epoch, one tuple for each seed; zeros for a run that diverged.
+        accuracies: accuracy after each epoch, one tuple for each of at least two seeds; zeros for a run that diverged.
         consistency: number of last epochs that must reach the target.
         target: fraction in 0..1.
         num_images: number of images that the accuracies were measured on.
@@ -235,7 +235,7 @@ class StoredConfirmation:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], consistency: int) -> "StoredConfirmation":
-        """Returns the verdict from a stored summary that was checked already; `consistency` is the study's."""
+        """Returns the result in a stored summary that was checked already; `consistency` is the study's."""
         ranking = row["ranking"]
         return cls(
             trial=row["trial"],

@@ -62,7 +62,12 @@ def test_own_limits_and_a_board_keep_the_tighter(tmp_path):
         (OWN.replace("ram_bytes", "ram"), "[mine]: unknown key 'ram'"),
         (OWN.replace("[mine]", "[other]"), "board 'mine' is unknown, expected other, or FILE.toml:NAME"),
         ("mine = 3\n", "[mine]: 3 found, expected an object"),
-        ("[mine", "boards.toml: "),
+        ("[mine", "boards.toml: not TOML: "),
+        pytest.param(f"mine = {'[' * 5000}{']' * 5000}\n", "boards.toml: not TOML: ", id="nested"),
+        (
+            OWN.replace("= 100\n", "= 1e300\n"),
+            "[mine]: clock_mhz is 1e+300, expected a number above 0 and at most 1e12",
+        ),
         (OWN.replace("40_000", "2_000"), "board mine: 50% of 2,000 bytes of RAM and 200,000 of flash found, expected"),
     ],
 )
@@ -91,8 +96,13 @@ def test_latency_limits_the_instructions_of_the_core(tmp_path):
         ({"max_latency_ms": 50}, "`max_latency_ms=50`: expected `board`, too"),
         (
             {"max_latency_ms": 0, "board": "pico"},
-            "`max_latency_ms=0`: expected a number above 0",
+            "`max_latency_ms=0`: expected a number above 0 and at most 1e12",
         ),
+        (
+            {"max_latency_ms": 1e307, "board": "pico"},
+            "`max_latency_ms=1e+307`: expected a number above 0 and at most 1e12",
+        ),
+        ({"board": 5}, "`board=5`: expected a str, such as 'pico'"),
         (
             {"max_latency_ms": 50, "board": "esp32-s3"},
             "`max_latency_ms`: board esp32-s3 has the core xtensa-lx7, expected one of cortex-m0, cortex-m3, cortex-m4,"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KEYS = ("input_shape", "layers", "version")
+"""Keys of an architecture file, all of them required."""
 MAX_DEPTH = 20  # nesting of layer lists in a file: more than any network needs, far below Python's recursion limit
 
 
@@ -152,6 +153,7 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
 
 
 def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
+    """Returns the layers in a list; raises `ArchitectureError` with the position of the layer that is not valid."""
     if not isinstance(data, list) or not data:
         raise ArchitectureError(f"{position} is {mismatch_text(data, 'a list of at least one layer')}")
     if position.count("layers") > MAX_DEPTH:
@@ -161,15 +163,14 @@ def _layers_from_json(data: object, position: str) -> tuple[Layer, ...]:
         where = f"{position}[{index}]"
         try:
             layers.append(_layer_from_json(item, where))
-        except ShapeError:
-            raise
         except ArchitectureError as error:
-            nested = str(error).startswith(f"{where}.")
-            raise error if nested else ArchitectureError(f"{where}: {error}") from None
+            has_position = str(error).startswith(f"{where}.")  # that of a layer inside a composite
+            raise error if has_position else ArchitectureError(f"{where}: {error}") from None
     return tuple(layers)
 
 
 def _layer_from_json(data: object, position: str) -> Layer:
+    """Returns a layer; raises `ArchitectureError`, without the position unless a layer inside it is not valid."""
     kind = layer_class(check_keys(data, None, "", ArchitectureError, required={"kind"})["kind"])
     fields = {field.name: field for field in dataclasses.fields(kind)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}

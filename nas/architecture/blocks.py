@@ -66,18 +66,19 @@ def split_into_blocks(architecture: Architecture) -> list[Block]:
 
 
 def _parts(architecture: Architecture) -> Iterator[tuple[int, tuple[Layer, ...]]]:
+    """Yields the layers of each block and of the head, with the index of the first one."""
     part: list[Layer] = []
     shape, start = architecture.input_shape, 0
-    is_closed = in_head = False
+    has_ended = in_head = False  # whether the block has had its pool; whether the layers are those of the head
     for index, layer in enumerate(architecture.layers):
         m = layer.measure(shape)
-        steps = m.stride > 1
-        begins = layer.ends_features or (is_closed and layer.kind != "dropout") or (steps and m.params > 0)
+        has_stride = m.stride > 1
+        begins = layer.ends_features or (has_ended and layer.kind != "dropout") or (has_stride and m.params > 0)
         if part and begins and not in_head:
             yield start, tuple(part)
-            part, start, is_closed = [], index, False
+            part, start, has_ended = [], index, False
         in_head = in_head or layer.ends_features
-        is_closed = is_closed or (steps and m.params == 0)
+        has_ended = has_ended or (has_stride and m.params == 0)
         part.append(layer)
         shape = m.output_shape
     if part:

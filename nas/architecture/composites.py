@@ -71,7 +71,7 @@ def _depthwise_and_pointwise(layer: DepthwiseSeparable, channels: int) -> tuple[
     return depthwise, Conv(out_channels=layer.out_channels, kernel_size=1, bias=layer.bias)
 
 
-MAX_REPEATED = 1000
+MAX_REPEATED = 1000  # layers in one `Repeat`: their cost is added up one by one
 
 
 def _num_layers(layers: tuple[Layer, ...]) -> int:

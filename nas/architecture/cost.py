@@ -42,6 +42,7 @@ class Cost:
 
 
 METRICS: tuple[str, ...] = tuple(Cost.__dataclass_fields__)
+"""Names of the metrics of a `Cost`, which every study stores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,12 @@ class Layer(ABC):
         return self.kind
 
     def _check(self, good: bool, field: str, expected: object) -> None:
+        """Raises `ArchitectureError`, which names the field, its value and what was expected, unless it is `good`."""
         if not good:
             raise ArchitectureError(f"{self.kind}: {field} is {mismatch_text(getattr(self, field), expected)}")
 
     def _check_counts(self, *fields: str) -> None:
+        """Raises `ArchitectureError` unless each field is an integer of at least 1."""
         for field in fields:
             self._check(COUNT.accepts(getattr(self, field)), field, COUNT)  # formatted only in an error
 
@@ -84,15 +86,18 @@ def measure_sequence(layers: Sequence[Layer], shape: Shape, times: int = 1) -> M
 
     Raises `ShapeError`, with the position of the layer, if a layer does not fit.
     """
-    params = macs = buffer_bytes = peak = held_peak = held = 0
+    params = macs = buffer_bytes = peak = 0
+    held_peak = held = 0  # the peak if the input of the sequence stays alive, and how many values that input has
     extent = stride = 1
     for _, (index, layer) in product(range(times), enumerate(layers)):
         try:
             m = layer.measure(shape)
         except ShapeError as error:
             raise error.with_prefix(f"layers[{index}]") from None
-        held_peak = max(held_peak, m.peak_elements + held if held else m.held_peak_elements or m.peak_elements)
-        held = held or num_elements(shape)
+        if held:
+            held_peak = max(held_peak, held + m.peak_elements)
+        else:  # the first layer, whose input is that of the sequence
+            held_peak, held = m.held_peak_elements or m.peak_elements, num_elements(shape)
         shape = m.output_shape
         params += m.params
         macs += m.macs

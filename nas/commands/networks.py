@@ -8,8 +8,8 @@ from nas.architecture import cost
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, LayerRow
 from nas.errors import ArchitectureError
+from nas.inference.full_cost import full_cost
 from nas.inference.lowering import kinds_without_kernel
-from nas.inference.memory import full_cost
 from nas.recipe import Recipe, recipe_file
 from nas.schema import check_instance
 from nas.text import one_line

@@ -3,11 +3,11 @@
 import hashlib
 import math
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nas.data.downloads import TEN, TORCHVISION_DATASETS, TorchvisionDataset, download_if_missing, why_unreachable
 from nas.data.image_folder import common_mode, list_images, read_pixels
 from nas.errors import DatasetError, argument_text, first_line, names_text, one_of, suggestion
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLIT_SEED = 0  # not the study's seed, which must not move examples between splits
-PROBE_SECONDS = 5.0
-DOWNLOAD_TIMEOUT_SECONDS = 30.0  # a download that sends nothing for this long has failed
-DATA_ROOT_HINT = "name another folder with `data_root` or the environment variable NAS_DATA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +79,7 @@ def resolve(name: str | None = None, *, data_root: str | Path | None = None, dow
     if place.is_dir() and any(place.iterdir()):  # `load` reports missing and damaged files
         return "mnist", f"MNIST found in {place}"
     url, _ = mnist.archives(root)
-    if not (reason := _why_unreachable(url) if download else "downloads are off"):
+    if not (reason := why_unreachable(url) if download else "downloads are off"):
         return "mnist", f"MNIST is not in {place} yet and will be downloaded to it"
     digits = "using scikit-learn's digits (1,797 real 8x8 scans, scaled to 28x28)"
     return "digits", f"MNIST is neither in {place} nor downloadable here ({reason}): {digits}"
@@ -136,13 +133,14 @@ def merge_train_and_val(dataset: Dataset) -> Split:
 
 
 def _check_name(name: str) -> None:
+    """Raises `DatasetError` unless it is the name of a dataset."""
     if name in TORCHVISION_DATASETS or name == "digits" or (name.startswith("folder:") and name != "folder:"):
         return
     names = [*TORCHVISION_DATASETS, "digits", "folder:PATH"]
     raise DatasetError(f"{argument_text('dataset', name)}{suggestion(name, names)}: expected {one_of(names)}")
 
 
-def _data_root(argument: str | Path | None, dataset: "_TorchvisionDataset") -> Path:
+def _data_root(argument: str | Path | None, dataset: TorchvisionDataset) -> Path:
     """Returns the given folder, else $NAS_DATA or the user's cache.
 
     The first of these two that has the dataset is taken; if neither has it, $NAS_DATA if set, else the cache.
@@ -164,7 +162,7 @@ def _read(name: str, data_root: str | Path | None, *, download: bool, test: bool
             return _read_folder(Path(name.removeprefix("folder:")).expanduser(), test=test)
         source = TORCHVISION_DATASETS[name]
         root = _data_root(data_root, source)
-        _download_if_missing(name, source, root, download=download, test=test)
+        download_if_missing(name, source, root, download=download, test=test)
         return (_read_cifar10 if name == "cifar10" else _read_idx)(source, root, test=test), source.classes
     except OSError as error:
         raise DatasetError(f"{error.filename or name}: {error.strerror or first_line(error)}") from None
@@ -217,95 +215,7 @@ def fingerprint(*splits: Split) -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TorchvisionDataset:
-    """A dataset that torchvision can download.
-
-    Attributes:
-        kind: name of the class in `torchvision.datasets`, which downloads and unpacks it.
-        folder: folder of its files, relative to the data root.
-        classes: names of the classes.
-    """
-
-    kind: str
-    folder: str
-    classes: tuple[str, ...]
-
-    def torchvision_class(self) -> Any:
-        import torchvision
-
-        return getattr(torchvision.datasets, self.kind)
-
-    def archives(self, root: Path) -> tuple[str, dict[Path, str]]:
-        """Returns the URL of the first archive, and the MD5 of each archive by its path."""
-        kind = self.torchvision_class()
-        if self.kind == "CIFAR10":
-            return kind.url, {root / kind.filename: kind.tgz_md5}
-        if self.kind == "EMNIST":
-            return kind.url, {root / self.folder / Path(kind.url).name: kind.md5}
-        files = {root / self.folder / filename: md5 for filename, md5 in kind.resources}
-        return kind.mirrors[0] + kind.resources[0][0], files
-
-    def unpacked_files(self, root: Path, *, test: bool) -> list[Path]:
-        if self.kind == "CIFAR10":
-            return [root / self.folder / "batches.meta"]  # torchvision checks the others itself
-        stems = ("emnist-digits-train", "emnist-digits-test") if self.kind == "EMNIST" else ("train", "t10k")
-        return [root / self.folder / f"{stems[test]}-{ending}" for ending in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-
-
-def _download_if_missing(name: str, source: _TorchvisionDataset, root: Path, *, download: bool, test: bool) -> None:
-    """Downloads and unpacks the dataset unless its unpacked files are present."""
-    from http.client import HTTPException
-
-    if all(path.is_file() for path in source.unpacked_files(root, test=test)):
-        return
-    folder, (url, archives) = root / source.folder, source.archives(root)
-    missing = [path for path in archives if not path.is_file()]
-    for path, md5 in archives.items():
-        # torchvision would treat a damaged archive as missing and download it again
-        if path not in missing and (found := _md5(path)) != md5:
-            mend = "delete the file and run again to download it anew"
-            if source.kind != "CIFAR10":  # torchvision also checks its unpacked files
-                mend += "; if it differs on purpose, unpack it yourself"
-            raise DatasetError(f"{path}: MD5 is {found}, expected {md5}; {mend}")
-    if missing and (reason := _why_unreachable(url) if download else "downloads are off"):
-        files = ", ".join(str(path.relative_to(root)) for path in archives)
-        raise DatasetError(f"{name}: not found in {root}, and {reason}; expected {files}; {DATA_ROOT_HINT}")
-    options = {"split": "digits"} if source.kind == "EMNIST" else {}
-    timeout = socket.getdefaulttimeout()
-    try:
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-        source.torchvision_class()(root, train=not test, download=True, **options)
-    except (OSError, RuntimeError, HTTPException) as error:
-        for path in missing:  # an incomplete archive would block the next attempt
-            if path.is_file() and _md5(path) != archives[path]:
-                path.unlink()
-        reason = " ".join(str(error).split())  # torchvision's message has several lines
-        text = f"{name} cannot be downloaded and unpacked ({reason}), expected a writable folder; {DATA_ROOT_HINT}"
-        raise DatasetError(f"{folder}: {text}") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _why_unreachable(url: str) -> str:
-    """Returns why a URL cannot be reached, or an empty string. torchvision has no timeout and would wait forever."""
-    from http.client import HTTPException
-    from urllib import request
-
-    host = url.split("/")[2]
-    try:
-        request.urlopen(request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)  # a URLError wraps the cause
-        return f"could not {'resolve' if isinstance(reason, socket.gaierror) else 'reach'} host {host}: {reason}"
-    return ""
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _read_idx(source: _TorchvisionDataset, root: Path, *, test: bool) -> Split:
+def _read_idx(source: TorchvisionDataset, root: Path, *, test: bool) -> Split:
     images_path, labels_path = source.unpacked_files(root, test=test)
     images, labels = _read_idx_array(images_path, num_axes=3), _read_idx_array(labels_path, num_axes=1).long()
     if len(images) != len(labels):
@@ -332,7 +242,7 @@ def _read_idx_array(path: Path, *, num_axes: int) -> "Tensor":
     return torch.frombuffer(data, dtype=torch.uint8, offset=start).reshape(shape)
 
 
-def _read_cifar10(source: _TorchvisionDataset, root: Path, *, test: bool) -> Split:
+def _read_cifar10(source: TorchvisionDataset, root: Path, *, test: bool) -> Split:
     import torch
 
     try:
@@ -353,7 +263,8 @@ def _read_digits(*, test: bool) -> tuple[Split, tuple[str, ...]]:
     small = torch.from_numpy(digits.images).unsqueeze(1)  # (1797, 1, 8, 8), 0 to 16
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
     images = (large * (255 / 16)).round().to(torch.uint8)
-    chosen = _stratified_split(labels, TEN, parts=5, where="digits")[test]
+    kept, held_out = _stratified_split(labels, TEN, parts=5, where="digits")
+    chosen = held_out if test else kept
     return Split(images=images[chosen], labels=labels[chosen]), TEN
 
 
@@ -364,10 +275,10 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
     files, labels, classes = list_images(path / "train")
     if (path / "test").is_dir():
         test_files, test_labels, test_classes = list_images(path / "test")
-        if odd := sorted(set(test_classes) ^ set(classes)):
-            state = "found" if odd[0] in test_classes else "is missing"
+        if in_one := sorted(set(test_classes) ^ set(classes)):
+            state = "found" if in_one[0] in test_classes else "is missing"
             raise DatasetError(
-                f"{path / 'test'}: class {odd[0]!r} {state}, expected the classes of train: {names_text(classes)}"
+                f"{path / 'test'}: class {in_one[0]!r} {state}, expected the classes of train: {names_text(classes)}"
             )
     else:
         kept, held_out = _stratified_split(labels, classes, parts=6, where=str(path / "train"))
@@ -377,16 +288,3 @@ def _read_folder(path: Path, *, test: bool) -> tuple[Split, tuple[str, ...]]:
     if test:
         files, labels = test_files, test_labels
     return Split(images=torch.stack([read_pixels(file, mode) for file in files]), labels=labels), classes
-
-
-TEN = tuple("0123456789")
-FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TORCHVISION_DATASETS = {
-    "mnist": _TorchvisionDataset(kind="MNIST", folder="MNIST/raw", classes=TEN),
-    "fashion-mnist": _TorchvisionDataset(kind="FashionMNIST", folder="FashionMNIST/raw", classes=FASHION),
-    "kmnist": _TorchvisionDataset(kind="KMNIST", folder="KMNIST/raw", classes=KUZUSHIJI),
-    "emnist-digits": _TorchvisionDataset(kind="EMNIST", folder="EMNIST/raw", classes=TEN),
-    "cifar10": _TorchvisionDataset(kind="CIFAR10", folder="cifar-10-batches-py", classes=CIFAR10),
-}

@@ -57,7 +57,8 @@ def common_mode(files: list[Path]) -> str:
             size, kind = image.size, image.mode
         if kind.startswith(("I", "F")):  # Pillow would clip the values
             raise DatasetError(f"{file}: mode {kind} found, expected 8 bits per channel")
-        if size != (first := first or size):
+        first = first or size
+        if size != first:
             text = "{}x{} pixels found, expected {}x{} as in {}".format(*size, *first, files[0])
             mend = "resize all images to one size, for example with PIL.ImageOps.fit (docs/guides/own_images.md)"
             raise DatasetError(f"{file}: {text}; {mend}")

@@ -62,6 +62,7 @@ def loop_counts(program: Program) -> Counter[str]:
 
 
 def _rounds(step: Step) -> Iterator[tuple[str, int]]:
+    """Yields each loop of the step's kernel, by kernel and loop, and its number of rounds."""
     outputs = num_elements(step.output.shape)
     match step:
         case Convolution() if step.inputs and step.window == Window(size=1) and step.groups == 1:

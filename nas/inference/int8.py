@@ -32,6 +32,7 @@ FACTOR_BYTES = 5
 """Bytes of a rescaling factor: a multiplier of 32 bits and a shift of 8."""
 BIAS_BYTES = 4
 TABLE_LENGTH = 256
+"""Entries of a lookup table: one for each int8 value."""
 
 
 def int8_program(program: Program) -> Program:
@@ -95,6 +96,7 @@ def _as_convolution(step: Step) -> Step:
 
 
 def _convolution(step: Affine, in_shape: Shape, *, groups: int) -> Convolution:
+    """Returns a 1x1 convolution with the parameters of the step."""
     return Convolution(
         layers=step.layers,
         inputs=step.inputs,
@@ -111,8 +113,8 @@ def _convolution(step: Affine, in_shape: Shape, *, groups: int) -> Convolution:
 def _with_folded_pixels(steps: list[Step]) -> Iterator[Step]:
     """Yields the steps without the first, the normalisation, if it can be folded into the convolution that reads it.
 
-    Not folded is a normalisation with a batch norm, whose zero, the value of padding, may lie far outside 0..255, and
-    one before flattened pixels.
+    It cannot be folded if the pixels are flattened first, or if a batch norm is folded into it: the convolution pads
+    with the pixel that becomes 0, which may then lie far outside 0..255.
     """
     first, *others = steps
     assert isinstance(first, Convolution)

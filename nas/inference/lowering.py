@@ -28,7 +28,6 @@ from nas.inference.program import (
 INPUT = "input"
 """Name of the parameters that normalise the pixels; no module of a network has it."""
 
-
 C_KINDS = (
     "conv",
     "depthwise_separable",
@@ -223,10 +222,13 @@ def _foldable_scales(steps: Sequence[Step], output: Value) -> Iterator[tuple[str
 
 
 def _with_folded_scales(steps: Sequence[Step], affine: str, norm: str) -> Iterator[Step]:
-    """Yields the steps without the scales that follow uses of `affine`, whose steps take over the outputs."""
+    """Yields the steps with `norm` folded into `affine`: without its scales, whose outputs the steps before them write.
+
+    `earlier`, the norms that were folded into `norm` before, come after it.
+    """
     scales = {step.inputs[0].index: step for step in steps if isinstance(step, Scale)}
     folded = {step.output.index for step in steps if isinstance(step, Affine) and step.parameters == affine}
-    earlier = next(s.norms for s in steps if isinstance(s, Scale) and s.parameters == norm)
+    earlier = next(step.norms for step in steps if isinstance(step, Scale) and step.parameters == norm)
     for step in steps:
         if isinstance(step, Affine) and step.output.index in folded:
             scale = scales[step.output.index]

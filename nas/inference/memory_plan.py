@@ -11,8 +11,9 @@ from nas.inference.program import Program
 class MemoryPlan:
     """Places of all values in one arena.
 
-    offsets: Offset of each value by its index, in elements.
-    length: Size of the arena in elements.
+    Attributes:
+        offsets: Offset of each value by its index, in elements.
+        length: Size of the arena in elements.
     """
 
     offsets: dict[int, int]
@@ -121,9 +122,9 @@ def _buffers(program: Program) -> dict[int, _Buffer]:
     buffers: dict[int, _Buffer] = {}
     for time, step in enumerate(program.steps):
         length = num_elements(step.output.shape)
-        dying = [x for x in step.inputs if last_read[x.index] == time and num_elements(x.shape) == length]
-        if step.is_elementwise and dying:
-            buffer = buffers[dying[0].index]
+        reusable = [x for x in step.inputs if last_read[x.index] == time and num_elements(x.shape) == length]
+        if step.is_elementwise and reusable:
+            buffer = buffers[reusable[0].index]
         else:
             buffer = _Buffer(length=length, first=time, last=time)
         buffer.last = last_read[step.output.index]

@@ -23,7 +23,8 @@ from nas.space.feasibility import DUPLICATE, SMALLER, Judgement, judge
 from nas.space.fill import with_filled_widths
 from nas.space.search_space import SearchSpace
 
-MAX_TRIES = 20_000
+MAX_TRIES = 20_000  # draws after which the search for one candidate gives up
+TRIES_PER_REPAIR = 1_000  # draws near one starting point, before the next repair starts elsewhere
 
 
 class NoNewCandidateError(NasError):
@@ -88,12 +89,13 @@ class FeasibleSampler:
             max_discards: Maximum number of discards to return with their values; all are counted. Default: 0.
 
         Raises:
-            NothingNewError: If `MAX_TRIES` draws give no candidate that is feasible and new.
+            NoNewCandidateError: If `MAX_TRIES` draws give no candidate that is feasible and new.
         """
-        rng = Random(f"{self.seed} {len(known_fingerprints)}")
-        trained = view.study_before(self.num_results_needed(len(known_fingerprints)))
+        index = len(known_fingerprints)
+        rng = Random(f"{self.seed} {index}")
+        ended = view.study_before(self.num_results_needed(index))
         propose, num_choices = (self.propose, 1) if view.num_ended() else (random_search, self.num_choices)
-        return _Draw(self, rng, known_fingerprints, max_discards).select(propose(self.space, trained, rng), num_choices)
+        return _Draw(self, rng, known_fingerprints, max_discards).select(propose(self.space, ended, rng), num_choices)
 
 
 class _FeasibleDraw(NamedTuple):
@@ -124,9 +126,9 @@ class _Draw:
         self.discards: list[Discard] = []
 
     def select(self, proposals: Iterator[Proposal], num_choices: int) -> DrawnCandidate:
-        """Returns the largest of the first `num_choices` feasible, new proposals.
+        """Returns the largest of the first `num_choices` proposals that are feasible and new.
 
-        If there is none, repairs the closest.
+        If there is none, returns a repair of the proposal closest to the limits. Raises `NoNewCandidateError`.
         """
         feasible, violation, closest = self._judge_proposals(proposals, num_choices)
         while not feasible and self.num_draws < MAX_TRIES:
@@ -172,10 +174,13 @@ class _Draw:
                 self._discard(each.values, each.judgement._replace(reason=SMALLER))
         return largest
 
-    def _repair(self, violation: float, values: Values, tries: int = 1_000) -> list[_FeasibleDraw]:
-        """Returns a feasible, new candidate near `values` or none; random changes must not increase the violation."""
+    def _repair(self, violation: float, values: Values) -> list[_FeasibleDraw]:
+        """Returns a list with a feasible, new candidate, or an empty one after `TRIES_PER_REPAIR` draws.
+
+        A random walk from `values`: each step draws a few parameters again, and must not increase the violation.
+        """
         names = list(self.space.domains)
-        for _ in range(tries):
+        for _ in range(TRIES_PER_REPAIR):
             changed = dict(values)
             for name in self.rng.sample(names, min(len(names), 1 + int(self.rng.expovariate(0.5)))):
                 changed[name] = self.space.domains[name].draw(self.rng)
@@ -186,7 +191,7 @@ class _Draw:
                 violation, values = outcome.violation, changed
         return []
 
-    def _judge(self, proposal: Proposal) -> "_FeasibleDraw | Judgement":
+    def _judge(self, proposal: Proposal) -> _FeasibleDraw | Judgement:
         """Returns the candidate if it is feasible and new; otherwise counts a discard and returns its judgement."""
         self.num_draws += 1
         values = proposal.values
@@ -204,6 +209,7 @@ class _Draw:
         return judgement
 
     def _discard(self, values: Values, judgement: Judgement) -> None:
+        """Counts a discard, and keeps it if it is one of the first `max_discards`."""
         self.discard_counts[judgement.reason] += 1
         if len(self.discards) < self.max_discards:
             self.discards.append(Discard(values, judgement))

@@ -13,11 +13,9 @@ from nas.sampling.candidate_view import CandidateView
 
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "none": lambda epochs: NopPruner(),
-    "median": lambda epochs: MedianPruner(n_startup_trials=5, n_warmup_steps=_share(epochs, 5)),
-    "asha": lambda epochs: SuccessiveHalvingPruner(min_resource=_share(epochs, 5), reduction_factor=2),
-    "hyperband": lambda epochs: HyperbandPruner(
-        min_resource=_share(epochs, 5), max_resource=epochs, reduction_factor=2
-    ),
+    "median": lambda epochs: MedianPruner(n_startup_trials=5, n_warmup_steps=_fifth(epochs)),
+    "asha": lambda epochs: SuccessiveHalvingPruner(min_resource=_fifth(epochs), reduction_factor=2),
+    "hyperband": lambda epochs: HyperbandPruner(min_resource=_fifth(epochs), max_resource=epochs, reduction_factor=2),
 }
 """Constructors by name; each takes the number of epochs of a training.
 
@@ -54,5 +52,5 @@ class CandidatePruner:
         return self.pruner.prune(study, self.view.renumbered_trial(number, index))
 
 
-def _share(epochs: int, part: int) -> int:
-    return max(1, epochs // part)
+def _fifth(epochs: int) -> int:
+    return max(1, epochs // 5)

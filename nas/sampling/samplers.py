@@ -22,9 +22,11 @@ from nas.space.widths import is_width, nearest_width
 
 
 class Proposal(NamedTuple):
-    """A value for each parameter of the space.
+    """Values that a sampler proposes for the next candidate.
 
-    fill: Whether the widths are scaled to fill the limits.
+    Attributes:
+        values: A value for each parameter of the space.
+        fill: Whether the widths are scaled to fill the limits.
     """
 
     values: Values
@@ -80,12 +82,10 @@ def nsga2(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterato
 
 
 def evolution(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterator[Proposal]:
-    """Yields mutations, in one parameter each, of the best of `TOURNAMENT_SIZE` trials.
+    """Yields mutations of one trial, in one parameter each.
 
-    These are sampled from the last `POPULATION_SIZE` trials.
-
-    Aging evolution: Real et al. 2019, "Regularized evolution for image classifier architecture search" (arXiv
-    1802.01548).
+    The trial is the best of `TOURNAMENT_SIZE` trials drawn from the last `POPULATION_SIZE` (aging evolution: Real et
+    al. 2019, "Regularized evolution for image classifier architecture search", arXiv 1802.01548).
     """
     young = _complete(ended_study)[-POPULATION_SIZE:]
     drawn = rng.sample(young, min(TOURNAMENT_SIZE, len(young)))
@@ -105,10 +105,10 @@ def elite(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterato
     the Pareto front.
     """
     ranked = _ranked(ended_study)
-    had = [trial.params for trial in _complete(ended_study)]
+    trained = [trial.params for trial in _complete(ended_study)]
     for best in _of_different_networks([{name: trial.params[name] for name in space.domains} for trial in ranked]):
         yield from (
-            Proposal.from_parent(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in had
+            Proposal.from_parent(best, probed) for probe in space.probes if (probed := {**best, **probe}) not in trained
         )
     parents = ranked[:NUM_ELITE] if len(ended_study.directions) == 1 else ranked
     for _ in range(NUM_GENETIC):
@@ -120,21 +120,19 @@ def elite(space: SearchSpace, ended_study: optuna.Study, rng: Random) -> Iterato
 def small_change(space: SearchSpace, values: Values, rng: Random) -> Values:
     """Returns values near `values` that give another candidate.
 
-    Changes one or two parameters of the recipe, the widths of one block, or one or two other parameters.
+    Changes one or two parameters of the recipe, the widths of one block, or one or two other parameters of the network;
+    `CHANGES` says how often which.
     """
     recipe = [name for name in space.domains if name.startswith("recipe.")]
     widths = [name for name in space.domains if is_width(name)]
     others = [name for name in space.domains if name not in {*recipe, *widths}]
 
     def near() -> Values:
-        kind = rng.choices((recipe, widths, others), CHANGES)[0]
-        if not kind:
+        names = rng.choices((recipe, widths, others), CHANGES)[0]
+        if not names:
             return values
-        return (
-            _change_block_widths(space, values, kind, rng)
-            if kind is widths
-            else _change_parameters(space, values, kind, rng)
-        )
+        change = _change_block_widths if names is widths else _change_parameters
+        return change(space, values, names, rng)
 
     return _first_different(space, values, near)
 
@@ -211,9 +209,10 @@ def _ranked(study: optuna.Study) -> list[FrozenTrial]:
 def _optuna_proposals(
     sampler: BaseSampler, space: SearchSpace, ended_study: optuna.Study, rng: Random, count: int
 ) -> Iterator[Proposal]:
-    asked = create_trial(state=TrialState.RUNNING)  # samplers set attributes on the trial
+    """Yields `count` proposals of one of Optuna's samplers."""
+    placeholder = create_trial(state=TrialState.RUNNING)  # samplers set attributes on the trial
     for _ in range(count):
-        values = _without_warnings(sampler.sample_relative, ended_study, asked, space.distributions())
+        values = _without_warnings(sampler.sample_relative, ended_study, placeholder, space.distributions())
         # NSGA-II leaves out the parameters that it mutates; they are drawn at random.
         yield Proposal(
             {name: values[name] if name in values else domain.draw(rng) for name, domain in space.domains.items()}
@@ -256,6 +255,7 @@ def _seed(rng: Random) -> int:
 
 
 def _without_warnings(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Returns `call(*args, **kwargs)` without Optuna's warnings that a feature is experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return call(*args, **kwargs)

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from nas.architecture.cost import METRICS, Cost
 from nas.boards import Board
 from nas.errors import ConstraintError, argument_text, one_of
-from nas.inference.memory import C_CODE_METRICS
-from nas.schema import ImageShape, Interval, check_counts, check_instance, mismatch_text, parse_number, sequence_of
+from nas.inference.full_cost import C_CODE_METRICS
+from nas.schema import (
+    MAX_COUNT,
+    ImageShape,
+    Interval,
+    check_counts,
+    check_instance,
+    mismatch_text,
+    parse_number,
+    sequence_of,
+)
 
 _PATTERN = re.compile(r"\s*([a-z_][a-z0-9_]*)\s*(<=|>=)\s*(\S+)\s*")
 BOUND = "an integer of at least 1"
-LATENCY = Interval(float, 0, open_low=True)
+LATENCY = Interval(float, 0, MAX_COUNT, open_low=True)
+"""Milliseconds of one image."""
 LIMITED_METRICS = (*METRICS, *C_CODE_METRICS)
 """Metrics that a constraint may limit: the fields of `FullCost`."""
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, cost_of
 from nas.errors import ShapeError
-from nas.inference.memory import FullCost, full_cost
+from nas.inference.full_cost import FullCost, full_cost
 from nas.space.constraints import Constraint, most_violated
 from nas.space.domains import Value
 from nas.space.search_space import SearchSpace

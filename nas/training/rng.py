@@ -14,13 +14,13 @@ def as_global(generator: torch.Generator) -> Iterator[None]:
     On exit, `generator` has the state that the global generator reached, and the global generator has its previous
     state. Weight initialisation and dropout need this: they can draw only from the global generator.
     """
-    before = _get(generator.device)
-    _set(generator.device, generator.get_state())
+    before = _global_state(generator.device)
+    _set_global_state(generator.device, generator.get_state())
     try:
         yield
     finally:
-        generator.set_state(_get(generator.device))
-        _set(generator.device, before)
+        generator.set_state(_global_state(generator.device))
+        _set_global_state(generator.device, before)
 
 
 def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.Generator]:
@@ -29,13 +29,13 @@ def generators(seed: int, device: torch.device) -> tuple[torch.Generator, torch.
     return torch.Generator(device).manual_seed(seed), torch.Generator(device).manual_seed(dropout_seed)
 
 
-def _get(device: torch.device) -> Tensor:
+def _global_state(device: torch.device) -> Tensor:
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
-def _set(device: torch.device, state: Tensor) -> None:
+def _set_global_state(device: torch.device, state: Tensor) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     elif device.type == "mps":

@@ -26,7 +26,8 @@ class Backend(Protocol):
     def num_workers(self) -> int:
         """Number of processes or tasks that train at a time."""
 
-    def open(self, data: TrainingData, *, exact: bool = False) -> Workers: ...
+    def open(self, data: TrainingData, *, exact: bool = False) -> Workers:
+        """Opens workers for these images."""
 
     def __enter__(self) -> Self: ...
 
@@ -107,7 +108,11 @@ def open_workers(
     """
     if num == 1:
         return InProcess(data, devices[0], exact=exact, group_size=group_size)
-    each = [devices[index % len(devices)] for index in range(num)]
+    device_of_each = [devices[index % len(devices)] for index in range(num)]
     return ProcessPool(
-        data, each, exact=exact, group_size=group_size, max_per_device=max_engine_capacity(devices[0], group_size)
+        data,
+        device_of_each,
+        exact=exact,
+        group_size=group_size,
+        max_per_device=max_engine_capacity(devices[0], group_size),
     )

@@ -21,7 +21,7 @@ class InProcess:
     def __init__(self, data: TrainingData, device: torch.device, *, exact: bool, group_size: int | None = None) -> None:
         self.max_capacity = max_engine_capacity(device, group_size)
         self._engine = open_engine(data, device, exact=exact, max_networks=group_size)
-        self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}
+        self._jobs: dict[int, tuple[Job, nn.Module, list[EpochMetrics]]] = {}  # jobs in training, by key
         self._waiting: list[Job] = []  # jobs for which memory was short
         self._reports: list[Report] = []
 
@@ -55,11 +55,12 @@ class InProcess:
             while self._waiting and len(self._jobs) < self._engine.capacity:
                 self.submit(self._waiting.pop(0))
             for key, result in self._engine.advance():
-                self._reports += self._report(key, result)
+                self._reports += self._reports_on(key, result)
         found, self._reports = self._reports, []
         return found
 
-    def _report(self, key: int, result: EpochMetrics | Exception) -> list[Report]:
+    def _reports_on(self, key: int, result: EpochMetrics | Exception) -> list[Report]:
+        """Returns the reports on an epoch of a job, or on the error that ended it."""
         job, module, history = self._jobs[key]
         if isinstance(result, Exception):
             del self._jobs[key]

@@ -42,6 +42,7 @@ def main() -> None:
 
 
 def _listen(stream: BinaryIO, messages: "queue.SimpleQueue[Job | int]") -> None:
+    """Passes on the messages of the parent process; ends this process when there are no more."""
     with suppress(EOFError, pickle.UnpicklingError):
         while True:
             messages.put(pickle.load(stream))

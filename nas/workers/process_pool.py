@@ -54,6 +54,16 @@ class _RunningJob:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
+    """A worker process.
+
+    Attributes:
+        config: First message to the process.
+        process: The process.
+        listener: Thread that receives its messages.
+        capacity: Number of jobs that it can train at a time.
+        jobs: Jobs in training, by key.
+    """
+
     config: WorkerConfig
     process: subprocess.Popen[bytes]
     listener: threading.Thread = field(init=False)
@@ -61,10 +71,12 @@ class _Worker:
     jobs: dict[int, _RunningJob] = field(default_factory=dict)
 
     def train(self, running: _RunningJob) -> None:
+        """Trains a job from its first epoch."""
         self.jobs[running.job.key] = running
         self.send(running.job)
 
     def send(self, message: WorkerConfig | Job | int) -> None:
+        """Sends a message: the configuration, a job, or the key of a job to stop."""
         assert self.process.stdin is not None
         with suppress(OSError):  # the listener notices that the process has died
             pickle.dump(message, self.process.stdin)
@@ -140,6 +152,7 @@ class ProcessPool:
         self._folder.cleanup()
 
     def _accept_reports(self, worker: _Worker, batch: ReportBatch) -> list[Report]:
+        """Returns the reports in a message that are new and not on a stopped job."""
         worker.capacity = batch.capacity
         reports: list[Report] = []
         for report in batch.reports:
@@ -156,6 +169,7 @@ class ProcessPool:
         return reports
 
     def _replace_worker(self, worker: _Worker) -> list[Report]:
+        """Starts a process for the jobs of one that has died; returns the last reports of jobs that failed by that."""
         worker.end()
         if not worker.jobs:  # started again when there is a job for it
             self._workers.remove(worker)
@@ -191,6 +205,7 @@ class ProcessPool:
         return worker
 
     def _listen(self, worker: _Worker) -> None:
+        """Passes on the messages of a worker until its process ends. Runs in the worker's listener."""
         assert worker.process.stdout is not None
         with suppress(EOFError, OSError, pickle.UnpicklingError):  # a process that dies may leave an incomplete message
             while True:

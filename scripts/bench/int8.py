@@ -38,7 +38,7 @@ from nas.exporters.export import evenly_spaced
 from nas.exporters.graphs import MAX_CALIBRATION_IMAGES
 from nas.exporters.model_source import exported_keys
 from nas.exporters.provenance import VerificationData
-from nas.inference.memory import full_cost
+from nas.inference.full_cost import full_cost
 from nas.recipe import Recipe
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -29,7 +29,7 @@ from nas.architecture.layers import (
 )
 from nas.architecture.modules import SharedRepeat
 from nas.errors import ShapeError
-from nas.inference.memory import C_CODE_METRICS
+from nas.inference.full_cost import C_CODE_METRICS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),

@@ -10,7 +10,7 @@ import nas
 from nas.architecture import cost
 from nas.architecture.architecture import Architecture
 from nas.errors import ArchitectureError
-from nas.inference.memory import full_cost
+from nas.inference.full_cost import full_cost
 from nas.resources import shipped_designs
 
 DESIGN = shipped_designs()["nas-7840"]

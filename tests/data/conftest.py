@@ -8,7 +8,7 @@ import pytest
 import torchvision
 from support.data import archive, write_images
 
-from nas.data import datasets
+from nas.data import downloads
 from nas.data.datasets import load
 
 
@@ -42,7 +42,7 @@ def small_cifar10(tmp_path, monkeypatch):
     kind = torchvision.datasets.CIFAR10
     monkeypatch.setattr(kind, "train_list", [batch(f"data_batch_{i}") for i in range(1, 6)])
     monkeypatch.setattr(kind, "test_list", [batch("test_batch")])
-    filename, md5 = write("batches.meta", {"label_names": list(datasets.CIFAR10)})
+    filename, md5 = write("batches.meta", {"label_names": list(downloads.CIFAR10)})
     monkeypatch.setattr(kind, "meta", {"filename": filename, "key": "label_names", "md5": md5})
     return tmp_path
 

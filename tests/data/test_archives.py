@@ -22,7 +22,7 @@ from support.data import (
     rows,
 )
 
-from nas.data import datasets
+from nas.data import downloads
 from nas.data.datasets import Split, load, load_test, merge_train_and_val, resolve
 
 
@@ -57,7 +57,7 @@ def test_download_sets_socket_timeout_and_restores_it(small_mnist, tmp_path, mon
     sentence = f"MNIST is not in {root}/MNIST/raw yet and will be downloaded to it"
     assert resolve(data_root=root) == ("mnist", sentence)
     assert load(data_root=root).fingerprint == load("mnist", data_root=small_mnist).fingerprint
-    assert timeouts[:4] == [datasets.DOWNLOAD_TIMEOUT_SECONDS] * 4
+    assert timeouts[:4] == [downloads.DOWNLOAD_TIMEOUT_SECONDS] * 4
     assert socket.getdefaulttimeout() is None
 
 

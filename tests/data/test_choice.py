@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.data import DATA_ROOT_HINT, GZ, UNRESOLVED, error_of
 
-from nas.data import datasets
+from nas.data import datasets, downloads
 from nas.data.datasets import load, load_test, resolve
 
 
@@ -42,7 +42,7 @@ def test_explicit_mnist_never_falls_back_to_digits(tmp_path):
 
 def test_data_root_follows_search_order(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache, mnist = tmp_path / "nas" / "data", datasets.TORCHVISION_DATASETS["mnist"]
+    cache, mnist = tmp_path / "nas" / "data", downloads.TORCHVISION_DATASETS["mnist"]
     assert datasets._data_root(None, mnist) == cache
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert datasets._data_root(None, mnist) == Path.home() / ".cache" / "nas" / "data"
@@ -76,7 +76,7 @@ def test_unreachable_mirror_reports_reason(raised, reason, monkeypatch):
         raise raised
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    assert datasets._why_unreachable("https://example.org/x.gz") == reason
+    assert downloads.why_unreachable("https://example.org/x.gz") == reason
 
 
 @pytest.mark.parametrize(

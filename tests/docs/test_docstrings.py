@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 import nas
-from nas.data import datasets
+from nas.data import downloads
 from nas.sampling.pruners import PRUNERS
 from nas.sampling.samplers import SAMPLERS
 
@@ -58,7 +58,7 @@ def test_documented_defaults_match_signature(name):
 
 def test_search_documents_every_sampler_pruner_and_dataset():
     told = {head.split()[0]: text for head, text in section(nas.search.__doc__, "Args")}
-    sets = {"sampler": SAMPLERS, "pruner": PRUNERS, "dataset": (*datasets.TORCHVISION_DATASETS, "digits")}
+    sets = {"sampler": SAMPLERS, "pruner": PRUNERS, "dataset": (*downloads.TORCHVISION_DATASETS, "digits")}
     for argument, names in sets.items():
         assert set(re.findall(r'"([a-z0-9-]+)"', told[argument])) == set(names), argument
 

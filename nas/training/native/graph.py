@@ -139,6 +139,7 @@ class Graph:
     logits: Value
 
     def consumers(self, value: Value) -> list[Operation]:
+        """Returns the operations that read a value."""
         return [operation for operation in self.operations if value in operation.inputs]
 
 
@@ -167,6 +168,8 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> Graph:
 
 
 class _Lowering:
+    """Collects the operations of a network."""
+
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.reused_values: list[Value] = []  # read again later, so no stage may be fused into them
@@ -249,6 +252,7 @@ class _Lowering:
         return output
 
     def _pointwise(self, module: nn.Module, value: Value) -> Value:
+        """Adds a stage or pool to the last operation if that is possible, otherwise to a new one."""
         stage = _stage(module)
         last = self.operations[-1] if self.operations else None
         fits = (
@@ -277,6 +281,7 @@ class _Lowering:
 
 
 def _stage(module: nn.Module) -> Stage | Pool:
+    """Returns what a module does in a pointwise chain; raises `UnsupportedError` if there is no kernel for it."""
     if (function := activation_name(module)) is not None:
         return Activation(function)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -90,6 +90,7 @@ class Plan:
         self.kernels: dict[tuple[object, ...], ir.Function] = {}
 
     def layout(self, value: Value) -> Layout:
+        """Returns the layout of one block of a value."""
         return Layout(*value.shape, value.halo, self.machine.lanes)
 
     def kernel(self, write: Callable[..., ir.Function], *arguments: object, **options: object) -> ir.Function:
@@ -103,6 +104,7 @@ class Plan:
         return self.kernels[key]
 
     def _allocate(self, count: int) -> int:
+        """Returns the offset of `count` further floats."""
         offset = self.size
         self.size += -(-count // ALIGN) * ALIGN
         return offset

@@ -303,7 +303,8 @@ class Chain:
         key = b.load(e.at(channel.keys, number), typ=I32, align=4)
         places = b.add(e.splat(b.trunc(e.index(element), I32)), ir.Constant(integers, [I32(i) for i in range(lanes)]))
         hashed = hash32(e, places, e.splat(key))
-        threshold = ir.Constant(integers, [I32(round((1 - stage.rate) * 2**32) - 1)] * lanes)
+        # At least one of the 2**32 hashes is kept: -1 would be the largest threshold, which keeps all.
+        threshold = ir.Constant(integers, [I32(max(1, round((1 - stage.rate) * 2**32)) - 1)] * lanes)
         keep = b.icmp_unsigned("<=", hashed, threshold)
         return b.select(keep, e.const(1 / (1 - stage.rate)), e.const(0))
 

@@ -89,6 +89,7 @@ def loss(
         larger = b.fcmp_ordered(">", score, largest)
         largest = b.select(larger, score, largest)
         chosen = b.select(larger, hit, chosen)
+    # loss = sum of share * (log of the sum of all e**score - score); the largest score is subtracted for range.
     exponentials = [exp(e, e.sub(score, largest)) for score in scores]
     total = exponentials[0]
     for exponential in exponentials[1:]:
@@ -99,7 +100,7 @@ def loss(
     sums = e.const(0)
     places = [gradients.index(e, c, 0, 0) for c in range(num_classes)]
     for place, score, hit, exponential in zip(places, scores, is_wanted, exponentials, strict=True):
-        share = b.select(hit, e.const(1 - label_smoothing + even), e.const(even))
+        share = b.select(hit, e.const(1 - label_smoothing + even), e.const(even))  # that the class has in the label
         sums = e.fma(share, e.sub(log_total, score), sums)
         gradient = e.mul(e.fma(exponential, inverse, e.sub(e.const(0), share)), e.const(1 / num_examples))
         e.store(b.select(real, gradient, e.const(0)), target, place)

@@ -146,42 +146,7 @@ class StepWriter:
         chain = self._chain(operation)
         common = self.norm_values_pointer(operation), self.first_key_pointer(operation)
         if operation.norm:
-            module = operation.norm
-            channels = operation.input.shape[0]
-            held = (
-                self.parameter_pointer(module.weight),
-                self.parameter_pointer(module.bias),
-                self.running_statistic_pointer(module.running_mean),
-                self.running_statistic_pointer(module.running_var),
-            )
-            if self.train:
-                at = self.plan.statistics_offset[id(operation)]
-                statistics = self.e.at(self.memory, at)
-                kernel = self.plan.kernel(chain.statistics)
-                self.phases.add_call(
-                    lambda block: self._call(
-                        kernel,
-                        self.value_pointer(operation.input, block),
-                        *common,
-                        self.num_maps_before(operation, block),
-                        self.e.at(statistics, self.e.affine((block, 2 * channels))),
-                    )
-                )
-                self.phases.flush()
-                _, height, width = operation.input.shape
-                collect = self.plan.kernel(
-                    reductions.norm_statistics,
-                    channels=channels,
-                    num_blocks=self.plan.num_blocks,
-                    block_count=height * width * self.plan.machine.lanes,
-                    eps=module.eps,
-                    momentum=module.momentum,
-                )
-                self._call(collect, statistics, *held, common[0])
-            else:
-                # Written at once, so before the only phase of an evaluation.
-                running = self.plan.kernel(reductions.norm_running, channels=channels, eps=module.eps)
-                self._call(running, *held, common[0])
+            self._forward_norm(operation, operation.norm, chain, common)
         forward = self.plan.kernel(chain.forward)
         self.phases.add_call(
             lambda block: self._call(
@@ -192,6 +157,51 @@ class StepWriter:
                 self.value_pointer(operation.output, block),
             )
         )
+
+    def _forward_norm(
+        self,
+        operation: Pointwise,
+        norm: nn.BatchNorm1d | nn.BatchNorm2d,
+        chain: pointwise.Chain,
+        common: tuple[ir.Value, ir.Value],
+    ) -> None:
+        """Stores what the chain needs of its norm: from the batch, which ends a phase, or from running statistics.
+
+        `common`: pointers to the stored values of the norm, and to the first key of the operation.
+        """
+        channels, height, width = operation.input.shape
+        held = (
+            self.parameter_pointer(norm.weight),
+            self.parameter_pointer(norm.bias),
+            self.running_statistic_pointer(norm.running_mean),
+            self.running_statistic_pointer(norm.running_var),
+        )
+        if not self.train:
+            # Written at once, so before the only phase of an evaluation.
+            running = self.plan.kernel(reductions.norm_running, channels=channels, eps=norm.eps)
+            self._call(running, *held, common[0])
+            return
+        statistics = self.e.at(self.memory, self.plan.statistics_offset[id(operation)])
+        kernel = self.plan.kernel(chain.statistics)
+        self.phases.add_call(
+            lambda block: self._call(
+                kernel,
+                self.value_pointer(operation.input, block),
+                *common,
+                self.num_maps_before(operation, block),
+                self.e.at(statistics, self.e.affine((block, 2 * channels))),
+            )
+        )
+        self.phases.flush()
+        collect = self.plan.kernel(
+            reductions.norm_statistics,
+            channels=channels,
+            num_blocks=self.plan.num_blocks,
+            block_count=height * width * self.plan.machine.lanes,
+            eps=norm.eps,
+            momentum=norm.momentum,
+        )
+        self._call(collect, statistics, *held, common[0])
 
     def loss(self, label_smoothing: float) -> None:
         logits = self.plan.graph.logits

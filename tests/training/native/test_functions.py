@@ -135,6 +135,10 @@ def test_dropout_of_rate_zero_keeps_everything() -> None:
     assert (_masks(Dropout(rate=0), (3, 4, 4), (5,)) - 1).abs().max() < 1e-4
 
 
+def test_dropout_of_rate_close_to_one_keeps_nothing() -> None:
+    assert _masks(Dropout(rate=1 - 1e-11), (3, 4, 4), (5,)).abs().max() == 0
+
+
 def test_equal_dropout_keys_give_equal_losses_and_others_differ() -> None:
     layers = (conv(6), Dropout(rate=0.5), *HEAD)
     program, _ = program_of(layers, (1, 6, 6))

@@ -8,7 +8,7 @@ from support.draws import architecture_or_none, draws
 
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import cost_of
-from nas.inference.memory import C_CODE_METRICS, FullCost, full_cost
+from nas.inference.full_cost import C_CODE_METRICS, FullCost, full_cost
 from nas.resources import known_networks, shipped_spaces
 from nas.space.constraints import Constraint
 from nas.space.feasibility import IMPOSSIBLE_SHAPE, cost_for, judge

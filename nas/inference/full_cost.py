@@ -1,4 +1,4 @@
-"""Bytes and instructions of a network in C, from its architecture alone: metrics that limits can be set on."""
+"""FullCost: the cost of a network with the bytes and instructions of its C code, from its architecture alone."""
 
 from dataclasses import asdict, dataclass, fields
 
@@ -34,7 +34,7 @@ C_CODE_METRICS = tuple(field.name for field in fields(FullCost) if field.name no
 
 
 def full_cost(architecture: Architecture, cost: Cost | None = None) -> FullCost:
-    """Returns the cost of a network with the bytes of its C code; `cost` is the rest if it is known.
+    """Returns the cost of a network with that of its C code; `cost` is the rest if it is known.
 
     Raises:
         ShapeError: A layer does not fit.
