@@ -11,6 +11,7 @@ from support.c_networks import COMPILER, STRICT, normalisation, random_images, r
 from nas.architecture.architecture import Architecture
 from nas.architecture.layers import Activation, BatchNorm, Conv, Flatten, GlobalAvgPool, Linear
 from nas.boards import Board
+from nas.exporters.c.calibration import calibrate
 from nas.exporters.c.int8_codegen import int8_c_files
 from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
@@ -84,7 +85,9 @@ def network():
         *(GlobalAvgPool(), Flatten(), Linear(out_features=10)),
     )
     architecture = Architecture(input_shape=(1, 28, 28), layers=layers)
-    return quantise(architecture, random_weights(architecture, 0), random_images((1, 28, 28), 16), **normalisation(1))
+    return quantise(
+        calibrate(architecture, random_weights(architecture, 0), random_images((1, 28, 28), 16), **normalisation(1))
+    )
 
 
 @pytest.fixture(scope="module")
