@@ -49,6 +49,8 @@ class Provenance:
         result: Measured accuracy, as a phrase.
         facts: Further facts, as sentences.
         limits: Constraints that the network satisfies, such as "params<=8000".
+        board: Name of the board that limited the network; None without one.
+        board_limits: Those of `limits` that come from the board.
         commands: Command lines that produced the network, or lines of Python that begin with "import nas".
         machine: Machine that trained the network; empty if unknown.
     """
@@ -63,6 +65,8 @@ class Provenance:
     result: str
     facts: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    board: str | None = None
+    board_limits: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     machine: str = ""
 
@@ -170,6 +174,8 @@ def _of_study(
         result=result,
         facts=(*facts, *_digits_caveat(records.settings.dataset)),
         limits=records.settings.constraints,
+        board=notes.board,
+        board_limits=notes.board_limits,
         commands=tuple(commands),
         machine=notes.machine,
     )
