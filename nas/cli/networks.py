@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli.option_names import with_option_names
 from nas.cli.options import (
     DATA,
     BoardName,
@@ -34,6 +35,7 @@ from nas.errors import NasError, argument_text
 from nas.schema import DEFAULT_TARGET, check_target
 
 if TYPE_CHECKING:
+    from nas.exporters.export import Exported
     from nas.training.fit import Fit, Repeats
 
 
@@ -122,6 +124,7 @@ def show(file: File) -> None:
 
 
 def train(
+    context: typer.Context,
     file: File,
     recipe: Annotated[
         Path | None,
@@ -168,6 +171,15 @@ def train(
         ),
     ] = None,
     formats: Formats = None,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Board (see nas boards, or FILE.toml:NAME): the int8 C code must fit into half of its RAM and flash."
+            " With --output, also write it, and run it on an emulated core of this board.",
+            show_default=False,
+        ),
+    ] = None,
     use_json: Json = False,
 ) -> None:
     """Train one network with one recipe, once or with several seeds."""
@@ -193,6 +205,7 @@ def train(
         "device": device,
         "exact": exact,
         "test": test,
+        "board": board,
         "progress": not use_json,
     }
     result: Fit | Repeats
@@ -206,16 +219,19 @@ def train(
             print_table(epoch_table(result.result, result.fit.judged_on))
     typer.echo(json.dumps(result.to_json()) if use_json else "\n".join(lines))
     if output is not None:
-        folder = _export(result, output, extra)
+        exported = _export(result, output, extra, board)
         if not use_json:
-            typer.echo(f"written to {folder}, every file verified on the val split")
+            typer.echo(f"written to {exported.folder}, every file verified on the val split")
+            for remark in exported.lines() if board is not None else ():
+                typer.echo(with_option_names(remark, context))
 
 
-def _export(result: "Fit | Repeats", output: Path, formats: list[str]) -> Path:
-    """Exports the network of a training; returns the folder.
+def _export(result: "Fit | Repeats", output: Path, formats: list[str], board: str | None) -> "Exported":
+    """Exports the network of a training, for a board if one is given.
 
     Raises `NasError` if the training with the first seed diverged, so that there are no weights.
     """
+    from nas.boards import Board
     from nas.exporters.export import export
     from nas.exporters.provenance import Provenance, VerificationData
     from nas.training.fit import Fit
@@ -224,15 +240,15 @@ def _export(result: "Fit | Repeats", output: Path, formats: list[str]) -> Path:
     if not fit.weights:
         raise NasError(f"the training with seed {fit.seed} diverged, so {output} is not written; give another `seed`")
     is_test = fit.judged_on == "test"
+    provenance = Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
     return export(
         fit.architecture,
         fit.weights,
         output=output,
         formats=formats,
-        provenance=(
-            Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
-        ),
+        board=None if board is None else Board.load(board),
+        provenance=provenance if board is None else provenance.limited_to(board),
         verification_data=VerificationData.of(
             fit.data, is_seen=is_test, accuracy=None if is_test else fit.history[-1].val_accuracy
         ),
-    ).folder
+    )

@@ -1,11 +1,12 @@
 """Provenance of an exported network: its data, recipe, limits and measured results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
 from nas.seed_stats import StoredConfirmation, spread_text
+from nas.space.constraints import Limits
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial
 from nas.text import last_epochs_text
@@ -136,6 +137,11 @@ class Provenance:
             (f"The weights are those of seed {fit.seed}, as fixed beforehand: {own}.", *result.lines()),
             f"{spread_text(result.final_accuracies)} {fit.judged_on} accuracy ({seeds})",
         )
+
+    def limited_to(self, board: str) -> "Provenance":
+        """Returns this provenance of a network that keeps the limits of a board."""
+        limits = tuple(map(str, Limits(board=board).board_constraints()))
+        return replace(self, limits=limits, board=board, board_limits=limits)
 
     @classmethod
     def _of_training(cls, fit: Fit, facts: Sequence[str], result: str) -> "Provenance":
