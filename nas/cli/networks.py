@@ -10,10 +10,12 @@ import typer
 from nas.cli.option_names import with_option_names
 from nas.cli.options import (
     DATA,
+    DATASET_HELP,
+    SEARCH,
+    SPACE_HELP,
     BoardName,
     Constraints,
     DataRoot,
-    Dataset,
     Device,
     Exact,
     File,
@@ -25,7 +27,6 @@ from nas.cli.options import (
     MaxParams,
     MaxWeightBytes,
     MinReceptiveField,
-    Space,
     Target,
     Workers,
     number,
@@ -48,7 +49,10 @@ def space(
     board: BoardName = None,
     max_latency_ms: MaxLatencyMs = None,
     constraints: Constraints = None,
-    space: Space = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help=SPACE_HELP, rich_help_panel=SEARCH, show_default="grey for grey images, rgb for colour"),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +66,10 @@ def space(
     seed: Annotated[int, typer.Option(parser=number("seed", least=0), help="Seed of the draws.")] = 0,
     use_json: Json = False,
 ) -> None:
-    """Survey a search space without training: feasible share, smallest network, binding limits."""
+    """Survey a search space without training: feasible share, smallest network, binding limits.
+
+    A study keeps its dataset and a shipped space for later commands; nas search needs the limits every time.
+    """
     from nas.resources import default_space
     from nas.space.constraints import limits
     from nas.space.search_space import SearchSpace
@@ -153,7 +160,10 @@ def train(
         int, typer.Option(parser=number("seeds", least=1), help="Number of seeds to train with, from --seed on.")
     ] = 1,
     target: Target = DEFAULT_TARGET,
-    dataset: Dataset = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help=DATASET_HELP, rich_help_panel=DATA, show_default="mnist if available, else digits"),
+    ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -182,7 +192,10 @@ def train(
     ] = None,
     use_json: Json = False,
 ) -> None:
-    """Train one network with one recipe, once or with several seeds."""
+    """Train one network with one recipe, once or with several seeds.
+
+    No study keeps these options: repeat them for each training, except the recipe in the folder of --output.
+    """
     from nas.commands.networks import SourcedRecipe, default_recipe
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds

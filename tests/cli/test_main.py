@@ -37,6 +37,31 @@ def test_command_help_contains_example(nas, command):
     assert f"Example: nas {command} " in out
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("search", "A study keeps dataset, shipped space, objective, sampler, pruner, portfolio and seed: repeat only"),
+        (
+            "space",
+            "A study keeps its dataset and a shipped space for later commands; nas search needs the limits every",
+        ),
+        ("train", "No study keeps these options: repeat them for each training, except the recipe in the folder of"),
+    ],
+)
+def test_help_says_what_a_study_keeps(nas, command, sentence):
+    assert sentence in " ".join(nas(command, "--help")[1].split())
+
+
+def test_resumed_search_repeats_limits_and_epochs_only(nas, tmp_path):
+    limits = ["--max-params", "2000", "--max-macs", "100k"]
+    repeated = ["--epochs", 1, "--results", tmp_path, "--device", "cpu", "--workers", 1]
+    kept = ["--space", "mnist_small", "--objective", "accuracy,macs", "--sampler", "random", "--no-portfolio"]
+    kept += ["--dataset", "digits", "--seed", 3]
+    assert nas("search", *limits, *kept, *repeated, "--trials", 1)[0] == 0
+    assert nas("search", *limits, *repeated, "--trials", 2)[0] == 0
+    assert "constraints is " in nas("search", *repeated, "--trials", 3)[2]
+
+
 def test_cost_prints_every_metric(nas):
     status, out, _ = nas("cost", PUBLISHED / "mnist-7825.json", "--json")
     assert status == 0
