@@ -123,6 +123,16 @@ class Board:
             bounds[INSTRUCTION_METRICS[self.core]] = instructions
         return bounds
 
+    def fit_text(self, constants: int, arena: int) -> str:
+        """Returns whether int8 C code with that many bytes of constants and arena fits, in a sentence."""
+        bounds = self.bounds()
+        most_constants, most_arena = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
+        verdict = "fits" if constants <= most_constants and arena <= most_arena else "DOES NOT FIT"
+        return (
+            f"Board {self.name}: the network {verdict}: {constants:,} bytes of constants, at most {most_constants:,};"
+            f" {arena:,} bytes of arena, at most {most_arena:,}."
+        )
+
 
 def load_boards() -> list[Board]:
     """Returns the shipped boards."""

@@ -50,7 +50,7 @@ class ConstraintError(NasError):
 
 
 class InfeasibleError(NasError):
-    """Limits that no candidate of the search space, or almost none, keeps."""
+    """Limits that no candidate of the search space, or almost none, keeps, or that a given network does not keep."""
 
 
 class SearchSpaceError(NasError):

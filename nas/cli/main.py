@@ -137,7 +137,10 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     use_json: Annotated[bool, typer.Option("--json", help="Print each event as one line of JSON.")] = False,
 ) -> None:
-    """Draw candidates, discard those that break a limit, train and store the others."""
+    """Draw candidates, discard those that break a limit, train and store the others.
+
+    A study keeps dataset, shipped space, objective, sampler, pruner, portfolio and seed: repeat only the others.
+    """
     import nas.commands.search
     from nas.cli.events import print_json
     from nas.study.budget import tally_text

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas.cli.option_names import with_option_names
 from nas.cli.options import (
     DATA,
+    DATASET_HELP,
+    SEARCH,
+    SPACE_HELP,
     BoardName,
     Constraints,
     DataRoot,
-    Dataset,
     Device,
     Exact,
     File,
@@ -24,7 +27,6 @@ from nas.cli.options import (
     MaxParams,
     MaxWeightBytes,
     MinReceptiveField,
-    Space,
     Target,
     Workers,
     number,
@@ -34,6 +36,7 @@ from nas.errors import NasError, argument_text
 from nas.schema import DEFAULT_TARGET, check_target
 
 if TYPE_CHECKING:
+    from nas.exporters.export import Exported
     from nas.training.fit import Fit, Repeats
 
 
@@ -46,7 +49,10 @@ def space(
     board: BoardName = None,
     max_latency_ms: MaxLatencyMs = None,
     constraints: Constraints = None,
-    space: Space = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help=SPACE_HELP, rich_help_panel=SEARCH, show_default="grey for grey images, rgb for colour"),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +66,10 @@ def space(
     seed: Annotated[int, typer.Option(parser=number("seed", least=0), help="Seed of the draws.")] = 0,
     use_json: Json = False,
 ) -> None:
-    """Survey a search space without training: feasible share, smallest network, binding limits."""
+    """Survey a search space without training: feasible share, smallest network, binding limits.
+
+    A study keeps its dataset and a shipped space for later commands; nas search needs the limits every time.
+    """
     from nas.resources import default_space
     from nas.space.constraints import limits
     from nas.space.search_space import SearchSpace
@@ -122,6 +131,7 @@ def show(file: File) -> None:
 
 
 def train(
+    context: typer.Context,
     file: File,
     recipe: Annotated[
         Path | None,
@@ -150,7 +160,10 @@ def train(
         int, typer.Option(parser=number("seeds", least=1), help="Number of seeds to train with, from --seed on.")
     ] = 1,
     target: Target = DEFAULT_TARGET,
-    dataset: Dataset = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help=DATASET_HELP, rich_help_panel=DATA, show_default="mnist if available, else digits"),
+    ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -168,9 +181,21 @@ def train(
         ),
     ] = None,
     formats: Formats = None,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Board (see nas boards, or FILE.toml:NAME): the int8 C code must fit into half of its RAM and flash."
+            " With --output, also write it, and run it on an emulated core of this board.",
+            show_default=False,
+        ),
+    ] = None,
     use_json: Json = False,
 ) -> None:
-    """Train one network with one recipe, once or with several seeds."""
+    """Train one network with one recipe, once or with several seeds.
+
+    No study keeps these options: repeat them for each training, except the recipe in the folder of --output.
+    """
     from nas.commands.networks import SourcedRecipe, default_recipe
     from nas.commands.train import train as train_once
     from nas.commands.train import train_seeds
@@ -193,6 +218,7 @@ def train(
         "device": device,
         "exact": exact,
         "test": test,
+        "board": board,
         "progress": not use_json,
     }
     result: Fit | Repeats
@@ -206,16 +232,19 @@ def train(
             print_table(epoch_table(result.result, result.fit.judged_on))
     typer.echo(json.dumps(result.to_json()) if use_json else "\n".join(lines))
     if output is not None:
-        folder = _export(result, output, extra)
+        exported = _export(result, output, extra, board)
         if not use_json:
-            typer.echo(f"written to {folder}, every file verified on the val split")
+            typer.echo(f"written to {exported.folder}, every file verified on the val split")
+            for remark in exported.lines() if board is not None else ():
+                typer.echo(with_option_names(remark, context))
 
 
-def _export(result: "Fit | Repeats", output: Path, formats: list[str]) -> Path:
-    """Exports the network of a training; returns the folder.
+def _export(result: "Fit | Repeats", output: Path, formats: list[str], board: str | None) -> "Exported":
+    """Exports the network of a training, for a board if one is given.
 
     Raises `NasError` if the training with the first seed diverged, so that there are no weights.
     """
+    from nas.boards import Board
     from nas.exporters.export import export
     from nas.exporters.provenance import Provenance, VerificationData
     from nas.training.fit import Fit
@@ -224,15 +253,15 @@ def _export(result: "Fit | Repeats", output: Path, formats: list[str]) -> Path:
     if not fit.weights:
         raise NasError(f"the training with seed {fit.seed} diverged, so {output} is not written; give another `seed`")
     is_test = fit.judged_on == "test"
+    provenance = Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
     return export(
         fit.architecture,
         fit.weights,
         output=output,
         formats=formats,
-        provenance=(
-            Provenance.of_fit(result, result.lines()) if isinstance(result, Fit) else Provenance.of_repeats(result)
-        ),
+        board=None if board is None else Board.load(board),
+        provenance=provenance if board is None else provenance.limited_to(board),
         verification_data=VerificationData.of(
             fit.data, is_seen=is_test, accuracy=None if is_test else fit.history[-1].val_accuracy
         ),
-    ).folder
+    )

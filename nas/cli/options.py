@@ -11,6 +11,11 @@ from nas.errors import NasError, RecipeError, argument_text, one_of, suggestion
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.schema import DEFAULT_TARGET, check_counts, parse_number
 
+SPACE_HELP = "Name of a shipped search space, or a TOML file."
+DATASET_HELP = (
+    "mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png and optionally"
+    " test/CLASS/*.png."
+)
 SEARCH, DATA, STUDY, LIMITS = "Search", "Data and training", "Study", "Limits"
 
 
@@ -140,7 +145,7 @@ Constraints = Annotated[
 Space = Annotated[
     str | None,
     typer.Option(
-        help="Name of a shipped search space, or a TOML file.",
+        help=SPACE_HELP,
         rich_help_panel=SEARCH,
         show_default="grey for grey images, rgb for colour; a study keeps a shipped one",
     ),
@@ -192,8 +197,7 @@ Portfolio = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, digits, or folder:PATH with train/CLASS/*.png"
-        " and optionally test/CLASS/*.png.",
+        help=DATASET_HELP,
         rich_help_panel=DATA,
         show_default="mnist if available, else digits; a study keeps its own",
     ),

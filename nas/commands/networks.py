@@ -7,11 +7,13 @@ from typing import Self
 from nas.architecture import cost
 from nas.architecture.architecture import Architecture
 from nas.architecture.cost import Cost, LayerRow
-from nas.errors import ArchitectureError
+from nas.boards import Board
+from nas.errors import ArchitectureError, InfeasibleError, argument_text
 from nas.inference.full_cost import full_cost
-from nas.inference.lowering import kinds_without_kernel
+from nas.inference.lowering import check_kinds, kinds_without_kernel
 from nas.recipe import Recipe, recipe_file
 from nas.schema import check_instance
+from nas.space.constraints import Limits
 from nas.text import one_line
 
 
@@ -62,6 +64,21 @@ def load_architecture(network: Architecture | str | Path) -> Architecture:
     if isinstance(network, str | Path):
         return Architecture.load(network)
     return check_instance("network", network, Architecture, "'nas-3686', a file or a folder", ArchitectureError)
+
+
+def check_fits_board(architecture: Architecture, board: str) -> str:
+    """Returns that the int8 C code of a network fits into its share of a board's memory, in a sentence.
+
+    Raises `InfeasibleError` if it does not fit, `NasError` if there is no such board, and `ArchitectureError` if a
+    kind of layer has no C kernel.
+    """
+    limits = Limits(board=board).board_constraints()
+    check_kinds(architecture)
+    found = full_cost(architecture, cost.cost_of(architecture))
+    if missed := [limit for limit in limits if limit.violation(found) > 0]:
+        texts = [f"{limit.metric} is {getattr(found, limit.metric)}, expected {limit}" for limit in missed]
+        raise InfeasibleError(f"{argument_text('board', board)}: {'; '.join(texts)}")
+    return Board.load(board).fit_text(found.int8_weight_bytes, found.int8_arena_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

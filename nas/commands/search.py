@@ -2,6 +2,7 @@
 
 import inspect
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ def search(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         results (str | Path): Results folder of the study. Default: "results".
         storage (str | None): Database URL of the study. Default: the SQLite file `studies.db` in `results`.
-        command (str | None): Command that repeats the search, which a new study stores. Default: this call as Python
+        command (str | None): Command that repeats the search, which the study stores. Default: this call as Python
             code.
         progress (bool): Whether to show the progress, in a terminal or in a notebook. Default: False.
         on_event (Callable[[Event], None]): Called with each event. Default: does nothing.
@@ -264,7 +265,7 @@ def search(
         _check_feasible(plan)
         with backend, errors_on_use(ref.url), closing(open_locks(ref)) as locks:
             budget = _budget(trials, minutes, backend)
-            writer = _open_study(ref, plan, locks, backend, command or _python_call(locals()))
+            writer = _open_study(ref, plan, locks, backend, budget, command, _python_call(locals()))
             interrupted, exhausted = _run(writer, plan, backend, compute, budget=budget, on_event=show)
             return _summarise(writer, plan, budget, interrupted=interrupted, exhausted=exhausted)
 
@@ -292,14 +293,25 @@ def _check_feasible(plan: SearchPlan) -> None:
         raise InfeasibleError("\n".join(lines))
 
 
-def _open_study(ref: StudyRef, plan: SearchPlan, locks: Locks, backend: Backend, command: str) -> StudyWriter:
-    """Opens or creates the study for writing, and returns trials of dead searches to its queue."""
+def _open_study(
+    ref: StudyRef,
+    plan: SearchPlan,
+    locks: Locks,
+    backend: Backend,
+    budget: Budget,
+    command: str | None,
+    python_call: str,
+) -> StudyWriter:
+    """Opens or creates the study for writing, and returns trials of dead searches to its queue.
+
+    The study stores `command`, or the Python call of the search if there is none, unless nothing is left to train.
+    """
     notes = StudyNotes(
         dataset_note=plan.dataset_note,
         mean=tuple(plan.dataset.mean),
         std=tuple(plan.dataset.std),
         classes=plan.dataset.classes,
-        command=command,
+        command=command or python_call,
         board=plan.board,
         board_limits=plan.board_limits,
         machine=f"{platform.node()}, {backend.description}, Python {platform.python_version()}",
@@ -312,6 +324,9 @@ def _open_study(ref: StudyRef, plan: SearchPlan, locks: Locks, backend: Backend,
                 f"study {records.name!r}: {'; '.join(differences)}; repeat the settings of its first search, or give"
                 " another `study`"
             )
+        if budget.admits(records.tally()):
+            script = shlex.join(["python", "-c", f"import nas; {python_call}"])
+            records.add_command(command or script, python_call)
         records.artifacts.prepare()
         writer = StudyWriter(records, locks)
         writer.requeue_dead_trials()

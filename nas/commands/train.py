@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture.architecture import Architecture
 from nas.commands.display import epoch_line
-from nas.commands.networks import SourcedRecipe, default_recipe, load_architecture
+from nas.commands.networks import SourcedRecipe, check_fits_board, default_recipe, load_architecture
 from nas.data import datasets
 from nas.errors import ArchitectureError, NasError, argument_text, first_line
 from nas.recipe import Recipe
@@ -43,6 +43,7 @@ def train(
     device: str = "auto",
     exact: bool = False,
     test: bool = False,
+    board: str | None = None,
     progress: bool = False,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
 ) -> Fit:
@@ -64,6 +65,8 @@ def train(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
+        board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
+            into half of its RAM and of its flash, or nothing is trained. Default: no board.
         progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each epoch.
             Default: False.
         on_epoch (Callable[[EpochMetrics], None]): Called with the metrics of each epoch. Default: does nothing.
@@ -73,6 +76,7 @@ def train(
 
     Raises:
         TrainingDiverged: If the loss is not finite.
+        InfeasibleError: If the network does not fit into the board.
         ArchitectureError: If there is no such network, it does not fit the dataset, or it cannot be built.
         RecipeError: If the network's own recipe is not valid.
         NasError: If an argument is not valid, the dataset or the device is not available, or memory does not suffice
@@ -82,7 +86,8 @@ def train(
     _check_seed("seed", seed)
     picked = pick_device(device)
     architecture, recipe, line = _resolve(network, recipe, epochs)
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
+    lines = [line, check_fits_board(architecture, board) if board is not None else ""]
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, lines=lines)
     module = _build_module(architecture, seed)
     history = []
     try:
@@ -112,6 +117,7 @@ def train_seeds(
     workers: int | None = None,
     exact: bool = False,
     test: bool = False,
+    board: str | None = None,
     progress: bool = False,
     on_run: Callable[[int, tuple[EpochMetrics, ...]], None] = lambda seed, history: None,
 ) -> Repeats:
@@ -138,6 +144,8 @@ def train_seeds(
         exact (bool): Whether training on a GPU is bitwise reproducible, which is slower. Default: False.
         test (bool): Whether to train on train + val and evaluate on the test split, instead of train and val. Meant for
             checking a published result, not for choosing a network. Default: False.
+        board (str | None): Name of a board, such as "pico", or "FILE.toml:NAME". The network's int8 C code must fit
+            into half of its RAM and of its flash, or nothing is trained. Default: no board.
         progress (bool): Whether to print the dataset, the recipe if it is not given, and a line for each run that has
             ended. Default: False.
         on_run (Callable[[int, tuple[EpochMetrics, ...]], None]): Called with the seed and the metrics of each run when
@@ -148,6 +156,7 @@ def train_seeds(
         that run diverged.
 
     Raises:
+        InfeasibleError: If the network does not fit into the board.
         ArchitectureError: If there is no such network, it does not fit the dataset, or it cannot be built.
         RecipeError: If the network's own recipe is not valid.
         NasError: If an argument is not valid, the dataset or the device is not available, or a run fails.
@@ -157,7 +166,8 @@ def train_seeds(
     _check_seed("first_seed", first_seed, seeds)
     backend = Compute(device=device, workers=workers).backend()
     architecture, recipe, line = _resolve(network, recipe, epochs)
-    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, recipe_line=line)
+    lines = [line, check_fits_board(architecture, board) if board is not None else ""]
+    loaded, data = _load_data(architecture, dataset, data_root, test=test, progress=progress, lines=lines)
     _build_module(architecture, first_seed)  # fails before worker processes start
     chosen = range(first_seed, first_seed + seeds)
     histories: dict[int, tuple[EpochMetrics, ...]] = {}
@@ -222,11 +232,11 @@ def _load_data(
     *,
     test: bool,
     progress: bool,
-    recipe_line: str,
+    lines: Sequence[str],
 ) -> tuple[datasets.Dataset, TrainingData]:
     name, note = datasets.resolve(dataset, data_root=data_root)
     if progress:
-        print(*filter(None, (f"dataset {name}: {note}", recipe_line)), sep="\n", flush=True)
+        print(*filter(None, (f"dataset {name}: {note}", *lines)), sep="\n", flush=True)
     loaded = datasets.load(name, data_root=data_root)
     _check_fits(architecture, loaded.input_shape, loaded.num_classes, name)
     if test:

@@ -171,11 +171,11 @@ def export(
         )
         if int8_network is not None and verification_data is not None:
             _write_projects(folder, projects, int8_network, verification_data, provenance)
-        core_run = None
+        core_run, board_fit = None, ""
         if board is not None and int8_network is not None and verification_data is not None:
             if reason := missing_for(board):
                 notes.append(f"{INT8_C} was not run on the core of board {board.name}: {reason}.")
-                notes.append(_fit_text(board, c_bytes[INT8_C]))
+                board_fit = board.fit_text(*c_bytes[INT8_C])
             else:
                 core_run = _run_on_core(folder, board, int8_network, verification_data)
         written = ExportedFiles(
@@ -185,10 +185,12 @@ def export(
             c_bytes=c_bytes,
             unverified=unverified,
             core_run=core_run,
+            board_fit=board_fit,
         )
         card = render_card(architecture, provenance, written, verification_data=verification_data, remarks=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return Exported(folder=output, verifications=tuple(verifications), remarks=tuple(notes), core_run=core_run)
+    remarks = (*notes, *([board_fit] if board_fit else []))
+    return Exported(folder=output, verifications=tuple(verifications), remarks=remarks, core_run=core_run)
 
 
 def _check_formats(
@@ -342,17 +344,6 @@ def _run_on_core(folder: Path, board: Board, network: Int8Network, verification_
     images = verification_data.val.images
     pixels = images[evenly_spaced(len(images), NUM_CORE_IMAGES)].numpy()
     return run_on_core(folder, board, pixels, run_int8(network, pixels))
-
-
-def _fit_text(board: Board, needed: tuple[int, int]) -> str:
-    """Returns whether constants and arena, in bytes, fit into the share of a board's memory that searches use."""
-    (constants, arena), bounds = needed, board.bounds()
-    most_constants, most_arena = bounds["int8_weight_bytes"], bounds["int8_arena_bytes"]
-    verdict = "fits" if constants <= most_constants and arena <= most_arena else "DOES NOT FIT"
-    return (
-        f"Board {board.name}: the network {verdict}: {constants:,} bytes of constants, at most {most_constants:,};"
-        f" {arena:,} bytes of arena, at most {most_arena:,}."
-    )
 
 
 def _write_graphs(folder: Path, input_shape: tuple[int, ...]) -> list[str]:

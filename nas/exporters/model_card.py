@@ -11,7 +11,7 @@ from nas.distribution import package_version
 from nas.exporters.core_test.emulate import CoreRun
 from nas.exporters.graphs import INT8, QuantisationInfo
 from nas.exporters.provenance import Provenance, VerificationData
-from nas.exporters.verify import FileVerification
+from nas.exporters.verify import QUANTISED, FileVerification
 from nas.space.constraints import Constraint
 from nas.space.feasibility import cost_for
 from nas.templates import render_template
@@ -28,6 +28,7 @@ class ExportedFiles:
         c_bytes: Bytes of constants and of scratch memory that the header of each C file states, by file name.
         unverified: Files that could not be verified on this machine.
         core_run: Result of the run on the emulated core of a board; None without one.
+        board_fit: Whether the network fits into a board whose core was not emulated; empty otherwise.
     """
 
     formats: Sequence[str]
@@ -36,6 +37,7 @@ class ExportedFiles:
     c_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unverified: Sequence[Path] = ()
     core_run: CoreRun | None = None
+    board_fit: str = ""
 
 
 def render_card(
@@ -74,6 +76,7 @@ def render_card(
         ground=_ground(provenance.mean),
         mean=_numbers(provenance.mean),
         std=_numbers(provenance.std),
+        int8=[each for each in written.verifications if each.name in QUANTISED and each.accuracy is not None],
         graphs=["model.onnx", *[INT8] * ("int8" in written.formats)],
         accuracy_column=accuracy_column if verification_data else "",
         labels=METRIC_LABELS,

@@ -1,12 +1,13 @@
 """Provenance of an exported network: its data, recipe, limits and measured results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas.data.datasets import Dataset, Split
 from nas.recipe import Recipe
 from nas.seed_stats import StoredConfirmation, spread_text
+from nas.space.constraints import Limits
 from nas.study.reader import StudyRecords
 from nas.study.trial import TrainedTrial
 from nas.text import last_epochs_text
@@ -74,6 +75,8 @@ class Provenance:
         result: Measured accuracy, as a phrase.
         facts: Further facts, as sentences.
         limits: Constraints that the network satisfies, such as "params<=8000".
+        board: Name of the board that limited the network; None without one.
+        board_limits: Those of `limits` that come from the board.
         commands: Command lines that produced the network, or lines of Python that begin with "import nas".
         machine: Machine that trained the network; empty if unknown.
     """
@@ -88,6 +91,8 @@ class Provenance:
     result: str
     facts: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    board: str | None = None
+    board_limits: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     machine: str = ""
 
@@ -158,6 +163,11 @@ class Provenance:
             f"{spread_text(result.final_accuracies)} {fit.judged_on} accuracy ({seeds})",
         )
 
+    def limited_to(self, board: str) -> "Provenance":
+        """Returns this provenance of a network that keeps the limits of a board."""
+        limits = tuple(map(str, Limits(board=board).board_constraints()))
+        return replace(self, limits=limits, board=board, board_limits=limits)
+
     @classmethod
     def _of_training(cls, fit: Fit, facts: Sequence[str], result: str) -> "Provenance":
         return cls(
@@ -195,6 +205,8 @@ def _of_study(
         result=result,
         facts=(*facts, *_digits_caveat(records.settings.dataset)),
         limits=records.settings.constraints,
+        board=notes.board,
+        board_limits=notes.board_limits,
         commands=tuple(commands),
         machine=notes.machine,
     )

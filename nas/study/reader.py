@@ -47,6 +47,7 @@ class StudyNotes:
         classes: Names of the classes.
         command: Command line that created the study, or Python call.
         machine: Machine and devices on which the study was created.
+        further_commands: Those that continued it, such as with a larger budget; each once, in order.
         board: Name of the board that limits the networks; None without one.
         board_limits: Those limits of the study that come from the board.
     """
@@ -57,8 +58,14 @@ class StudyNotes:
     classes: tuple[str, ...]
     command: str
     machine: str
+    further_commands: tuple[str, ...] = ()
     board: str | None = None
     board_limits: tuple[str, ...] = ()
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that lead to the study as it is, in order."""
+        return self.command, *self.further_commands
 
     @property
     def is_python(self) -> bool:
@@ -91,6 +98,7 @@ class StudyNotes:
             classes=tuple(attrs["classes"]),
             command=attrs["command"],
             machine=attrs["machine"],
+            further_commands=tuple(attrs.get("further_commands", ())),
             board=attrs.get("board"),
             board_limits=tuple(attrs.get("board_limits", ())),
         )
@@ -167,6 +175,17 @@ class StudyRecords:
             created.set_user_attr("settings", dataclasses.asdict(settings))
         return cls(created, opened, ref)
 
+    def add_command(self, command: str, python_call: str) -> None:
+        """Stores the command of a search that continues the study, unless the study has it already.
+
+        Stores the Python call instead if the study was begun from Python.
+        """
+        commands = self.notes.commands
+        text = python_call if self.notes.is_python else command
+        if text not in commands:
+            self.study.set_user_attr("further_commands", [*commands[1:], text])
+            del self.notes
+
     # -- reading ---------------------------------------------------------------------------------------------
 
     @cached_property
@@ -191,7 +210,7 @@ class StudyRecords:
         return None if summary is None else StoredConfirmation.from_json(summary, self.settings.consistency)
 
     def commands(self, *further: tuple[str, Mapping[str, object]]) -> list[str]:
-        """Returns the command that created the study and further ones on it, as Python code or as command lines.
+        """Returns the commands that lead to the study as it is and further ones, as Python code or as command lines.
 
         Args:
             further: Name of each further command, such as "export", and its arguments without those that name the
@@ -201,8 +220,8 @@ class StudyRecords:
         if self.notes.is_python:
             functions = {"export": "export_trial"}
             calls = (call_text(functions.get(name, name), {**given, **named}) for name, given in further)
-            return ["import nas", self.notes.command, *calls]
-        return [self.notes.command, *(f"nas {name}{options_text({**given, **named})}" for name, given in further)]
+            return ["import nas", *self.notes.commands, *calls]
+        return [*self.notes.commands, *(f"nas {name}{options_text({**given, **named})}" for name, given in further)]
 
     def stored_trials(self) -> list[StoredTrial]:
         """Returns a typed view of every trial, stored discards included, sorted by number."""

@@ -22,7 +22,7 @@ NUMBER = Interval(float, 0)
 STUDY_USER_ATTRS = ObjectOf(
     {
         **dict.fromkeys(("command", "dataset_note", "machine", "board"), TEXT),
-        "board_limits": ListOf(TEXT),
+        **dict.fromkeys(("further_commands", "board_limits"), ListOf(TEXT)),
         "normalisation": ObjectOf(
             {"mean": ListOf(Interval(float, 0), 1), "std": ListOf(Interval(float, 0, open_low=True), 1)},
             required={"mean", "std"},

@@ -21,6 +21,7 @@ from support.paths import ROOT
 from nas.architecture.architecture import Architecture
 from nas.boards import Board
 from nas.commands.trials import trials
+from nas.exporters.core_test import emulate
 from nas.study.reader import StudyRecords
 from nas.study.reference import StudyRef
 
@@ -34,6 +35,31 @@ def test_command_help_contains_example(nas, command):
     status, out, _ = nas(command, "--help")
     assert status == 0
     assert f"Example: nas {command} " in out
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("search", "A study keeps dataset, shipped space, objective, sampler, pruner, portfolio and seed: repeat only"),
+        (
+            "space",
+            "A study keeps its dataset and a shipped space for later commands; nas search needs the limits every",
+        ),
+        ("train", "No study keeps these options: repeat them for each training, except the recipe in the folder of"),
+    ],
+)
+def test_help_says_what_a_study_keeps(nas, command, sentence):
+    assert sentence in " ".join(nas(command, "--help")[1].split())
+
+
+def test_resumed_search_repeats_limits_and_epochs_only(nas, tmp_path):
+    limits = ["--max-params", "2000", "--max-macs", "100k"]
+    repeated = ["--epochs", 1, "--results", tmp_path, "--device", "cpu", "--workers", 1]
+    kept = ["--space", "mnist_small", "--objective", "accuracy,macs", "--sampler", "random", "--no-portfolio"]
+    kept += ["--dataset", "digits", "--seed", 3]
+    assert nas("search", *limits, *kept, *repeated, "--trials", 1)[0] == 0
+    assert nas("search", *limits, *repeated, "--trials", 2)[0] == 0
+    assert "constraints is " in nas("search", *repeated, "--trials", 3)[2]
 
 
 def test_cost_prints_every_metric(nas):
@@ -227,6 +253,28 @@ def test_train_writes_extra_formats_of_export(nas, tmp_path):
     given = ["train", PUBLISHED / "mnist-3928.json", "--dataset", "digits", "--epochs", "1"]
     assert nas(*given, "--output", tmp_path / "model", "--format", "c", "--format", "int8")[0] == 0
     assert {"network.c", "network.h", "model_int8.onnx"} <= {path.name for path in (tmp_path / "model").iterdir()}
+
+
+def test_train_refuses_network_that_misses_limits_of_board(nas, tmp_path):
+    missed = "int8_arena_bytes is 14112, expected int8_arena_bytes<=384; int8_weight_bytes is 8446, expected"
+    text = f"error: --board arduino-uno: {missed} int8_weight_bytes<=4096\n"
+    for seeds in (1, 2):
+        given = ["mnist-7825", "--dataset", "digits", "--seeds", seeds, "--output", tmp_path / "model"]
+        assert nas("train", *given, "--board", "arduino-uno") == (2, "", text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_for_board_states_verdict_and_exports_int8_code(nas, tmp_path, monkeypatch):
+    monkeypatch.setattr(emulate, "EMULATOR", "no-such-emulator")
+    given = ["nas-897", "--dataset", "digits", "--epochs", 1, "--set", "batch_size=256", "--board", "pico"]
+    status, out, err = nas("train", *given, "--output", tmp_path / "model")
+    assert (status, err) == (0, "")
+    verdict = "Board pico: the network fits: 3,175 bytes of constants, at most 1,041,920; 7,840 bytes of arena, at most"
+    lines = out.splitlines()
+    assert [line.startswith(verdict) for line in (lines[2], lines[-1])] == [True, True]
+    assert (tmp_path / "model" / "network_int8.c").exists()
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| `int8_weight_bytes<=1041920` (board pico) | 3,175 |" in card
 
 
 def test_train_with_format_but_without_output_is_rejected(nas):

@@ -26,8 +26,8 @@ def test_cost_and_layers_of_named_network_equal_those_of_its_architecture(networ
 
 @pytest.mark.parametrize("function", [nas.cost_of, nas.layer_table, nas.train, nas.train_seeds])
 def test_unknown_network_error_names_it(function):
-    with pytest.raises(ArchitectureError, match=r"^network 'nas-1' is unknown, expected one of "):
-        function("nas-1")
+    with pytest.raises(ArchitectureError, match=r"^network 'imagenet' is unknown, expected one of "):
+        function("imagenet")
 
 
 def test_cost_of_named_network_imports_neither_torch_nor_optuna():

@@ -101,6 +101,8 @@ def test_export_for_a_board_states_pass_and_bytes(study_folder, tmp_path):
     assert done.core_run.board.name == "pico"
     card = (tmp_path / "model" / "README.md").read_text()
     assert "**PASS** on an emulated cortex-m0, the core of the Raspberry Pi Pico (RP2040)" in card
+    top = card.partition("## Use")[0]
+    assert "- Board pico: **PASS**, in int8 C on an emulated cortex-m0. See [On the board](#on-the-board).\n" in top
     assert f"| instructions an image | {done.core_run.instructions:,} |" in card
     assert "fits into half of the flash and half of the RAM" in re.sub(r"\s+", " ", card)
     assert "pico: PASS" in str(done)
@@ -118,7 +120,9 @@ def test_export_without_emulator_says_so_and_whether_it_fits(study_folder, tmp_p
     expected = "network_int8.c was not run on the core of board arduino-uno: there is no emulator for the core avr."
     assert done.remarks[0] == expected
     assert done.remarks[1].startswith("Board arduino-uno: the network DOES NOT FIT: ")
-    assert done.remarks[1] in (tmp_path / "b" / "README.md").read_text()
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert card.count(done.remarks[1]) == 1
+    assert f"- {done.remarks[1]}\n" in card.partition("## Limits")[0]
 
 
 def test_unknown_board_writes_nothing(study_folder, tmp_path):

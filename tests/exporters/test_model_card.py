@@ -95,6 +95,24 @@ def test_card_describes_input_images_and_classes(exported):
     assert "- Classes, in the order of the logits: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.\n" in text
 
 
+def test_top_of_card_states_accuracy_in_int8(exported):
+    top = (exported.folder / "README.md").read_text().partition("\n## ")[0]
+    measured = {each.name: f"{each.accuracy:.2%} (`{each.name}`)" for each in exported.verifications}
+    assert f"\n- Val accuracy in int8: {measured['model_int8.onnx']}, {measured['network_int8.c']}.\n- Trial " in top
+
+
+def test_card_marks_limits_of_board():
+    board = {"board": "my_board", "board_limits": ("int8_arena_bytes<=900",)}
+    provenance = provenance_of(small(), limits=("params<=900", "int8_arena_bytes<=900"), **board)
+    text = render_card(
+        small(),
+        provenance,
+        ExportedFiles(formats=(), verifications=[FileVerification(**dict.fromkeys(VERIFICATION, 0))]),
+        verification_data=None,
+    )
+    assert "| `params<=900` | 33 |\n| `int8_arena_bytes<=900` (board my\\_board) | " in text
+
+
 def test_names_in_card_are_escaped():
     name = "a|b<script>`x`\n# Heading\n"
     provenance = provenance_of(small(), dataset=name, classes=(name, "b", "c"), limits=("params<=900",), facts=(name,))
@@ -172,6 +190,9 @@ def test_card_warns_about_int8_if_weights_saw_val_split(tmp_path):
         text = (done.folder / "README.md").read_text()
         assert ("on new images int8 may lose more accuracy" in text) == is_seen
         assert ("| val accuracy, seen in training |" in text) == is_seen
+        top = text.partition("\n## ")[0]
+        assert "- Val accuracy in int8: " in top
+        assert (" on these images, too, and int8 was not run on the test split.\n" in top) == is_seen
 
 
 @pytest.mark.slow

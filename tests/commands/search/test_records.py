@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shlex
+import shutil
 from collections import Counter
 
 import pytest
@@ -70,6 +72,42 @@ def test_search_stores_python_call_or_given_command(tmp_path, tiny_space):
     assert StudyRecords.open(StudyRef(tmp_path, study="x")).notes.command == call
     search(**{**given, "study": "y"}, command="nas search")
     assert StudyRecords.open(StudyRef(tmp_path, study="y")).notes.command == "nas search"
+
+
+def outcomes(folder):
+    return [(t.outcome, t.parameters, t.objective) for t in trials(results=folder)]
+
+
+def test_commands_of_enlarged_study_lead_to_the_study_as_it_is(tmp_path, tiny_space, nas):
+    """A search with a larger budget adds its command; one that repeats a command, or trains nothing, adds none."""
+    given = ["--space", tiny_space, "--dataset", "digits", "--epochs", 1, "--max-params", 900]
+    given += ["--min-receptive-field", 10, "--device", "cpu", "--workers", 1, "--quiet", "--results", tmp_path / "a"]
+    first = ["nas", "search", *map(str, given), "--sampler", "random", "--trials", "1"]
+    second = ["nas", "search", *map(str, given), "--trials", "3"]
+    assert [nas(*line[1:])[0] for line in (first, first, second, second, first)] == [0] * 5
+    ref = StudyRef(tmp_path / "a")
+    stored = StudyRecords.open(ref).commands()
+    assert [shlex.split(command) for command in stored] == [first, second]
+    assert StudyRecords.open(ref).tally().num_trained == 3
+    shutil.move(tmp_path / "a", tmp_path / "before")
+    assert [nas(*shlex.split(command)[1:])[0] for command in stored] == [0, 0]
+    assert outcomes(tmp_path / "a") == outcomes(tmp_path / "before")
+
+
+def test_further_command_is_in_language_of_first_one(tmp_path, tiny_space):
+    given = options(tmp_path, tiny_space, epochs=1)
+
+    def stored(study):
+        notes = StudyRecords.open(StudyRef(given["results"], study=study)).notes
+        assert "trials=2" in notes.commands[1]
+        return len(notes.commands), notes.commands[1].partition("(")[0]
+
+    search("begun-in-shell", **given | {"trials": 1}, command="nas search")
+    search("begun-in-shell", **given | {"trials": 2})
+    assert stored("begun-in-shell") == (2, "python -c 'import nas; nas.search")
+    search("begun-in-python", **given | {"trials": 1})
+    search("begun-in-python", **given | {"trials": 2}, command="nas search --trials 2")
+    assert stored("begun-in-python") == (2, "nas.search")
 
 
 def test_stored_weights_reproduce_accuracy_of_last_epoch(tmp_path, tiny_space):
