@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.errors import NasError, RecipeError, argument_text, one_of, suggestion
+from nas.exporters.formats import FORMATS
 from nas.recipe import RECIPE_FIELDS, Recipe
 from nas.schema import DEFAULT_TARGET, check_counts, parse_number
 
@@ -276,7 +277,7 @@ Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        parser=word("formats", ("int8", "c", "c-int8", "arduino", "makefile")),
+        parser=word("formats", FORMATS),
         help="Also write int8 (ONNX), c (C in float32), c-int8 (C in integers), or a project with this C in integers:"
         " arduino, makefile. Repeatable.",
         metavar="FORMAT",

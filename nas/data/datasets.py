@@ -126,10 +126,14 @@ def load_test(name: str, *, data_root: str | Path | None = None) -> Split:
 
 def merge_train_and_val(dataset: Dataset) -> Split:
     """Returns train and val as one split, on which chosen networks are trained again."""
+    return merge_splits(dataset.train, dataset.val)
+
+
+def merge_splits(*splits: Split) -> Split:
+    """Returns the examples of several splits as one split, in order."""
     import torch
 
-    parts = (dataset.train, dataset.val)
-    return Split(images=torch.cat([x.images for x in parts]), labels=torch.cat([x.labels for x in parts]))
+    return Split(images=torch.cat([x.images for x in splits]), labels=torch.cat([x.labels for x in splits]))
 
 
 def _check_name(name: str) -> None:

@@ -20,6 +20,7 @@ from nas.exporters.c.quantise import Int8Network, quantise
 from nas.exporters.c.source import stated_bytes
 from nas.exporters.core_test.emulate import NUM_CORE_IMAGES, CoreRun, missing_for, run_on_core
 from nas.exporters.folder import copy_package_file, replace_folder
+from nas.exporters.formats import CALIBRATED, FORMATS, PROJECTS
 from nas.exporters.graphs import (
     INT8,
     MAX_CALIBRATION_IMAGES,
@@ -31,7 +32,7 @@ from nas.exporters.graphs import (
 )
 from nas.exporters.model_card import ExportedFiles, render_card
 from nas.exporters.model_source import exported_keys, model_source
-from nas.exporters.projects.write import PROJECTS, shown_image, write_project
+from nas.exporters.projects.write import shown_image, write_project
 from nas.exporters.provenance import Provenance, VerificationData
 from nas.exporters.verify import INT8_C, FileVerification, has_compiler, normalise_images, verify_files
 from nas.inference.lowering import check_kinds
@@ -41,10 +42,6 @@ from nas.text import html_lines, table_text
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORMATS = ("int8", "c", "c-int8", *PROJECTS)
-"""Formats that are written only on request."""
-CALIBRATED = ("int8", "c-int8", *PROJECTS)
-"""Formats whose scales come from training images."""
 MAX_SHOWN = 100
 """Images of the validation split among which a project takes the one that it classifies."""
 
@@ -157,7 +154,8 @@ def export(
             names.append(INT8)
         int8_network = None
         if "c-int8" in formats and verification_data is not None:
-            int8_network = _quantise(architecture, weights, verification_data, provenance, finetune, notes)
+            int8_network, tuning = _quantise(architecture, weights, verification_data, provenance, finetune)
+            notes += tuning
         headers = _write_c(folder, architecture, weights, provenance, int8_network, is_float="c" in formats)
         unverified = []
         if has_compiler():
@@ -294,26 +292,25 @@ def _quantise(
     verification_data: VerificationData,
     provenance: Provenance,
     finetune: int,
-    notes: list[str],
-) -> Int8Network:
+) -> tuple[Int8Network, list[str]]:
     """Returns the network in int8, calibrated on training images, or fine-tuned if that is better on the val split.
 
-    What fine-tuning came to is added to `notes`.
+    Also returns what fine-tuning came to, as notes for the model card.
     """
     images = _calibration_images(verification_data)
     with _errors_of(INT8_C):
         calibration = calibrate(architecture, weights, images, mean=provenance.mean, std=provenance.std)
         network = quantise(calibration)
         if not finetune:
-            return network
+            return network, []
         data = verification_data.training_data(mean=provenance.mean, std=provenance.std)
         tuned = fine_tuned(calibration, provenance.recipe, data, epochs=finetune)
     before, after = (accuracy_of_int8(each, verification_data.val) for each in (network, tuned))
-    notes.append(
+    note = (
         f"{INT8_C} {'is' if after > before else 'is not'} fine-tuned with the rounding of int8: after {finetune}"
         f" {'epoch' if finetune == 1 else 'epochs'} the val accuracy is {after:.2%}, without {before:.2%}."
     )
-    return tuned if after > before else network
+    return tuned if after > before else network, [note]
 
 
 def _write_projects(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas.errors import NasError, names_text
-from nas.exporters.projects.write import PROJECTS
+from nas.exporters.formats import PROJECTS
 
 FILES = (
     "README.md",

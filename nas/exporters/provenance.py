@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nas.data.datasets import Dataset, Split
+from nas.data.datasets import Dataset, Split, merge_splits
 from nas.recipe import Recipe
 from nas.seed_stats import StoredConfirmation, spread_text
 from nas.space.constraints import Limits
@@ -45,14 +45,12 @@ class VerificationData:
             mean: Mean of each channel, of pixels scaled to 0..1.
             std: Standard deviation of each channel, of pixels scaled to 0..1.
         """
-        import torch
-
         from nas.training.data import TrainingData
 
-        parts = (self.train, self.val) if self.is_seen else (self.train,)
+        seen = merge_splits(self.train, self.val) if self.is_seen else self.train
         return TrainingData(
-            train_images=torch.cat([part.images for part in parts]),
-            train_labels=torch.cat([part.labels for part in parts]),
+            train_images=seen.images,
+            train_labels=seen.labels,
             val_images=self.val.images,
             val_labels=self.val.labels,
             mean=mean,

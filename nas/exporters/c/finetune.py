@@ -53,6 +53,7 @@ class RoundedNetwork(nn.Module):
             if step.output.index == program.output.index:
                 return out
             encoding = encodings[step.output.index]
+            # One fused kernel with a gradient. `quantise` rounds in separate steps, which differ from it at ties.
             return torch.fake_quantize_per_tensor_affine(out, encoding.scale, encoding.zero, LOW, HIGH)
 
         pixels = 255 * (images * self.std + self.mean)
@@ -60,9 +61,9 @@ class RoundedNetwork(nn.Module):
         return logits.flatten(1)
 
     def tuned(self) -> Calibration:
-        """Returns the calibration with the present weights and biases."""
+        """Returns the calibration with the present weights and biases, which share memory with the parameters."""
         parameters = {
-            name: replace(affine, weight=affine.weight.detach().clone(), bias=affine.bias.detach().clone())
+            name: replace(affine, weight=affine.weight.detach(), bias=affine.bias.detach())
             for name, affine in self._parameters_by_name().items()
         }
         return replace(self.calibration, parameters=parameters)

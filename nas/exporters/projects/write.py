@@ -7,30 +7,9 @@ import numpy as np
 
 from nas.exporters.c.literals import c_comment, c_int_array
 from nas.exporters.core_test.emulate import EMULATOR, EMULATOR_OPTIONS, MACHINES, RAM_BYTES
+from nas.exporters.formats import PROJECTS
 from nas.templates import render_template
 
-PROJECTS = {
-    "arduino": (
-        "library.properties",
-        "src/network_int8.h",
-        "src/network_int8.c",
-        "src/resize.h",
-        "examples/classify/classify.ino",
-        "examples/classify/test_vector.h",
-    ),
-    "makefile": (
-        "Makefile",
-        "main.c",
-        "network_int8.h",
-        "network_int8.c",
-        "resize.h",
-        "test_vector.h",
-        "startup.c",
-        "startup.h",
-        "link.ld",
-    ),
-}
-"""Files of each project. They come from this folder, which has templates, from the export, and from `core_test`."""
 TEMPLATES = Path(__file__).parent
 CORE_TEST = TEMPLATES.with_name("core_test")
 
@@ -39,6 +18,8 @@ def write_project(
     kind: str, export: Path, *, pixels: np.ndarray, logits: np.ndarray, class_name: str, sentence: str
 ) -> None:
     """Writes a project to a folder of its name in an export, which holds network_int8.h and network_int8.c.
+
+    Its files come from this folder, which has templates, from the export, and from `core_test`.
 
     Args:
         kind: Name in `PROJECTS`.

@@ -17,7 +17,8 @@ from nas.exporters.c.int8_reference import run_int8
 from nas.exporters.c.quantise import quantise
 from nas.exporters.c.source import stated_bytes
 from nas.exporters.core_test.emulate import MACHINES, missing_for
-from nas.exporters.projects.write import PROJECTS, shown_image, write_project
+from nas.exporters.formats import PROJECTS
+from nas.exporters.projects.write import shown_image, write_project
 
 CLASSES = ["zero", "un", "dvě", "*/ trois", "vier", "пять", "ses", "seven", 'e"ight', "nine"]
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
