@@ -96,11 +96,11 @@ def measure(
     calibration = calibrate(architecture, weights, pixels, mean=dataset.mean, std=dataset.std)
     network = quantise(calibration)
     for board in boards:
-        pixels = split.images[:1].numpy()
+        image = split.images[:1].numpy()
         with tempfile.TemporaryDirectory() as place:
             for file, text in int8_c_files(network, classes=dataset.classes, facts=[]).items():
                 (Path(place) / file).write_text(text, encoding="ascii")
-            run = run_on_core(Path(place), board, pixels, run_int8(network, pixels))
+            run = run_on_core(Path(place), board, image, run_int8(network, image))
         print(f"{name} on", *run.lines(), sep="\n", file=sys.stderr)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (dataset.mean, dataset.std))
     with torch.inference_mode():
