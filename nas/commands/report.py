@@ -54,6 +54,8 @@ def report(
     path = Path(output) if output else Path(results) / f"{name}-report.{wanted}"
     if path.is_dir():
         raise NasError(f"{path}: a folder found, expected a file such as {path / 'report.html'}")
+    if path.exists() and not path.is_file():  # renaming would replace a device such as /dev/null
+        raise NasError(f"{path}: a device or pipe found, expected a regular file, or none")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".report-") as folder:  # renamed when complete

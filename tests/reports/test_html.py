@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -374,6 +375,14 @@ def test_output_suffix_selects_format(study, tmp_path):
         assert report(results=study, output=tmp_path / name).read_text().startswith("<!doctype html>")
     assert report(results=study, output=tmp_path / "x.txt", format="csv").read_text().startswith("number,")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_report_does_not_replace_a_pipe_or_a_device(study, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(NasError, match=r"/pipe: a device or pipe found, expected a regular file, or none$"):
+        report(results=study, output=pipe)
+    assert pipe.is_fifo()
 
 
 def test_invalid_format_output_and_study_raise(study, tmp_path):
